@@ -1,0 +1,224 @@
+/* Reading shards: tables at open, tiles and images on demand, everything verified before it is handed out. */
+#include "data/shard_internal.h"
+#include "io/atomic_file.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+static void free_texts(char **t, int64_t n) {
+    for (int64_t i = 0; t && i < n; i++) free(t[i]);
+    free(t);
+}
+
+void shard_close(shard *s) {
+    shard_handle *h = s->file;
+    if (h) {
+        if (h->file >= 0) H5Fclose(h->file);
+        free(h->png_first);
+        free(h);
+    }
+    free(s->id);
+    free(s->hash);
+    free(s->source_hash);
+    free(s->first);
+    free(s->view_first);
+    free(s->n_in);
+    free(s->n_sharp);
+    free_texts(s->source, s->n_samples);
+    free_texts(s->category, s->n_samples);
+    free_texts(s->report, s->n_samples);
+    free(s->center);
+    free(s->scale);
+    *s = (shard){0};
+}
+
+static bool read_attributes(shard *s, hid_t f, status *st) {
+    char    format[64];
+    int64_t version, resolution, complete;
+    if (!h5_get_text(f, "format", format, sizeof format, st)) return false;
+    if (strcmp(format, "d3s2-shard"))
+        return status_set(st, ST_DATA, "%s: is a %s file, not a shard", s->path, format);
+    if (!h5_get_i64(f, "version", &version, st)) return false;
+    if (version != SHARD_VERSION)
+        return status_set(st, ST_DATA, "%s: has shard format version %lld, this program reads version %d: prepare the "
+                          "data again or use the matching program", s->path, (long long)version, SHARD_VERSION);
+    if (!h5_get_i64(f, "complete", &complete, st) || !h5_get_i64(f, "resolution", &resolution, st) ||
+        !h5_get_f64(f, "tau_voxels", &s->meta.tau_voxels, st) || !h5_get_i64(f, "n_samples", &s->n_samples, st) ||
+        !h5_get_i64(f, "n_tiles", &s->n_tiles, st) || !h5_get_i64(f, "n_views", &s->n_views, st))
+        return false;
+    if (complete != 1) return status_set(st, ST_DATA, "%s: was never completed: prepare it again", s->path);
+    if (resolution < 8 || resolution > 8 * 65536 || resolution % 8 || !(s->meta.tau_voxels > 0) ||
+        !isfinite(s->meta.tau_voxels) || s->n_samples < 0 || s->n_samples > INT32_MAX || s->n_tiles < 0 ||
+        s->n_views < 0 || s->n_views > INT32_MAX)
+        return status_set(st, ST_DATA, "%s: impossible sizes: resolution %lld, tau %g voxels, %lld samples, %lld "
+                          "tiles, %lld views", s->path, (long long)resolution, s->meta.tau_voxels,
+                          (long long)s->n_samples, (long long)s->n_tiles, (long long)s->n_views);
+    s->meta.resolution = (int)resolution;
+    return true;
+}
+
+/* first[0] = 0, never falling, ends at total. */
+static bool offsets_ok(const shard *s, const char *name, const int64_t *first, int64_t n, int64_t total, status *st) {
+    bool ok = first[0] == 0 && first[n] == total;
+    for (int64_t i = 0; ok && i < n; i++) ok = first[i] <= first[i + 1];
+    return ok || status_set(st, ST_DATA, "%s: %s: the offsets are not a rising list from 0 to %lld: the file is "
+                            "damaged, prepare it again", s->path, name, (long long)total);
+}
+
+static bool read_tables(shard *s, shard_handle *h, status *st) {
+    hid_t   f = h->file, u64 = H5T_NATIVE_UINT64, i64 = H5T_NATIVE_INT64, f64 = H5T_NATIVE_DOUBLE;
+    int64_t n = s->n_samples, png_bytes;
+    if (!(s->id = h5_table_get(f, "sample/id", u64, 0, n, st)) ||
+        !(s->hash = h5_table_get(f, "sample/hash", u64, 0, n, st)) ||
+        !(s->source_hash = h5_table_get(f, "sample/source_hash", u64, 0, n, st)) ||
+        !(s->first = h5_table_get(f, "sample/first", i64, 0, n + 1, st)) ||
+        !(s->view_first = h5_table_get(f, "view/first", i64, 0, n + 1, st)) ||
+        !(s->n_in = h5_table_get(f, "sample/n_in", i64, 0, n, st)) ||
+        !(s->n_sharp = h5_table_get(f, "sample/n_sharp", i64, 0, n, st)) ||
+        !(s->center = h5_table_get(f, "sample/center", f64, 3, n, st)) ||
+        !(s->scale = h5_table_get(f, "sample/scale", f64, 0, n, st)) ||
+        !(s->source = h5_strings_get(f, "sample/source", n, st)) ||
+        !(s->category = h5_strings_get(f, "sample/category", n, st)) ||
+        !(s->report = h5_strings_get(f, "sample/report", n, st)) ||
+        !(h->png_first = h5_table_get(f, "view/png_first", i64, 0, s->n_views + 1, st)))
+        return false;
+    h->coord = h5_table_open(f, "tile/coord", H5T_NATIVE_UINT16, 3, s->n_tiles, NULL, st);
+    h->value = h5_table_open(f, "tile/value", h5_half(), TILE_CELLS, s->n_tiles, NULL, st);
+    h->sharp = h5_table_open(f, "tile/sharp", H5T_NATIVE_UINT8, TILE_SHARP_BYTES, s->n_tiles, NULL, st);
+    h->camera = h5_table_open(f, "view/camera", H5T_NATIVE_FLOAT, VIEW_CAMERA_FLOATS, s->n_views, NULL, st);
+    h->view_hash = h5_table_open(f, "view/hash", u64, 0, s->n_views, NULL, st);
+    h->png = h5_table_open(f, "view/png", H5T_NATIVE_UINT8, 0, -1, &png_bytes, st);
+    return h->coord >= 0 && h->value >= 0 && h->sharp >= 0 && h->camera >= 0 && h->view_hash >= 0 && h->png >= 0 &&
+           offsets_ok(s, "sample/first", s->first, n, s->n_tiles, st) &&
+           offsets_ok(s, "view/first", s->view_first, n, s->n_views, st) &&
+           offsets_ok(s, "view/png_first", h->png_first, s->n_views, png_bytes, st);
+}
+
+bool shard_open(shard *s, const char *path, status *st) {
+    *s = (shard){0};
+    if (strlen(path) >= sizeof s->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
+    shard_handle *h = malloc(sizeof *h);
+    CHECK(h, "no memory for a shard");
+    *h = (shard_handle){.file = h5_file_open(path, st)};
+    strcpy(s->path, path);
+    s->file = h;
+    if (h->file >= 0 && read_attributes(s, h->file, st) && read_tables(s, h, st)) return true;
+    shard_close(s);
+    return false;
+}
+
+/* Names the sample in front of what went wrong below. */
+static bool sample_fault(const shard *s, int64_t i, const char *what, status *st) {
+    return status_set(st, ST_DATA, "%s: sample %lld (%.100s): %s: the file is damaged, prepare it again", s->path,
+                      (long long)i, s->source[i], what);
+}
+
+bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t *png_size, float camera[24],
+                     status *st) {
+    const shard_handle *h = s->file;
+    CHECK(i >= 0 && i < s->n_samples && view >= 0 && view < s->view_first[i + 1] - s->view_first[i],
+          "%s: no view %d of sample %lld", s->path, view, (long long)i);
+    int64_t  row = s->view_first[i] + view, first = h->png_first[row], n = h->png_first[row + 1] - first;
+    uint64_t want;
+    status   why = {0};
+    uint8_t *bytes = malloc((size_t)n + 1);
+    CHECK(bytes, "no memory for an image of %lld bytes", (long long)n);
+    *png = NULL;
+    if (!h5_table_rows(h->png, H5T_NATIVE_UINT8, first, n, bytes, &why) ||
+        !h5_table_rows(h->camera, H5T_NATIVE_FLOAT, row, 1, camera, &why) ||
+        !h5_table_rows(h->view_hash, H5T_NATIVE_UINT64, row, 1, &want, &why) ||
+        XXH3_64bits(bytes, (size_t)n) != want) {
+        free(bytes);
+        char what[96];
+        snprintf(what, sizeof what, "view %d does not match its checksum", view);
+        return sample_fault(s, i, what, st);
+    }
+    *png = bytes;
+    *png_size = n;
+    return true;
+}
+
+static bool read_tiles(const shard *s, int64_t i, sample *out, status *st) {
+    const shard_handle *h = s->file;
+    int64_t             n = s->first[i + 1] - s->first[i];
+    size_t              rows = (size_t)(n ? n : 1);
+    status              why = {0};
+    out->n_tiles = n;
+    out->coord = malloc(rows * 3 * sizeof *out->coord);
+    out->value = malloc(rows * TILE_CELLS * sizeof *out->value);
+    out->sharp = malloc(rows * TILE_SHARP_BYTES);
+    CHECK(out->coord && out->value && out->sharp, "no memory for a sample of %lld tiles", (long long)n);
+    if (!h5_table_rows(h->coord, H5T_NATIVE_UINT16, s->first[i], n, out->coord, &why) ||
+        !h5_table_rows(h->value, h5_half(), s->first[i], n, out->value, &why) ||
+        !h5_table_rows(h->sharp, H5T_NATIVE_UINT8, s->first[i], n, out->sharp, &why) ||
+        sample_hash(n, out->coord, out->value, out->sharp) != s->hash[i])
+        return sample_fault(s, i, "its tiles do not match their checksum", st);
+    return true;
+}
+
+bool shard_read_sample(const shard *s, int64_t i, bool with_views, sample *out, status *st) {
+    CHECK(i >= 0 && i < s->n_samples, "%s: no sample %lld of %lld", s->path, (long long)i, (long long)s->n_samples);
+    *out = (sample){.id = s->id[i],
+                    .source = strdup(s->source[i]),
+                    .category = strdup(s->category[i]),
+                    .report = strdup(s->report[i]),
+                    .source_hash = s->source_hash[i],
+                    .scale = s->scale[i],
+                    .n_in = s->n_in[i],
+                    .n_sharp = s->n_sharp[i]};
+    CHECK(out->source && out->category && out->report, "no memory for the texts of a sample");
+    memcpy(out->center, s->center + 3 * i, sizeof out->center);
+    bool ok = read_tiles(s, i, out, st);
+    if (ok && with_views) {
+        int64_t n = s->view_first[i + 1] - s->view_first[i];
+        size_t  cap = (size_t)(n ? n : 1);
+        out->camera = malloc(cap * VIEW_CAMERA_FLOATS * sizeof(float));
+        out->png = calloc(cap, sizeof *out->png);
+        out->png_size = calloc(cap, sizeof *out->png_size);
+        CHECK(out->camera && out->png && out->png_size, "no memory for %lld views", (long long)n);
+        out->n_views = (int)n;
+        for (int v = 0; ok && v < n; v++)
+            ok = shard_read_view(s, i, v, &out->png[v], &out->png_size[v], out->camera + v * VIEW_CAMERA_FLOATS, st);
+    }
+    if (!ok) sample_free(out);
+    return ok;
+}
+
+bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status *st) {
+    struct stat info;
+    char        path[PATH_CAP], **names = NULL;
+    int         n = 0;
+    *out = NULL;
+    *n_out = 0;
+    bool one = stat(folder_or_file, &info) == 0 && S_ISREG(info.st_mode);
+    if (!one && !list_folder(folder_or_file, ".h5", &names, &n, st)) return false;
+    if (one) n = 1;
+    if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no shard (*.h5): run `d3s2 prep` first", folder_or_file);
+    shard *s = calloc((size_t)n, sizeof *s);
+    CHECK(s, "no memory for %d shards", n);
+    bool ok = true;
+    for (int i = 0; ok && i < n; i++) {
+        ok = one ? shard_open(&s[i], folder_or_file, st)
+                 : join_path(folder_or_file, names[i], path, st) && shard_open(&s[i], path, st);
+        if (ok && (s[i].meta.resolution != s[0].meta.resolution || s[i].meta.tau_voxels != s[0].meta.tau_voxels))
+            ok = status_set(st, ST_DATA, "%s has resolution %d and tau %g voxels, %s has %d and %g: keep one kind per "
+                            "folder", s[i].path, s[i].meta.resolution, s[i].meta.tau_voxels, s[0].path,
+                            s[0].meta.resolution, s[0].meta.tau_voxels);
+    }
+    free_names(names, one ? 0 : n);
+    if (!ok) {
+        shard_close_all(s, n);
+        return false;
+    }
+    *out = s;
+    *n_out = n;
+    return true;
+}
+
+void shard_close_all(shard *shards, int n) {
+    for (int i = 0; i < n; i++) shard_close(&shards[i]);
+    free(shards);
+}

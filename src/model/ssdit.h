@@ -1,0 +1,51 @@
+/* SS-DiT: the diffusion transformer with Spatial Sparse Attention (R§4, R§5). Parameter names as R§10.1. */
+#pragma once
+#include "nn/layers.h"
+
+typedef enum { COMPRESSION_V1, COMPRESSION_V2 } compression_kind;
+
+/* One SSA layer (R§4.1); also usable alone (golden ssa_module). */
+typedef struct {
+    int              width, heads, kv_heads, m_cmp, m_slc, m_win, top_k, groups;
+    compression_kind compression;
+    bool             pool_add_one;
+} ssa_config;
+
+typedef struct ssa_layer ssa_layer; /* rows by role; ssa.h */
+
+typedef struct {
+    ssa_config ssa;
+    int        blocks, mlp_ratio, in_channels, out_channels, cond_width;
+    bool       sparse_cond; /* cond_proj + APE at the condition's coordinates */
+    bool       share_mod, cross_norm, use_shift;
+    int        resolution;  /* latent grid L: coordinates lie in [0,L) */
+    double     factor;      /* APE multiplier */
+} ssdit_config;
+
+typedef struct ssdit_layers ssdit_layers;
+
+typedef struct {
+    ssdit_config  cfg;
+    params        p;
+    ssdit_layers *l;
+} ssdit;
+
+void ssdit_init(ssdit *m, const ssdit_config *cfg);
+void ssdit_free(ssdit *m);
+int  ssdit_n_layers(const ssdit_config *cfg);
+
+typedef struct {
+    int           n_samples;
+    int64_t       n_tokens, n_cond;
+    tensor        coord, sample_first;          /* (N,3), (B+1) i32 */
+    block_tables  blocks;
+    window_tables window[2];                    /* shift 0, m_win/2 */
+    tensor        cond_coord, cond_first;       /* (Lc,3) (only sparse_cond), (B+1) i32 */
+} ssdit_batch;
+
+/* coord in R§4.2 order (m_slc). cond_first (B+1): condition rows of each sample; cond_coord (Lc,3) or a null tensor. */
+ssdit_batch ssdit_batch_build(arena *host, const ssdit_config *cfg, const tensor *coord, const tensor *sample_first,
+                              const tensor *cond_first, const tensor *cond_coord);
+
+/* x (N,in) noisy latents, time (B) f32 in [0,1000], cond (Lc,cond_width) -> velocity (N,out). */
+var *ssdit_forward(tape *t, ssdit *m, const ssdit_batch *b, var *x, const tensor *time, var *cond);

@@ -1,0 +1,313 @@
+/* Layers of one row in, one row out: linear, norms, embeddings, residuals. Attention is in layers_attn.c, convolution,
+ * pooling and losses in layers_sparse.c. Each layer is a record (entry + argument struct + inputs), a backward that fills in the
+ * gradient fields, and the forward that fills in the rest. */
+#include "nn/layers.h"
+
+#include "kernels/backend.h"
+
+static tensor *step_tensor(tape *t, dtype dt, const int64_t *dims, int n_dims) {
+    return tape_keep(t, arena_tensor(t->step, dt, dims, n_dims));
+}
+
+/* ---- linear --------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    tape_entry  e;
+    linear_args a;
+    var        *x;
+    param      *w, *b;
+} linear_entry;
+
+static void linear_back(tape *t, tape_entry *e) {
+    linear_entry *l = (linear_entry *)e;
+    grad_slots    s;
+    grad_open(t, &s, 1, &l->x);
+    linear_args a = l->a;
+    a.dy = &e->out->g;
+    a.dx = grad_slot(&s, 0);
+    a.dw = param_grad(l->w);
+    a.db = param_grad(l->b);
+    linear_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+static var *linear(tape *t, var *x, param *w, param *b, act_kind act, bool w_in_out) {
+    int64_t      n = x->v.dim[0], width = w->dim[w_in_out ? 1 : 0];
+    var         *y = tape_new(t, n, width, true);
+    tensor      *pre = act == ACT_NONE ? NULL : step_tensor(t, DT_F32, DIMS(n, width));
+    linear_entry l = {.e = {.bwd = linear_back, .out = y}, .x = x, .w = w, .b = b,
+                      .a = {.x = &x->v, .w = &w->w, .b = param_value(b), .w_in_out = w_in_out, .act = act,
+                            .y = &y->v, .pre = pre}};
+    linear_fwd(t->c, &l.a);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
+var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act) { return linear(t, x, w, b, act, false); }
+var *nn_conv1(tape *t, var *x, param *w, param *b) { return linear(t, x, w, b, ACT_NONE, true); }
+
+/* ---- act ------------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    tape_entry e;
+    act_args   a;
+    var       *x;
+} act_entry;
+
+static void act_back(tape *t, tape_entry *e) {
+    act_entry *l = (act_entry *)e;
+    grad_slots s;
+    if (!l->x->needs_grad) return;
+    grad_open(t, &s, 1, &l->x);
+    act_args a = l->a;
+    a.dy = &e->out->g;
+    a.dx = grad_slot(&s, 0);
+    act_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+var *nn_act(tape *t, var *x, act_kind act) {
+    var      *y = tape_new(t, x->v.dim[0], x->v.dim[1], x->needs_grad);
+    act_entry l = {.e = {.bwd = act_back, .out = y}, .x = x, .a = {.act = act, .x = &x->v, .y = &y->v}};
+    act_fwd(t->c, &l.a);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
+/* ---- norms ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    tape_entry      e;
+    layer_norm_args a;
+    var            *x[3]; /* x, scale, shift */
+    param          *gamma, *beta;
+} layer_norm_entry;
+
+static void layer_norm_back(tape *t, tape_entry *e) {
+    layer_norm_entry *l = (layer_norm_entry *)e;
+    grad_slots        s;
+    grad_open(t, &s, 3, l->x);
+    layer_norm_args a = l->a;
+    a.dy = &e->out->g;
+    a.dx = grad_slot(&s, 0);
+    a.dscale = grad_slot(&s, 1);
+    a.dshift = grad_slot(&s, 2);
+    a.dgamma = param_grad(l->gamma);
+    a.dbeta = param_grad(l->beta);
+    layer_norm_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+static var *layer_norm(tape *t, var *x, param *gamma, param *beta, var *shift, var *scale, const tensor *first,
+                       double eps) {
+    int64_t          n = x->v.dim[0];
+    var             *y = tape_new(t, n, x->v.dim[1], true);
+    layer_norm_entry l = {.e = {.bwd = layer_norm_back, .out = y}, .x = {x, scale, shift}, .gamma = gamma,
+                          .beta = beta,
+                          .a = {.x = &x->v, .gamma = param_value(gamma), .beta = param_value(beta),
+                                .scale = scale ? &scale->v : NULL, .shift = shift ? &shift->v : NULL, .first = first,
+                                .eps = eps, .y = &y->v, .mean = step_tensor(t, DT_F32, DIMS(n)),
+                                .rstd = step_tensor(t, DT_F32, DIMS(n))}};
+    layer_norm_fwd(t->c, &l.a);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
+var *nn_layer_norm(tape *t, var *x, param *gamma, param *beta, double eps) {
+    return layer_norm(t, x, gamma, beta, NULL, NULL, NULL, eps);
+}
+
+var *nn_norm_modulate(tape *t, var *x, var *shift, var *scale, const tensor *first, double eps) {
+    return layer_norm(t, x, NULL, NULL, shift, scale, first, eps);
+}
+
+typedef struct {
+    tape_entry      e;
+    group_norm_args a;
+    var            *x;
+    param          *gamma, *beta;
+} group_norm_entry;
+
+static void group_norm_back(tape *t, tape_entry *e) {
+    group_norm_entry *l = (group_norm_entry *)e;
+    grad_slots        s;
+    grad_open(t, &s, 1, &l->x);
+    group_norm_args a = l->a;
+    a.dy = &e->out->g;
+    a.dx = grad_slot(&s, 0);
+    a.dgamma = param_grad(l->gamma);
+    a.dbeta = param_grad(l->beta);
+    group_norm_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+var *nn_group_norm(tape *t, var *x, param *gamma, param *beta, const tensor *first, int groups, act_kind act) {
+    int64_t          samples = first->dim[0] - 1;
+    var             *y = tape_new(t, x->v.dim[0], x->v.dim[1], true);
+    group_norm_entry l = {.e = {.bwd = group_norm_back, .out = y}, .x = x, .gamma = gamma, .beta = beta,
+                          .a = {.x = &x->v, .gamma = &gamma->w, .beta = &beta->w, .first = first, .groups = groups,
+                                .act = act, .eps = 1e-5, .y = &y->v,
+                                .mean = step_tensor(t, DT_F32, DIMS(samples, groups)),
+                                .rstd = step_tensor(t, DT_F32, DIMS(samples, groups))}};
+    group_norm_fwd(t->c, &l.a);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
+typedef struct {
+    tape_entry    e;
+    rms_norm_args a;
+    var          *x;
+    param        *gamma;
+} rms_norm_entry;
+
+static tensor heads_view(const tensor *x, int64_t heads) {
+    return tensor_view(x, DIMS(x->dim[0], heads, x->dim[1] / heads));
+}
+
+static void rms_norm_back(tape *t, tape_entry *e) {
+    rms_norm_entry *l = (rms_norm_entry *)e;
+    grad_slots      s;
+    grad_open(t, &s, 1, &l->x);
+    int64_t       heads = l->gamma->dim[0];
+    tensor        dy = heads_view(&e->out->g, heads), dx = {0};
+    rms_norm_args a = l->a;
+    if (grad_slot(&s, 0)) dx = heads_view(grad_slot(&s, 0), heads);
+    a.dy = &dy;
+    a.dx = dx.data ? &dx : NULL;
+    a.dgamma = param_grad(l->gamma);
+    rms_norm_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+var *nn_rms_norm(tape *t, var *x, param *gamma) {
+    var           *y = tape_new(t, x->v.dim[0], x->v.dim[1], true);
+    rms_norm_entry l = {.e = {.bwd = rms_norm_back, .out = y}, .x = x, .gamma = gamma,
+                        .a = {.x = tape_keep(t, heads_view(&x->v, gamma->dim[0])), .gamma = &gamma->w,
+                              .y = tape_keep(t, heads_view(&y->v, gamma->dim[0]))}};
+    rms_norm_fwd(t->c, &l.a);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
+/* ---- residual, split ------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    tape_entry         e;
+    gate_residual_args a;
+    var               *x, *in[2]; /* h, gate */
+} residual_entry;
+
+static void residual_back(tape *t, tape_entry *e) {
+    residual_entry *l = (residual_entry *)e;
+    if (!l->in[1]) { /* y = x + h: dy goes to both; a copy first, then the buffer itself */
+        if (l->in[0]->needs_grad) {
+            grad_slots s;
+            grad_open(t, &s, 1, l->in);
+            copy_fwd(t->c, &(xy_args){.x = &e->out->g, .y = grad_slot(&s, 0)});
+            grad_close(t, &s);
+        }
+    } else {
+        grad_slots s;
+        grad_open(t, &s, 2, l->in);
+        gate_residual_args a = l->a;
+        a.dy = &e->out->g;
+        a.dh = grad_slot(&s, 0);
+        a.dgate = grad_slot(&s, 1);
+        gate_residual_bwd(t->c, &a);
+        grad_close(t, &s);
+    }
+    grad_pass(t, e->out, l->x);
+}
+
+var *nn_gate_residual(tape *t, var *x, var *h, var *gate, const tensor *first) {
+    var           *y = tape_new(t, x->v.dim[0], x->v.dim[1], true);
+    residual_entry l = {.e = {.bwd = residual_back, .out = y}, .x = x, .in = {h, gate},
+                        .a = {.x = &x->v, .h = &h->v, .gate = gate ? &gate->v : NULL, .first = gate ? first : NULL,
+                              .y = &y->v}};
+    gate_residual_fwd(t->c, &l.a);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
+typedef struct {
+    tape_entry e;
+    var       *x, *part[6];
+    int        n;
+} split_entry;
+
+static void split_back(tape *t, tape_entry *e) {
+    split_entry *l = (split_entry *)e;
+    grad_slots   s;
+    if (!l->x->needs_grad) return;
+    merge_cols_args a = {.n_parts = l->n};
+    bool            any = false;
+    for (int i = 0; i < l->n; i++) any |= l->part[i]->g_live;
+    if (!any) return;
+    grad_open(t, &s, 1, &l->x);
+    for (int i = 0; i < l->n; i++) {
+        var *p = l->part[i];
+        if (!p->g.data) p->g = arena_tensor(t->step, DT_F32, p->v.dim, p->v.n_dims);
+        if (!p->g_live) zero_fwd(t->c, &(xy_args){.y = &p->g});
+        a.part[i] = &p->g;
+    }
+    a.x = grad_slot(&s, 0);
+    merge_cols_fwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+void nn_split(tape *t, var *x, int n, const int64_t *width, var **out) {
+    split_entry     l = {.e = {.bwd = split_back}, .x = x, .n = n};
+    split_cols_args a = {.x = &x->v, .n_parts = n};
+    for (int i = 0; i < n; i++) {
+        out[i] = l.part[i] = tape_new(t, x->v.dim[0], width[i], x->needs_grad);
+        a.part[i] = &out[i]->v;
+    }
+    split_cols_fwd(t->c, &a);
+    tape_record(t, &l, sizeof l);
+}
+
+/* ---- embeddings ----------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    tape_entry     e;
+    add_table_args a;
+    var           *x;
+    param         *table; /* NULL: a constant was added */
+} add_entry;
+
+static void add_back(tape *t, tape_entry *e) {
+    add_entry *l = (add_entry *)e;
+    if (l->table && l->table->g.data) {
+        add_table_args a = l->a;
+        a.dy = &e->out->g;
+        a.dtable = tape_keep(t, tensor_view(&l->table->g, a.table->dim, 2));
+        add_table_bwd(t->c, &a);
+    }
+    grad_pass(t, e->out, l->x);
+}
+
+var *nn_embed_ape(tape *t, var *x, const tensor *coord, double factor) {
+    var      *y = tape_new(t, x->v.dim[0], x->v.dim[1], x->needs_grad);
+    add_entry l = {.e = {.bwd = add_back, .out = y}, .x = x};
+    embed_ape_fwd(t->c, &(embed_ape_args){.x = &x->v, .coord = coord, .factor = (float)factor, .y = &y->v});
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
+var *nn_embed_time(tape *t, const tensor *times, int64_t width) {
+    var *y = tape_new(t, times->dim[0], width, false);
+    embed_time_fwd(t->c, &(embed_time_args){.t = times, .y = &y->v});
+    return y;
+}
+
+var *nn_add_table(tape *t, var *x, param *table, const tensor *index) {
+    int64_t   width = x->v.dim[1];
+    var      *y = tape_new(t, x->v.dim[0], width, true);
+    tensor   *rows = tape_keep(t, tensor_view(&table->w, DIMS(table->count / width, width)));
+    add_entry l = {.e = {.bwd = add_back, .out = y}, .x = x, .table = table,
+                   .a = {.x = &x->v, .table = rows, .index = index, .y = &y->v}};
+    add_table_fwd(t->c, &l.a);
+    tape_record(t, &l, sizeof l);
+    return y;
+}

@@ -1,0 +1,56 @@
+/* Layers: each function runs one op forward on the tape and records its backward. Values are (N,C) rows; heads are
+ * views. Index tensors (first, order, coord, block tables) are given by pointer and must outlive the micro-batch.
+ * Parameters come as rows of the table; an optional one is NULL. */
+#pragma once
+#include "nn/tape.h"
+#include "ops/act.h"
+#include "sparse/blocks.h"
+
+/* x W^T + b, W (O,I). */
+var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act);
+/* The same with W (I,O): a 1x1x1 convolution. */
+var *nn_conv1(tape *t, var *x, param *w, param *b);
+var *nn_act(tape *t, var *x, act_kind act);
+var *nn_layer_norm(tape *t, var *x, param *gamma, param *beta, double eps);
+/* LN(x)*(1 + scale[b]) + shift[b]: scale, shift (B,C). */
+var *nn_norm_modulate(tape *t, var *x, var *shift, var *scale, const tensor *first, double eps);
+var *nn_group_norm(tape *t, var *x, param *gamma, param *beta, const tensor *first, int groups, act_kind act);
+/* gamma (H,D), x (N,H*D). */
+var *nn_rms_norm(tape *t, var *x, param *gamma);
+/* x + gate[b]*h; gate NULL: x + h. */
+var *nn_gate_residual(tape *t, var *x, var *h, var *gate, const tensor *first);
+void nn_split(tape *t, var *x, int n, const int64_t *width, var **out);
+var *nn_embed_ape(tape *t, var *x, const tensor *coord, double factor);
+/* Rows of embed_time for times (B); no gradient. */
+var *nn_embed_time(tape *t, const tensor *times, int64_t width);
+var *nn_add_table(tape *t, var *x, param *table, const tensor *index);
+var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
+/* order NULL: members are the rows themselves. */
+var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add_one);
+var *nn_subdivide(tape *t, var *x);
+
+/* Segments of queries and keys; an order may be NULL. */
+typedef struct {
+    const tensor *q_first, *k_first, *q_order, *k_order;
+} segments;
+
+/* q (N,H*D), k, v (M,G*D). out (N,H*D). lse (N,H) is returned through *lse when wanted. */
+var *nn_attn(tape *t, var *q, var *k, var *v, int heads, int kv_heads, segments s, tensor *lse);
+/* qkv (N,3C): columns q, k, v: self attention in segments. */
+var *nn_attn_qkv(tape *t, var *qkv, int heads, const tensor *first, const tensor *order);
+/* q (N,C), kv (M,2C): columns k, v. */
+var *nn_attn_cross(tape *t, var *q, var *kv, int heads, segments s);
+
+/* Selection (no gradient): block (G,N,K) i32 in step memory. lse from nn_attn over the compression blocks. */
+tensor nn_topk(tape *t, const var *q, const var *ck, const tensor *lse, int heads, int kv_heads, int k,
+               const block_tables *b);
+var *nn_attn_select(tape *t, var *q, var *k, var *v, int heads, int kv_heads, const tensor *block,
+                    const block_tables *b);
+/* sum_i sigmoid(z[:,i]) o_i; o (N,C) each, z (N,3). */
+var *nn_branch_gate(tape *t, var *const o[3], var *z);
+
+/* z = mean + exp(logvar/2) eps (eps NULL: mean); *kl gets the f64 sum. kl_scale enters backward. */
+var *nn_vae_sample(tape *t, var *moments, const tensor *eps, double kl_scale, tensor *kl);
+/* Losses: sums in f64 tensors of step memory; scale enters backward (see ops/loss.h). */
+void nn_sdf_loss(tape *t, var *pred, const tensor *target, const tensor *sharp, const double scale[3], tensor *sums);
+void nn_mse(tape *t, var *pred, const tensor *target, const tensor *first, double scale, tensor *sums);

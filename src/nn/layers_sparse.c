@@ -1,0 +1,166 @@
+/* Layers over tile grids, the posterior and the losses. */
+#include "nn/layers.h"
+
+#include "kernels/backend.h"
+
+
+typedef struct {
+    tape_entry e;
+    conv3_args a;
+    var       *x;
+    param     *w, *b;
+} conv3_entry;
+
+static void conv3_back(tape *t, tape_entry *e) {
+    conv3_entry *l = (conv3_entry *)e;
+    grad_slots   s;
+    grad_open(t, &s, 1, &l->x);
+    conv3_args a = l->a;
+    a.dy = &e->out->g;
+    a.dx = grad_slot(&s, 0);
+    a.dw = param_grad(l->w);
+    a.db = param_grad(l->b);
+    conv3_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act) {
+    int64_t n = x->v.dim[0], width = w->dim[2];
+    var    *y = tape_new(t, n, width, true), *pre = NULL;
+    if (act != ACT_NONE) pre = tape_new(t, n, width, false);
+    conv3_entry l = {.e = {.bwd = conv3_back, .out = y}, .x = x, .w = w, .b = b,
+                     .a = {.g = g, .x = &x->v, .w = &w->w, .b = &b->w, .act = act, .y = &y->v,
+                           .pre = pre ? &pre->v : NULL}};
+    conv3_fwd(t->c, &l.a);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
+typedef struct {
+    tape_entry     e;
+    pool_args      pool;
+    subdivide_args sub;
+    var           *x;
+} resample_entry;
+
+static void pool_back(tape *t, tape_entry *e) {
+    resample_entry *l = (resample_entry *)e;
+    grad_slots      s;
+    if (!l->x->needs_grad) return;
+    grad_open(t, &s, 1, &l->x);
+    pool_args a = l->pool;
+    a.dy = &e->out->g;
+    a.dx = grad_slot(&s, 0);
+    pool_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add_one) {
+    var           *y = tape_new(t, first->dim[0] - 1, x->v.dim[1], x->needs_grad);
+    resample_entry l = {.e = {.bwd = pool_back, .out = y}, .x = x,
+                        .pool = {.x = &x->v, .first = first, .order = order, .add_one = add_one, .y = &y->v}};
+    pool_fwd(t->c, &l.pool);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
+static void subdivide_back(tape *t, tape_entry *e) {
+    resample_entry *l = (resample_entry *)e;
+    grad_slots      s;
+    if (!l->x->needs_grad) return;
+    grad_open(t, &s, 1, &l->x);
+    subdivide_args a = l->sub;
+    a.dy = &e->out->g;
+    a.dx = grad_slot(&s, 0);
+    subdivide_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+var *nn_subdivide(tape *t, var *x) {
+    var           *y = tape_new(t, 8 * x->v.dim[0], x->v.dim[1], x->needs_grad);
+    resample_entry l = {.e = {.bwd = subdivide_back, .out = y}, .x = x, .sub = {.x = &x->v, .y = &y->v}};
+    subdivide_fwd(t->c, &l.sub);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
+/* ---- posterior and losses ------------------------------------------------------------------------------------- */
+
+typedef struct {
+    tape_entry      e;
+    vae_sample_args a;
+    var            *moments, *z;
+} posterior_entry;
+
+static void posterior_back(tape *t, tape_entry *e) {
+    posterior_entry *l = (posterior_entry *)e;
+    grad_slots       s;
+    if (!l->moments->needs_grad) return;
+    grad_open(t, &s, 1, &l->moments);
+    vae_sample_args a = l->a;
+    a.dz = l->z->g_live ? &l->z->g : NULL;
+    a.dmoments = grad_slot(&s, 0);
+    vae_sample_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+static tensor scalars(tape *t, int64_t n) { return arena_tensor(t->step, DT_F64, DIMS(n)); }
+
+var *nn_vae_sample(tape *t, var *moments, const tensor *eps, double kl_scale, tensor *kl) {
+    var *z = tape_new(t, moments->v.dim[0], moments->v.dim[1] / 2, moments->needs_grad);
+    *kl = scalars(t, 1);
+    posterior_entry l = {.e = {.bwd = posterior_back}, .moments = moments, .z = z,
+                         .a = {.moments = &moments->v, .eps = eps, .kl_scale = kl_scale, .z = &z->v,
+                               .kl = tape_keep(t, *kl)}};
+    vae_sample_fwd(t->c, &l.a);
+    tape_record(t, &l, sizeof l);
+    return z;
+}
+
+typedef struct {
+    tape_entry    e;
+    sdf_loss_args sdf;
+    mse_rows_args mse;
+    var          *pred;
+} loss_entry;
+
+static void sdf_loss_back(tape *t, tape_entry *e) {
+    loss_entry *l = (loss_entry *)e;
+    grad_slots  s;
+    if (!l->pred->needs_grad) return;
+    grad_open(t, &s, 1, &l->pred);
+    sdf_loss_args a = l->sdf;
+    a.dpred = grad_slot(&s, 0);
+    sdf_loss_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+void nn_sdf_loss(tape *t, var *pred, const tensor *target, const tensor *sharp, const double scale[3], tensor *sums) {
+    *sums = scalars(t, 3);
+    loss_entry l = {.e = {.bwd = sdf_loss_back}, .pred = pred,
+                    .sdf = {.pred = tape_keep(t, tensor_view(&pred->v, DIMS(tensor_count(&pred->v)))), .target = target,
+                            .sharp = sharp, .sums = tape_keep(t, *sums), .counts = tape_keep(t, scalars(t, 3)),
+                            .scale = {scale[0], scale[1], scale[2]}}};
+    sdf_loss_fwd(t->c, &l.sdf);
+    tape_record(t, &l, sizeof l);
+}
+
+static void mse_back(tape *t, tape_entry *e) {
+    loss_entry *l = (loss_entry *)e;
+    grad_slots  s;
+    if (!l->pred->needs_grad) return;
+    grad_open(t, &s, 1, &l->pred);
+    mse_rows_args a = l->mse;
+    a.dpred = grad_slot(&s, 0);
+    mse_rows_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+void nn_mse(tape *t, var *pred, const tensor *target, const tensor *first, double scale, tensor *sums) {
+    *sums = scalars(t, first->dim[0] - 1);
+    loss_entry l = {.e = {.bwd = mse_back}, .pred = pred,
+                    .mse = {.pred = &pred->v, .target = target, .first = first, .sums = tape_keep(t, *sums),
+                            .scale = scale}};
+    mse_rows_fwd(t->c, &l.mse);
+    tape_record(t, &l, sizeof l);
+}

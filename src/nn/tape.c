@@ -1,0 +1,195 @@
+#include "nn/tape.h"
+
+#include <string.h>
+#include "kernels/backend.h"
+
+void tape_begin(tape *t) {
+    arena_reset(t->step, 0);
+    arena_reset(t->book, 0);
+    t->last = NULL;
+    t->n_segments = 0;
+}
+
+var *tape_leaf(tape *t, tensor v, bool needs_grad) {
+    var *x = arena_alloc(t->book, sizeof *x);
+    *x = (var){.v = v, .needs_grad = needs_grad && t->recording};
+    return x;
+}
+
+var *tape_new(tape *t, int64_t n, int64_t c, bool needs_grad) {
+    return tape_leaf(t, arena_tensor(t->step, DT_F32, DIMS(n, c)), needs_grad);
+}
+
+tensor *tape_keep(tape *t, tensor v) {
+    tensor *k = arena_alloc(t->book, sizeof *k);
+    *k = v;
+    return k;
+}
+
+void tape_record(tape *t, const void *entry, size_t bytes) {
+    if (!t->recording) return;
+    tape_entry *e = arena_alloc(t->book, bytes);
+    memcpy(e, entry, bytes);
+    e->prev = t->last;
+    t->last = e;
+}
+
+static void add_into(tape *t, const tensor *x, tensor *y) { add_fwd(t->c, &(xy_args){.x = x, .y = y}); }
+static void copy_into(tape *t, const tensor *x, tensor *y) { copy_fwd(t->c, &(xy_args){.x = x, .y = y}); }
+
+static void grad_alloc(tape *t, var *x) {
+    if (!x->g.data) x->g = arena_tensor(t->step, DT_F32, x->v.dim, x->v.n_dims);
+}
+
+void tape_seed(tape *t, var *x, const tensor *g) {
+    CHECK(x->needs_grad, "the seeded value needs no gradient");
+    grad_alloc(t, x);
+    copy_into(t, g, &x->g);
+    x->g_live = true;
+}
+
+static void run_backward(tape *t, tape_entry *last) {
+    for (tape_entry *e = last; e; e = e->prev)
+        if (!e->out || e->out->g_live) e->bwd(t, e);
+}
+
+void tape_backward(tape *t) {
+    CHECK(t->recording, "backward of a tape that did not record");
+    tape_entry *last = t->last;
+    t->last = NULL;
+    run_backward(t, last);
+    if (t->on_layer_done) t->on_layer_done(t->user, -1);
+}
+
+/* ---- gradients of inputs -------------------------------------------------------------------------------------- */
+
+void grad_open(tape *t, grad_slots *s, int n, var *const *x) {
+    CHECK(n <= GRAD_MAX, "%d gradient slots", n);
+    *s = (grad_slots){.n = n};
+    for (int i = 0; i < n; i++) { /* first what stays, then what goes away again */
+        s->x[i] = x[i];
+        if (!x[i] || !x[i]->needs_grad) continue;
+        bool earlier = false;
+        for (int j = 0; j < i; j++) earlier |= x[j] == x[i];
+        s->temp[i] = x[i]->g_live || earlier;
+        if (!s->temp[i]) {
+            grad_alloc(t, x[i]);
+            s->slot[i] = x[i]->g;
+        }
+    }
+    s->mark = arena_mark(t->step);
+    for (int i = 0; i < n; i++)
+        if (s->temp[i]) s->slot[i] = arena_tensor(t->step, DT_F32, x[i]->v.dim, x[i]->v.n_dims);
+}
+
+void grad_close(tape *t, grad_slots *s) {
+    for (int i = 0; i < s->n; i++) {
+        if (!s->slot[i].data) continue;
+        if (s->temp[i]) add_into(t, &s->slot[i], &s->x[i]->g);
+        s->x[i]->g_live = true;
+    }
+    arena_reset(t->step, s->mark);
+}
+
+void grad_pass(tape *t, var *y, var *x) {
+    if (!x->needs_grad) return;
+    if (x->g_live) {
+        add_into(t, &y->g, &x->g);
+    } else if (x->g.data) {
+        copy_into(t, &y->g, &x->g);
+    } else {
+        x->g = y->g; /* y's last reader was its own backward, which is this call */
+    }
+    x->g_live = true;
+}
+
+/* ---- segments ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    tape_entry  e;
+    segment_fn  fn;
+    const void *args;
+    var *const *in;
+    int         n_in, layer;
+    bool        recompute;
+    var        *inner_out;  /* of the recorded forward; NULL with recompute */
+    tape_entry *inner_last;
+} segment_entry;
+
+/* Moves `x` down to the current top of the step arena (its memory lies at or above it). */
+static tensor move_down(tape *t, const tensor *x) {
+    tensor y = arena_tensor(t->step, x->dt, x->dim, x->n_dims);
+    size_t bytes = tensor_bytes(x);
+    if (y.data == x->data) return y;
+    if ((char *)y.data + bytes <= (char *)x->data) {
+        copy_into(t, x, &y);
+    } else {
+        size_t mark = arena_mark(&t->c->scratch);
+        tensor via = arena_tensor(&t->c->scratch, x->dt, x->dim, x->n_dims);
+        copy_into(t, x, &via);
+        copy_into(t, &via, &y);
+        arena_reset(&t->c->scratch, mark);
+    }
+    return y;
+}
+
+static void segment_bwd(tape *t, tape_entry *entry) {
+    segment_entry *s = (segment_entry *)entry;
+    for (int i = 0; i < s->n_in; i++)
+        if (s->in[i] && s->in[i]->needs_grad) grad_alloc(t, s->in[i]);
+    size_t step_mark = arena_mark(t->step), book_mark = arena_mark(t->book);
+    var   *out = s->inner_out;
+    if (s->recompute) {
+        t->last = NULL;
+        out = s->fn(t, s->args, s->in);
+        s->inner_last = t->last;
+        t->last = NULL;
+    }
+    out->g = s->e.out->g;
+    out->g_live = true;
+    run_backward(t, s->inner_last);
+    arena_reset(t->step, step_mark);
+    arena_reset(t->book, book_mark);
+    if (t->on_layer_done) t->on_layer_done(t->user, s->layer);
+}
+
+var *tape_segment(tape *t, int layer, segment_fn fn, const void *args, size_t args_bytes, var *const *in, int n_in) {
+    bool recompute = t->n_segments++ < t->recompute_first;
+    if (!t->recording || recompute) { /* keep nothing but the output */
+        bool        recording = t->recording;
+        tape_entry *outer = t->last;
+        void       *kept_args = NULL;
+        var       **kept_in = NULL;
+        if (recording) { /* records that must outlive the reset below */
+            kept_args = arena_alloc(t->book, args_bytes);
+            memcpy(kept_args, args, args_bytes);
+            kept_in = arena_alloc(t->book, (size_t)n_in * sizeof *kept_in);
+            memcpy(kept_in, in, (size_t)n_in * sizeof *kept_in);
+        }
+        var   *out = tape_leaf(t, (tensor){0}, true);
+        size_t step_mark = arena_mark(t->step), book_mark = arena_mark(t->book);
+        t->recording = false;
+        tensor inner = fn(t, args, in)->v;
+        t->recording = recording;
+        t->last = outer;
+        arena_reset(t->step, step_mark);
+        arena_reset(t->book, book_mark);
+        out->v = move_down(t, &inner);
+        out->needs_grad = recording;
+        segment_entry s = {.e = {.bwd = segment_bwd, .out = out}, .fn = fn, .args = kept_args, .in = kept_in,
+                           .n_in = n_in, .layer = layer, .recompute = true};
+        tape_record(t, &s, sizeof s);
+        return out;
+    }
+    var **kept_in = arena_alloc(t->book, (size_t)n_in * sizeof *kept_in);
+    memcpy(kept_in, in, (size_t)n_in * sizeof *kept_in);
+    tape_entry *outer = t->last;
+    t->last = NULL;
+    var *inner = fn(t, args, in);
+    var *out = tape_leaf(t, inner->v, true);
+    segment_entry s = {.e = {.bwd = segment_bwd, .out = out}, .fn = fn, .in = kept_in, .n_in = n_in,
+                       .layer = layer, .inner_out = inner, .inner_last = t->last};
+    t->last = outer;
+    tape_record(t, &s, sizeof s);
+    return out;
+}

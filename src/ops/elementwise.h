@@ -1,0 +1,56 @@
+/* Small helpers of the tape and of the models; f32.
+ *   add:        y += x (same count)
+ *   zero:       y = 0
+ *   copy:       y = x
+ *   split_cols: x (N,sum C_i) -> part i (N,C_i), up to 6 parts; merge_cols is the reverse (its backward).
+ *   embed_ape:  y = x + APE(coord*factor) (R§3.5): coord (N,3) i32, C channels, 6*floor(C/6) of them filled. Its
+ *               backward is the identity.
+ *   embed_time: t (B) f32 in [0,1000] -> y (B,D): [cos(t f_i), sin(t f_i)], f_i = 10000^(-i/(D/2)) (R§5.2).
+ *   add_table:  y = x + table[index[n]], table (K,C), index (N) i32 in [0,K); bwd: dtable accumulated (dx = dy). */
+#pragma once
+#include "core/ctx.h"
+
+typedef struct {
+    const tensor *x;
+    tensor       *y;
+} xy_args;
+
+typedef struct {
+    const tensor *x;
+    tensor       *part[6];
+    int           n_parts;
+} split_cols_args;
+
+typedef struct {
+    const tensor *part[6];
+    int           n_parts;
+    tensor       *x;
+} merge_cols_args;
+
+typedef struct {
+    const tensor *x, *coord;
+    float         factor;
+    tensor       *y;
+} embed_ape_args;
+
+typedef struct {
+    const tensor *t;
+    tensor       *y;
+} embed_time_args;
+
+typedef struct {
+    const tensor *x, *table, *index;
+    tensor       *y;
+    const tensor *dy;
+    tensor       *dtable;
+} add_table_args;
+
+void add_fwd(ctx *c, const xy_args *a);
+void zero_fwd(ctx *c, const xy_args *a);
+void copy_fwd(ctx *c, const xy_args *a);
+void split_cols_fwd(ctx *c, const split_cols_args *a);
+void merge_cols_fwd(ctx *c, const merge_cols_args *a);
+void embed_ape_fwd(ctx *c, const embed_ape_args *a);
+void embed_time_fwd(ctx *c, const embed_time_args *a);
+void add_table_fwd(ctx *c, const add_table_args *a);
+void add_table_bwd(ctx *c, const add_table_args *a);

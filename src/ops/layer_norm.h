@@ -1,0 +1,19 @@
+/* LayerNorm over C, optional affine, optional modulation by sample (adaLN, R§5.2):
+ *   xhat = (x - mean)/sqrt(var + eps) (biased variance);  u = xhat*gamma + beta;  y = u*(1 + scale[b]) + shift[b].
+ *   x, y (N,C); gamma, beta (C) both or neither; scale, shift (B,C) both or neither with first (B+1) i32: rows
+ *   first[b]..first[b+1]-1 belong to sample b.
+ *   mean, rstd (N) f32: written by fwd, read by bwd.
+ * bwd: dx overwritten; dgamma, dbeta accumulated; dscale, dshift (B,C) overwritten. */
+#pragma once
+#include "core/ctx.h"
+
+typedef struct {
+    const tensor *x, *gamma, *beta, *scale, *shift, *first;
+    double        eps;
+    tensor       *y, *mean, *rstd;
+    const tensor *dy;
+    tensor       *dx, *dgamma, *dbeta, *dscale, *dshift;
+} layer_norm_args;
+
+void layer_norm_fwd(ctx *c, const layer_norm_args *a);
+void layer_norm_bwd(ctx *c, const layer_norm_args *a);

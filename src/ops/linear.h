@@ -1,0 +1,19 @@
+/* y = act(x W^T + b).  x (N,I), y (N,O), b (O) optional; all f32 on the CPU.
+ *   W is (O,I), or (I,O) with `w_in_out` set (the 1x1x1 convolution's storage, R§3.1).
+ *   pre (N,O): x W^T + b, written by fwd when act != ACT_NONE and read by bwd; not given otherwise.
+ * bwd: dx (N,I) overwritten, optional; dw, db accumulated, optional. dy is not changed. N = 0 is allowed. */
+#pragma once
+#include "core/ctx.h"
+#include "ops/act.h"
+
+typedef struct {
+    const tensor *x, *w, *b;
+    bool          w_in_out;
+    act_kind      act;
+    tensor       *y, *pre;
+    const tensor *dy;
+    tensor       *dx, *dw, *db;
+} linear_args;
+
+void linear_fwd(ctx *c, const linear_args *a);
+void linear_bwd(ctx *c, const linear_args *a);

@@ -1,0 +1,31 @@
+/* What every test program shares: comparison that NaN fails, catching fatals, golden files' folder, temporary folders. */
+#pragma once
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "core/tensor.h"
+
+/* Relative L2 error |a-b| / |b| in double; any NaN or Inf in a gives INFINITY; |b| = 0 gives |a|. */
+double rel_l2(const float *a, const float *b, int64_t n);
+double rel_l2_d(const double *a, const double *b, int64_t n);
+double max_abs(const float *a, const float *b, int64_t n);
+
+/* Fails the test with names and numbers unless err <= bound (so NaN fails). */
+void expect_le(double err, double bound, const char *what);
+
+/* Deterministic test data in [-scale/2, scale/2]: the fill rule of R§15 (seed, scale). */
+void fill_rule(float *x, int64_t n, uint32_t seed, double scale);
+void fill_rule_d(double *x, int64_t n, uint32_t seed, double scale);
+
+/* Fills memory with 0xFF (NaN in all float types). */
+void poison(void *p, size_t bytes);
+
+/* Runs fn(arg) and returns the fatal message it ended with, or NULL if it returned. The text is static. */
+const char *expect_fatal(void (*fn)(void *), void *arg);
+
+/* A fresh folder under /tmp, removed at exit. */
+const char *temp_folder(void);
+/* $D3S2_GOLDEN/<name>.h5, or tests/golden/<name>.h5 of the source tree. Static text. */
+const char *golden_path(const char *name);

@@ -1,0 +1,281 @@
+#include "optest.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { GUARD = 256 };
+static const size_t SCRATCH_BYTES = (size_t)64 << 20;
+
+const backend *optest_rounded;
+
+ctx optest_ctx(const backend *be) {
+    static arena scratch;
+    if (!scratch.base) scratch = arena_new("test scratch", SCRATCH_BYTES);
+    scratch.used = 0;
+    /* Only what an earlier run could have left behind needs the poison again. */
+    static size_t clean;
+    size_t        used = scratch.peak > clean ? scratch.peak : clean;
+    if (clean == 0) used = SCRATCH_BYTES;
+    poison(scratch.base, used);
+    clean = used < SCRATCH_BYTES ? used : 1;
+    return (ctx){.be = be, .scratch = scratch, .deterministic = true};
+}
+
+void optest_begin(optest *o) { *o = (optest){.repeat = OPTEST_REPEAT}; }
+
+void optest_end(optest *o) {
+    for (int i = 0; i < o->n; i++) {
+        free(o->item[i].block);
+        free(o->item[i].start);
+        free(o->item[i].want);
+    }
+    o->n = 0;
+}
+
+static optest_item *item_of(optest *o, const tensor *t) {
+    for (int i = 0; i < o->n; i++)
+        if (&o->item[i].t == t) return &o->item[i];
+    fail_msg("tensor is not of this test");
+    return NULL;
+}
+
+static optest_item *new_item(optest *o, const char *name, optest_role role, dtype dt, const int64_t *dims, int n_dims) {
+    CHECK(o->n < OPTEST_MAX, "more than %d tensors in a test", OPTEST_MAX);
+    optest_item *it = &o->item[o->n++];
+    *it = (optest_item){.name = name, .role = role, .t = tensor_wrap(NULL, dt, dims, n_dims)};
+    size_t bytes = tensor_bytes(&it->t);
+    it->block = malloc(bytes + 2 * GUARD);
+    it->start = malloc(bytes + 1);
+    it->want = malloc(bytes + 1);
+    CHECK(it->block && it->start && it->want, "no memory for %s", name);
+    poison(it->block, bytes + 2 * GUARD);
+    it->t.data = it->block + GUARD;
+    return it;
+}
+
+static tensor *filled(optest *o, const char *name, optest_role role, uint32_t seed, double scale, const int64_t *dims,
+                      int n_dims) {
+    optest_item *it = new_item(o, name, role, DT_F32, dims, n_dims);
+    fill_rule(it->start, tensor_count(&it->t), seed, scale);
+    memcpy(it->t.data, it->start, tensor_bytes(&it->t));
+    return &it->t;
+}
+
+static tensor *given(optest *o, const char *name, dtype dt, const void *values, const int64_t *dims, int n_dims) {
+    optest_item *it = new_item(o, name, OPTEST_IN, dt, dims, n_dims);
+    memcpy(it->start, values, tensor_bytes(&it->t));
+    memcpy(it->t.data, values, tensor_bytes(&it->t));
+    return &it->t;
+}
+
+tensor *optest_in(optest *o, const char *name, uint32_t seed, double scale, const int64_t *dims, int n_dims) {
+    return filled(o, name, OPTEST_IN, seed, scale, dims, n_dims);
+}
+
+tensor *optest_acc(optest *o, const char *name, uint32_t seed, double scale, const int64_t *dims, int n_dims) {
+    return filled(o, name, OPTEST_ACC, seed, scale, dims, n_dims);
+}
+
+tensor *optest_i32(optest *o, const char *name, const int32_t *values, const int64_t *dims, int n_dims) {
+    return given(o, name, DT_I32, values, dims, n_dims);
+}
+
+tensor *optest_bytes(optest *o, const char *name, const uint8_t *values, int64_t n) {
+    return given(o, name, DT_U8, values, DIMS(n));
+}
+
+tensor *optest_out(optest *o, const char *name, dtype dt, const int64_t *dims, int n_dims) {
+    return &new_item(o, name, OPTEST_OUT, dt, dims, n_dims)->t;
+}
+
+tensor *optest_first(optest *o, const char *name, const int *counts, int n_samples) {
+    int32_t first[65] = {0};
+    CHECK(n_samples <= 64, "%d samples", n_samples);
+    for (int b = 0; b < n_samples; b++) first[b + 1] = first[b] + counts[b];
+    return optest_i32(o, name, first, DIMS(n_samples + 1));
+}
+
+void optest_freeze(optest *o, const tensor *t) {
+    optest_item *it = item_of(o, t);
+    it->role = OPTEST_IN;
+    memcpy(it->start, t->data, tensor_bytes(t));
+}
+
+void optest_set_tol(optest *o, const tensor *t, double tol) { item_of(o, t)->tol = tol; }
+
+static bool is_float(dtype dt) { return dt == DT_F32 || dt == DT_F64; }
+
+static double element(const void *data, dtype dt, int64_t i) {
+    return dt == DT_F32 ? (double)((const float *)data)[i] : ((const double *)data)[i];
+}
+
+static void prepare(optest *o) {
+    for (int i = 0; i < o->n; i++) {
+        optest_item *it = &o->item[i];
+        size_t       bytes = tensor_bytes(&it->t);
+        if (it->role == OPTEST_OUT)
+            memset(it->t.data, is_float(it->t.dt) ? 0xFF : 0x7F, bytes);
+        else
+            memcpy(it->t.data, it->start, bytes);
+    }
+}
+
+static void check_guards(const optest *o, const char *be) {
+    for (int i = 0; i < o->n; i++) {
+        const optest_item *it = &o->item[i];
+        const uint8_t     *lo = (const uint8_t *)it->block, *hi = lo + GUARD + tensor_bytes(&it->t);
+        for (int j = 0; j < GUARD; j++)
+            if (lo[j] != 0xFF || hi[j] != 0xFF) fail_msg("%s: %s written out of bounds", be, it->name);
+        if (it->role == OPTEST_IN && memcmp(it->t.data, it->start, tensor_bytes(&it->t)) != 0)
+            fail_msg("%s: input %s was changed", be, it->name);
+    }
+}
+
+void optest_run(optest *o, const backend *be, optest_fn fn, const void *args) {
+    ctx c = optest_ctx(be);
+    prepare(o);
+    fn(&c, args);
+    if (c.scratch.used != 0) fail_msg("%s: scratch not reset", be->name);
+    check_guards(o, be->name);
+}
+
+/* NaN and Inf are judged before any norm. */
+static double worst_error(const optest_item *it, const char *be) {
+    double worst = 0;
+    for (int64_t i = 0, n = tensor_count(&it->t); i < n; i++) {
+        double a = element(it->t.data, it->t.dt, i), b = element(it->want, it->t.dt, i);
+        if (isnan(b)) fail_msg("ref: %s[%lld] is NaN", it->name, (long long)i);
+        if (isinf(b) && a == b) continue;
+        if (!isfinite(a)) fail_msg("%s: %s[%lld] is %g, ref has %g", be, it->name, (long long)i, a, b);
+        double e = fabs(a - b);
+        if (!(e <= worst)) worst = e;
+    }
+    return worst;
+}
+
+void optest_compare(optest *o, optest_fn fn, const void *args) {
+    optest_run(o, &backend_ref, fn, args);
+    for (int i = 0; i < o->n; i++) {
+        optest_item *it = &o->item[i];
+        memcpy(it->want, it->t.data, tensor_bytes(&it->t));
+        it->max = it->worst = 0;
+        if (it->role != OPTEST_IN && is_float(it->t.dt))
+            for (int64_t j = 0, n = tensor_count(&it->t); j < n; j++) {
+                double v = fabs(element(it->want, it->t.dt, j));
+                if (isfinite(v) && v > it->max) it->max = v;
+            }
+    }
+    if (optest_rounded) {
+        optest_run(o, optest_rounded, fn, args);
+        for (int i = 0; i < o->n; i++)
+            if (o->item[i].role != OPTEST_IN && is_float(o->item[i].t.dt))
+                o->item[i].worst = worst_error(&o->item[i], optest_rounded->name);
+    }
+    optest_run(o, &backend_cpu, fn, args);
+    for (int i = 0; i < o->n; i++) {
+        optest_item *it = &o->item[i];
+        if (it->role == OPTEST_IN) continue;
+        if (!is_float(it->t.dt)) {
+            if (memcmp(it->t.data, it->want, tensor_bytes(&it->t)) != 0) fail_msg("cpu: %s differs from ref", it->name);
+            continue;
+        }
+        if (!optest_rounded && it->tol <= 0) fail_msg("%s has no bound", it->name);
+        double bound = it->tol > 0 ? it->tol * it->max : 2 * it->worst + 4 * ldexp(it->max, -24);
+        expect_le(worst_error(it, "cpu"), bound, it->name);
+    }
+    for (int i = 0; i < o->n; i++) memcpy(o->item[i].want, o->item[i].t.data, tensor_bytes(&o->item[i].t));
+    for (int r = 1; r < o->repeat; r++) {
+        optest_run(o, &backend_cpu, fn, args);
+        for (int i = 0; i < o->n; i++)
+            if (memcmp(o->item[i].want, o->item[i].t.data, tensor_bytes(&o->item[i].t)) != 0)
+                fail_msg("cpu: %s has other bits in run %d", o->item[i].name, r + 1);
+    }
+}
+
+static double loss_of(const tensor *const *outs) {
+    double sum = 0;
+    for (int k = 0; outs[k]; k += 2)
+        for (int64_t i = 0, n = tensor_count(outs[k]); i < n; i++)
+            sum += element(outs[k]->data, outs[k]->dt, i) * (outs[k + 1] ? element(outs[k + 1]->data, outs[k + 1]->dt, i) : 1);
+    return sum;
+}
+
+/* outs may hold NULL as a dy, so the list ends at a NULL y. */
+void optest_grad(optest *o, optest_fn fwd, optest_fn bwd, const void *args, tensor *const *pairs,
+                 tensor *const *outs, double h, double tol) {
+    ctx c = optest_ctx(&backend_ref);
+    prepare(o);
+    fwd(&c, args);
+    bwd(&c, args);
+    check_guards(o, "ref");
+    for (int k = 0; pairs[k]; k += 2) {
+        tensor      *x = pairs[k];
+        optest_item *dx = item_of(o, pairs[k + 1]);
+        int64_t      n = tensor_count(x);
+        double      *diff = malloc(((size_t)n + 1) * sizeof *diff), max = 0, worst = 0;
+        CHECK(diff && x->dt == DT_F32 && tensor_count(&dx->t) == n, "gradient of %s", dx->name);
+        for (int64_t i = 0; i < n; i++) {
+            float  keep = F32(x)[i];
+            double slope[2];
+            for (int s = 0; s < 2; s++) {
+                float hi = keep + (float)(h * (1 << s)), lo = keep - (float)(h * (1 << s));
+                F32(x)[i] = hi;
+                fwd(&c, args);
+                double up = loss_of((const tensor *const *)outs);
+                F32(x)[i] = lo;
+                fwd(&c, args);
+                slope[s] = (up - loss_of((const tensor *const *)outs)) / ((double)hi - lo);
+            }
+            F32(x)[i] = keep;
+            double start = dx->role == OPTEST_ACC ? (double)((float *)dx->start)[i] : 0;
+            diff[i] = (4 * slope[0] - slope[1]) / 3;
+            double e = fabs((double)F32(&dx->t)[i] - start - diff[i]);
+            if (!(e <= worst)) worst = isfinite(e) ? e : INFINITY;
+            if (fabs(diff[i]) > max) max = fabs(diff[i]);
+        }
+        free(diff);
+        expect_le(worst, tol * max + tol / 100, dx->name);
+    }
+}
+
+typedef struct {
+    optest_fn   fn;
+    const void *args;
+} fatal_call;
+
+static void run_fatal(void *p) {
+    fatal_call *f = p;
+    ctx         c = optest_ctx(&backend_ref);
+    f->fn(&c, f->args);
+}
+
+void optest_fatal(optest_fn fn, const void *args, const char *part) {
+    fatal_call  f = {fn, args};
+    const char *text = expect_fatal(run_fatal, &f);
+    if (!text) fail_msg("a wrong argument was accepted (expected a message with \"%s\")", part);
+    if (!strstr(text, part)) fail_msg("message \"%s\" does not contain \"%s\"", text, part);
+}
+
+void optest_nan(optest *o, optest_fn fn, const void *args, tensor *in, tensor *out) {
+    optest_item   *it = item_of(o, in);
+    float          keep = ((float *)it->start)[0];
+    const backend *be[2] = {&backend_ref, &backend_cpu};
+    ((float *)it->start)[0] = NAN;
+    for (int b = 0; b < 2; b++) {
+        optest_run(o, be[b], fn, args);
+        optest_item *result = item_of(o, out);
+        if (result->role == OPTEST_OUT) {
+            /* A NaN that is only the poison does not count. */
+            bool found = false;
+            for (int64_t i = 0, n = tensor_count(out); i < n && !found; i++) {
+                uint32_t bits[2];
+                memcpy(bits, (char *)out->data + (size_t)i * dtype_size(out->dt), dtype_size(out->dt));
+                found = isnan(element(out->data, out->dt, i)) && bits[0] != 0xFFFFFFFFu;
+            }
+            if (!found) fail_msg("%s: NaN in %s did not reach %s", be[b]->name, it->name, result->name);
+        }
+    }
+    ((float *)it->start)[0] = keep;
+    prepare(o);
+}
