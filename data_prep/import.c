@@ -37,14 +37,15 @@ void scene_free(scene *s) {
 
 /* ---- child ---------------------------------------------------------------------------------------------------- */
 
-static int64_t address_space_bytes(void) {
-    long long pages = 0;
+/* Of this process: address space, or with `resident` the part that is in memory. */
+static int64_t memory_bytes(bool resident) {
+    long long pages = 0, in_memory = 0;
     FILE     *f = fopen("/proc/self/statm", "r");
     if (f) {
-        if (fscanf(f, "%lld", &pages) != 1) pages = 0;
+        if (fscanf(f, "%lld %lld", &pages, &in_memory) != 2) pages = in_memory = 0;
         fclose(f);
     }
-    return pages * sysconf(_SC_PAGESIZE);
+    return (resident ? in_memory : pages) * sysconf(_SC_PAGESIZE);
 }
 
 static void set_limit(int what, int64_t value) {
@@ -64,7 +65,7 @@ static _Noreturn void child(const char *path, const import_limits *limits, int f
     if (null >= 0) dup2(null, STDOUT_FILENO), dup2(null, STDERR_FILENO); /* importers print what they like */
     set_limit(RLIMIT_CORE, 0);
     set_limit(RLIMIT_CPU, (int64_t)ceil(limits->seconds) + 1);
-    set_limit(RLIMIT_AS, address_space_bytes() + limits->mbytes * 1048576);
+    set_limit(RLIMIT_AS, memory_bytes(false) + limits->mbytes * 1048576);
     set_limit(RLIMIT_FSIZE, 0);
     if (child_hook) child_hook(path);
     import_child(path, limits, fd);
@@ -263,7 +264,8 @@ bool import_scene(const char *path, const import_limits *limits, scene *s, statu
     if (info.st_size == 0) return status_set(st, ST_DATA, "%s: the file is empty", path);
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) return status_set(st, ST_IO, "%s: no pipe: %s", path, strerror(errno));
-    pid_t pid = fork();
+    int64_t base_kb = memory_bytes(true) / 1024; /* the child starts with the parent's pages in its account */
+    pid_t   pid = fork();
     if (pid < 0) {
         close(ends[0]), close(ends[1]);
         return status_set(st, ST_IO, "%s: no child process: %s", path, strerror(errno));
@@ -283,6 +285,6 @@ bool import_scene(const char *path, const import_limits *limits, scene *s, statu
     while (wait4(pid, &ended, 0, &use) < 0 && errno == EINTR) {}
     if (good) return true;
     scene_free(s);
-    if (status_ok(st)) explain(path, limits, &in, ended, use.ru_maxrss, st);
+    if (status_ok(st)) explain(path, limits, &in, ended, use.ru_maxrss - base_kb, st);
     return false;
 }

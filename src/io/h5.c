@@ -1,9 +1,12 @@
+#define _GNU_SOURCE /* memfd_create, dup3 */
 #include "io/h5.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 /* zlib cannot do better than 1032:1, so stored bytes bound what a table can hold. */
@@ -83,12 +86,17 @@ bool h5_file_close(hid_t file, const char *path, status *st) {
     return true;
 }
 
-/* On a full disk H5Fclose cannot write its caches and would keep the file, its blocks and its memory. Cutting the file
- * to nothing makes room for that last, pointless flush. */
+/* On a full disk H5Fclose cannot write its caches and would keep the file, its blocks and its memory for good. So the
+ * file under it is exchanged for an anonymous one in memory, where that last, pointless flush succeeds. */
 void h5_file_discard(hid_t file, const char *path) {
     quiet();
-    if (truncate(path, 0)) log_debug("%s: cannot truncate: %s", path, strerror(errno));
-    H5Fclose(file);
+    int *fd = NULL, sink = memfd_create("discarded", MFD_CLOEXEC);
+    if (sink >= 0) {
+        if (H5Fget_vfd_handle(file, H5P_DEFAULT, (void **)&fd) >= 0 && fd && dup3(sink, *fd, O_CLOEXEC) < 0)
+            log_warn("%s: cannot let go of it: %s", path, strerror(errno));
+        close(sink);
+    }
+    if (H5Fclose(file) < 0) log_warn("%s: HDF5 cannot let go of it; its space returns when the program ends", path);
     unlink(path);
 }
 

@@ -4,22 +4,27 @@
 
 typedef enum { COMPRESSION_V1, COMPRESSION_V2 } compression_kind;
 
+/* Window shift of a block: ALTERNATE is 0 in even and m_win/2 in odd blocks (released models), NONE is 0 everywhere,
+ * ALWAYS is m_win/2 everywhere (what the published code does with use_shift off, R§11 Q6). */
+typedef enum { SHIFT_ALTERNATE, SHIFT_NONE, SHIFT_ALWAYS } shift_rule;
+
 /* One SSA layer (R§4.1); also usable alone (golden ssa_module). */
 typedef struct {
-    int              width, heads, kv_heads, m_cmp, m_slc, m_win, top_k, groups;
+    int              width, heads, kv_heads, m_cmp, m_slc, m_win, top_k;
+    int              head_dim; /* 0: width/heads */
+    int              groups;   /* GroupNorm groups of the v2 compression network */
     compression_kind compression;
     bool             pool_add_one;
 } ssa_config;
 
-typedef struct ssa_layer ssa_layer; /* rows by role; ssa.h */
-
 typedef struct {
-    ssa_config ssa;
-    int        blocks, mlp_ratio, in_channels, out_channels, cond_width;
+    ssa_config  ssa;
+    int         blocks, mlp_ratio, in_channels, out_channels, cond_width;
     bool       sparse_cond; /* cond_proj + APE at the condition's coordinates */
     bool       share_mod, cross_norm, use_shift;
-    int        resolution;  /* latent grid L: coordinates lie in [0,L) */
-    double     factor;      /* APE multiplier */
+    int         time_width;  /* of the sinusoidal time embedding; 0: 256 */
+    int         resolution;  /* latent grid L: coordinates lie in [0,L) */
+    double      factor;      /* APE multiplier */
 } ssdit_config;
 
 typedef struct ssdit_layers ssdit_layers;
@@ -30,6 +35,8 @@ typedef struct {
     ssdit_layers *l;
 } ssdit;
 
+/* Adds all rows; slabs come from params_alloc(&m->p, ...). Layer ids: blocks 0 .. blocks-1, the output layer `blocks`; what
+ * every block's backward adds to (embeddings, condition, a shared modulation) is -1: complete at the end. */
 void ssdit_init(ssdit *m, const ssdit_config *cfg);
 void ssdit_free(ssdit *m);
 int  ssdit_n_layers(const ssdit_config *cfg);

@@ -5,20 +5,18 @@
 #include <string.h>
 
 enum { GUARD = 256 };
-static const size_t SCRATCH_BYTES = (size_t)64 << 20;
+#define SCRATCH_BYTES ((size_t)64 << 20)
 
 const backend *optest_rounded;
+
+/* Bytes of the scratch arena that may not hold the poison any more. */
+static size_t dirty = SCRATCH_BYTES;
 
 ctx optest_ctx(const backend *be) {
     static arena scratch;
     if (!scratch.base) scratch = arena_new("test scratch", SCRATCH_BYTES);
-    scratch.used = 0;
-    /* Only what an earlier run could have left behind needs the poison again. */
-    static size_t clean;
-    size_t        used = scratch.peak > clean ? scratch.peak : clean;
-    if (clean == 0) used = SCRATCH_BYTES;
-    poison(scratch.base, used);
-    clean = used < SCRATCH_BYTES ? used : 1;
+    poison(scratch.base, dirty);
+    dirty = SCRATCH_BYTES;
     return (ctx){.be = be, .scratch = scratch, .deterministic = true};
 }
 
@@ -136,6 +134,7 @@ void optest_run(optest *o, const backend *be, optest_fn fn, const void *args) {
     ctx c = optest_ctx(be);
     prepare(o);
     fn(&c, args);
+    dirty = c.scratch.peak;
     if (c.scratch.used != 0) fail_msg("%s: scratch not reset", be->name);
     check_guards(o, be->name);
 }

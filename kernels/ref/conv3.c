@@ -1,0 +1,69 @@
+/* Definition of the submanifold convolution (ops/conv3.h), row by row through the neighbour rows of the grid. */
+#include <math.h>
+
+#include "kernels/backend.h"
+
+static double act_value(act_kind act, double x) { return act == ACT_SILU ? x / (1.0 + exp(-x)) : x; }
+
+static double act_slope(act_kind act, double x) {
+    double s = 1.0 / (1.0 + exp(-x));
+    return act == ACT_SILU ? s * (1.0 + x * (1.0 - s)) : 1.0;
+}
+
+void conv3_fwd_ref(ctx *c, const conv3_args *a) {
+    (void)c;
+    int64_t      N = a->g->n_rows, I = a->x->dim[1], O = a->y->dim[1];
+    const float *x = F32(a->x), *w = F32(a->w), *b = F32(a->b);
+#pragma omp parallel for schedule(static)
+    for (int64_t p = 0; p < N; p++) {
+        int32_t nb[27];
+        grid_neighbors(a->g, p, 1, nb);
+        for (int64_t o = 0; o < O; o++) {
+            double sum = (double)b[o];
+            for (int k = 0; k < 27; k++)
+                for (int64_t i = 0; nb[k] >= 0 && i < I; i++)
+                    sum += (double)x[nb[k] * I + i] * (double)w[(k * I + i) * O + o];
+            if (a->act != ACT_NONE) F32(a->pre)[p * O + o] = (float)sum;
+            F32(a->y)[p * O + o] = (float)act_value(a->act, sum);
+        }
+    }
+}
+
+/* dpre[p,o] = dy[p,o] act'(pre[p,o]) */
+static double dpre(const conv3_args *a, int64_t at) {
+    double dy = (double)F32(a->dy)[at];
+    return a->act == ACT_NONE ? dy : dy * act_slope(a->act, (double)F32(a->pre)[at]);
+}
+
+void conv3_bwd_ref(ctx *c, const conv3_args *a) {
+    int64_t      N = a->g->n_rows, I = a->x->dim[1], O = a->dy->dim[1];
+    const float *x = F32(a->x), *w = F32(a->w);
+    int32_t     *nb = arena_alloc(&c->scratch, (size_t)N * 27 * sizeof *nb);
+    grid_neighbors(a->g, 0, N, nb);
+    /* p + d(k) = r  <=>  p = r + d(26-k) */
+    if (tensor_given(a->dx))
+#pragma omp parallel for schedule(static)
+        for (int64_t r = 0; r < N; r++)
+            for (int64_t i = 0; i < I; i++) {
+                double sum = 0;
+                for (int k = 0; k < 27; k++) {
+                    int64_t p = nb[27 * r + 26 - k];
+                    for (int64_t o = 0; p >= 0 && o < O; o++) sum += dpre(a, p * O + o) * (double)w[(k * I + i) * O + o];
+                }
+                F32(a->dx)[r * I + i] = (float)sum;
+            }
+#pragma omp parallel for schedule(static)
+    for (int64_t j = 0; j < 27 * I; j++)
+        for (int64_t o = 0; o < O; o++) {
+            double  sum = (double)F32(a->dw)[j * O + o];
+            int64_t k = j / I, i = j % I;
+            for (int64_t p = 0; p < N; p++)
+                if (nb[27 * p + k] >= 0) sum += (double)x[nb[27 * p + k] * I + i] * dpre(a, p * O + o);
+            F32(a->dw)[j * O + o] = (float)sum;
+        }
+    for (int64_t o = 0; o < O; o++) {
+        double sum = (double)F32(a->db)[o];
+        for (int64_t p = 0; p < N; p++) sum += dpre(a, p * O + o);
+        F32(a->db)[o] = (float)sum;
+    }
+}

@@ -1,0 +1,262 @@
+/* Ranks over MPI. Sums do not use MPI_Allreduce: its order of additions is the library's choice (size, topology,
+ * arrival) and the standard does not promise the same bits on every rank. Here each rank owns a slice, gets that slice
+ * of everybody (all-to-all), adds in rank order in double, and the slices go round again (all-gather): the volume of a ring,
+ * bits that depend on the inputs and the number of ranks only. */
+#include "dist/comm.h"
+
+#include <mpi.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PART_MAX = 1 << 28 }; /* elements of one MPI call: counts are int */
+
+static bool started_here;
+
+static void abort_all_ranks(int code) { MPI_Abort(MPI_COMM_WORLD, code); }
+
+static void check_mpi(int rc, const char *call) {
+    if (rc == MPI_SUCCESS) return;
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int  n = 0;
+    MPI_Error_string(rc, text, &n);
+    FATAL("%s failed: %s", call, text);
+}
+
+#define MPI_DO(call) check_mpi((call), #call)
+
+static MPI_Comm world_of(const comm *c) { return *(MPI_Comm *)c->mpi; }
+
+static comm wrap(MPI_Comm m) {
+    comm c = {.mpi = malloc(sizeof m)};
+    CHECK(c.mpi, "no memory for a communicator");
+    memcpy(c.mpi, &m, sizeof m);
+    MPI_DO(MPI_Comm_set_errhandler(m, MPI_ERRORS_RETURN));
+    MPI_DO(MPI_Comm_rank(m, &c.rank));
+    MPI_DO(MPI_Comm_size(m, &c.size));
+    return c;
+}
+
+/* A process that no launcher started stays without MPI: no daemon, no waiting. */
+static bool launched(void) {
+    static const char *const mark[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"};
+    for (size_t i = 0; i < sizeof mark / sizeof mark[0]; i++)
+        if (getenv(mark[i])) return true;
+    return false;
+}
+
+void comm_start(comm *c, int *argc, char ***argv) {
+    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+    *c = (comm){.rank = 0, .size = 1};
+    if (launched()) {
+        int level = 0;
+        MPI_DO(MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &level));
+        CHECK(level >= MPI_THREAD_SERIALIZED, "this MPI has thread level %d, level %d is needed", level,
+              (int)MPI_THREAD_SERIALIZED);
+        started_here = true;
+        MPI_Comm m;
+        MPI_DO(MPI_Comm_dup(MPI_COMM_WORLD, &m));
+        *c = wrap(m);
+        fatal_set_abort(abort_all_ranks);
+        log_init(c->rank, c->size, LOG_INFO);
+    }
+    CHECK(!tasks || atoi(tasks) == c->size,
+          "srun started %s tasks but MPI sees %d: this srun does not speak to the MPI library, use srun --mpi=pmix", tasks,
+          c->size);
+}
+
+void comm_finish(comm *c) {
+    comm_free(c);
+    if (!started_here) return;
+    started_here = false;
+    fatal_set_abort(NULL);
+    MPI_DO(MPI_Finalize());
+}
+
+comm comm_dup(const comm *c) {
+    if (!c->mpi) return *c;
+    MPI_Comm m;
+    MPI_DO(MPI_Comm_dup(world_of(c), &m));
+    return wrap(m);
+}
+
+void comm_free(comm *c) {
+    if (c->mpi) {
+        MPI_Comm m = world_of(c);
+        MPI_DO(MPI_Comm_free(&m));
+        free(c->mpi);
+    }
+    *c = (comm){.rank = 0, .size = 1};
+}
+
+/* ---- small collectives ---------------------------------------------------------------------------------------- */
+
+void comm_all_gather(const comm *c, const void *send, void *recv, int64_t bytes) {
+    if (!c->mpi) {
+        memmove(recv, send, (size_t)bytes);
+        return;
+    }
+    /* Parts of at most 1 GB per rank; they arrive part by part, so each goes through a strided view. */
+    for (int64_t done = 0; done < bytes;) {
+        int64_t      n = bytes - done < PART_MAX ? bytes - done : PART_MAX;
+        MPI_Datatype piece, spaced;
+        MPI_DO(MPI_Type_contiguous((int)n, MPI_BYTE, &piece));
+        MPI_DO(MPI_Type_create_resized(piece, 0, (MPI_Aint)bytes, &spaced));
+        MPI_DO(MPI_Type_commit(&spaced));
+        MPI_DO(MPI_Allgather((const char *)send + done, (int)n, MPI_BYTE, (char *)recv + done, 1, spaced, world_of(c)));
+        MPI_DO(MPI_Type_free(&spaced));
+        MPI_DO(MPI_Type_free(&piece));
+        done += n;
+    }
+}
+
+void comm_bcast(const comm *c, void *data, int64_t bytes, int root) {
+    for (int64_t done = 0; c->mpi && done < bytes;) {
+        int64_t n = bytes - done < PART_MAX ? bytes - done : PART_MAX;
+        MPI_DO(MPI_Bcast((char *)data + done, (int)n, MPI_BYTE, root, world_of(c)));
+        done += n;
+    }
+}
+
+void comm_barrier(const comm *c) {
+    if (c->mpi) MPI_DO(MPI_Barrier(world_of(c)));
+}
+
+bool comm_agree(const comm *c, status *st) {
+    int64_t first_bad = status_ok(st) ? -1 : (int64_t)c->size - c->rank; /* the largest is the lowest failing rank */
+    comm_max_i64(c, &first_bad, 1);
+    if (first_bad < 0) return true;
+    comm_bcast(c, st, sizeof *st, c->size - (int)first_bad);
+    return false;
+}
+
+static void reduce_exact(const comm *c, void *x, int64_t n, MPI_Datatype type, size_t width, MPI_Op op) {
+    for (int64_t done = 0; c->mpi && done < n;) {
+        int64_t k = n - done < PART_MAX ? n - done : PART_MAX;
+        MPI_DO(MPI_Allreduce(MPI_IN_PLACE, (char *)x + (size_t)done * width, (int)k, type, op, world_of(c)));
+        done += k;
+    }
+}
+
+/* Sums of integers and maxima do not depend on the order. */
+void comm_sum_i64(const comm *c, int64_t *x, int64_t n) { reduce_exact(c, x, n, MPI_INT64_T, 8, MPI_SUM); }
+void comm_max_i64(const comm *c, int64_t *x, int64_t n) { reduce_exact(c, x, n, MPI_INT64_T, 8, MPI_MAX); }
+void comm_max_f64(const comm *c, double *x, int64_t n) { reduce_exact(c, x, n, MPI_DOUBLE, 8, MPI_MAX); }
+
+/* ---- ordered sums --------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    char       *x;        /* the part of the slab */
+    char       *gathered; /* [size][own slice] */
+    int        *count, *first, *own_count, *own_first;
+    MPI_Request request;
+    bool        spreading, done;
+} sum_part;
+
+struct comm_request {
+    MPI_Comm     mpi;
+    int          rank, size, n_parts;
+    MPI_Datatype type;
+    size_t       width;
+    sum_part    *part;
+};
+
+static void part_start(comm_request *r, sum_part *p, char *x, int64_t n) {
+    int *table = malloc((size_t)(4 * r->size) * sizeof(int));
+    CHECK(table, "no memory for a reduction");
+    *p = (sum_part){.x = x, .count = table, .first = table + r->size, .own_count = table + 2 * r->size,
+                    .own_first = table + 3 * r->size};
+    for (int i = 0; i < r->size; i++) {
+        p->first[i] = (int)(n * i / r->size);
+        p->count[i] = (int)(n * (i + 1) / r->size) - p->first[i];
+    }
+    int own = p->count[r->rank];
+    for (int i = 0; i < r->size; i++) {
+        p->own_count[i] = own;
+        p->own_first[i] = i * own;
+    }
+    p->gathered = malloc((size_t)own * (size_t)r->size * r->width + 1);
+    CHECK(p->gathered, "no memory for a reduction of %lld elements", (long long)n);
+    MPI_DO(MPI_Ialltoallv(x, p->count, p->first, r->type, p->gathered, p->own_count, p->own_first, r->type, r->mpi,
+                          &p->request));
+}
+
+static void part_add(const comm_request *r, const sum_part *p) {
+    int64_t own = p->count[r->rank];
+    if (r->type == MPI_FLOAT) {
+        const float *g = (const float *)p->gathered;
+        float       *out = (float *)p->x + p->first[r->rank];
+        for (int64_t i = 0; i < own; i++) {
+            double s = 0;
+            for (int k = 0; k < r->size; k++) s += (double)g[k * own + i];
+            out[i] = (float)s;
+        }
+    } else {
+        const double *g = (const double *)p->gathered;
+        double       *out = (double *)p->x + p->first[r->rank];
+        for (int64_t i = 0; i < own; i++) {
+            double s = 0;
+            for (int k = 0; k < r->size; k++) s += g[k * own + i];
+            out[i] = s;
+        }
+    }
+}
+
+/* Moves a part on; with `wait` until it is done. */
+static void part_advance(comm_request *r, sum_part *p, bool wait) {
+    while (!p->done) {
+        int ready = 1;
+        if (wait)
+            MPI_DO(MPI_Wait(&p->request, MPI_STATUS_IGNORE));
+        else
+            MPI_DO(MPI_Test(&p->request, &ready, MPI_STATUS_IGNORE));
+        if (!ready) return;
+        if (p->spreading) {
+            p->done = true;
+        } else {
+            part_add(r, p);
+            p->spreading = true;
+            MPI_DO(MPI_Iallgatherv(MPI_IN_PLACE, 0, r->type, p->x, p->count, p->first, r->type, r->mpi, &p->request));
+        }
+    }
+}
+
+static comm_request *sum_start(const comm *c, void *x, int64_t n, MPI_Datatype type, size_t width) {
+    if (!c->mpi || c->size == 1 || n == 0) return NULL;
+    comm_request *r = malloc(sizeof *r);
+    CHECK(r, "no memory for a reduction");
+    *r = (comm_request){.mpi = world_of(c), .rank = c->rank, .size = c->size, .type = type, .width = width,
+                        .n_parts = (int)((n + PART_MAX - 1) / PART_MAX)};
+    r->part = malloc((size_t)r->n_parts * sizeof *r->part);
+    CHECK(r->part, "no memory for a reduction");
+    for (int i = 0; i < r->n_parts; i++) {
+        int64_t at = (int64_t)i * PART_MAX, k = n - at < PART_MAX ? n - at : PART_MAX;
+        part_start(r, &r->part[i], (char *)x + (size_t)at * width, k);
+    }
+    return r;
+}
+
+comm_request *comm_sum_f32_start(const comm *c, float *x, int64_t n) { return sum_start(c, x, n, MPI_FLOAT, 4); }
+
+void comm_wait(comm_request *r) {
+    if (!r) return;
+    for (int i = 0; i < r->n_parts; i++) {
+        part_advance(r, &r->part[i], true);
+        free(r->part[i].gathered);
+        free(r->part[i].count);
+    }
+    free(r->part);
+    free(r);
+}
+
+/* Blocking sums go in parts of 64 MB, so that they need little memory beside the slab. */
+static void sum_ordered(const comm *c, void *x, int64_t n, MPI_Datatype type, size_t width) {
+    int64_t most = ((int64_t)64 << 20) / (int64_t)width;
+    for (int64_t done = 0; c->mpi && done < n;) {
+        int64_t k = n - done < most ? n - done : most;
+        comm_wait(sum_start(c, (char *)x + (size_t)done * width, k, type, width));
+        done += k;
+    }
+}
+
+void comm_sum_f32(const comm *c, float *x, int64_t n) { sum_ordered(c, x, n, MPI_FLOAT, 4); }
+void comm_sum_f64(const comm *c, double *x, int64_t n) { sum_ordered(c, x, n, MPI_DOUBLE, 8); }
