@@ -62,7 +62,7 @@ static _Noreturn void child(const char *path, const import_limits *limits, int f
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     int null = open("/dev/null", O_RDWR);
-    if (null >= 0) dup2(null, STDOUT_FILENO), dup2(null, STDERR_FILENO); /* importers print what they like */
+    if (null >= 0) dup2(null, STDOUT_FILENO), dup2(null, STDERR_FILENO), close(null); /* importers print what they like */
     set_limit(RLIMIT_CORE, 0);
     set_limit(RLIMIT_CPU, (int64_t)ceil(limits->seconds) + 1);
     set_limit(RLIMIT_AS, memory_bytes(false) + limits->mbytes * 1048576);
@@ -240,7 +240,8 @@ static bool receive(stream *in, const char *path, const import_limits *limits, s
 /* Why the stream broke off, from the child's end. */
 static void explain(const char *path, const import_limits *l, const stream *in, int ended, int64_t peak_kb, status *st) {
     long long mb = (long long)l->mbytes;
-    bool      full = peak_kb / 1024 > l->mbytes * 8 / 10;
+    /* an importer that is refused memory crashes or gives up; one that does so with over 60 % of it taken was refused */
+    bool full = peak_kb / 1024 > l->mbytes * 6 / 10;
     if (in->state == STREAM_LATE || (WIFSIGNALED(ended) && WTERMSIG(ended) == SIGXCPU))
         status_set(st, ST_DATA, "%s: import timed out after %g s", path, l->seconds);
     else if (in->state == STREAM_LARGE || full)

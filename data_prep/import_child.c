@@ -132,6 +132,17 @@ static void add_node(merge *g, const struct aiNode *node, struct aiMatrix4x4 par
     for (unsigned i = 0; i < node->mNumChildren; i++) add_node(g, node->mChildren[i], t);
 }
 
+/* Embedded textures are named "*3", or by the file name they had. */
+static const struct aiTexture *embedded(const struct aiScene *in, const struct aiString *path) {
+    if (path->data[0] == '*') {
+        long i = strtol(path->data + 1, NULL, 10);
+        return i >= 0 && i < (long)in->mNumTextures ? in->mTextures[i] : NULL;
+    }
+    for (unsigned i = 0; i < in->mNumTextures; i++)
+        if (path->data[0] && strcmp(in->mTextures[i]->mFilename.data, path->data) == 0) return in->mTextures[i];
+    return NULL;
+}
+
 static void send_material(const struct aiScene *in, const struct aiMaterial *mat, int fd) {
     struct aiColor4D c = {0.8f, 0.8f, 0.8f, 1};
     if (mat && aiGetMaterialColor(mat, "$mat.gltf.pbrMetallicRoughness.baseColorFactor", 0, 0, &c) != AI_SUCCESS)
@@ -148,7 +159,7 @@ static void send_material(const struct aiScene *in, const struct aiMaterial *mat
     }
     diffuse[3] = opacity;
     send_all(fd, diffuse, sizeof diffuse);
-    const struct aiTexture *blob = found ? aiGetEmbeddedTexture(in, path.data) : NULL;
+    const struct aiTexture *blob = found ? embedded(in, &path) : NULL;
     int64_t n_path = found && !blob && path.length < IMPORT_MAX_PATH ? path.length : 0;
     int64_t n_blob = blob && blob->mHeight == 0 ? blob->mWidth : 0; /* height 0: a PNG or JPEG file of mWidth bytes */
     send_all(fd, &n_path, sizeof n_path);

@@ -4,7 +4,7 @@
 #include "io/h5.h"
 
 typedef struct {
-    hid_t file, coord, value, sharp, png, camera, view_hash;
+    hid_t    file, coord, value, sharp, png, camera, view_hash;
     int64_t *png_first; /* [n_views+1] */
 } shard_handle;
 

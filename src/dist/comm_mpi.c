@@ -24,12 +24,26 @@ static void check_mpi(int rc, const char *call) {
 
 #define MPI_DO(call) check_mpi((call), #call)
 
-static MPI_Comm world_of(const comm *c) { return *(MPI_Comm *)c->mpi; }
+typedef struct sum_part sum_part;
+
+/* What comm.mpi points to. Sums have two legs. The first is started by the caller, in program order, on `main`; the
+ * second starts whenever the first is through, so it has a communicator of its own and starts in the order of the queue:
+ * then every rank makes the calls on each communicator in one order. */
+typedef struct {
+    MPI_Comm  main, spread;
+    sum_part *head, *tail; /* parts under way, oldest first */
+} ranks;
+
+static ranks   *ranks_of(const comm *c) { return c->mpi; }
+static MPI_Comm world_of(const comm *c) { return ranks_of(c)->main; }
 
 static comm wrap(MPI_Comm m) {
-    comm c = {.mpi = malloc(sizeof m)};
-    CHECK(c.mpi, "no memory for a communicator");
-    memcpy(c.mpi, &m, sizeof m);
+    comm   c = {.mpi = malloc(sizeof(ranks))};
+    ranks *r = c.mpi;
+    CHECK(r, "no memory for a communicator");
+    *r = (ranks){.main = m};
+    MPI_DO(MPI_Comm_dup(m, &r->spread));
+    MPI_DO(MPI_Comm_set_errhandler(r->spread, MPI_ERRORS_RETURN));
     MPI_DO(MPI_Comm_set_errhandler(m, MPI_ERRORS_RETURN));
     MPI_DO(MPI_Comm_rank(m, &c.rank));
     MPI_DO(MPI_Comm_size(m, &c.size));
@@ -81,9 +95,11 @@ comm comm_dup(const comm *c) {
 
 void comm_free(comm *c) {
     if (c->mpi) {
-        MPI_Comm m = world_of(c);
-        MPI_DO(MPI_Comm_free(&m));
-        free(c->mpi);
+        ranks *r = ranks_of(c);
+        CHECK(!r->head, "a reduction is still under way");
+        MPI_DO(MPI_Comm_free(&r->main));
+        MPI_DO(MPI_Comm_free(&r->spread));
+        free(r);
     }
     *c = (comm){.rank = 0, .size = 1};
 }
@@ -144,119 +160,134 @@ void comm_max_f64(const comm *c, double *x, int64_t n) { reduce_exact(c, x, n, M
 
 /* ---- ordered sums --------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    char       *x;        /* the part of the slab */
-    char       *gathered; /* [size][own slice] */
-    int        *count, *first, *own_count, *own_first;
-    MPI_Request request;
-    bool        spreading, done;
-} sum_part;
-
-struct comm_request {
-    MPI_Comm     mpi;
-    int          rank, size, n_parts;
+struct sum_part {
+    sum_part    *next;
+    ranks       *r;
+    int          rank, size;
     MPI_Datatype type;
-    size_t       width;
-    sum_part    *part;
+    char        *x;        /* the part of the slab */
+    char        *gathered; /* [size][own slice] */
+    int         *count, *first, *own_count, *own_first;
+    MPI_Request  request;
+    bool         spreading, done;
 };
 
-static void part_start(comm_request *r, sum_part *p, char *x, int64_t n) {
-    int *table = malloc((size_t)(4 * r->size) * sizeof(int));
+struct comm_request {
+    int       n_parts;
+    sum_part *part;
+};
+
+static void part_start(const comm *c, sum_part *p, char *x, int64_t n, MPI_Datatype type) {
+    int *table = calloc((size_t)(4 * c->size), sizeof(int));
+    int  width = type == MPI_FLOAT ? 4 : 8;
     CHECK(table, "no memory for a reduction");
-    *p = (sum_part){.x = x, .count = table, .first = table + r->size, .own_count = table + 2 * r->size,
-                    .own_first = table + 3 * r->size};
-    for (int i = 0; i < r->size; i++) {
-        p->first[i] = (int)(n * i / r->size);
-        p->count[i] = (int)(n * (i + 1) / r->size) - p->first[i];
+    *p = (sum_part){.r = ranks_of(c), .rank = c->rank, .size = c->size, .type = type, .x = x, .count = table,
+                    .first = table + c->size, .own_count = table + 2 * c->size, .own_first = table + 3 * c->size};
+    for (int i = 0; i < p->size; i++) {
+        p->first[i] = (int)(n * i / p->size);
+        p->count[i] = (int)(n * (i + 1) / p->size) - p->first[i];
     }
-    int own = p->count[r->rank];
-    for (int i = 0; i < r->size; i++) {
+    int own = p->count[p->rank];
+    for (int i = 0; i < p->size; i++) {
         p->own_count[i] = own;
         p->own_first[i] = i * own;
     }
-    p->gathered = malloc((size_t)own * (size_t)r->size * r->width + 1);
+    p->gathered = malloc((size_t)own * (size_t)p->size * (size_t)width + 1);
     CHECK(p->gathered, "no memory for a reduction of %lld elements", (long long)n);
-    MPI_DO(MPI_Ialltoallv(x, p->count, p->first, r->type, p->gathered, p->own_count, p->own_first, r->type, r->mpi,
+    MPI_DO(MPI_Ialltoallv(x, p->count, p->first, type, p->gathered, p->own_count, p->own_first, type, p->r->main,
                           &p->request));
+    if (p->r->tail)
+        p->r->tail->next = p;
+    else
+        p->r->head = p;
+    p->r->tail = p;
 }
 
-static void part_add(const comm_request *r, const sum_part *p) {
-    int64_t own = p->count[r->rank];
-    if (r->type == MPI_FLOAT) {
-        const float *g = (const float *)p->gathered;
-        float       *out = (float *)p->x + p->first[r->rank];
-        for (int64_t i = 0; i < own; i++) {
-            double s = 0;
-            for (int k = 0; k < r->size; k++) s += (double)g[k * own + i];
-            out[i] = (float)s;
-        }
-    } else {
-        const double *g = (const double *)p->gathered;
-        double       *out = (double *)p->x + p->first[r->rank];
-        for (int64_t i = 0; i < own; i++) {
-            double s = 0;
-            for (int k = 0; k < r->size; k++) s += g[k * own + i];
-            out[i] = s;
-        }
-    }
-}
-
-/* Moves a part on; with `wait` until it is done. */
-static void part_advance(comm_request *r, sum_part *p, bool wait) {
-    while (!p->done) {
-        int ready = 1;
-        if (wait)
-            MPI_DO(MPI_Wait(&p->request, MPI_STATUS_IGNORE));
-        else
-            MPI_DO(MPI_Test(&p->request, &ready, MPI_STATUS_IGNORE));
-        if (!ready) return;
-        if (p->spreading) {
-            p->done = true;
+/* Adds the own slice of all ranks in rank order, in double. */
+static void part_add(const sum_part *p) {
+    int64_t own = p->count[p->rank];
+    for (int64_t i = 0; i < own; i++) {
+        double s = 0;
+        if (p->type == MPI_FLOAT) {
+            for (int k = 0; k < p->size; k++) s += (double)((const float *)p->gathered)[k * own + i];
+            ((float *)p->x)[p->first[p->rank] + i] = (float)s;
         } else {
-            part_add(r, p);
-            p->spreading = true;
-            MPI_DO(MPI_Iallgatherv(MPI_IN_PLACE, 0, r->type, p->x, p->count, p->first, r->type, r->mpi, &p->request));
+            for (int k = 0; k < p->size; k++) s += ((const double *)p->gathered)[k * own + i];
+            ((double *)p->x)[p->first[p->rank] + i] = s;
         }
     }
 }
 
-static comm_request *sum_start(const comm *c, void *x, int64_t n, MPI_Datatype type, size_t width) {
+static bool part_ready(sum_part *p, bool wait) {
+    int ready = 1;
+    if (wait)
+        MPI_DO(MPI_Wait(&p->request, MPI_STATUS_IGNORE));
+    else
+        MPI_DO(MPI_Test(&p->request, &ready, MPI_STATUS_IGNORE));
+    return ready;
+}
+
+/* Moves the queue on: without `last` as far as it goes by itself, else until `last` is done. */
+static void queue_advance(ranks *r, const sum_part *last) {
+    bool earlier_spread = true, wait = last != NULL;
+    for (sum_part *p = r->head; p; p = p->next) {
+        if (!p->spreading && earlier_spread && part_ready(p, wait)) {
+            part_add(p);
+            p->spreading = true;
+            MPI_DO(MPI_Iallgatherv(MPI_IN_PLACE, 0, p->type, p->x, p->count, p->first, p->type, r->spread,
+                                   &p->request));
+        }
+        if (p->spreading && !p->done) p->done = part_ready(p, p == last);
+        earlier_spread &= p->spreading;
+        if (p == last) break;
+    }
+    while (r->head && r->head->done) r->head = r->head->next;
+    if (!r->head) r->tail = NULL;
+}
+
+static comm_request *sum_start(const comm *c, void *x, int64_t n, MPI_Datatype type) {
     if (!c->mpi || c->size == 1 || n == 0) return NULL;
     comm_request *r = malloc(sizeof *r);
     CHECK(r, "no memory for a reduction");
-    *r = (comm_request){.mpi = world_of(c), .rank = c->rank, .size = c->size, .type = type, .width = width,
-                        .n_parts = (int)((n + PART_MAX - 1) / PART_MAX)};
+    r->n_parts = (int)((n + PART_MAX - 1) / PART_MAX);
     r->part = malloc((size_t)r->n_parts * sizeof *r->part);
     CHECK(r->part, "no memory for a reduction");
     for (int i = 0; i < r->n_parts; i++) {
         int64_t at = (int64_t)i * PART_MAX, k = n - at < PART_MAX ? n - at : PART_MAX;
-        part_start(r, &r->part[i], (char *)x + (size_t)at * width, k);
+        part_start(c, &r->part[i], (char *)x + at * (type == MPI_FLOAT ? 4 : 8), k, type);
     }
     return r;
 }
 
-comm_request *comm_sum_f32_start(const comm *c, float *x, int64_t n) { return sum_start(c, x, n, MPI_FLOAT, 4); }
+comm_request *comm_sum_f32_start(const comm *c, float *x, int64_t n) { return sum_start(c, x, n, MPI_FLOAT); }
+
+void comm_progress(const comm *c) {
+    if (c->mpi) queue_advance(ranks_of(c), NULL);
+}
 
 void comm_wait(comm_request *r) {
     if (!r) return;
     for (int i = 0; i < r->n_parts; i++) {
-        part_advance(r, &r->part[i], true);
-        free(r->part[i].gathered);
-        free(r->part[i].count);
+        sum_part *p = &r->part[i];
+        CHECK(p->done || p->r->head == p, "reductions are waited for in the order they were started");
+        while (!p->done || p->r->head == p) queue_advance(p->r, p);
+        free(p->gathered);
+        free(p->count);
     }
     free(r->part);
     free(r);
 }
 
 /* Blocking sums go in parts of 64 MB, so that they need little memory beside the slab. */
-static void sum_ordered(const comm *c, void *x, int64_t n, MPI_Datatype type, size_t width) {
-    int64_t most = ((int64_t)64 << 20) / (int64_t)width;
+static void sum_ordered(const comm *c, void *x, int64_t n, MPI_Datatype type) {
+    int64_t width = type == MPI_FLOAT ? 4 : 8, most = ((int64_t)64 << 20) / width;
+    CHECK(!c->mpi || !ranks_of(c)->head, "a blocking sum while another sum is under way");
     for (int64_t done = 0; c->mpi && done < n;) {
         int64_t k = n - done < most ? n - done : most;
-        comm_wait(sum_start(c, (char *)x + (size_t)done * width, k, type, width));
+        comm_wait(sum_start(c, (char *)x + done * width, k, type));
         done += k;
     }
 }
 
-void comm_sum_f32(const comm *c, float *x, int64_t n) { sum_ordered(c, x, n, MPI_FLOAT, 4); }
-void comm_sum_f64(const comm *c, double *x, int64_t n) { sum_ordered(c, x, n, MPI_DOUBLE, 8); }
+void comm_sum_f32(const comm *c, float *x, int64_t n) { sum_ordered(c, x, n, MPI_FLOAT); }
+void comm_sum_f64(const comm *c, double *x, int64_t n) { sum_ordered(c, x, n, MPI_DOUBLE); }

@@ -1,5 +1,6 @@
-/* Files that are whole or absent: written under NAME.part, completed, fsynced, renamed to NAME, and the folder fsynced.
- * A crash or a full disk leaves at most a NAME.part, which no reader of this program looks at. */
+/* Files that are whole or absent: written under NAME.part, completed, fsynced, renamed to NAME, and the
+ * folder fsynced. A crash or a full disk leaves at most a NAME.part, which no reader of this program looks
+ * at. */
 #pragma once
 #include "core/base.h"
 #include <stdio.h>
@@ -19,8 +20,8 @@ void atomic_abandon(atomic_file *a);
 /* begin + write + commit. */
 bool atomic_write(const char *path, const void *bytes, int64_t n, status *st);
 
-/* The two halves for writers that open the file themselves (HDF5): the name to write to, and the publication of a
- * closed file. publish removes the .part when it fails. */
+/* The two halves for writers that open the file themselves (HDF5): the name to write to, and the publication
+ * of a closed file. publish removes the .part when it fails. */
 bool atomic_part_name(const char *path, char part[PATH_CAP], status *st);
 bool atomic_publish(const char *part, const char *path, status *st);
 
@@ -36,7 +37,8 @@ bool remove_tree(const char *path, status *st);
 /* Malloc'ed content with a zero byte after it; refuses files above max_bytes. */
 bool read_whole_file(const char *path, int64_t max_bytes, uint8_t **bytes, int64_t *n, status *st);
 
-/* Names (not paths) in a folder that end in `suffix` and do not start with a dot, sorted; malloc'ed, free_names. */
+/* Names (not paths) in a folder that end in `suffix` and do not start with a dot, sorted; malloc'ed,
+ * free_names. */
 bool list_folder(const char *folder, const char *suffix, char ***names, int *n, status *st);
 void free_names(char **names, int n);
 

@@ -1,12 +1,10 @@
-#define _GNU_SOURCE /* memfd_create, dup3 */
 #include "io/h5.h"
+#include "io/h5_driver.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 /* zlib cannot do better than 1032:1, so stored bytes bound what a table can hold. */
@@ -34,11 +32,12 @@ static const char *where(hid_t object, const char *name, char out[768]) {
     return out;
 }
 
-#define DAMAGED(object, name, what)                                                                                    \
-    status_set(st, ST_DATA, "%s: %s: the file is damaged or of another kind", where(object, name, (char[768]){0}),     \
-               what)
-#define NOT_WRITTEN(object, name)                                                                                      \
-    status_set(st, ST_IO, "%s: write failed: the disk is full or the device failed; free some space and run again",    \
+#define DAMAGED(object, name, what)                                                                          \
+    status_set(st, ST_DATA, "%s: %s: the file is damaged or of another kind",                                \
+               where(object, name, (char[768]){0}), what)
+#define NOT_WRITTEN(object, name)                                                                            \
+    status_set(st, ST_IO,                                                                                    \
+               "%s: write failed: the disk is full or the device failed; free some space and run again",     \
                where(object, name, (char[768]){0}))
 
 static hid_t access_list(void) {
@@ -53,7 +52,7 @@ hid_t h5_file_create(const char *path, status *st) {
     quiet();
     hid_t fapl = access_list();
     errno = 0;
-    hid_t f = H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, fapl);
+    hid_t f = h5_driver_use(fapl) ? H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, fapl) : -1;
     int   err = errno;
     H5Pclose(fapl);
     if (f < 0)
@@ -71,32 +70,27 @@ hid_t h5_file_open(const char *path, status *st) {
     hid_t fapl = access_list();
     hid_t f = H5Fopen(path, H5F_ACC_RDONLY, fapl);
     H5Pclose(fapl);
-    if (f < 0) status_set(st, ST_DATA, "%s: is not an HDF5 file, or cut short or damaged: make it again", path);
+    if (f < 0)
+        status_set(st, ST_DATA, "%s: is not an HDF5 file, or cut short or damaged: make it again", path);
     return f;
 }
 
 bool h5_file_close(hid_t file, const char *path, status *st) {
     quiet();
-    if (H5Fflush(file, H5F_SCOPE_GLOBAL) < 0) {
-        h5_file_discard(file, path);
-        return status_set(st, ST_IO, "%s: write failed: the disk is full or the device failed; free some space and "
-                          "run again", path);
-    }
-    if (H5Fclose(file) < 0) return status_set(st, ST_IO, "%s: closing failed: the device failed", path);
-    return true;
+    bool flushed = H5Fflush(file, H5F_SCOPE_GLOBAL) >= 0;
+    int  err = h5_driver_error(file);
+    if (flushed && !err && H5Fclose(file) >= 0) return true;
+    if (!flushed || err) h5_file_discard(file, path);
+    unlink(path);
+    return status_set(st, ST_IO, "%s: write failed: %s; free some space and run again", path,
+                      err ? strerror(err) : "HDF5 cannot write its tables");
 }
 
-/* On a full disk H5Fclose cannot write its caches and would keep the file, its blocks and its memory for good. So the
- * file under it is exchanged for an anonymous one in memory, where that last, pointless flush succeeds. */
 void h5_file_discard(hid_t file, const char *path) {
     quiet();
-    int *fd = NULL, sink = memfd_create("discarded", MFD_CLOEXEC);
-    if (sink >= 0) {
-        if (H5Fget_vfd_handle(file, H5P_DEFAULT, (void **)&fd) >= 0 && fd && dup3(sink, *fd, O_CLOEXEC) < 0)
-            log_warn("%s: cannot let go of it: %s", path, strerror(errno));
-        close(sink);
-    }
-    if (H5Fclose(file) < 0) log_warn("%s: HDF5 cannot let go of it; its space returns when the program ends", path);
+    h5_driver_drop(file);
+    if (H5Fclose(file) < 0)
+        log_warn("%s: HDF5 cannot close it; its space comes back when the program ends", path);
     unlink(path);
 }
 
@@ -124,7 +118,8 @@ bool h5_has(hid_t file, const char *name) {
     return true;
 }
 
-/* ---- attributes --------------------------------------------------------------------------------------------------- */
+/* ---- attributes
+ * --------------------------------------------------------------------------------------------------- */
 
 static bool set_attr(hid_t object, const char *name, hid_t type, const void *v, status *st) {
     quiet();
@@ -171,7 +166,8 @@ static hid_t open_attr(hid_t object, const char *name, H5T_class_t want, hid_t *
     hid_t a = H5Aopen(object, name, H5P_DEFAULT);
     hid_t space = a >= 0 ? H5Aget_space(a) : -1;
     *type = a >= 0 ? H5Aget_type(a) : -1;
-    bool ok = space >= 0 && *type >= 0 && H5Sget_simple_extent_npoints(space) == 1 && H5Tget_class(*type) == want;
+    bool ok =
+        space >= 0 && *type >= 0 && H5Sget_simple_extent_npoints(space) == 1 && H5Tget_class(*type) == want;
     if (space >= 0) H5Sclose(space);
     if (ok) return a;
     DAMAGED(object, name, "the attribute has another type or shape");
@@ -193,7 +189,8 @@ bool h5_get_text(hid_t object, const char *name, char *out, size_t cap, status *
         H5Tclose(mem);
     } else {
         size_t size = H5Tget_size(type);
-        ok = size <= STRING_CAP && (text = calloc(size + 1, 1)) && H5Aread(a, type, text) >= 0 && strlen(text) < cap;
+        ok = size <= STRING_CAP && (text = calloc(size + 1, 1)) && H5Aread(a, type, text) >= 0 &&
+             strlen(text) < cap;
         if (ok) strcpy(out, text);
         free(text);
     }
@@ -226,7 +223,8 @@ bool h5_get_f64(hid_t object, const char *name, double *v, status *st) {
     return get_number(object, name, H5T_FLOAT, H5T_NATIVE_DOUBLE, v, st);
 }
 
-/* ---- tables ------------------------------------------------------------------------------------------------------- */
+/* ---- tables
+ * ------------------------------------------------------------------------------------------------------- */
 
 static hid_t          half_type = -1;
 static pthread_once_t half_once = PTHREAD_ONCE_INIT;
@@ -288,6 +286,16 @@ static bool move_rows(hid_t table, hid_t type, hsize_t first, hsize_t n, const v
     return ok;
 }
 
+/* The driver keeps failed writes to itself so that HDF5 stays in order; a writer hears of them here, not at
+ * the end. */
+static bool no_write_failed(hid_t table, status *st) {
+    hid_t file = H5Iget_file_id(table);
+    int   err = h5_driver_error(file);
+    H5Fclose(file);
+    return err == 0 || status_set(st, ST_IO, "%s: write failed: %s; free some space and run again",
+                                  where(table, NULL, (char[768]){0}), strerror(err));
+}
+
 bool h5_table_append(hid_t table, hid_t type, int64_t rows, const void *data, status *st) {
     hsize_t dims[2];
     quiet();
@@ -297,16 +305,28 @@ bool h5_table_append(hid_t table, hid_t type, int64_t rows, const void *data, st
     dims[0] += (hsize_t)rows;
     if (H5Dset_extent(table, dims) < 0 || !move_rows(table, type, old, (hsize_t)rows, data, NULL))
         return NOT_WRITTEN(table, NULL);
-    return true;
+    return no_write_failed(table, st);
 }
 
-bool h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, const void *data, status *st) {
+bool h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, const void *data,
+                  status *st) {
     int64_t width = (int64_t)H5Tget_size(type) * (cols ? cols : 1), chunk = (256 << 10) / width;
     if (chunk > rows) chunk = rows;
     hid_t table = h5_table_create(file, name, type, cols, chunk, 4, st);
     if (table < 0) return false;
     bool ok = h5_table_append(table, type, rows, data, st);
     return (H5Dclose(table) >= 0 && ok) || NOT_WRITTEN(file, name);
+}
+
+bool h5_flat_put(hid_t file, const char *name, hid_t type, int64_t count, const void *data, status *st) {
+    quiet();
+    hsize_t dims = (hsize_t)count;
+    hid_t   space = H5Screate_simple(1, &dims, NULL);
+    hid_t   set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    bool    ok = set >= 0 && (count == 0 || H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0);
+    H5Sclose(space);
+    if (set >= 0) ok = H5Dclose(set) >= 0 && ok;
+    return ok || NOT_WRITTEN(file, name);
 }
 
 bool h5_strings_put(hid_t file, const char *name, int64_t rows, char *const *text, status *st) {
@@ -316,8 +336,8 @@ bool h5_strings_put(hid_t file, const char *name, int64_t rows, char *const *tex
     for (int64_t i = 0; i < rows; i++)
         if (strlen(text[i]) > size) size = strlen(text[i]);
     if (size > STRING_CAP)
-        return status_set(st, ST_DATA, "%s: a text of %zu bytes is longer than %d", where(file, name, (char[768]){0}),
-                          size, STRING_CAP);
+        return status_set(st, ST_DATA, "%s: a text of %zu bytes is longer than %d",
+                          where(file, name, (char[768]){0}), size, STRING_CAP);
     char *flat = calloc((size_t)(rows ? rows : 1), size);
     CHECK(flat, "no memory for %lld strings of %zu bytes", (long long)rows, size);
     for (int64_t i = 0; i < rows; i++) memcpy(flat + (size_t)i * size, text[i], strlen(text[i]));
@@ -339,12 +359,13 @@ static bool plausible(hid_t table, const hsize_t dims[2], size_t size) {
     bool  chunked = dcpl >= 0 && H5Pget_layout(dcpl) == H5D_CHUNKED;
     if (chunked) H5Pget_chunk(dcpl, 2, chunk);
     if (dcpl >= 0) H5Pclose(dcpl);
-    double claimed = (double)dims[0] * (double)cols * (double)size, stored = (double)H5Dget_storage_size(table);
+    double claimed = (double)dims[0] * (double)cols * (double)size,
+           stored = (double)H5Dget_storage_size(table);
     return claimed <= stored * (chunked ? DEFLATE_BOUND : 1) && (double)chunk[0] * (double)chunk[1] < 2e9;
 }
 
-static hid_t open_table(hid_t file, const char *name, int64_t cols, int64_t rows, hsize_t dims[2], hid_t *type,
-                        status *st) {
+static hid_t open_table(hid_t file, const char *name, int64_t cols, int64_t rows, hsize_t dims[2],
+                        hid_t *type, status *st) {
     quiet();
     hid_t table = h5_has(file, name) ? H5Dopen2(file, name, H5P_DEFAULT) : -1;
     if (table < 0) {
@@ -355,9 +376,11 @@ static hid_t open_table(hid_t file, const char *name, int64_t cols, int64_t rows
     int rank = table_dims(table, dims);
     if (*type < 0 || rank != (cols ? 2 : 1) || (cols && dims[1] != (hsize_t)cols) ||
         (rows >= 0 && dims[0] != (hsize_t)rows)) {
-        status_set(st, ST_DATA, "%s: has shape [%llu,%llu], expected [%lld,%lld]: the file is damaged or of another "
-                   "kind", where(file, name, (char[768]){0}), (unsigned long long)dims[0], (unsigned long long)dims[1],
-                   (long long)rows, (long long)cols);
+        status_set(st, ST_DATA,
+                   "%s: has shape [%llu,%llu], expected [%lld,%lld]: the file is damaged or of another "
+                   "kind",
+                   where(file, name, (char[768]){0}), (unsigned long long)dims[0],
+                   (unsigned long long)dims[1], (long long)rows, (long long)cols);
     } else if (!plausible(table, dims, H5Tget_size(*type))) {
         DAMAGED(file, name, "claims more rows than its stored bytes can hold");
     } else {
@@ -368,12 +391,13 @@ static hid_t open_table(hid_t file, const char *name, int64_t cols, int64_t rows
     return -1;
 }
 
-hid_t h5_table_open(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, int64_t *found, status *st) {
+hid_t h5_table_open(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, int64_t *found,
+                    status *st) {
     hsize_t dims[2];
     hid_t   have, table = open_table(file, name, cols, rows, dims, &have, st);
     if (table < 0) return -1;
     H5T_class_t class = H5Tget_class(have);
-    bool        ok = class == H5Tget_class(type) && H5Tget_size(have) == H5Tget_size(type) &&
+    bool ok = class == H5Tget_class(type) && H5Tget_size(have) == H5Tget_size(type) &&
               (class != H5T_INTEGER || H5Tget_sign(have) == H5Tget_sign(type));
     H5Tclose(have);
     if (!ok) {
@@ -389,7 +413,8 @@ bool h5_table_rows(hid_t table, hid_t type, int64_t first, int64_t n, void *out,
     quiet();
     if (n == 0) return true;
     if (!move_rows(table, type, (hsize_t)first, (hsize_t)n, NULL, out))
-        return status_set(st, ST_DATA, "%s: rows %lld..%lld cannot be read: a checksum failed or the file is cut short",
+        return status_set(st, ST_DATA,
+                          "%s: rows %lld..%lld cannot be read: a checksum failed or the file is cut short",
                           where(table, NULL, (char[768]){0}), (long long)first, (long long)(first + n - 1));
     return true;
 }
@@ -422,7 +447,8 @@ char **h5_strings_get(hid_t file, const char *name, int64_t rows, status *st) {
         if (h5_table_rows(table, type, 0, (int64_t)dims[0], flat, st)) {
             out = malloc(((size_t)dims[0] + 1) * sizeof *out);
             CHECK(out, "no memory for the strings of %s", name);
-            for (hsize_t i = 0; i < dims[0]; i++) CHECK((out[i] = strndup(flat + i * size, size)), "no memory");
+            for (hsize_t i = 0; i < dims[0]; i++)
+                CHECK((out[i] = strndup(flat + i * size, size)), "no memory");
         }
         free(flat);
     }

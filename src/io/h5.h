@@ -1,9 +1,11 @@
-/* Thin typed helpers over HDF5, the only place that calls it. A "table" is a dataset of rank 1 (cols = 0) or 2, chunked
- * along its rows. Every failure is a one-line status that names file and object; HDF5's own error print is off, file
- * locking is off (network file systems often lack it, and every file here has one writer), and sizes found in a file
- * are bounded by what its stored bytes can hold before anything is allocated from them.
+/* Thin typed helpers over HDF5, the only place that calls it. A "table" is a dataset of rank 1 (cols = 0) or
+ * 2, chunked along its rows. Every failure is a one-line status that names file and object; HDF5's own error
+ * print is off, file locking is off (network file systems often lack it, and every file here has one writer),
+ * and sizes found in a file are bounded by what its stored bytes can hold before anything is allocated from
+ * them.
  *
- * Files are made in the 1.10 format, whose metadata carries checksums. All objects of a file are closed with it. */
+ * Files are made in the 1.10 format, whose metadata carries checksums. All objects of a file are closed with
+ * it. */
 #pragma once
 #include "core/base.h"
 #include <hdf5.h>
@@ -12,9 +14,9 @@
 hid_t h5_file_create(const char *path, status *st);
 hid_t h5_file_open(const char *path, status *st);
 /* Flushes and closes; a failed write (disk full) shows here at the latest. */
-bool h5_file_close(hid_t file, const char *path, status *st);
-/* Gets rid of a file under writing, also when the disk is full: what HDF5 still holds back is let go. */
-void h5_file_discard(hid_t file, const char *path);
+bool  h5_file_close(hid_t file, const char *path, status *st);
+/* Closes and removes a file under writing, also when the disk is full. */
+void  h5_file_discard(hid_t file, const char *path);
 
 bool h5_group(hid_t file, const char *name, status *st);
 bool h5_has(hid_t file, const char *name); /* of one link, or a path of links */
@@ -36,15 +38,19 @@ hid_t h5_table_create(hid_t file, const char *name, hid_t type, int64_t cols, in
                       status *st);
 bool  h5_table_append(hid_t table, hid_t type, int64_t rows, const void *data, status *st);
 /* create + append + close, deflate 4 */
-bool h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, const void *data, status *st);
+bool  h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, const void *data,
+                   status *st);
+/* A rank-1 dataset in one piece, without filters: fastest, for data with checksums of its own. */
+bool  h5_flat_put(hid_t file, const char *name, hid_t type, int64_t count, const void *data, status *st);
 /* Strings as a table of fixed-length UTF-8, zero padded to the longest. */
-bool h5_strings_put(hid_t file, const char *name, int64_t rows, char *const *text, status *st);
+bool  h5_strings_put(hid_t file, const char *name, int64_t rows, char *const *text, status *st);
 
-/* Opens a table whose class and size must be those of `type`, with exactly `cols` columns. rows < 0: any number, told
- * through *found (may be NULL). Negative on failure. */
-hid_t h5_table_open(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, int64_t *found, status *st);
-bool  h5_table_rows(hid_t table, hid_t type, int64_t first, int64_t n, void *out, status *st);
+/* Opens a table whose class and size must be those of `type`, with exactly `cols` columns. rows < 0: any
+ * number, told through *found (may be NULL). Negative on failure. */
+hid_t  h5_table_open(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, int64_t *found,
+                     status *st);
+bool   h5_table_rows(hid_t table, hid_t type, int64_t first, int64_t n, void *out, status *st);
 /* The whole table, malloc'ed (never NULL on success). */
-void *h5_table_get(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, status *st);
+void  *h5_table_get(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, status *st);
 /* Malloc'ed strings, `rows` of them; free each and the array. */
 char **h5_strings_get(hid_t file, const char *name, int64_t rows, status *st);

@@ -11,7 +11,7 @@
 /* Larger pictures than this are no textures or views; a hostile header may claim anything. */
 enum { MAX_SIDE = 1 << 15 };
 #define MAX_PIXELS (1ll << 28)
-#define MAX_FILE   (1ll << 30)
+#define MAX_FILE (1ll << 30)
 
 void image_free(image *im) {
     free(im->pixel);
@@ -28,7 +28,9 @@ static bool alloc_pixels(image *im, int64_t w, int64_t h, int channels, const ch
     return true;
 }
 
-/* ---- PNG ---------------------------------------------------------------------------------------------------------- */
+/* ---- PNG
+ * ----------------------------------------------------------------------------------------------------------
+ */
 
 static bool decode_png(const uint8_t *bytes, int64_t n, const char *name, image *im, status *st) {
     png_image p = {.version = PNG_IMAGE_VERSION};
@@ -40,7 +42,8 @@ static bool decode_png(const uint8_t *bytes, int64_t n, const char *name, image 
         png_image_free(&p);
         return false;
     }
-    if (png_image_finish_read(&p, NULL, im->pixel, 0, NULL) && !(p.warning_or_error & PNG_IMAGE_ERROR)) return true;
+    if (png_image_finish_read(&p, NULL, im->pixel, 0, NULL) && !(p.warning_or_error & PNG_IMAGE_ERROR))
+        return true;
 bad:
     image_free(im);
     png_image_free(&p);
@@ -48,14 +51,15 @@ bad:
 }
 
 bool image_encode_png(const image *im, uint8_t **bytes, int64_t *n, status *st) {
-    CHECK(im->pixel && im->width > 0 && im->height > 0 && (im->channels == 1 || im->channels == 3 || im->channels == 4),
+    CHECK(im->pixel && im->width > 0 && im->height > 0 &&
+              (im->channels == 1 || im->channels == 3 || im->channels == 4),
           "image of %dx%dx%d", im->width, im->height, im->channels);
-    png_image p = {.version = PNG_IMAGE_VERSION,
-                   .width = (png_uint_32)im->width,
-                   .height = (png_uint_32)im->height,
-                   .format = im->channels == 4   ? PNG_FORMAT_RGBA
-                             : im->channels == 3 ? PNG_FORMAT_RGB
-                                                 : PNG_FORMAT_GRAY};
+    png_image        p = {.version = PNG_IMAGE_VERSION,
+                          .width = (png_uint_32)im->width,
+                          .height = (png_uint_32)im->height,
+                          .format = im->channels == 4   ? PNG_FORMAT_RGBA
+                                    : im->channels == 3 ? PNG_FORMAT_RGB
+                                                        : PNG_FORMAT_GRAY};
     png_alloc_size_t cap = PNG_IMAGE_PNG_SIZE_MAX(p);
     uint8_t         *out = malloc(cap);
     CHECK(out, "no memory for a PNG of %dx%d", im->width, im->height);
@@ -69,7 +73,9 @@ bool image_encode_png(const image *im, uint8_t **bytes, int64_t *n, status *st) 
     return true;
 }
 
-/* ---- JPEG --------------------------------------------------------------------------------------------------------- */
+/* ---- JPEG
+ * ---------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct {
     struct jpeg_error_mgr base;
@@ -83,7 +89,9 @@ static void jpeg_fail(j_common_ptr c) {
     longjmp(t->back, 1);
 }
 
-static void jpeg_silent(j_common_ptr c) { (void)c; }
+static void jpeg_silent(j_common_ptr c) {
+    (void)c;
+}
 
 static bool decode_jpeg(const uint8_t *bytes, int64_t n, const char *name, image *im, status *st) {
     struct jpeg_decompress_struct c;
@@ -114,12 +122,14 @@ static bool decode_jpeg(const uint8_t *bytes, int64_t n, const char *name, image
     return true;
 }
 
-/* ---- either ------------------------------------------------------------------------------------------------------- */
+/* ---- either
+ * ------------------------------------------------------------------------------------------------------- */
 
 bool image_decode(const uint8_t *bytes, int64_t n, const char *name, image *im, status *st) {
     *im = (image){0};
     if (n > 8 && !png_sig_cmp(bytes, 0, 8)) return decode_png(bytes, n, name, im, st);
-    if (n > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF) return decode_jpeg(bytes, n, name, im, st);
+    if (n > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF)
+        return decode_jpeg(bytes, n, name, im, st);
     return status_set(st, ST_DATA, "%s: is neither PNG nor JPEG: convert it to PNG", name);
 }
 

@@ -1,6 +1,7 @@
 #include "model/ssa.h"
 
 #include <math.h>
+#include <stdio.h>
 
 static param *add_linear(params *p, int layer, int64_t out, int64_t in, const char *prefix, const char *name) {
     return params_add(p, layer, INIT_XAVIER, 0, DIMS(out, in), "%s%s.weight", prefix, name);

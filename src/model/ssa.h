@@ -1,5 +1,5 @@
-/* One SSA layer (R§4): three attention branches over the same q, k, v - compressed blocks, selected blocks, window - summed
- * with gates per token. Parameter names as R§10.1 under a prefix. */
+/* One SSA layer (R§4): three attention branches over the same q, k, v - compressed blocks, selected blocks, window -
+ * summed with gates per token. Parameter names as R§10.1 under a prefix. */
 #pragma once
 #include "model/ssdit.h"
 
@@ -16,7 +16,7 @@ typedef struct {
 
 /* What happens inside, for tests and analysis: step memory, valid until the next tape_begin (with recording and without
  * recompute). */
-typedef struct {
+typedef struct ssa_trace {
     var   *ck, *cv, *branch[3], *gate; /* (M,G*D) twice; compression, selection, window (N,H*D); (N,3) before sigmoid */
     tensor cmp_lse, block;             /* (N,H) f32; (G,N,K) i32 global selection blocks */
 } ssa_trace;

@@ -18,13 +18,15 @@ typedef struct {
 } ssa_config;
 
 typedef struct {
-    ssa_config  ssa;
-    int         blocks, mlp_ratio, in_channels, out_channels, cond_width;
+    ssa_config ssa;
+    int        blocks, mlp_ratio, in_channels, out_channels, cond_width;
     bool       sparse_cond; /* cond_proj + APE at the condition's coordinates */
-    bool       share_mod, cross_norm, use_shift;
-    int         time_width;  /* of the sinusoidal time embedding; 0: 256 */
-    int         resolution;  /* latent grid L: coordinates lie in [0,L) */
-    double      factor;      /* APE multiplier */
+    bool       share_mod;   /* one modulation layer for all blocks */
+    bool       cross_norm;  /* RMS norm of queries and keys in cross attention */
+    shift_rule shift;
+    int        time_width;  /* of the sinusoidal time embedding; 0: 256 */
+    int        resolution;  /* latent grid L: coordinates lie in [0,L) */
+    double     factor;      /* APE multiplier */
 } ssdit_config;
 
 typedef struct ssdit_layers ssdit_layers;
@@ -41,18 +43,32 @@ void ssdit_init(ssdit *m, const ssdit_config *cfg);
 void ssdit_free(ssdit *m);
 int  ssdit_n_layers(const ssdit_config *cfg);
 
+/* Index tables of a ragged batch. coord, sample_first, cond_coord and cond_first are the caller's memory. */
 typedef struct {
     int           n_samples;
     int64_t       n_tokens, n_cond;
-    tensor        coord, sample_first;          /* (N,3), (B+1) i32 */
+    tensor        coord, sample_first;  /* (N,3), (B+1) i32 */
     block_tables  blocks;
-    window_tables window[2];                    /* shift 0, m_win/2 */
-    tensor        cond_coord, cond_first;       /* (Lc,3) (only sparse_cond), (B+1) i32 */
+    window_tables window[2];            /* shift 0, m_win/2; only what the shift rule uses */
+    tensor        cond_coord, cond_first; /* (Lc,3) (only sparse_cond), (B+1) i32 */
 } ssdit_batch;
 
-/* coord in R§4.2 order (m_slc). cond_first (B+1): condition rows of each sample; cond_coord (Lc,3) or a null tensor. */
+/* coord in R§4.2 order (m_slc); a coordinate outside [0, resolution) is fatal. cond_first (B+1): condition rows of each
+ * sample; cond_coord (Lc,3), NULL or a null tensor with a dense condition. */
 ssdit_batch ssdit_batch_build(arena *host, const ssdit_config *cfg, const tensor *coord, const tensor *sample_first,
                               const tensor *cond_first, const tensor *cond_coord);
 
-/* x (N,in) noisy latents, time (B) f32 in [0,1000], cond (Lc,cond_width) -> velocity (N,out). */
+/* x (N,in) noisy latents, time (B) f32 in [0,1000], cond (Lc,cond_width) -> velocity (N,out). `time` lives as long as the
+ * micro-batch. */
 var *ssdit_forward(tape *t, ssdit *m, const ssdit_batch *b, var *x, const tensor *time, var *cond);
+
+/* The same, and what happened inside (step memory; without recompute). ssa and out have one entry per block. */
+struct ssa_trace;
+typedef struct {
+    struct ssa_trace *ssa;
+    var             **out;
+    var              *time, *in; /* time embedding (B,C); input of block 0 */
+} ssdit_trace;
+
+var *ssdit_forward_traced(tape *t, ssdit *m, const ssdit_batch *b, var *x, const tensor *time, var *cond,
+                          ssdit_trace *trace);

@@ -7,6 +7,7 @@ enum { SSVAE_LEVELS = 3 };
 
 typedef struct {
     int    width, blocks_enc, blocks_dec, heads, mlp_ratio, latent_channels;
+    int    width_dec, heads_dec;    /* of the decoder; 0: as the encoder */
     int    enc_width[SSVAE_LEVELS]; /* 32, 64, 128: input of the down blocks; the last one ends at `width` */
     int    dec_width[SSVAE_LEVELS]; /* 128, 64, 32: output of the up blocks */
     int    groups;                  /* GroupNorm groups of the down blocks */

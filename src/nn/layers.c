@@ -89,9 +89,11 @@ static void layer_norm_back(tape *t, tape_entry *e) {
     grad_open(t, &s, 3, l->x);
     layer_norm_args a = l->a;
     a.dy = &e->out->g;
-    a.dx = grad_slot(&s, 0);
-    a.dscale = grad_slot(&s, 1);
-    a.dshift = grad_slot(&s, 2);
+    a.dx = grad_need(t, &s, 0);
+    if (grad_slot(&s, 1) || grad_slot(&s, 2)) {
+        a.dscale = grad_need(t, &s, 1);
+        a.dshift = grad_need(t, &s, 2);
+    }
     a.dgamma = param_grad(l->gamma);
     a.dbeta = param_grad(l->beta);
     layer_norm_bwd(t->c, &a);
@@ -134,7 +136,7 @@ static void group_norm_back(tape *t, tape_entry *e) {
     grad_open(t, &s, 1, &l->x);
     group_norm_args a = l->a;
     a.dy = &e->out->g;
-    a.dx = grad_slot(&s, 0);
+    a.dx = grad_need(t, &s, 0);
     a.dgamma = param_grad(l->gamma);
     a.dbeta = param_grad(l->beta);
     group_norm_bwd(t->c, &a);
@@ -170,11 +172,10 @@ static void rms_norm_back(tape *t, tape_entry *e) {
     grad_slots      s;
     grad_open(t, &s, 1, &l->x);
     int64_t       heads = l->gamma->dim[0];
-    tensor        dy = heads_view(&e->out->g, heads), dx = {0};
+    tensor        dy = heads_view(&e->out->g, heads), dx = heads_view(grad_need(t, &s, 0), heads);
     rms_norm_args a = l->a;
-    if (grad_slot(&s, 0)) dx = heads_view(grad_slot(&s, 0), heads);
     a.dy = &dy;
-    a.dx = dx.data ? &dx : NULL;
+    a.dx = &dx;
     a.dgamma = param_grad(l->gamma);
     rms_norm_bwd(t->c, &a);
     grad_close(t, &s);
@@ -212,7 +213,7 @@ static void residual_back(tape *t, tape_entry *e) {
         grad_open(t, &s, 2, l->in);
         gate_residual_args a = l->a;
         a.dy = &e->out->g;
-        a.dh = grad_slot(&s, 0);
+        a.dh = grad_need(t, &s, 0);
         a.dgate = grad_slot(&s, 1);
         gate_residual_bwd(t->c, &a);
         grad_close(t, &s);

@@ -28,6 +28,9 @@ var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
 /* order NULL: members are the rows themselves. */
 var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add_one);
 var *nn_subdivide(tape *t, var *x);
+/* Rows of x in groups of `group` that follow each other: group i of the result is group index[i] of x, index (n) i32 in
+ * [0, N/group). */
+var *nn_gather(tape *t, var *x, const tensor *index, int64_t group);
 
 /* Segments of queries and keys; an order may be NULL. */
 typedef struct {

@@ -27,14 +27,12 @@ static void attn_back(tape *t, tape_entry *e) {
     grad_open(t, &s, l->n_in, l->in);
     attn_segment_args a = l->a;
     tensor            d[3], dout = columns(&e->out->g, 0, l->heads, l->head_dim);
-    for (int i = 0; i < 3; i++) {
-        const tensor *g = grad_slot(&s, l->src[i]);
-        d[i] = g ? columns(g, l->col[i], i ? l->kv_heads : l->heads, l->head_dim) : (tensor){0};
-    }
+    for (int i = 0; i < 3; i++)
+        d[i] = columns(grad_need(t, &s, l->src[i]), l->col[i], i ? l->kv_heads : l->heads, l->head_dim);
     a.dout = &dout;
-    a.dq = d[0].data ? &d[0] : NULL;
-    a.dk = d[1].data ? &d[1] : NULL;
-    a.dv = d[2].data ? &d[2] : NULL;
+    a.dq = &d[0];
+    a.dk = &d[1];
+    a.dv = &d[2];
     attn_segment_bwd(t->c, &a);
     grad_close(t, &s);
 }
@@ -113,10 +111,7 @@ static void select_back(tape *t, tape_entry *e) {
     attn_select_args a = l->a;
     int64_t          d = a.q->dim[2];
     tensor           g[3], dout = columns(&e->out->g, 0, l->heads, d);
-    for (int i = 0; i < 3; i++) {
-        CHECK(grad_slot(&s, i), "selection attention with an input that needs no gradient");
-        g[i] = columns(grad_slot(&s, i), 0, i ? l->kv_heads : l->heads, d);
-    }
+    for (int i = 0; i < 3; i++) g[i] = columns(grad_need(t, &s, i), 0, i ? l->kv_heads : l->heads, d);
     a.dout = &dout;
     a.dq = &g[0];
     a.dk = &g[1];
@@ -155,13 +150,12 @@ static void gate_back(tape *t, tape_entry *e) {
     grad_open(t, &s, 4, l->in);
     branch_gate_args a = l->a;
     tensor           d[3], dout = rows3(&e->out->g);
-    for (int i = 0; i < 4; i++) CHECK(grad_slot(&s, i), "gated sum with an input that needs no gradient");
     for (int i = 0; i < 3; i++) {
-        d[i] = rows3(grad_slot(&s, i));
+        d[i] = rows3(grad_need(t, &s, i));
         a.do_[i] = &d[i];
     }
     a.dout = &dout;
-    a.dz = grad_slot(&s, 3);
+    a.dz = grad_need(t, &s, 3);
     branch_gate_bwd(t->c, &a);
     grad_close(t, &s);
 }

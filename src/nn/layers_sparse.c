@@ -3,6 +3,7 @@
 
 #include "kernels/backend.h"
 
+/* ---- convolution, pooling, subdivision, gathering -------------------------------------------------------------- */
 
 typedef struct {
     tape_entry e;
@@ -84,6 +85,43 @@ var *nn_subdivide(tape *t, var *x) {
     return y;
 }
 
+typedef struct {
+    tape_entry    e;
+    var          *x;
+    const tensor *index;
+    int64_t       group;
+} gather_entry;
+
+static tensor groups_view(const tensor *x, int64_t group) {
+    return tensor_view(x, DIMS(x->dim[0] / group, group * x->dim[1]));
+}
+
+static void gather_back(tape *t, tape_entry *e) {
+    gather_entry *l = (gather_entry *)e;
+    grad_slots    s;
+    if (!l->x->needs_grad) return;
+    grad_open(t, &s, 1, &l->x);
+    zero_fwd(t->c, &(xy_args){.y = grad_slot(&s, 0)});
+    tensor dy = groups_view(&e->out->g, l->group), dx = groups_view(grad_slot(&s, 0), l->group);
+    add_table_bwd(t->c, &(add_table_args){.dy = &dy, .index = l->index, .dtable = &dx});
+    grad_close(t, &s);
+}
+
+var *nn_gather(tape *t, var *x, const tensor *index, int64_t group) {
+    CHECK(group > 0 && x->v.dim[0] % group == 0, "%lld rows in groups of %lld", (long long)x->v.dim[0], (long long)group);
+    int64_t      n = index->dim[0];
+    var         *y = tape_new(t, n * group, x->v.dim[1], x->needs_grad);
+    gather_entry l = {.e = {.bwd = gather_back, .out = y}, .x = x, .index = index, .group = group};
+    tensor       table = groups_view(&x->v, group), out = groups_view(&y->v, group);
+    size_t       mark = arena_mark(t->step);
+    tensor       none = arena_tensor(t->step, DT_F32, out.dim, 2); /* what the rows are added to */
+    zero_fwd(t->c, &(xy_args){.y = &none});
+    add_table_fwd(t->c, &(add_table_args){.x = &none, .table = &table, .index = index, .y = &out});
+    arena_reset(t->step, mark);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
 /* ---- posterior and losses ------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -130,7 +168,8 @@ static void sdf_loss_back(tape *t, tape_entry *e) {
     if (!l->pred->needs_grad) return;
     grad_open(t, &s, 1, &l->pred);
     sdf_loss_args a = l->sdf;
-    a.dpred = grad_slot(&s, 0);
+    tensor        dpred = tensor_view(grad_slot(&s, 0), a.pred->dim, 1);
+    a.dpred = &dpred;
     sdf_loss_bwd(t->c, &a);
     grad_close(t, &s);
 }

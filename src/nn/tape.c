@@ -82,9 +82,15 @@ void grad_open(tape *t, grad_slots *s, int n, var *const *x) {
         if (s->temp[i]) s->slot[i] = arena_tensor(t->step, DT_F32, x[i]->v.dim, x[i]->v.n_dims);
 }
 
+tensor *grad_need(tape *t, grad_slots *s, int i) {
+    const tensor *x = &s->x[i]->v;
+    if (!s->slot[i].data) s->slot[i] = arena_tensor(t->step, DT_F32, x->dim, x->n_dims);
+    return &s->slot[i];
+}
+
 void grad_close(tape *t, grad_slots *s) {
     for (int i = 0; i < s->n; i++) {
-        if (!s->slot[i].data) continue;
+        if (!s->x[i] || !s->x[i]->needs_grad) continue;
         if (s->temp[i]) add_into(t, &s->slot[i], &s->x[i]->g);
         s->x[i]->g_live = true;
     }
@@ -112,6 +118,7 @@ typedef struct {
     var *const *in;
     int         n_in, layer;
     bool        recompute;
+    var        *out;        /* not e.out: the hook fires for a segment without gradient, too */
     var        *inner_out;  /* of the recorded forward; NULL with recompute */
     tape_entry *inner_last;
 } segment_entry;
@@ -133,8 +140,7 @@ static tensor move_down(tape *t, const tensor *x) {
     return y;
 }
 
-static void segment_bwd(tape *t, tape_entry *entry) {
-    segment_entry *s = (segment_entry *)entry;
+static void segment_gradients(tape *t, segment_entry *s) {
     for (int i = 0; i < s->n_in; i++)
         if (s->in[i] && s->in[i]->needs_grad) grad_alloc(t, s->in[i]);
     size_t step_mark = arena_mark(t->step), book_mark = arena_mark(t->book);
@@ -145,11 +151,16 @@ static void segment_bwd(tape *t, tape_entry *entry) {
         s->inner_last = t->last;
         t->last = NULL;
     }
-    out->g = s->e.out->g;
+    out->g = s->out->g;
     out->g_live = true;
     run_backward(t, s->inner_last);
     arena_reset(t->step, step_mark);
     arena_reset(t->book, book_mark);
+}
+
+static void segment_bwd(tape *t, tape_entry *entry) {
+    segment_entry *s = (segment_entry *)entry;
+    if (s->out->g_live) segment_gradients(t, s);
     if (t->on_layer_done) t->on_layer_done(t->user, s->layer);
 }
 
@@ -176,7 +187,7 @@ var *tape_segment(tape *t, int layer, segment_fn fn, const void *args, size_t ar
         arena_reset(t->book, book_mark);
         out->v = move_down(t, &inner);
         out->needs_grad = recording;
-        segment_entry s = {.e = {.bwd = segment_bwd, .out = out}, .fn = fn, .args = kept_args, .in = kept_in,
+        segment_entry s = {.e = {.bwd = segment_bwd}, .out = out, .fn = fn, .args = kept_args, .in = kept_in,
                            .n_in = n_in, .layer = layer, .recompute = true};
         tape_record(t, &s, sizeof s);
         return out;
@@ -187,7 +198,7 @@ var *tape_segment(tape *t, int layer, segment_fn fn, const void *args, size_t ar
     t->last = NULL;
     var *inner = fn(t, args, in);
     var *out = tape_leaf(t, inner->v, true);
-    segment_entry s = {.e = {.bwd = segment_bwd, .out = out}, .fn = fn, .in = kept_in, .n_in = n_in,
+    segment_entry s = {.e = {.bwd = segment_bwd}, .out = out, .fn = fn, .in = kept_in, .n_in = n_in,
                        .layer = layer, .inner_out = inner, .inner_last = t->last};
     t->last = outer;
     tape_record(t, &s, sizeof s);

@@ -7,7 +7,8 @@
  * A segment (a transformer block, a conv block) is the unit of memory: its inner gradients live only during its backward;
  * with recompute its inner activations live only during its forward and are made again in backward; without recording
  * (sampling, evaluation) its inner activations are dropped as soon as its output is there. When its backward is done, its
- * parameters' gradients of this micro-batch are complete and `on_layer_done` fires: reduction may start.
+ * parameters' gradients of this micro-batch are complete and `on_layer_done` fires: reduction may start. It fires for
+ * every recorded segment, in reverse order, also for one that no gradient reached, so that all ranks see one sequence.
  *
  * Memory: values and gradients come from the `step` arena (device memory), records from `book` (host memory). Both are
  * reset by tape_begin. With ctx.dry and a counting step arena the same code only counts. */
@@ -34,7 +35,7 @@ struct tape {
     ctx        *c;
     arena      *step, *book;
     bool        recording;       /* training or golden tests; false: forward only */
-    int         recompute_first; /* segments 0 .. recompute_first-1 are recomputed in backward */
+    int         recompute_first; /* segments 0 .. recompute_first-1 are recomputed in backward; one alone saves nothing */
     int         n_segments;      /* counted in the forward pass */
     tape_entry *last;
     void (*on_layer_done)(void *user, int layer);
@@ -79,6 +80,8 @@ typedef struct {
 void grad_open(tape *t, grad_slots *s, int n, var *const *x);
 /* Slot i as an op argument: NULL when the input needs no gradient. */
 static inline tensor *grad_slot(grad_slots *s, int i) { return s->slot[i].data ? &s->slot[i] : NULL; }
-void grad_close(tape *t, grad_slots *s);
+/* Slot i for an op that insists on it: memory that is dropped when the input needs no gradient. */
+tensor *grad_need(tape *t, grad_slots *s, int i);
+void    grad_close(tape *t, grad_slots *s);
 /* The gradient of y flows unchanged into x (residual, added constant): hands the buffer over, or adds. */
 void grad_pass(tape *t, var *y, var *x);

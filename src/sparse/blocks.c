@@ -1,5 +1,7 @@
 #include "sparse/blocks.h"
 
+#include <stdlib.h>
+
 #include "sparse/sort_keys.h"
 
 /* Key of R§4.2: block x, y, z, then place in the block x, y, z. `n` bounds the block numbers of one axis. */

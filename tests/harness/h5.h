@@ -1,4 +1,5 @@
-/* A small reader for golden files in tests. Whatever is missing or cannot be read is fatal and names file and path. */
+/* A small reader for golden files in tests. Whatever is missing or cannot be read is fatal and names file and
+ * path. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,13 +25,13 @@ int32_t *h5_i32(h5_file f, const char *path, h5_dims *d);
 int64_t *h5_i64(h5_file f, const char *path, h5_dims *d);
 uint8_t *h5_u8(h5_file f, const char *path, h5_dims *d);
 /* One number: a dataset of one element. */
-double h5_scalar(h5_file f, const char *path);
+double   h5_scalar(h5_file f, const char *path);
 
 /* Is there an object of this path / an attribute on it? */
-bool h5_exists(h5_file f, const char *path);
-bool h5_attr_exists(h5_file f, const char *object, const char *name);
+bool    h5_exists(h5_file f, const char *path);
+bool    h5_attr_exists(h5_file f, const char *object, const char *name);
 /* The attribute of an object ("/" = the file); `missing` when it is not there, fatal when missing is NaN. */
-double h5_attr_double(h5_file f, const char *object, const char *name, double missing);
+double  h5_attr_double(h5_file f, const char *object, const char *name, double missing);
 /* An attribute of several numbers, malloc'ed. */
 double *h5_attr_doubles(h5_file f, const char *object, const char *name, int64_t *n);
 char   *h5_attr_string(h5_file f, const char *object, const char *name); /* malloc'ed, fatal when missing */

@@ -3,11 +3,15 @@
  * types) before each run, integer outputs with 0x7F.
  *
  * The bound on |cpu - ref| is derived: twice the largest error of `optest_rounded` (the reference source compiled with
- * float in place of double) plus four roundings of the largest value of that output; or, where a test sets `tol`,
- * tol * the largest value. */
+ * float in place of double) plus a few roundings of the largest value of that output: four, and sqrt(K) more where a test
+ * says that an element is a sum of K terms (partial sums are rounded K times, with random signs; a tensor of one element
+ * may have met a lucky order in the rounded run). A test adds a floor where larger intermediates cancel. Where a test sets `tol` the bound is tol * the largest value. */
 #pragma once
 #include "harness/harness.h"
 #include "kernels/backend.h"
+
+/* Below this float results of exponentials are as good as zero. */
+#define OPTEST_TINY 1e-20
 
 enum { OPTEST_MAX = 32, OPTEST_REPEAT = 50 };
 
@@ -25,6 +29,8 @@ typedef struct {
     void       *start;      /* fill values of IN and ACC */
     void       *want;       /* result of ref */
     double      worst, max; /* of the rounded run against ref: largest error, largest |value| */
+    double      terms;      /* of a sum; 0: no sum */
+    double      floor;      /* roundings of intermediates that may cancel, absolute */
     double      tol;        /* > 0 replaces the derived bound: relative to max */
 } optest_item;
 
@@ -55,8 +61,13 @@ tensor *optest_acc(optest *o, const char *name, uint32_t seed, double scale, con
 tensor *optest_out(optest *o, const char *name, dtype dt, const int64_t *dims, int n_dims);
 /* first (B+1) from B row counts. */
 tensor *optest_first(optest *o, const char *name, const int *counts, int n_samples);
-/* Turns an output of a forward into an input of the backward that follows: keeps its present (cpu or ref) values. */
-void optest_freeze(optest *o, const tensor *t);
+/* Turns the outputs of a forward into inputs of the backward that follows, with their present values. Tensors of the
+ * backward are declared after it. */
+void optest_freeze(optest *o);
+/* Keeps what the test itself wrote into an input. */
+void optest_keep(optest *o, const tensor *t);
+void optest_set_terms(optest *o, const tensor *t, int64_t terms);
+void optest_set_floor(optest *o, const tensor *t, double magnitude); /* four roundings of a value of this size */
 void optest_set_tol(optest *o, const tensor *t, double tol);
 
 /* Fills outputs, runs, checks guards and that no input changed. */

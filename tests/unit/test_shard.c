@@ -28,8 +28,12 @@ static const char *in_folder(const char *name) {
 static sample make_sample(int number, int64_t n, int n_views) {
     char text[64];
     snprintf(text, sizeof text, "folder/shape-%d.obj", number);
-    sample s = {.id = hash_text(text), .source_hash = 77u + (uint64_t)number, .center = {1, 2, 3.5 + number},
-                .scale = 0.25, .n_tiles = n, .n_views = n_views};
+    sample s = {.id = hash_text(text),
+                .source_hash = 77u + (uint64_t)number,
+                .center = {1, 2, 3.5 + number},
+                .scale = 0.25,
+                .n_tiles = n,
+                .n_views = n_views};
     s.source = strdup(text);
     s.category = strdup(number % 2 ? "Stühle" : "");
     s.report = strdup("{\"iou\": 0.99}");
@@ -80,7 +84,9 @@ static void write_shard_of(const char *path, int resolution) {
     if (!shard_finish(w, &st)) fail_msg("%s", st.text);
 }
 
-static bool exists(const char *path) { return access(path, F_OK) == 0; }
+static bool exists(const char *path) {
+    return access(path, F_OK) == 0;
+}
 
 static void round_trip(void **state) {
     (void)state;
@@ -117,7 +123,8 @@ static void round_trip(void **state) {
             assert_memory_equal(got.png[v], want.png[v], (size_t)want.png_size[v]);
         }
         if (want.n_views)
-            assert_memory_equal(got.camera, want.camera, (size_t)want.n_views * VIEW_CAMERA_FLOATS * sizeof(float));
+            assert_memory_equal(got.camera, want.camera,
+                                (size_t)want.n_views * VIEW_CAMERA_FLOATS * sizeof(float));
         sample_free(&want);
         sample_free(&got);
     }
@@ -159,7 +166,8 @@ static void cut_short(void **state) {
         shard  s;
         status st = {0};
         spill(path, b, lengths[i]);
-        if (shard_open(&s, path, &st)) fail_msg("a shard of %lld of %lld bytes opened", (long long)lengths[i], (long long)n);
+        if (shard_open(&s, path, &st))
+            fail_msg("a shard of %lld of %lld bytes opened", (long long)lengths[i], (long long)n);
         assert_int_equal(st.code, ST_DATA);
         assert_non_null(strstr(st.text, path));
     }
@@ -207,8 +215,8 @@ static void flipped_byte(void **state) {
     const char *path = in_folder("flipview.h5");
     write_shard_of(path, 128);
     flip_in(path, "view/png", 0);
-    shard   s;
-    status  st = {0};
+    shard    s;
+    status   st = {0};
     uint8_t *png;
     int64_t  size;
     float    camera[24];
@@ -252,7 +260,8 @@ static void refusals(void **state) {
         unlink(path);
         write_shard_of(path, 128);
         set_attr(path, cases[i].name, cases[i].v);
-        if (shard_open(&s, path, &st)) fail_msg("%s = %lld was accepted", cases[i].name, (long long)cases[i].v);
+        if (shard_open(&s, path, &st))
+            fail_msg("%s = %lld was accepted", cases[i].name, (long long)cases[i].v);
         assert_int_equal(st.code, ST_DATA);
         if (!strstr(st.text, cases[i].says)) fail_msg("\"%s\" does not say \"%s\"", st.text, cases[i].says);
     }
@@ -263,10 +272,10 @@ static void refusals(void **state) {
 
 static void folder_of_shards(void **state) {
     (void)state;
-    char    folder[128];
-    shard  *all;
-    int     n;
-    status  st = {0};
+    char   folder[128];
+    shard *all;
+    int    n;
+    status st = {0};
     snprintf(folder, sizeof folder, "%s/set", temp_folder());
     mkdir(folder, 0777);
     assert_false(shard_open_all(folder, &all, &n, &st));
@@ -293,12 +302,12 @@ static void folder_of_shards(void **state) {
 static void audit(void **state) {
     (void)state;
     enum { ORDER, TWICE, OUTSIDE, NAN_VALUE, BIG_VALUE, NO_IMAGE, SIZE, N_FAULTS };
-    const char *says[N_FAULTS] = {"out of order", "twice", "outside the grid", "not in [-1,1]", "not in [-1,1]",
-                                  "view 0", "its camera says"};
+    const char *says[N_FAULTS] = {"out of order",  "twice",  "outside the grid", "not in [-1,1]",
+                                  "not in [-1,1]", "view 0", "its camera says"};
     for (int fault = 0; fault < N_FAULTS; fault++) {
-        status        st = {0};
-        char          name[32];
-        shard_meta    meta = {64, 2.0};
+        status     st = {0};
+        char       name[32];
+        shard_meta meta = {64, 2.0};
         snprintf(name, sizeof name, "audit%d.h5", fault);
         shard_writer *w = shard_create(in_folder(name), &meta, &st);
         sample        good = make_sample(0, 20, 1), bad = make_sample(1, 20, 1);
@@ -375,7 +384,8 @@ static void full_disk(void **state) {
     assert_int_equal(umount2(folder, MNT_DETACH), 0);
 }
 
-/* ---- latents ------------------------------------------------------------------------------------------------------ */
+/* ---- latents
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void write_latents(const char *path, uint64_t vae) {
     status  st = {0};

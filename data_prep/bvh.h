@@ -1,0 +1,21 @@
+/* Embree scene of a surface: nearest distance and lists of near triangles (exact in double on the surface's vertices;
+ * the tree's boxes are float, its search radius is widened by their rounding). Thread safe after building. */
+#pragma once
+#include "data_prep/surface.h"
+
+typedef struct {
+    const surface *s;
+    void          *device, *scene;
+} bvh;
+
+typedef struct {
+    int32_t *id;
+    int64_t  n, cap;
+    bool     failed;
+} bvh_list;
+
+bool   bvh_build(bvh *b, const surface *s); /* false: out of memory */
+void   bvh_free(bvh *b);
+double bvh_distance(const bvh *b, const double p[3], double limit); /* +inf when nothing is within limit */
+bool   bvh_gather(const bvh *b, const double p[3], double radius, bvh_list *out); /* list is replaced; false: memory */
+void   bvh_list_free(bvh_list *l);

@@ -1,0 +1,350 @@
+#include "data_prep/prep.h"
+#include "core/rng.h"
+#include "data_prep/catalog.h"
+#include "data_prep/queue.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { N_SPLITS = 2, PATH_SIZE = 8192 };
+static const char *const split_name[N_SPLITS] = {"train", "heldout"};
+
+prep_options prep_default_options(void) {
+    return (prep_options){.resolution = 128, .tau_voxels = 2, .views = 4, .view_size = 112, .view_samples = 4, .up_axis = 1,
+                          .limit_seconds = 60, .limit_mbytes = 4096, .limit_faces = 4000000, .shapes_per_shard = 64,
+                          .min_tiles = 1, .half_thickness = 1, .cap_share = 0.05, .sharp_degrees = 30, .sharp_voxels = 2};
+}
+
+typedef struct {
+    const prep_options *o;
+    int                 rank, size;
+    file_list           files;
+    uint8_t            *todo;     /* [files.n] */
+    char              **heldout;  /* sorted names, from the list */
+    int64_t             n_heldout;
+    uint64_t            settings; /* hash of everything a rejection depends on */
+    shard_writer       *writer[N_SPLITS];
+    int                 in_shard[N_SPLITS], seq[N_SPLITS];
+    prep_result         r;
+} run;
+
+static bool has_split(const prep_options *o) { return o->heldout_list || o->heldout_share > 0; }
+
+static bool check_options(const prep_options *o, status *st) {
+    if (!o->input || !o->output) return status_set(st, ST_USAGE, "prep needs an input and an output folder");
+    if (o->resolution < 16 || o->resolution > 4096 || o->resolution % 8)
+        return status_set(st, ST_USAGE, "resolution %d: it must be a multiple of 8 from 16 to 4096", o->resolution);
+    if (!(o->tau_voxels > 0 && o->tau_voxels <= 16))
+        return status_set(st, ST_USAGE, "tau of %g voxels: it must be above 0 and at most 16", o->tau_voxels);
+    if (o->views < 0 || o->view_size < 1 || o->view_size > 8192 || o->view_samples < 1 || o->view_samples > 16)
+        return status_set(st, ST_USAGE, "%d views of %d pixels with %d samples: out of range", o->views, o->view_size,
+                          o->view_samples);
+    if (o->up_axis != 1 && o->up_axis != 2) return status_set(st, ST_USAGE, "up axis %d: 1 is y, 2 is z", o->up_axis);
+    if (!(o->limit_seconds > 0) || o->limit_mbytes < 1 || o->limit_faces < 1 || o->shapes_per_shard < 1)
+        return status_set(st, ST_USAGE, "limits of %g s, %lld MB, %lld faces, %d shapes per shard: all must be positive",
+                          o->limit_seconds, (long long)o->limit_mbytes, (long long)o->limit_faces, o->shapes_per_shard);
+    if (!(o->heldout_share >= 0 && o->heldout_share < 1))
+        return status_set(st, ST_USAGE, "held-out share %g: it must be in [0,1)", o->heldout_share);
+    if (!(o->half_thickness >= 0 && o->half_thickness <= 8 && o->cap_share >= 0 && o->sharp_degrees > 0 && o->sharp_voxels >= 0))
+        return status_set(st, ST_USAGE, "half thickness %g, cap share %g, sharp angle %g, sharp width %g: out of range",
+                          o->half_thickness, o->cap_share, o->sharp_degrees, o->sharp_voxels);
+    return true;
+}
+
+static uint64_t settings_hash(const prep_options *o) {
+    char text[512];
+    snprintf(text, sizeof text, "%d %g %g %lld %lld %lld %lld %g %g", o->resolution, o->tau_voxels, o->limit_seconds,
+             (long long)o->limit_mbytes, (long long)o->limit_faces, (long long)o->min_tiles, (long long)o->max_tiles,
+             o->half_thickness, o->cap_share);
+    return hash_text(text);
+}
+
+/* ---- what earlier runs left (rank 0) -------------------------------------------------------------------------- */
+
+static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+static int64_t find_name(const run *r, const char *name) {
+    char **at = bsearch(&name, r->files.name, (size_t)r->files.n, sizeof *r->files.name, compare_names);
+    return at ? at - r->files.name : -1;
+}
+
+static bool ends_with(const char *s, const char *end) {
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+/* Removes parts of dead runs, marks what whole shards hold as done. A missing folder holds nothing. */
+static bool read_folder(run *r, const char *folder, bool clean, status *st) {
+    DIR           *d = opendir(folder);
+    struct dirent *e;
+    bool           good = true;
+    while (d && good && (e = readdir(d))) {
+        char path[PATH_SIZE];
+        snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+        if (strncmp(e->d_name, "shard-", 6) != 0) continue;
+        if (clean && ends_with(e->d_name, ".part")) unlink(path);
+        if (!ends_with(e->d_name, ".h5")) continue;
+        shard s;
+        if (!shard_open(&s, path, st)) {
+            good = false;
+            break;
+        }
+        if (s.meta.resolution != r->o->resolution || s.meta.tau_voxels != r->o->tau_voxels)
+            good = status_set(st, ST_CONFIG,
+                              "%s: holds resolution %d, tau %g voxels, asked for are %d and %g: use another output folder",
+                              path, s.meta.resolution, s.meta.tau_voxels, r->o->resolution, r->o->tau_voxels);
+        for (int64_t i = 0; good && i < s.n_samples; i++) {
+            int64_t k = find_name(r, s.source[i]);
+            if (k >= 0) r->todo[k] = 0;
+        }
+        shard_close(&s);
+    }
+    if (d) closedir(d);
+    return good;
+}
+
+static void rejects_path(const run *r, char path[PATH_SIZE]) { snprintf(path, PATH_SIZE, "%s/rejects.jsonl", r->o->output); }
+
+/* A rejection holds for the same file and the same settings. A torn last line of a killed run is no JSON and is skipped. */
+static void read_rejects(run *r) {
+    char path[PATH_SIZE], *line = NULL;
+    rejects_path(r, path);
+    FILE  *f = fopen(path, "r");
+    size_t cap = 0;
+    while (f && getline(&line, &cap, f) > 0) {
+        json_t     *j = json_loads(line, 0, NULL);
+        const char *source = json_string_value(json_object_get(j, "source"));
+        int64_t     k = source ? find_name(r, source) : -1;
+        struct stat info;
+        if (k >= 0) {
+            char file[PATH_SIZE], settings[24];
+            const char *same = json_string_value(json_object_get(j, "settings"));
+            snprintf(file, sizeof file, "%s%s%s", *source == '/' ? "" : r->files.root, *source == '/' ? "" : "/", source);
+            snprintf(settings, sizeof settings, "%016llx", (unsigned long long)r->settings);
+            if (stat(file, &info) == 0 && same && strcmp(same, settings) == 0 &&
+                json_integer_value(json_object_get(j, "size")) == (json_int_t)info.st_size &&
+                json_integer_value(json_object_get(j, "mtime")) == (json_int_t)info.st_mtime)
+                r->todo[k] = 0;
+        }
+        json_decref(j);
+    }
+    free(line);
+    if (f) fclose(f);
+}
+
+static bool make_folder(const char *path, status *st) {
+    if (mkdir(path, 0777) == 0 || errno == EEXIST) return true;
+    return status_set(st, ST_IO, "%s: cannot make the folder: %s", path, strerror(errno));
+}
+
+static bool plan(run *r, status *st) {
+    const prep_options *o = r->o;
+    char                path[PATH_SIZE];
+    if (!file_list_read(o->input, &r->files, st)) return false;
+    for (; o->max_shapes > 0 && r->files.n > o->max_shapes; r->files.n--) free(r->files.name[r->files.n - 1]);
+    r->todo = malloc((size_t)r->files.n);
+    CHECK(r->todo, "no memory for %lld files", (long long)r->files.n);
+    memset(r->todo, 1, (size_t)r->files.n);
+    if (!o->dry_run && !make_folder(o->output, st)) return false;
+    if (!read_folder(r, o->output, !o->dry_run, st)) return false;
+    for (int s = 0; s < N_SPLITS; s++) {
+        snprintf(path, sizeof path, "%s/%s", o->output, split_name[s]);
+        if (!o->dry_run && has_split(o) && !make_folder(path, st)) return false;
+        if (!read_folder(r, path, !o->dry_run, st)) return false;
+    }
+    read_rejects(r);
+    return true;
+}
+
+/* Rank 0's file list and marks to everybody: the folder may look different elsewhere, or change. */
+static void share_plan(run *r) {
+    int64_t head[3] = {r->files.n, 0, 0};
+    if (r->size == 1) return;
+    for (int64_t i = 0; r->rank == 0 && i < r->files.n; i++) head[1] += (int64_t)strlen(r->files.name[i]) + 1;
+    if (r->rank == 0) head[2] = (int64_t)strlen(r->files.root) + 1;
+    queue_broadcast(head, sizeof head, r->size);
+    char *text = malloc((size_t)(head[1] + head[2])), *p = text;
+    CHECK(text, "no memory for %lld file names", (long long)head[0]);
+    if (r->rank == 0) {
+        p = stpcpy(p, r->files.root) + 1;
+        for (int64_t i = 0; i < r->files.n; i++) p = stpcpy(p, r->files.name[i]) + 1;
+    }
+    queue_broadcast(text, head[1] + head[2], r->size);
+    if (r->rank != 0) {
+        r->files = (file_list){strdup(text), malloc((size_t)head[0] * sizeof(char *)), head[0]};
+        r->todo = malloc((size_t)head[0]);
+        CHECK(r->files.root && r->files.name && r->todo, "no memory for %lld files", (long long)head[0]);
+        p = text + strlen(text) + 1;
+        for (int64_t i = 0; i < head[0]; i++, p += strlen(p) + 1) CHECK(r->files.name[i] = strdup(p), "no memory for a name");
+    }
+    queue_broadcast(r->todo, head[0], r->size);
+    free(text);
+}
+
+/* ---- split ---------------------------------------------------------------------------------------------------- */
+
+static bool read_heldout(run *r, status *st) {
+    if (!r->o->heldout_list) return true;
+    FILE *f = fopen(r->o->heldout_list, "r");
+    char  line[4096];
+    if (!f) return status_set(st, ST_NO_INPUT, "%s: %s", r->o->heldout_list, strerror(errno));
+    while (fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\r\n")] = 0;
+        if (!line[0] || line[0] == '#') continue;
+        r->heldout = realloc(r->heldout, (size_t)(r->n_heldout + 1) * sizeof *r->heldout);
+        CHECK(r->heldout && (r->heldout[r->n_heldout] = strdup(line)), "no memory for the held-out list");
+        r->n_heldout++;
+    }
+    fclose(f);
+    if (r->n_heldout) qsort(r->heldout, (size_t)r->n_heldout, sizeof *r->heldout, compare_names);
+    return true;
+}
+
+static int split_of(const run *r, const char *name) {
+    if (r->o->heldout_list)
+        return r->n_heldout && bsearch(&name, r->heldout, (size_t)r->n_heldout, sizeof *r->heldout, compare_names);
+    /* another hash than the id, which also decides views and order */
+    return r->o->heldout_share > 0 && (double)(hash_bytes(name, strlen(name), 1) >> 11) * 0x1p-53 < r->o->heldout_share;
+}
+
+/* ---- writing -------------------------------------------------------------------------------------------------- */
+
+static bool reject(run *r, const char *name, const char *path, const status *why, status *st) {
+    char        file[PATH_SIZE], settings[24];
+    struct stat info = {0};
+    if (stat(path, &info) != 0) info.st_size = -1;
+    snprintf(settings, sizeof settings, "%016llx", (unsigned long long)r->settings);
+    json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:s}", "source", name, "reason", why->text, "size",
+                          (json_int_t)info.st_size, "mtime", (json_int_t)info.st_mtime, "settings", settings);
+    char   *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
+    json_decref(j);
+    log_warn("rejected: %s", why->text);
+    if (!text) return true; /* a name that is no UTF-8 cannot be noted; it will be tried again */
+    size_t n = strlen(text);
+    text[n++] = '\n'; /* the terminator's place: one write is one line, also from several ranks */
+    rejects_path(r, file);
+    int  fd = open(file, O_WRONLY | O_CREAT | O_APPEND, 0666);
+    bool good = fd >= 0 && write(fd, text, n) == (ssize_t)n;
+    if (!good) status_set(st, ST_IO, "%s: %s", file, strerror(errno));
+    if (fd >= 0) close(fd);
+    free(text);
+    return good;
+}
+
+static bool open_writer(run *r, int split, status *st) {
+    char       path[PATH_SIZE];
+    shard_meta meta = {r->o->resolution, r->o->tau_voxels};
+    do {
+        snprintf(path, sizeof path, "%s/%s%sshard-%04d-%05d.h5", r->o->output, has_split(r->o) ? split_name[split] : "",
+                 has_split(r->o) ? "/" : "", r->rank, r->seq[split]++);
+    } while (access(path, F_OK) == 0); /* shards of earlier runs keep their numbers */
+    r->in_shard[split] = 0;
+    return (r->writer[split] = shard_create(path, &meta, st)) != NULL;
+}
+
+static bool close_writer(run *r, int split, status *st) {
+    shard_writer *w = r->writer[split];
+    r->writer[split] = NULL;
+    return !w || shard_finish(w, st);
+}
+
+/* False only for failures that end the run. */
+static bool one_mesh(run *r, int64_t k, catalog_set *catalog, status *st) {
+    const char *name = r->files.name[k], *category, *title;
+    char        path[PATH_SIZE];
+    status      bad = {0};
+    sample      s;
+    bool        whole = name[0] == '/';
+    snprintf(path, sizeof path, "%s%s%s", whole ? "" : r->files.root, whole ? "" : "/", name);
+    catalog_find(catalog, name, &category, &title);
+    if (!prep_sample(r->o, path, name, category, title, &s, &bad)) {
+        r->r.rejected++;
+        return reject(r, name, path, &bad, st);
+    }
+    int  split = split_of(r, name);
+    bool good = (r->writer[split] || open_writer(r, split, st)) && shard_append(r->writer[split], &s, st);
+    if (good) {
+        r->r.done++;
+        r->r.tiles += s.n_tiles;
+        r->r.voxels_in += s.n_in;
+        if (++r->in_shard[split] >= r->o->shapes_per_shard) good = close_writer(r, split, st);
+    }
+    sample_free(&s);
+    return good;
+}
+
+static void work(run *r, const int64_t *index, int64_t n, status *st) {
+    catalog_set *catalog = catalog_new(r->files.root);
+    work_queue  *q = queue_open(n, r->rank, r->size);
+    progress     bar;
+    int64_t      i;
+    progress_begin(&bar, "prep", 0, n);
+    while ((i = queue_next(q)) >= 0) {
+        if (!one_mesh(r, index[i], catalog, st)) {
+            queue_stop(q); /* the other ranks finish the shards they have */
+            break;
+        }
+        progress_step(&bar, i + 1, r->files.name[index[i]]);
+    }
+    for (int s = 0; s < N_SPLITS; s++) {
+        if (status_ok(st)) close_writer(r, s, st);
+        shard_abandon(r->writer[s]); /* NULL after a finish */
+        r->writer[s] = NULL;
+    }
+    queue_agree(st, r->rank, r->size);
+    if (status_ok(st)) progress_end(&bar, "");
+    queue_close(q);
+    catalog_free(catalog);
+}
+
+static void summarise(run *r, double t0) {
+    int64_t v[4] = {r->r.done, r->r.rejected, r->r.tiles, r->r.voxels_in};
+    queue_sum(v, 4, r->size);
+    r->r.done = v[0], r->r.rejected = v[1], r->r.tiles = v[2], r->r.voxels_in = v[3];
+    r->r.seconds = now_seconds() - t0;
+    double n = v[0] ? (double)v[0] : 1;
+    log_info("prep: %lld shapes in %.1f s (%.2f s each), %lld rejected, %lld skipped; %.0f tiles and %.0f near voxels a shape",
+             (long long)v[0], r->r.seconds, r->r.seconds / n, (long long)v[1], (long long)r->r.skipped, (double)v[2] / n,
+             (double)v[3] / n);
+}
+
+bool prep_run(const prep_options *o, int rank, int size, prep_result *result, status *st) {
+    run    r = {.o = o, .rank = rank, .size = size};
+    double t0 = now_seconds();
+    if (check_options(o, st)) {
+        r.settings = settings_hash(o);
+        if (read_heldout(&r, st) && rank == 0) plan(&r, st);
+    }
+    queue_agree(st, rank, size);
+    if (status_ok(st)) {
+        share_plan(&r);
+        int64_t *index = malloc((size_t)r.files.n * sizeof *index), n = 0;
+        CHECK(index, "no memory for %lld files", (long long)r.files.n);
+        for (int64_t i = 0; i < r.files.n; i++)
+            if (r.todo[i]) index[n++] = i;
+        r.r.found = r.files.n;
+        r.r.skipped = r.files.n - n;
+        log_info("prep: %lld mesh files in %s, %lld done or rejected before, %lld to do on %d rank%s; resolution %d, tau %g "
+                 "voxels, %d views of %d pixels",
+                 (long long)r.files.n, o->input, (long long)r.r.skipped, (long long)n, size, size > 1 ? "s" : "",
+                 o->resolution, o->tau_voxels, o->views, o->view_size);
+        if (!o->dry_run) {
+            work(&r, index, n, st);
+            if (status_ok(st)) summarise(&r, t0);
+        }
+        free(index);
+    }
+    if (result) *result = r.r;
+    file_list_free(&r.files);
+    for (int64_t i = 0; i < r.n_heldout; i++) free(r.heldout[i]);
+    free(r.heldout), free(r.todo);
+    return status_ok(st);
+}

@@ -1,0 +1,60 @@
+/* The driver behind `d3s2 prep`: a folder of mesh files to shards of sparse distance fields with condition views.
+ *
+ *   OUT/[train/|heldout/]shard-RANK-SEQ.h5   complete shards (src/data/shard.h); subfolders when a split is asked for
+ *   OUT/rejects.jsonl                        one line per mesh that could not be used, with the reason
+ *
+ * Ranks take meshes from a common queue and write their own shards. A restart removes *.part files of dead runs, keeps
+ * what complete shards hold and skips what was rejected before, unless the file or the settings changed. A bad mesh is
+ * logged and counted, never fatal; a failed write stops all ranks with the same status and leaves only whole shards. */
+#pragma once
+#include "data/shard.h"
+
+typedef struct {
+    const char *input;        /* folder, or a text file with one mesh path per line (relative to its folder) */
+    const char *output;       /* folder, made when missing */
+    int         resolution;   /* multiple of 8, 16..4096 */
+    double      tau_voxels;   /* (0,16] */
+    int         views;        /* per shape, >= 0 */
+    int         view_size;    /* pixels of a side */
+    int         view_samples; /* per pixel and axis, 1..16 */
+    int         up_axis;      /* of the meshes: 1 = y, 2 = z */
+    uint64_t    seed;
+    double      limit_seconds; /* of importing one mesh */
+    int64_t     limit_mbytes, limit_faces;
+    int         shapes_per_shard;
+    int64_t     max_shapes; /* only the first so many mesh files by name; 0: all */
+    int64_t     min_tiles, max_tiles; /* a shape outside is rejected; max 0: no limit */
+    const char *heldout_list;  /* file with one source name per line, or NULL */
+    double      heldout_share; /* [0,1): of the shapes, by hash of the name; used when there is no list */
+    double      half_thickness, cap_share, sharp_degrees, sharp_voxels; /* sdf.h */
+    bool        dry_run;       /* says what would be done, writes nothing */
+} prep_options;
+
+/* Defaults: R 128, tau 2 voxels, 4 views of 112 px, 4x4 samples, 64 shapes a shard, 60 s and 4096 MB a mesh. */
+prep_options prep_default_options(void);
+
+typedef struct {
+    int64_t found, skipped, done, rejected; /* files; skipped = already done or rejected */
+    int64_t tiles, voxels_in;               /* of the done ones */
+    double  seconds;
+} prep_result;
+
+/* Collective over `size` ranks (MPI is up when size > 1); every rank returns the same answer. result may be NULL. */
+bool prep_run(const prep_options *o, int rank, int size, prep_result *result, status *st);
+
+/* One mesh file to a sample, without a shard: what prep_run does for each. `name` is its source name. Errors are of the
+ * mesh (ST_DATA, ST_NO_INPUT). */
+bool prep_sample(const prep_options *o, const char *path, const char *name, const char *category, const char *title,
+                 sample *out, status *st);
+
+/* ---- file list (prep_list.c) ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    char   *root;  /* folder the names are relative to */
+    char  **name;  /* [n] sorted */
+    int64_t n;
+} file_list;
+
+/* All files below a folder that the importer knows, or the lines of a list file. */
+bool file_list_read(const char *input, file_list *l, status *st);
+void file_list_free(file_list *l);

@@ -1,0 +1,219 @@
+/* What can be reached from the border of the grid through voxels with s > 0 is outside; the rest is sealed and becomes
+ * inside. Tiles of the field are flooded as 512-bit masks (word x, bit 8y+z), far tiles as a whole. */
+#include "data_prep/sdf.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CELLS = 512 };
+
+typedef struct {
+    uint64_t w[8];
+} mask;
+
+#define Z_LOW  0x0101010101010101ull /* z = 0 of every y */
+#define Z_HIGH 0x8080808080808080ull
+
+typedef struct {
+    sdf_field *f;
+    int        T;
+    mask      *open, *seen; /* [n_tiles] */
+    uint8_t   *far_seen;    /* [T^3] far tiles reached; also 1 for a tile that waits in the stack */
+    int64_t   *stack, n_stack;
+} flood;
+
+static int64_t place(const flood *g, int x, int y, int z) { return ((int64_t)x * g->T + y) * g->T + z; }
+
+/* Spreads `seen` inside one tile until nothing changes. */
+static void spread(const mask *open, mask *seen) {
+    for (bool again = true; again;) {
+        again = false;
+        for (int x = 0; x < 8; x++) {
+            uint64_t s = seen->w[x], n = s | s << 8 | s >> 8 | (s << 1 & ~Z_LOW) | (s >> 1 & ~Z_HIGH);
+            if (x > 0) n |= seen->w[x - 1];
+            if (x < 7) n |= seen->w[x + 1];
+            n &= open->w[x];
+            if (n != s) {
+                seen->w[x] = n;
+                again = true;
+            }
+        }
+    }
+}
+
+/* The face of `m` towards direction d (0..5 = -x +x -y +y -z +z), as the bits it lights in the neighbour. */
+static mask across(const mask *m, int d) {
+    mask out = {{0}};
+    for (int x = 0; x < 8; x++) {
+        uint64_t s = m->w[x];
+        if (d == 0 && x == 0) out.w[7] = s;
+        if (d == 1 && x == 7) out.w[0] = s;
+        if (d == 2) out.w[x] = s << 56;
+        if (d == 3) out.w[x] = s >> 56;
+        if (d == 4) out.w[x] = (s & Z_LOW) << 7;
+        if (d == 5) out.w[x] = (s & Z_HIGH) >> 7;
+    }
+    return out;
+}
+
+static const mask FULL = {{~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull, ~0ull}};
+
+/* Light falls on tile `at`: what is new makes it wait for its turn. */
+static void light(flood *g, int64_t at, const mask *bits) {
+    int32_t t = g->f->tile_at[at];
+    if (t < 0) {
+        if (g->far_seen[at]) return;
+        uint64_t any = 0;
+        for (int x = 0; x < 8; x++) any |= bits->w[x];
+        if (!any) return;
+        g->far_seen[at] = 1;
+        g->stack[g->n_stack++] = at;
+        return;
+    }
+    uint64_t fresh = 0;
+    for (int x = 0; x < 8; x++) {
+        uint64_t n = bits->w[x] & g->open[t].w[x] & ~g->seen[t].w[x];
+        fresh |= n;
+        g->seen[t].w[x] |= n;
+    }
+    if (!fresh || g->far_seen[at]) return;
+    g->far_seen[at] = 1;
+    g->stack[g->n_stack++] = at;
+}
+
+static void run(flood *g) {
+    int T = g->T;
+    for (int x = 0; x < T; x++)
+        for (int y = 0; y < T; y++)
+            for (int z = 0; z < T; z++) {
+                int c[3] = {x, y, z};
+                for (int a = 0; a < 3; a++) {
+                    /* the border of the grid, as if a lit tile stood beyond it */
+                    mask from;
+                    if (c[a] == 0) from = across(&FULL, 2 * a + 1), light(g, place(g, x, y, z), &from);
+                    if (c[a] == T - 1) from = across(&FULL, 2 * a), light(g, place(g, x, y, z), &from);
+                }
+            }
+    while (g->n_stack > 0) {
+        int64_t at = g->stack[--g->n_stack];
+        int     c[3] = {(int)(at / T / T), (int)(at / T % T), (int)(at % T)};
+        int32_t t = g->f->tile_at[at];
+        mask    lit = FULL;
+        if (t >= 0) {
+            g->far_seen[at] = 0;
+            spread(&g->open[t], &g->seen[t]);
+            lit = g->seen[t];
+        }
+        for (int d = 0; d < 6; d++) {
+            int n[3] = {c[0], c[1], c[2]};
+            n[d / 2] += d % 2 ? 1 : -1;
+            if (n[d / 2] < 0 || n[d / 2] >= T) continue;
+            mask to = across(&lit, d);
+            light(g, place(g, n[0], n[1], n[2]), &to);
+        }
+    }
+}
+
+/* ---- sealed voxels -------------------------------------------------------------------------------------------- */
+
+enum { REACH = 8, WINDOW = 8 + 2 * REACH };
+
+static bool is_out(const flood *g, int x, int y, int z) {
+    int R = 8 * g->T;
+    if (x < 0 || y < 0 || z < 0 || x >= R || y >= R || z >= R) return true;
+    int64_t at = place(g, x / 8, y / 8, z / 8);
+    int32_t t = g->f->tile_at[at];
+    if (t < 0) return g->far_seen[at];
+    return g->seen[t].w[x % 8] >> (8 * (y % 8) + z % 8) & 1;
+}
+
+/* Walls inside a sealed pocket are not the hull. A voxel whose nearest outside voxel is D away is at least D - sqrt(3)
+ * deep (voxels), which pushes such walls below zero and leaves the hull as it is. */
+static void deepen(const flood *g, int64_t t, float *s) {
+    const int32_t *c = g->f->coord + 3 * t;
+    double         voxel = 1.0 / (g->f->resolution - 1);
+    enum { FAR = 1 << 14 };
+    int(*d)[WINDOW][WINDOW] = malloc(sizeof(int[WINDOW][WINDOW][WINDOW])), line[WINDOW];
+    CHECK(d, "no memory for a window of %d voxels", WINDOW);
+    for (int x = 0; x < WINDOW; x++)
+        for (int y = 0; y < WINDOW; y++) {
+            int last = FAR;
+            for (int z = 0; z < WINDOW; z++) {
+                last = is_out(g, 8 * c[0] - REACH + x, 8 * c[1] - REACH + y, 8 * c[2] - REACH + z) ? 0 : last + 1;
+                d[x][y][z] = last;
+            }
+            last = FAR;
+            for (int z = WINDOW - 1; z >= 0; z--) {
+                last = d[x][y][z] == 0 ? 0 : last + 1;
+                if (last < d[x][y][z]) d[x][y][z] = last;
+            }
+            for (int z = 0; z < WINDOW; z++) d[x][y][z] = d[x][y][z] >= REACH ? FAR : d[x][y][z] * d[x][y][z];
+        }
+    for (int x = 0; x < WINDOW; x++)
+        for (int z = 0; z < WINDOW; z++) {
+            for (int y = 0; y < WINDOW; y++) {
+                line[y] = FAR;
+                for (int k = 0; k < WINDOW; k++)
+                    if (d[x][k][z] + (k - y) * (k - y) < line[y]) line[y] = d[x][k][z] + (k - y) * (k - y);
+            }
+            for (int y = 0; y < WINDOW; y++) d[x][y][z] = line[y];
+        }
+    for (int x = 0; x < 8; x++)
+        for (int y = 0; y < 8; y++)
+            for (int z = 0; z < 8; z++) {
+                float *v = s + 64 * x + 8 * y + z;
+                int    best = REACH * REACH;
+                for (int k = 0; k < WINDOW; k++) {
+                    int e = d[k][REACH + y][REACH + z] + (k - REACH - x) * (k - REACH - x);
+                    if (e < best) best = e;
+                }
+                float depth = (float)((sqrt((double)best) - sqrt(3.0)) * voxel);
+                if (*v <= 0 && -*v < depth) *v = -depth;
+            }
+    free(d);
+}
+
+static bool has_pocket(const flood *g, int64_t t) {
+    uint64_t any = 0;
+    for (int x = 0; x < 8; x++) any |= g->open[t].w[x] & ~g->seen[t].w[x];
+    return any != 0;
+}
+
+bool sdf_flood(sdf_field *f) {
+    int     T = f->resolution / 8;
+    int64_t n_places = (int64_t)T * T * T;
+    flood   g = {f, T, calloc((size_t)f->n_tiles + 1, sizeof(mask)), calloc((size_t)f->n_tiles + 1, sizeof(mask)),
+                 calloc((size_t)n_places, 1), malloc((size_t)n_places * 8), 0};
+    uint8_t *near_pocket = calloc((size_t)f->n_tiles + 1, 1);
+    bool     good = g.open && g.seen && g.far_seen && g.stack && near_pocket;
+    if (good) {
+#pragma omp parallel for
+        for (int64_t t = 0; t < f->n_tiles; t++)
+            for (int v = 0; v < CELLS; v++)
+                if (f->s[CELLS * t + v] > 0) g.open[t].w[v / 64] |= 1ull << v % 64;
+        run(&g);
+        for (int64_t t = 0; t < f->n_tiles; t++) {
+            if (!has_pocket(&g, t)) continue;
+            const int32_t *c = f->coord + 3 * t;
+            for (int d = 0; d < 27; d++) {
+                int x = c[0] + d / 9 - 1, y = c[1] + d / 3 % 3 - 1, z = c[2] + d % 3 - 1;
+                if (x < 0 || y < 0 || z < 0 || x >= T || y >= T || z >= T) continue;
+                int32_t n = f->tile_at[place(&g, x, y, z)];
+                if (n >= 0) near_pocket[n] = 1;
+            }
+            for (int v = 0; v < CELLS; v++)
+                if ((g.open[t].w[v / 64] & ~g.seen[t].w[v / 64]) >> v % 64 & 1) {
+                    f->s[CELLS * t + v] *= -1;
+                    f->n_pocket++;
+                }
+        }
+#pragma omp parallel for schedule(dynamic, 16)
+        for (int64_t t = 0; t < f->n_tiles; t++)
+            if (near_pocket[t]) deepen(&g, t, f->s + CELLS * t);
+        for (int64_t i = 0; i < n_places; i++)
+            if (f->tile_at[i] < 0) f->tile_at[i] = g.far_seen[i] ? -1 : -2;
+    }
+    free(g.open), free(g.seen), free(g.far_seen), free(g.stack), free(near_pocket);
+    return good;
+}

@@ -1,0 +1,236 @@
+#include "app/networks.h"
+#include "io/checkpoint_file.h"
+#include "kernels/backend.h"
+#include "ops/loss.h"
+#include "train/infer.h"
+#include "train/setup.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { WHOLE_TILES = 16384 }; /* more are decoded in chunks, whose memory does not grow with the sample */
+
+/* Address space, not memory: pages that are not touched cost nothing. */
+static const size_t BOOK_BYTES = (size_t)256 << 20, SCRATCH_BYTES = (size_t)256 << 20, SCRATCH_PER_TILE = (size_t)96 << 10,
+                    HOST_BYTES = (size_t)16 << 20, HOST_PER_TILE = (size_t)16 << 10;
+
+bool network_load(network *n, const char *path, bool want_vae, bool ema, status *st) {
+    ckpt_manifest m = {0};
+    char          folder[PATH_CAP];
+    *n = (network){.is_vae = want_vae};
+    if (!ckpt_open_any(path, false, &m, st)) return false;
+    snprintf(folder, sizeof folder, "%s", m.folder); /* one step, also while training goes on */
+    n->step = m.step;
+    n->trained_on = (uint64_t)ckpt_number_of(&m, "vae", 0);
+    ckpt_close(&m);
+    n->o = malloc(sizeof *n->o);
+    CHECK(n->o, "no memory for the options");
+    bool ok = load_options(folder, n->o, st) && (want_vae ? load_vae(folder, ema, &n->vae, &n->weights, st)
+                                                          : load_dit(folder, ema, &n->dit, &n->weights, st));
+    if (!ok) {
+        free(n->o);
+        n->o = NULL;
+        return false;
+    }
+    n->fingerprint = params_fingerprint(want_vae ? &n->vae.p : &n->dit.p);
+    n->book = arena_new("book", BOOK_BYTES);
+    n->c = (ctx){.be = backend_find("cpu"), .deterministic = true};
+    return true;
+}
+
+void network_free(network *n) {
+    if (!n->o) return;
+    if (n->is_vae)
+        ssvae_free(&n->vae);
+    else
+        ssdit_free(&n->dit);
+    arena_free(&n->weights);
+    arena_free(&n->book);
+    if (n->work.base) arena_free(&n->work);
+    if (n->c.scratch.base) arena_free(&n->c.scratch);
+    free(n->o);
+    *n = (network){0};
+}
+
+/* Counts the memory of a pass, makes room, runs it. A pass starts with tape_begin. */
+typedef void (*pass_fn)(network *n, void *arg);
+
+static void run_pass(network *n, int64_t tiles, pass_fn pass, void *arg) {
+    arena counting = arena_counting("work");
+    if (n->c.scratch.base) arena_free(&n->c.scratch);
+    n->c.scratch = arena_new("scratch", SCRATCH_BYTES + (size_t)tiles * SCRATCH_PER_TILE);
+    n->t = (tape){.c = &n->c, .step = &counting, .book = &n->book};
+    n->c.dry = true;
+    pass(n, arg);
+    n->c.dry = false;
+    if (n->work.size < counting.peak) {
+        if (n->work.base) arena_free(&n->work);
+        n->work = arena_new("work", counting.peak);
+    }
+    n->t = (tape){.c = &n->c, .step = &n->work, .book = &n->book};
+    pass(n, arg);
+}
+
+/* Tiles in the network's order. */
+typedef struct {
+    arena    host;
+    int32_t *order;
+    tensor   coord, first;
+    int64_t  n;
+} sorted;
+
+static bool sort_tiles(const tile_set *t, int block, int limit, size_t more, sorted *s, status *st) {
+    *s = (sorted){.n = t->n, .host = arena_new("host", HOST_BYTES + (size_t)t->n * HOST_PER_TILE + more)};
+    if (!tile_order(&s->host, t->coord, t->n, block, limit, t->name, &s->order, st)) {
+        arena_free(&s->host);
+        return false;
+    }
+    s->coord = arena_tensor(&s->host, DT_I32, DIMS(t->n, 3));
+    s->first = arena_tensor(&s->host, DT_I32, DIMS(2));
+    I32(&s->first)[0] = 0;
+    I32(&s->first)[1] = (int32_t)t->n;
+    for (int64_t i = 0; i < t->n; i++)
+        for (int k = 0; k < 3; k++) I32(&s->coord)[3 * i + k] = t->coord[3 * (int64_t)s->order[i] + k];
+    return true;
+}
+
+/* Rows of `width` floats: into the network's order, and back. */
+static tensor to_network(sorted *s, const float *rows, int64_t width) {
+    tensor out = arena_tensor(&s->host, DT_F32, DIMS(s->n, width));
+    for (int64_t i = 0; i < s->n; i++)
+        memcpy(F32(&out) + i * width, rows + s->order[i] * width, (size_t)width * sizeof(float));
+    return out;
+}
+
+static void from_network(const sorted *s, const float *rows, int64_t stride, int64_t width, float *out) {
+    for (int64_t i = 0; i < s->n; i++)
+        memcpy(out + s->order[i] * width, rows + i * stride, (size_t)width * sizeof(float));
+}
+
+/* ---- auto-encoder ---------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    ssvae_batch b;
+    tensor      z;
+    float      *out;
+    const var  *result;
+} vae_pass;
+
+static void encode_pass(network *n, void *arg) {
+    vae_pass *p = arg;
+    tape_begin(&n->t);
+    p->result = ssvae_encode(&n->t, &n->vae, &p->b);
+}
+
+static void decode_pass(network *n, void *arg) {
+    vae_pass *p = arg;
+    tape_begin(&n->t);
+    if (p->b.n_tiles > WHOLE_TILES) {
+        ssvae_decode_chunked(&n->t, &n->vae, &p->b, tape_leaf(&n->t, p->z, false), 16, 4, p->out);
+    } else {
+        const var *v = ssvae_decode(&n->t, &n->vae, &p->b, tape_leaf(&n->t, p->z, false));
+        if (!n->c.dry) memcpy(p->out, v->v.data, tensor_bytes(&v->v));
+    }
+}
+
+bool vae_encode(network *v, const tile_set *t, const float *value, float *mean, status *st) {
+    sorted s;
+    int    C = v->vae.cfg.latent_channels;
+    if (!sort_tiles(t, v->vae.cfg.window, 1 << 16, 0, &s, st)) return false;
+    tensor   sdf = to_network(&s, value, 512);
+    vae_pass p = {.b = ssvae_batch_build(&s.host, &v->vae.cfg, &s.coord, &s.first, F32(&sdf))};
+    run_pass(v, t->n, encode_pass, &p);
+    from_network(&s, F32(&p.result->v), 2 * C, C, mean);
+    arena_free(&s.host);
+    return true;
+}
+
+bool vae_decode(network *v, const tile_set *t, const float *z, float *value, status *st) {
+    sorted s;
+    if (!sort_tiles(t, v->vae.cfg.window, 1 << 16, 0, &s, st)) return false;
+    vae_pass p = {.b = ssvae_batch_build(&s.host, &v->vae.cfg, &s.coord, &s.first, NULL),
+                  .z = to_network(&s, z, v->vae.cfg.latent_channels)};
+    p.out = arena_alloc(&s.host, (size_t)t->n * 512 * sizeof(float));
+    run_pass(v, t->n, decode_pass, &p);
+    from_network(&s, p.out, 512, 512, value);
+    arena_free(&s.host);
+    return true;
+}
+
+/* ---- transformer ----------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    ssdit_batch           b;
+    tensor                cond, x, z, eps, time01, time;
+    double                sigma_min;
+    const sampler_config *cfg;
+    uint64_t              id;
+    float                *latents;
+    const var            *velocity;
+    const tensor         *target;
+} dit_pass;
+
+static void sample_pass(network *n, void *arg) {
+    dit_pass *p = arg;
+    sampler_run(&n->t, &n->dit, &p->b, &p->cond, &p->id, p->cfg, p->latents);
+}
+
+static void flow_pass(network *n, void *arg) {
+    dit_pass *p = arg;
+    tape_begin(&n->t);
+    int64_t C = n->dit.cfg.in_channels;
+    var    *x = tape_new(&n->t, p->b.n_tokens, C, false);
+    tensor *target = tape_keep(&n->t, arena_tensor(n->t.step, DT_F32, DIMS(p->b.n_tokens, C)));
+    flow_noise_fwd(&n->c, &(flow_noise_args){.x0 = &p->z, .eps = &p->eps, .t = &p->time01, .first = &p->b.sample_first,
+                                             .sigma_min = p->sigma_min, .x_t = &x->v, .v = target});
+    p->velocity = ssdit_forward(&n->t, &n->dit, &p->b, x, &p->time, tape_leaf(&n->t, p->cond, false));
+    p->target = target;
+}
+
+static bool dit_setup(network *d, const tile_set *t, const view_input *view, sorted *s, dit_pass *p, status *st) {
+    const ssdit_config *c = &d->dit.cfg;
+    size_t              cond_bytes = (size_t)view->n_tokens * ((size_t)c->cond_width + 16) * sizeof(float);
+    if (!sort_tiles(t, c->ssa.m_slc, c->resolution, cond_bytes, s, st)) return false;
+    tensor coord = arena_tensor(&s->host, DT_I32, DIMS(view->n_tokens, 3)), first = arena_tensor(&s->host, DT_I32, DIMS(2));
+    p->cond = arena_tensor(&s->host, DT_F32, DIMS(view->n_tokens, c->cond_width));
+    view_tokens(d->o, view, F32(&p->cond), I32(&coord));
+    I32(&first)[0] = 0;
+    I32(&first)[1] = (int32_t)view->n_tokens;
+    p->b = ssdit_batch_build(&s->host, c, &s->coord, &s->first, &first, c->sparse_cond ? &coord : NULL);
+    return true;
+}
+
+bool dit_sample(network *d, const tile_set *t, const view_input *view, const sampler_config *cfg, float *z, status *st) {
+    sorted   s;
+    dit_pass p = {.cfg = cfg, .id = t->id};
+    int      C = d->dit.cfg.in_channels;
+    if (!dit_setup(d, t, view, &s, &p, st)) return false;
+    p.latents = arena_alloc(&s.host, (size_t)t->n * (size_t)C * sizeof(float));
+    run_pass(d, t->n, sample_pass, &p);
+    from_network(&s, p.latents, C, C, z);
+    arena_free(&s.host);
+    return true;
+}
+
+bool dit_flow_loss(network *d, const tile_set *t, const view_input *view, const float *z, const float *eps, int n_times,
+                   const double *time, double *loss, status *st) {
+    sorted   s;
+    dit_pass p = {.sigma_min = d->o->flow.sigma_min};
+    int      C = d->dit.cfg.in_channels;
+    if (!dit_setup(d, t, view, &s, &p, st)) return false;
+    p.z = to_network(&s, z, C);
+    p.eps = to_network(&s, eps, C);
+    p.time01 = arena_tensor(&s.host, DT_F32, DIMS(1));
+    p.time = arena_tensor(&s.host, DT_F32, DIMS(1));
+    for (int i = 0; i < n_times; i++) {
+        F32(&p.time01)[0] = (float)time[i];
+        F32(&p.time)[0] = (float)(1000 * time[i]);
+        run_pass(d, t->n, flow_pass, &p);
+        const float *v = F32(&p.velocity->v), *want = F32(p.target);
+        double       sum = 0;
+        for (int64_t k = 0; k < t->n * C; k++) sum += ((double)v[k] - (double)want[k]) * ((double)v[k] - (double)want[k]);
+        loss[i] = sum / (double)(t->n * C);
+    }
+    arena_free(&s.host);
+    return true;
+}

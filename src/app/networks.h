@@ -1,0 +1,44 @@
+/* Trained networks for one sample at a time: loaded from a checkpoint with the configuration stored in it. Tiles come and
+ * go in the order of the shard; each network's own order stays inside. */
+#pragma once
+#include "io/atomic_file.h"
+#include "io/options.h"
+#include "model/sampler.h"
+#include "model/ssvae.h"
+#include "train/view_input.h"
+
+typedef struct {
+    options  *o; /* the configuration it was trained with */
+    ssvae     vae;
+    ssdit     dit;
+    bool      is_vae;
+    int64_t   step;
+    uint64_t  fingerprint; /* of the weights in use */
+    uint64_t  trained_on;  /* of a transformer: fingerprint of the VAE its latents came from */
+    arena     weights, work, book;
+    ctx       c;
+    tape      t;
+} network;
+
+/* path: a step-N folder or a run folder. ST_CONFIG when it is the other kind of network. */
+bool network_load(network *n, const char *path, bool want_vae, bool ema, status *st);
+void network_free(network *n);
+
+/* One sample's tiles. */
+typedef struct {
+    const char     *name; /* for messages */
+    uint64_t        id;
+    int64_t         n;
+    const uint16_t *coord; /* [n,3] */
+} tile_set;
+
+/* Moments' mean (n, latent_channels) of value (n,512). */
+bool vae_encode(network *v, const tile_set *t, const float *value, float *mean, status *st);
+/* value (n,512) of latents z (n, latent_channels). */
+bool vae_decode(network *v, const tile_set *t, const float *z, float *value, status *st);
+
+/* z (n, channels): sampled under the condition. */
+bool dit_sample(network *d, const tile_set *t, const view_input *view, const sampler_config *cfg, float *z, status *st);
+/* Mean squared error of the velocity at x_t = (1-t) z + (s + (1-s) t) eps, for each of n_times times (R§6). */
+bool dit_flow_loss(network *d, const tile_set *t, const view_input *view, const float *z, const float *eps, int n_times,
+                   const double *time, double *loss, status *st);

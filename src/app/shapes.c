@@ -1,0 +1,115 @@
+#include "app/shapes.h"
+#include "core/half.h"
+#include "eval/marching_cubes.h"
+#include "train/setup.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+bool shape_read(const dataset *d, int64_t i, shape *out, status *st) {
+    *out = (shape){.resolution = d->resolution, .tau_voxels = d->tau_voxels};
+    if (!dataset_read(d, i, &out->s, st)) return false;
+    const sample *s = &out->s;
+    out->value = malloc((size_t)s->n_tiles * TILE_CELLS * sizeof(float) + 1);
+    out->coord = malloc((size_t)s->n_tiles * 3 * sizeof(int32_t) + 1);
+    CHECK(out->value && out->coord, "no memory for %lld tiles", (long long)s->n_tiles);
+    for (int64_t k = 0; k < s->n_tiles * TILE_CELLS; k++) out->value[k] = f16_to_f32(s->value[k]);
+    for (int64_t k = 0; k < s->n_tiles * 3; k++) out->coord[k] = s->coord[k];
+    result_name(s->source, s->id, out->name);
+    snprintf(out->where, sizeof out->where, "%s", sample_name(d, i));
+    out->t = (tile_set){out->where, s->id, s->n_tiles, s->coord};
+    return true;
+}
+
+void shape_free(shape *s) {
+    sample_free(&s->s);
+    free(s->value);
+    free(s->coord);
+    *s = (shape){0};
+}
+
+void shape_surface(const shape *s, const float *value, double level, mesh *out) {
+    marching_cubes(s->coord, value, s->s.n_tiles, &(mc_options){s->resolution, level, s->tau_voxels}, out);
+}
+
+json_t *shape_json(const shape *s, const char *key) {
+    char id[17];
+    hex_of(s->s.id, id);
+    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:s}", "id", id, "name", s->name, "source", s->s.source, "category",
+                     s->s.category, "tokens", (json_int_t)s->s.n_tiles, "key", key);
+}
+
+bool shapes_open(const options *o, const char *verb, dataset *d, status *st) {
+    if (o->command.n_args != 1)
+        return status_set(st, ST_USAGE, "%s takes one folder of shards: d3s2 %s SHARDS ...", verb, verb);
+    dataset_request r = {.shards = o->command.arg[0], .resolution = (int)o->data.resolution, .max_tiles = o->data.max_tiles};
+    if (!dataset_open(d, &r, st)) return false;
+    if (d->n > 0) return true;
+    dataset_close(d);
+    return status_set(st, ST_DATA, "%s: no sample in these shards", o->command.arg[0]);
+}
+
+void shapes_share(const int64_t *tokens, int64_t n, int ranks, int *owner) {
+    int64_t *load = calloc((size_t)ranks, sizeof *load);
+    CHECK(load, "no memory for %d ranks", ranks);
+    for (int64_t i = 0; i < n; i++) owner[i] = -1;
+    for (int64_t k = 0; k < n; k++) {
+        int64_t largest = -1;
+        int     least = 0;
+        for (int64_t i = 0; i < n; i++)
+            if (owner[i] < 0 && (largest < 0 || tokens[i] > tokens[largest])) largest = i;
+        for (int r = 1; r < ranks; r++)
+            if (load[r] < load[least]) least = r;
+        owner[largest] = least;
+        load[least] += tokens[largest];
+    }
+    free(load);
+}
+
+bool shape_view_read(const dataset *d, int64_t i, int view, const char *path, const options *trained, shape_view *out,
+                     status *st) {
+    const data_entry *e = &d->entry[i];
+    const char       *name = *path ? path : sample_name(d, i);
+    *out = (shape_view){0};
+    if (view >= e->views && (!*path || e->views > 0))
+        return status_set(st, ST_USAGE, "%s has %d views, there is no view %d", sample_name(d, i), e->views, view);
+    if (e->views > 0) {
+        if (!shard_read_view(&d->shards[e->shard], e->at, view, &out->png, &out->png_size, out->camera, st)) return false;
+        out->has_camera = true;
+    }
+    if (*path) {
+        free(out->png);
+        out->png = NULL;
+        if (!read_whole_file(path, 256 << 20, &out->png, &out->png_size, st)) return false;
+    }
+    if (view_check(trained, st) && view_prepare(trained, out->png, out->png_size, name, NULL, &out->input, st)) return true;
+    shape_view_free(out);
+    return false;
+}
+
+void shape_view_free(shape_view *v) {
+    free(v->png);
+    view_free(&v->input);
+    *v = (shape_view){0};
+}
+
+surface_options shape_surface_options(const options *o, uint64_t id) {
+    return (surface_options){.points = o->eval.points, .n_thresholds = o->eval.f1_thresholds.n < F1_MAX ? o->eval.f1_thresholds.n : F1_MAX,
+                             .threshold = o->eval.f1_thresholds.v, .key = {(uint64_t)o->eval.seed, RNG_EVAL, 0, id}};
+}
+
+sampler_config shape_sampler(const options *o) {
+    return (sampler_config){.schedule = SCHEDULE_PUBLISHED, .steps = (int)o->sample.steps, .shift = o->sample.shift,
+                            .guidance = o->sample.guidance, .seed = (uint64_t)o->sample.seed};
+}
+
+bool networks_fit(const network *vae, const network *dit, const dataset *d, status *st) {
+    if (dit->o->dit.resolution * 8 != d->resolution)
+        return status_set(st, ST_CONFIG, "the transformer was trained at R = %lld, the shards have R = %d",
+                          (long long)dit->o->dit.resolution * 8, d->resolution);
+    if (dit->trained_on && dit->trained_on != vae->fingerprint)
+        return status_set(st, ST_CONFIG, "the transformer learnt latents of auto-encoder %016llx, this one is %016llx: give the "
+                          "checkpoint (and ema) that encoded them", (unsigned long long)dit->trained_on,
+                          (unsigned long long)vae->fingerprint);
+    return true;
+}

@@ -1,0 +1,148 @@
+/* d3s2 info: what a data set holds, what a machine has. */
+#include "app/find.h"
+#include "app/machine.h"
+#include "app/verbs.h"
+#include "data/latents.h"
+#include "data/shard.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool print_device(void) {
+    machine m = machine_look();
+    printf("host       %s (%s)\nprocessor  %s\ncores      %d usable, %d threads of OpenMP\nmemory     %lld MB\nback ends  cpu, ref\n"
+           "libraries  %s\n",
+           m.host, m.system, m.cpu, m.cores, m.threads, (long long)m.memory_mb, m.libraries);
+    return true;
+}
+
+static int compare_i64(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* Ten equal steps from the least to the most. v is sorted. */
+static void print_histogram(const int64_t *v, int64_t n) {
+    enum { BARS = 10, WIDTH = 40 };
+    int64_t count[BARS] = {0}, most = 1, span = v[n - 1] - v[0] + 1;
+    int     bars = span < BARS ? (int)span : BARS;
+    for (int64_t i = 0; i < n; i++) {
+        int b = (int)((double)(v[i] - v[0]) * bars / (double)span);
+        if (++count[b] > most) most = count[b];
+    }
+    for (int b = 0; b < bars; b++) {
+        char    bar[WIDTH + 1];
+        int64_t lo = v[0] + (span * b + bars - 1) / bars, hi = v[0] + (span * (b + 1) + bars - 1) / bars - 1;
+        int     fill = (int)((count[b] * WIDTH + most - 1) / most);
+        memset(bar, '#', sizeof bar);
+        bar[fill] = 0;
+        printf("    %8lld .. %-8lld %6lld  %s\n", (long long)lo, (long long)hi, (long long)count[b], bar);
+    }
+}
+
+typedef struct {
+    const char *name;
+    int64_t     n, tokens;
+} category;
+
+static int compare_category(const void *a, const void *b) {
+    const category *x = a, *y = b;
+    return x->n != y->n ? (x->n < y->n ? 1 : -1) : strcmp(x->name, y->name);
+}
+
+static void print_shards(const char *where, const shard *s, int n_shards) {
+    int64_t n = 0, tiles = 0, views = 0, in = 0, sharp = 0, n_cat = 0, at = 0;
+    for (int i = 0; i < n_shards; i++) n += s[i].n_samples, tiles += s[i].n_tiles, views += s[i].n_views;
+    int64_t  *tokens = malloc(sizeof *tokens * (size_t)(n + 1));
+    category *cat = calloc((size_t)(n + 1), sizeof *cat);
+    CHECK(tokens && cat, "no memory for %lld samples", (long long)n);
+    for (int i = 0; i < n_shards; i++)
+        for (int64_t k = 0; k < s[i].n_samples; k++) {
+            const char *name = s[i].category[k][0] ? s[i].category[k] : "(none)";
+            int64_t     c = 0;
+            tokens[at] = s[i].first[k + 1] - s[i].first[k];
+            in += s[i].n_in[k], sharp += s[i].n_sharp[k];
+            while (c < n_cat && strcmp(cat[c].name, name) != 0) c++;
+            if (c == n_cat) cat[n_cat++].name = name;
+            cat[c].n++;
+            cat[c].tokens += tokens[at++];
+        }
+    printf("%s: %d shard%s, R = %d, tau = %g voxels\n", where, n_shards, n_shards == 1 ? "" : "s", s[0].meta.resolution,
+           s[0].meta.tau_voxels);
+    printf("  samples     %lld with %lld views\n", (long long)n, (long long)views);
+    if (n) {
+        qsort(tokens, (size_t)n, sizeof *tokens, compare_i64);
+        printf("  tokens      %lld in all; least %lld, mean %.0f, median %lld, most %lld\n", (long long)tiles,
+               (long long)tokens[0], (double)tiles / (double)n, (long long)tokens[n / 2], (long long)tokens[n - 1]);
+        print_histogram(tokens, n);
+        printf("  voxels      %lld, active %lld (%.1f %%), near sharp edges %lld (%.1f %% of the active)\n",
+               (long long)tiles * TILE_CELLS, (long long)in, 100.0 * (double)in / (double)(tiles * TILE_CELLS),
+               (long long)sharp, in ? 100.0 * (double)sharp / (double)in : 0);
+        qsort(cat, (size_t)n_cat, sizeof *cat, compare_category);
+        printf("  categories  %lld\n", (long long)n_cat);
+        for (int64_t c = 0; c < n_cat && c < 40; c++)
+            printf("    %-32s %6lld  mean %.0f tokens\n", cat[c].name, (long long)cat[c].n,
+                   (double)cat[c].tokens / (double)cat[c].n);
+        if (n_cat > 40) printf("    and %lld more\n", (long long)(n_cat - 40));
+    }
+    free(tokens);
+    free(cat);
+}
+
+/* Shards of one folder are one data set. */
+static bool folder_info(const found *list, int n, status *st) {
+    char folder[PATH_CAP];
+    folder_of(list[0].path, folder);
+    shard *s;
+    int    n_shards;
+    if (!shard_open_all(n == 1 ? list[0].path : folder, &s, &n_shards, st)) return false;
+    print_shards(n == 1 ? list[0].path : folder, s, n_shards);
+    shard_close_all(s, n_shards);
+    return true;
+}
+
+static bool latents_info(const char *path, status *st) {
+    latents l;
+    if (!latents_open(&l, path, st)) return false;
+    printf("%s: latents of %s, R = %d, %d channels, %lld samples, %lld tokens, VAE %016llx\n", path, l.shard, l.resolution,
+           l.channels, (long long)l.n_samples, (long long)l.n_tiles, (unsigned long long)l.vae);
+    latents_close(&l);
+    return true;
+}
+
+static bool path_info(const char *path, status *st) {
+    found *list;
+    int    n;
+    if (!find_below(path, &list, &n, st)) return false;
+    bool ok = true;
+    for (int i = 0, j; i < n && ok; i = j) {
+        char here[PATH_CAP], there[PATH_CAP];
+        folder_of(list[i].path, here);
+        j = i + 1;
+        if (list[i].kind == FOUND_SHARD) {
+            for (; j < n && list[j].kind == FOUND_SHARD; j++) {
+                folder_of(list[j].path, there);
+                if (strcmp(here, there) != 0) break;
+            }
+            ok = folder_info(list + i, j - i, st);
+        } else if (list[i].kind == FOUND_LATENTS) {
+            ok = latents_info(list[i].path, st);
+        } else if (list[i].kind == FOUND_DAMAGED) {
+            ok = status_set(st, ST_DATA, "%s: %s", list[i].path, list[i].text);
+        } else {
+            printf("%s: %s\n", list[i].path, list[i].kind == FOUND_CHECKPOINT ? "checkpoint" : "unfinished, ignored");
+        }
+    }
+    free(list);
+    return ok;
+}
+
+bool verb_info(app *a, status *st) {
+    if (a->flag) return print_device();
+    if (a->opt->command.n_args == 0)
+        return status_set(st, ST_USAGE, "info needs a path: d3s2 info PATH..., or d3s2 info --device");
+    for (int i = 0; i < a->opt->command.n_args; i++)
+        if (!path_info(a->opt->command.arg[i], st)) return false;
+    return true;
+}

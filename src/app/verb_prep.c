@@ -1,0 +1,88 @@
+/* d3s2 prep: options to prep_run, and which shapes are set aside. */
+#include "app/verbs.h"
+#include "core/rng.h"
+#include "data_prep/prep.h"
+#include "io/atomic_file.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct {
+    uint64_t    hash;
+    const char *name;
+} pick;
+
+static int compare_pick(const void *a, const void *b) {
+    const pick *x = a, *y = b;
+    return x->hash != y->hash ? (x->hash < y->hash ? -1 : 1) : strcmp(x->name, y->name);
+}
+
+/* The `count` names with the lowest hash: the choice does not depend on the order of files, and adding files changes
+ * little of it. */
+static bool write_heldout(const options *o, int64_t count, const char *path, status *st) {
+    file_list l;
+    if (!file_list_read(o->prep.input, &l, st)) return false;
+    int64_t n = o->prep.max_shapes > 0 && o->prep.max_shapes < l.n ? o->prep.max_shapes : l.n;
+    bool    ok = count < n || status_set(st, ST_USAGE, "prep.heldout_count=%lld leaves none of %lld meshes for training",
+                                         (long long)count, (long long)n);
+    pick   *p = malloc(sizeof *p * (size_t)(n + 1));
+    size_t  size = 1;
+    CHECK(p, "no memory for %lld names", (long long)n);
+    for (int64_t i = 0; i < n; i++) p[i] = (pick){hash_text(l.name[i]), l.name[i]};
+    qsort(p, (size_t)n, sizeof *p, compare_pick);
+    for (int64_t i = 0; i < count && ok; i++) size += strlen(p[i].name) + 1;
+    char *text = calloc(size, 1), *at = text;
+    CHECK(text, "no memory for %lld names", (long long)count);
+    for (int64_t i = 0; i < count && ok; i++) at += sprintf(at, "%s\n", p[i].name);
+    ok = ok && make_folder(o->prep.output, st) && atomic_write(path, text, (int64_t)(at - text), st);
+    free(text);
+    free(p);
+    file_list_free(&l);
+    return ok;
+}
+
+static int ceil_root(int64_t n) {
+    int k = 1;
+    while ((int64_t)k * k < n) k++;
+    return k;
+}
+
+bool verb_prep(app *a, status *st) {
+    const options *o = a->opt;
+    char           heldout[PATH_CAP];
+    if (!*o->prep.input || !*o->prep.output)
+        return status_set(st, ST_USAGE, "prep needs prep.input=FOLDER (meshes) and prep.output=FOLDER (shards)");
+    if (o->command.n_args)
+        return status_set(st, ST_USAGE, "prep takes no argument '%.80s': say prep.input=FOLDER", o->command.arg[0]);
+    if (o->prep.resolution % 8)
+        return status_set(st, ST_USAGE, "prep.resolution: %lld is not a multiple of 8", (long long)o->prep.resolution);
+    if (!join_path(o->prep.output, "heldout.txt", heldout, st)) return false;
+    prep_options p = prep_default_options();
+    p.input = o->prep.input;
+    p.output = o->prep.output;
+    p.resolution = (int)o->prep.resolution;
+    p.tau_voxels = o->prep.tau_voxels;
+    p.views = (int)o->prep.views;
+    p.view_size = (int)o->prep.view_size;
+    p.view_samples = ceil_root(o->prep.spp) < 16 ? ceil_root(o->prep.spp) : 16;
+    p.seed = (uint64_t)o->prep.seed;
+    p.limit_seconds = o->prep.seconds_per_mesh;
+    p.limit_mbytes = o->prep.mb_per_mesh;
+    p.shapes_per_shard = (int)o->prep.shapes_per_shard;
+    p.max_shapes = o->prep.max_shapes;
+    p.min_tiles = o->prep.min_tiles;
+    p.max_tiles = o->prep.max_tiles;
+    p.half_thickness = o->prep.shell_voxels;
+    p.sharp_degrees = o->prep.sharp_angle;
+    p.sharp_voxels = o->prep.sharp_width;
+    p.dry_run = o->command.dry_run;
+    if (o->prep.heldout_count > 0 && p.dry_run) {
+        p.heldout_share = 0.5; /* only says that there is a split */
+    } else if (o->prep.heldout_count > 0) {
+        if (a->world->rank == 0) write_heldout(o, o->prep.heldout_count, heldout, st);
+        if (!comm_agree(a->world, st)) return false;
+        p.heldout_list = heldout;
+    }
+    return prep_run(&p, a->world->rank, a->world->size, NULL, st);
+}

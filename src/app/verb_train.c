@@ -1,0 +1,35 @@
+/* d3s2 train, encode and bench: the verbs whose work is elsewhere. */
+#include "app/bench.h"
+#include "app/verbs.h"
+#include "train/encode.h"
+#include "train/trainer.h"
+
+#include <stdio.h>
+
+bool verb_train(app *a, status *st) {
+    if (a->opt->command.n_args)
+        return status_set(st, ST_USAGE, "train takes no argument '%.80s': say --config FILE and section.key=value",
+                          a->opt->command.arg[0]);
+    comm world = *a->world;
+    return trainer_run(a->opt, &world, NULL, st) == ST_OK;
+}
+
+bool verb_encode(app *a, status *st) {
+    const options *o = a->opt;
+    encode_report  r = {0};
+    if (o->command.n_args)
+        return status_set(st, ST_USAGE, "encode takes no argument '%.80s': say encode.input=FOLDER", o->command.arg[0]);
+    if (!*o->encode.input || !*o->encode.output || !*o->encode.vae)
+        return status_set(st, ST_USAGE, "encode needs encode.input=SHARDS, encode.vae=RUN and encode.output=FOLDER");
+    if (!encode_run(o, a->world, &r, st)) return false;
+    if (!o->command.dry_run)
+        log_info("encode: %lld samples, %lld tokens of %lld shards in %.1f s, %lld shards were there", (long long)r.n_samples,
+                 (long long)r.n_tiles, (long long)r.n_shards, r.seconds, (long long)r.n_skipped);
+    return true;
+}
+
+bool verb_bench(app *a, status *st) {
+    int code = bench_run(a->argc, a->argv);
+    st->code = (status_code)code; /* it has said what went wrong */
+    return code == ST_OK;
+}

@@ -1,0 +1,77 @@
+#include "dist/buckets.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Last layers first; what ends with the whole backward (-1) at the end; then by place. */
+static int by_completion(const void *pa, const void *pb) {
+    const bucket *a = pa, *b = pb;
+    if (a->min_layer != b->min_layer) return a->min_layer > b->min_layer ? -1 : 1;
+    return (a->first < b->first) - (a->first > b->first);
+}
+
+void buckets_init(buckets *b, const comm *c, const bucket_row *rows, int n_rows, int64_t total, int64_t bucket_bytes) {
+    *b = (buckets){.c = c, .item = calloc((size_t)n_rows + 1, sizeof(bucket))};
+    CHECK(b->item, "no memory for %d buckets", n_rows);
+    int64_t least = bucket_bytes / (int64_t)sizeof(float);
+    for (int i = 0; i < n_rows; i++) {
+        bucket *open = b->n ? &b->item[b->n - 1] : NULL;
+        CHECK(i == 0 || rows[i].offset > rows[i - 1].offset, "row %d of the slab is out of order", i);
+        if (rows[i].layer >= b->n_layers) b->n_layers = rows[i].layer + 1;
+        bool split = !open || (rows[i].offset - open->first >= least && rows[i].layer != rows[i - 1].layer);
+        if (split) {
+            open = &b->item[b->n++];
+            *open = (bucket){.first = rows[i].offset, .min_layer = rows[i].layer};
+        }
+        if (rows[i].layer < open->min_layer) open->min_layer = rows[i].layer;
+    }
+    for (int i = 0; i < b->n; i++) b->item[i].count = (i + 1 < b->n ? b->item[i + 1].first : total) - b->item[i].first;
+    if (b->n) CHECK(b->item[0].first == 0, "the slab starts at %lld", (long long)b->item[0].first);
+    qsort(b->item, (size_t)b->n, sizeof *b->item, by_completion);
+    b->layer_done = calloc((size_t)b->n_layers + 1, sizeof(bool));
+    CHECK(b->layer_done, "no memory for %d layers", b->n_layers);
+}
+
+void buckets_free(buckets *b) {
+    free(b->item);
+    free(b->layer_done);
+    *b = (buckets){0};
+}
+
+void buckets_begin(buckets *b, float *slab) {
+    CHECK(b->n_started == 0, "a reduction has not been finished");
+    b->slab = slab;
+    memset(b->layer_done, 0, (size_t)b->n_layers * sizeof(bool));
+}
+
+static void start_next(buckets *b) {
+    bucket *k = &b->item[b->n_started++];
+    k->request = comm_sum_f32_start(b->c, b->slab + k->first, k->count);
+}
+
+void buckets_layer_done(buckets *b, int layer) {
+    if (layer < 0) {
+        while (b->n_started < b->n) start_next(b);
+        return;
+    }
+    if (layer < b->n_layers) b->layer_done[layer] = true;
+    /* A layer is complete only when all layers after it are: the smallest layer of a bucket stands for the others. */
+    while (b->n_started < b->n) {
+        const bucket *k = &b->item[b->n_started];
+        if (k->min_layer < 0 || !b->layer_done[k->min_layer]) break;
+        start_next(b);
+    }
+    comm_progress(b->c);
+}
+
+double buckets_finish(buckets *b) {
+    double t = now_seconds();
+    buckets_layer_done(b, -1);
+    for (int i = 0; i < b->n; i++) {
+        comm_wait(b->item[i].request);
+        b->item[i].request = NULL;
+    }
+    b->n_started = 0;
+    b->exposed = now_seconds() - t;
+    return b->exposed;
+}

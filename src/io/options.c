@@ -1,0 +1,461 @@
+#define _GNU_SOURCE /* open_memstream */
+#include "io/options.h"
+#include "core/rng.h"
+#include "io/atomic_file.h"
+#include "io/yaml.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum { TYPE_INT, TYPE_FLOAT, TYPE_BOOL, TYPE_STRING, TYPE_INTS, TYPE_FLOATS, TYPE_ENUM } option_type;
+
+typedef struct {
+    option_type type;
+    const char *section, *key, *def, *help;
+    const char *names; /* of an enum, "a, b, c" */
+    size_t      at;
+    int64_t     least_i, most_i;
+    double      least_f, most_f;
+} option_row;
+
+#define AT(s, k) .at = offsetof(options, s.k)
+#define OPTION_SECTION(s, h)
+#define OPTION_INT(s, k, d, lo, hi, h) {TYPE_INT, #s, #k, #d, h, AT(s, k), .least_i = lo, .most_i = hi},
+#define OPTION_FLOAT(s, k, d, lo, hi, h) {TYPE_FLOAT, #s, #k, #d, h, AT(s, k), .least_f = lo, .most_f = hi},
+#define OPTION_BOOL(s, k, d, h) {TYPE_BOOL, #s, #k, #d, h, AT(s, k)},
+#define OPTION_STRING(s, k, d, h) {TYPE_STRING, #s, #k, d, h, AT(s, k)},
+#define OPTION_INTS(s, k, d, lo, hi, h) {TYPE_INTS, #s, #k, d, h, AT(s, k), .least_i = lo, .most_i = hi},
+#define OPTION_FLOATS(s, k, d, lo, hi, h) {TYPE_FLOATS, #s, #k, d, h, AT(s, k), .least_f = lo, .most_f = hi},
+#define OPTION_ENUM(s, k, d, h, ...) {TYPE_ENUM, #s, #k, #d, h, AT(s, k), .names = #__VA_ARGS__},
+#define OPTION_END(s)
+static const option_row rows[] = {
+#include "io/options.def"
+};
+enum { N_ROWS = sizeof rows / sizeof *rows };
+
+#undef OPTION_SECTION
+#undef OPTION_INT
+#undef OPTION_FLOAT
+#undef OPTION_BOOL
+#undef OPTION_STRING
+#undef OPTION_INTS
+#undef OPTION_FLOATS
+#undef OPTION_ENUM
+#define OPTION_SECTION(s, h) {#s, h},
+#define OPTION_INT(...)
+#define OPTION_FLOAT(...)
+#define OPTION_BOOL(...)
+#define OPTION_STRING(...)
+#define OPTION_INTS(...)
+#define OPTION_FLOATS(...)
+#define OPTION_ENUM(...)
+static const struct {
+    const char *name, *help;
+} sections[] = {
+#include "io/options.def"
+};
+enum { N_SECTIONS = sizeof sections / sizeof *sections };
+
+/* ---- names
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* Copies name i of an enum's list; false past the end. */
+static bool enum_name(const option_row *r, int i, char out[64]) {
+    const char *p = r->names;
+    for (; i > 0 && p; i--) p = (p = strchr(p, ',')) ? p + 1 : NULL;
+    if (!p) return false;
+    p += strspn(p, " ");
+    snprintf(out, 64, "%.*s", (int)strcspn(p, ", "), p);
+    return true;
+}
+
+enum { NAME_CAP = 64 };
+
+static int levenshtein(const char *a, const char *b) {
+    int row[NAME_CAP + 1], n = (int)strnlen(b, NAME_CAP);
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 0; a[i] && i < NAME_CAP; i++) {
+        int diagonal = row[0];
+        row[0] = i + 1;
+        for (int j = 0; j < n; j++) {
+            int best = diagonal + (a[i] != b[j]), above = row[j + 1];
+            if (above + 1 < best) best = above + 1;
+            if (row[j] + 1 < best) best = row[j] + 1;
+            diagonal = above;
+            row[j + 1] = best;
+        }
+    }
+    return row[n];
+}
+
+/* The option whose name is closest; the right key in a wrong section counts as one slip. */
+static void nearest(const char *section, const char *key, char out[2 * NAME_CAP]) {
+    char typed[2 * NAME_CAP], name[2 * NAME_CAP];
+    int  best = 1 << 20;
+    snprintf(typed, sizeof typed, "%.60s.%.60s", section, key);
+    for (int i = 0; i < N_ROWS; i++) {
+        snprintf(name, sizeof name, "%s.%s", rows[i].section, rows[i].key);
+        int d = levenshtein(typed, name);
+        if (!strcmp(key, rows[i].key) && d > 1) d = 1;
+        if (d < best) {
+            best = d;
+            strcpy(out, name);
+        }
+    }
+}
+
+static const option_row *find_row(const char *section, const char *key) {
+    for (int i = 0; i < N_ROWS; i++)
+        if (!strcmp(rows[i].section, section) && !strcmp(rows[i].key, key)) return &rows[i];
+    return NULL;
+}
+
+/* ---- values
+ * ------------------------------------------------------------------------------------------------------- */
+
+/* What a row accepts, in words. */
+static void accepted(const option_row *r, char *out, size_t cap) {
+    switch (r->type) {
+    case TYPE_INT:
+    case TYPE_INTS: {
+        char many[80] = "an integer";
+        if (r->type == TYPE_INTS) snprintf(many, sizeof many, "a list of at most %d integers", OPTION_LIST);
+        if (r->most_i == INT64_MAX)
+            snprintf(out, cap, "%s of at least %" PRId64, many, r->least_i);
+        else
+            snprintf(out, cap, "%s in [%" PRId64 ", %" PRId64 "]", many, r->least_i, r->most_i);
+        break;
+    }
+    case TYPE_FLOAT:
+        snprintf(out, cap, "a number in [%g, %.10g]", r->least_f, r->most_f);
+        break;
+    case TYPE_FLOATS:
+        snprintf(out, cap, "a list of at most %d numbers in [%g, %.10g]", OPTION_LIST, r->least_f, r->most_f);
+        break;
+    case TYPE_BOOL:
+        snprintf(out, cap, "true or false");
+        break;
+    case TYPE_STRING:
+        snprintf(out, cap, "a text of less than %d bytes", OPTION_TEXT);
+        break;
+    case TYPE_ENUM:
+        snprintf(out, cap, "one of %s", r->names);
+        break;
+    }
+}
+
+static bool parse_int(const option_row *r, const char *text, int64_t *v) {
+    char *end;
+    errno = 0;
+    *v = strtoll(text, &end, 10);
+    return *text && !isspace((unsigned char)*text) && !*end && !errno && *v >= r->least_i && *v <= r->most_i;
+}
+
+static bool parse_float(const option_row *r, const char *text, double *v) {
+    char *end;
+    if (!*text || strspn(text, "+-.0123456789eE") != strlen(text)) return false; /* no hex, inf, nan */
+    *v = strtod(text, &end);
+    return !*end && isfinite(*v) && *v >= r->least_f && *v <= r->most_f;
+}
+
+static bool parse_bool(const char *text, bool *v) {
+    static const char *const words[2][3] = {{"false", "no", "off"}, {"true", "yes", "on"}};
+    for (int i = 0; i < 6; i++)
+        if (!strcmp(text, words[i / 3][i % 3])) {
+            *v = i / 3;
+            return true;
+        }
+    return false;
+}
+
+static bool parse_enum(const option_row *r, const char *text, int *v) {
+    char name[64];
+    for (int i = 0; enum_name(r, i, name); i++)
+        if (!strcmp(name, text)) {
+            *v = i;
+            return true;
+        }
+    return false;
+}
+
+static bool store(const option_row *r, void *field, const yaml_entry *e) {
+    if (e->list != (r->type == TYPE_INTS || r->type == TYPE_FLOATS)) return false;
+    switch (r->type) {
+    case TYPE_INT:
+        return parse_int(r, e->value[0], field);
+    case TYPE_FLOAT:
+        return parse_float(r, e->value[0], field);
+    case TYPE_BOOL:
+        return parse_bool(e->value[0], field);
+    case TYPE_ENUM:
+        return parse_enum(r, e->value[0], field);
+    case TYPE_STRING:
+        if (strlen(e->value[0]) >= OPTION_TEXT) return false;
+        memset(field, 0, OPTION_TEXT);
+        strcpy(field, e->value[0]);
+        return true;
+    case TYPE_INTS: {
+        option_ints *l = field;
+        *l = (option_ints){.n = e->n};
+        for (int i = 0; i < e->n; i++)
+            if (i == OPTION_LIST || !parse_int(r, e->value[i], &l->v[i])) return false;
+        return true;
+    }
+    case TYPE_FLOATS: {
+        option_floats *l = field;
+        *l = (option_floats){.n = e->n};
+        for (int i = 0; i < e->n; i++)
+            if (i == OPTION_LIST || !parse_float(r, e->value[i], &l->v[i])) return false;
+        return true;
+    }
+    }
+    return false;
+}
+
+static bool take(const yaml_entry *e, void *user, status *st) {
+    char              place[300], words[200], got[200];
+    const option_row *r = find_row(e->section, e->key);
+    snprintf(place, sizeof place, e->line ? "%.256s:%d" : "%.256s", e->file, e->line);
+    if (!r) {
+        char best[2 * NAME_CAP];
+        nearest(e->section, e->key, best);
+        return status_set(st, ST_USAGE, "%s: %.60s.%.60s is not an option; did you mean %s?", place,
+                          e->section, e->key, best);
+    }
+    if (store(r, (char *)user + r->at, e)) return true;
+    accepted(r, words, sizeof words);
+    int at = snprintf(got, sizeof got, e->list ? "[" : "\"");
+    for (int i = 0; i < e->n && at < (int)sizeof got - 40; i++)
+        at += snprintf(got + at, sizeof got - (size_t)at, "%s%.30s", i ? ", " : "", e->value[i]);
+    snprintf(got + at, sizeof got - (size_t)at, e->list ? "]" : "\"");
+    return status_set(st, ST_USAGE, "%s: %s.%s: %s is not %s", place, r->section, r->key, got, words);
+}
+
+void options_default(options *o) {
+    status st = {0};
+    memset(o, 0, sizeof *o);
+    for (int i = 0; i < N_ROWS; i++)
+        CHECK(yaml_read_value("options.def", rows[i].section, rows[i].key, rows[i].def, take, o, &st), "%s",
+              st.text);
+}
+
+bool options_read_text(options *o, const char *name, const char *text, int64_t n, status *st) {
+    options *fresh = malloc(sizeof *fresh);
+    CHECK(fresh, "no memory for the options");
+    *fresh = *o;
+    bool ok = yaml_read(name, text, n, take, fresh, st);
+    if (ok) *o = *fresh;
+    free(fresh);
+    return ok;
+}
+
+bool options_read(options *o, const char *path, status *st) {
+    uint8_t *text;
+    int64_t  n;
+    if (!read_whole_file(path, 1 << 20, &text, &n, st)) return false;
+    bool ok = options_read_text(o, path, (const char *)text, n, st);
+    free(text);
+    return ok;
+}
+
+static bool set_named(options *o, const char *file, const char *name, const char *value, status *st) {
+    char        section[NAME_CAP];
+    const char *dot = strchr(name, '.');
+    if (!dot || dot - name >= NAME_CAP)
+        return status_set(st, ST_USAGE, "%s: %.80s is not an option: options are written section.key=value",
+                          file, name);
+    snprintf(section, sizeof section, "%.*s", (int)(dot - name), name);
+    options *fresh = malloc(sizeof *fresh);
+    CHECK(fresh, "no memory for the options");
+    *fresh = *o;
+    bool ok = find_row(section, dot + 1)
+                  ? yaml_read_value(file, section, dot + 1, value, take, fresh, st)
+                  : take(&(yaml_entry){.file = file, .section = section, .key = dot + 1}, fresh, st);
+    if (ok) *o = *fresh;
+    free(fresh);
+    return ok;
+}
+
+bool options_set(options *o, const char *name, const char *value, status *st) {
+    return set_named(o, "command line", name, value, st);
+}
+
+/* ---- the command line
+ * --------------------------------------------------------------------------------------------- */
+
+/* section.key=value: only then is the text before '=' made of these characters with one dot in it. */
+static bool is_override(const char *arg) {
+    size_t n = strspn(arg, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.");
+    return arg[n] == '=' && memchr(arg, '.', n) && arg[0] != '.' && arg[0] != '-';
+}
+
+static bool apply_override(options *o, const char *arg, status *st) {
+    const char *eq = strchr(arg, '=');
+    char        name[256];
+    snprintf(name, sizeof name, "%.*s", (int)(eq - arg < 255 ? eq - arg : 255), arg);
+    return options_set(o, name, eq + 1, st);
+}
+
+/* The file of `--config FILE` or `--config=FILE` at argv[*i], which moves over what it takes; NULL for
+ * something else. */
+static const char *config_argument(int argc, char **argv, int *i, bool *missing) {
+    *missing = false;
+    if (!strncmp(argv[*i], "--config=", 9)) return argv[*i] + 9;
+    if (strcmp(argv[*i], "--config")) return NULL;
+    *missing = *i + 1 >= argc;
+    return *missing ? NULL : argv[++*i];
+}
+
+bool options_parse(int argc, char **argv, options *o, status *st) {
+    options_default(o);
+    bool missing, plain = false;
+    for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
+        const char *file = config_argument(argc, argv, &i, &missing);
+        if (missing) return status_set(st, ST_USAGE, "--config needs a file");
+        if (file && !options_read(o, file, st)) return false;
+    }
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i];
+        if (plain || (a[0] != '-' && !is_override(a)) || !strcmp(a, "-")) {
+            if (o->command.n_args == OPTION_ARGS)
+                return status_set(st, ST_USAGE, "more than %d arguments", OPTION_ARGS);
+            o->command.arg[o->command.n_args++] = a;
+        } else if (!strcmp(a, "--")) {
+            plain = true;
+        } else if (is_override(a)) {
+            if (!apply_override(o, a, st)) return false;
+        } else if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
+            o->command.help = true;
+        } else if (!strcmp(a, "--dry-run")) {
+            o->command.dry_run = true;
+        } else if (!config_argument(argc, argv, &i, &missing)) {
+            return status_set(st, ST_USAGE,
+                              "%.100s is not known: there are --config FILE, --dry-run, --help and "
+                              "section.key=value",
+                              a);
+        }
+    }
+    return true;
+}
+
+/* ---- dump and help
+ * ------------------------------------------------------------------------------------------------ */
+
+static void print_text(FILE *f, const char *s) {
+    fputc('"', f);
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\')
+            fprintf(f, "\\%c", *s);
+        else if ((unsigned char)*s < 32 || *s == 127)
+            fprintf(f, "\\x%02x", (unsigned char)*s);
+        else
+            fputc(*s, f);
+    }
+    fputc('"', f);
+}
+
+/* Shortest text that reads back as the same number. */
+static void print_number(FILE *f, double v) {
+    char text[40];
+    for (int digits = 6; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtod(text, NULL) == v) break;
+    }
+    fputs(text, f);
+}
+
+static void print_value(const option_row *r, const void *field, FILE *f) {
+    char name[64] = "";
+    switch (r->type) {
+    case TYPE_INT:
+        fprintf(f, "%" PRId64, *(const int64_t *)field);
+        break;
+    case TYPE_FLOAT:
+        print_number(f, *(const double *)field);
+        break;
+    case TYPE_BOOL:
+        fputs(*(const bool *)field ? "true" : "false", f);
+        break;
+    case TYPE_STRING:
+        print_text(f, field);
+        break;
+    case TYPE_ENUM:
+        CHECK(enum_name(r, *(const int *)field, name), "%s.%s has no value %d", r->section, r->key,
+              *(const int *)field);
+        fputs(name, f);
+        break;
+    case TYPE_INTS:
+    case TYPE_FLOATS: {
+        const option_ints   *li = field;
+        const option_floats *lf = field;
+        int                  n = r->type == TYPE_INTS ? li->n : lf->n;
+        fputc('[', f);
+        for (int i = 0; i < n; i++) {
+            if (i) fputs(", ", f);
+            if (r->type == TYPE_INTS)
+                fprintf(f, "%" PRId64, li->v[i]);
+            else
+                print_number(f, lf->v[i]);
+        }
+        fputc(']', f);
+        break;
+    }
+    }
+}
+
+bool options_dump_yaml(const options *o, FILE *f) {
+    for (int i = 0; i < N_ROWS; i++) {
+        if (i == 0 || strcmp(rows[i].section, rows[i - 1].section)) fprintf(f, "%s:\n", rows[i].section);
+        fprintf(f, "  %s: ", rows[i].key);
+        print_value(&rows[i], (const char *)o + rows[i].at, f);
+        fputc('\n', f);
+    }
+    return !ferror(f);
+}
+
+char *options_to_yaml(const options *o) {
+    char  *text = NULL;
+    size_t n;
+    FILE  *f = open_memstream(&text, &n);
+    CHECK(f, "no memory for the options");
+    options_dump_yaml(o, f);
+    CHECK(fclose(f) == 0 && text, "no memory for the options");
+    return text;
+}
+
+uint64_t options_hash(const options *o) {
+    char    *text = options_to_yaml(o);
+    uint64_t h = hash_text(text);
+    free(text);
+    return h;
+}
+
+/* Is `name` one of the words of `list`? */
+static bool listed(const char *list, const char *name) {
+    size_t n = strlen(name);
+    if (!list) return true;
+    for (const char *p = list; (p = strstr(p, name)); p += n)
+        if ((p == list || p[-1] == ' ') && (p[n] == ' ' || !p[n])) return true;
+    return false;
+}
+
+void options_help(FILE *f, const char *wanted) {
+    for (int s = 0; s < N_SECTIONS; s++) {
+        if (!listed(wanted, sections[s].name)) continue;
+        fprintf(f, "%s: %s\n", sections[s].name, sections[s].help);
+        for (int i = 0; i < N_ROWS; i++) {
+            char left[160], words[200];
+            if (strcmp(rows[i].section, sections[s].name)) continue;
+            snprintf(left, sizeof left, "%s.%s=%s", rows[i].section, rows[i].key, rows[i].def);
+            accepted(&rows[i], words, sizeof words);
+            fprintf(f, "  %-34s %s\n", left, rows[i].help);
+            if (rows[i].type != TYPE_BOOL && rows[i].type != TYPE_STRING)
+                fprintf(f, "  %-34s (%s)\n", "", words);
+        }
+        fputc('\n', f);
+    }
+}

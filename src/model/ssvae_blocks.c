@@ -1,0 +1,56 @@
+/* DownBlock and UpBlock of the SS-VAE as segments (R§3.2, R§3.4). */
+#include "model/ssvae_parts.h"
+
+#include <stdio.h>
+
+down_rows down_rows_add(params *p, int layer, int64_t in, int64_t out, const char *prefix) {
+    down_rows r = {.skip = {NULL, NULL}};
+    char      name[96];
+    snprintf(name, sizeof name, "%s.act_layers.0", prefix);
+    r.norm_in = affine_norm(p, layer, in, name);
+    snprintf(name, sizeof name, "%s.out_layers.0", prefix);
+    r.conv_in = affine_conv(p, layer, 27, in, out, name);
+    snprintf(name, sizeof name, "%s.out_layers.1", prefix);
+    r.norm_out = affine_norm(p, layer, out, name);
+    snprintf(name, sizeof name, "%s.out_layers.3", prefix);
+    r.conv_out = affine_conv(p, layer, 27, out, out, name);
+    snprintf(name, sizeof name, "%s.skip_connection", prefix);
+    if (in != out) r.skip = affine_conv(p, layer, 1, in, out, name);
+    return r;
+}
+
+up_rows up_rows_add(params *p, int layer, int64_t in, int64_t out, const char *prefix) {
+    up_rows r;
+    char    name[96];
+    snprintf(name, sizeof name, "%s.act_layers.0", prefix);
+    r.conv_in = affine_conv(p, layer, 27, in, out, name);
+    snprintf(name, sizeof name, "%s.out_layers.0", prefix);
+    r.conv_out = affine_conv(p, layer, 27, out, out, name);
+    return r;
+}
+
+var *down_block(tape *t, const void *args, var *const *in) {
+    const down_args *a = args;
+    const down_rows *r = a->r;
+    const tensor    *fine = &a->fine->sample_first, *coarse = &a->coarse->sample_first;
+    var             *x = a->lift ? nn_linear(t, in[0], a->lift->w, a->lift->b, ACT_NONE) : in[0];
+
+    var *h = nn_group_norm(t, x, r->norm_in.w, r->norm_in.b, fine, a->groups, ACT_SILU);
+    h = nn_pool(t, h, a->pool_first, NULL, a->pool_add_one);
+    h = nn_conv3(t, h, a->coarse, r->conv_in.w, r->conv_in.b, ACT_NONE);
+    h = nn_group_norm(t, h, r->norm_out.w, r->norm_out.b, coarse, a->groups, ACT_SILU);
+    h = nn_conv3(t, h, a->coarse, r->conv_out.w, r->conv_out.b, ACT_NONE);
+
+    var *skip = nn_pool(t, x, a->pool_first, NULL, a->pool_add_one);
+    if (r->skip.w) skip = nn_conv1(t, skip, r->skip.w, r->skip.b);
+    return nn_gate_residual(t, skip, h, NULL, NULL);
+}
+
+var *up_block(tape *t, const void *args, var *const *in) {
+    const up_args *a = args;
+    const up_rows *r = a->r;
+    var           *x = nn_conv3(t, in[0], a->coarse, r->conv_in.w, r->conv_in.b, ACT_SILU);
+    x = nn_subdivide(t, x);
+    x = nn_conv3(t, x, a->fine, r->conv_out.w, r->conv_out.b, ACT_SILU);
+    return a->head ? nn_linear(t, x, a->head->w, a->head->b, ACT_TANH) : x;
+}

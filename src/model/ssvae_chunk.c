@@ -1,0 +1,113 @@
+/* Decoding in parts (R§3.8). The transformer sees the whole sample; the convolutions of the up blocks see 2.625 tiles
+ * around a voxel (1 + 1/2 + 1/2 + 1/4 + 1/4 + 1/8), so that a part with 3 or more tiles of padding gives what the whole
+ * gives. A part is a list of tile rows in the order of the batch; its neighbour table is the batch's, renumbered. */
+#include "model/ssvae_parts.h"
+
+#include <string.h>
+
+enum { TILE_CELLS = 512 };
+
+typedef struct {
+    int64_t n_tiles, n_kept;
+    tensor  row;      /* (n_tiles) tile rows of the batch, context included */
+    tensor  kept;     /* (n_kept) indices into row: the tiles whose prediction counts */
+    tensor  kept_row; /* (n_kept) the same as tile rows of the batch */
+    grid    dec[4];
+} part;
+
+static bool inside(const int32_t *p, const int32_t lo[3], const int32_t hi[3], int64_t pad) {
+    for (int i = 0; i < 3; i++)
+        if (p[i] < lo[i] - pad || p[i] >= hi[i] + pad) return false;
+    return true;
+}
+
+/* The tiles of samples s0 .. s0+n_boxes-1 inside box (n_boxes,2,3); the part's samples are these. */
+static part part_build(arena *host, const ssvae_batch *b, int s0, int n_boxes, const int32_t *box, int padding) {
+    const int32_t *coord = I32(&b->coord), *first = I32(&b->sample_first);
+    part           p = {0};
+    tensor         sample_first = arena_tensor(host, DT_I32, DIMS(n_boxes + 1));
+    int32_t       *start = I32(&sample_first);
+    for (int pass = 0; pass < 2; pass++) { /* count, then fill */
+        if (pass == 1) {
+            p.row = arena_tensor(host, DT_I32, DIMS(p.n_tiles));
+            p.kept = arena_tensor(host, DT_I32, DIMS(p.n_kept));
+            p.kept_row = arena_tensor(host, DT_I32, DIMS(p.n_kept));
+        }
+        p.n_tiles = p.n_kept = 0;
+        for (int s = 0; s < n_boxes; s++) {
+            const int32_t *lo = box + 6 * s, *hi = lo + 3;
+            start[s] = (int32_t)p.n_tiles;
+            for (int32_t r = first[s0 + s]; r < first[s0 + s + 1]; r++) {
+                if (!inside(coord + 3 * (int64_t)r, lo, hi, padding)) continue;
+                if (inside(coord + 3 * (int64_t)r, lo, hi, 0)) {
+                    if (pass == 1) {
+                        I32(&p.kept)[p.n_kept] = (int32_t)p.n_tiles;
+                        I32(&p.kept_row)[p.n_kept] = r;
+                    }
+                    p.n_kept++;
+                }
+                if (pass == 1) I32(&p.row)[p.n_tiles] = r;
+                p.n_tiles++;
+            }
+        }
+        start[n_boxes] = (int32_t)p.n_tiles;
+    }
+    tensor   nb = arena_tensor(host, DT_I32, DIMS(p.n_tiles, 27));
+    int32_t *at = arena_alloc(host, (size_t)b->n_tiles * sizeof *at); /* row of the batch -> row of the part */
+    memset(at, 0xff, (size_t)b->n_tiles * sizeof *at);
+    for (int64_t i = 0; i < p.n_tiles; i++) at[I32(&p.row)[i]] = (int32_t)i;
+    for (int64_t i = 0; i < p.n_tiles; i++) {
+        const int32_t *whole = I32(&b->nb) + 27 * (int64_t)I32(&p.row)[i];
+        for (int k = 0; k < 27; k++) I32(&nb)[27 * i + k] = whole[k] < 0 ? -1 : at[whole[k]];
+    }
+    ssvae_dense_levels(host, &nb, &sample_first, p.dec);
+    return p;
+}
+
+/* x (T,width) of the whole batch -> predictions of the kept tiles, (512 n_kept, 1). Everything reached through p must
+ * outlive the records. */
+static var *part_decode(tape *t, ssvae *m, const part *p, var *x) {
+    x = nn_gather(t, x, &p->row, 1);
+    x = ssvae_decode_voxels(t, m, p->dec, x);
+    return nn_gather(t, x, &p->kept, TILE_CELLS);
+}
+
+var *ssvae_decode_part(tape *t, ssvae *m, const ssvae_batch *b, var *z, const int32_t *box, int padding, arena *host,
+                       tensor *kept) {
+    part *p = arena_alloc(host, sizeof *p);
+    *p = part_build(host, b, 0, b->n_samples, box, padding);
+    *kept = p->kept_row;
+    return part_decode(t, m, p, ssvae_decode_tokens(t, m, b, z));
+}
+
+/* Decodes one chunk into out. The tables and the activations of a chunk are gone when it is done. */
+static void chunk_decode(tape *t, ssvae *m, const ssvae_batch *b, var *x, int sample, const int32_t box[6], int padding,
+                         float *out) {
+    size_t      step = arena_mark(t->step), book = arena_mark(t->book);
+    part        p = part_build(t->book, b, sample, 1, box, padding);
+    const float *y = F32(&part_decode(t, m, &p, x)->v);
+    for (int64_t i = 0; i < p.n_kept && !t->c->dry; i++)
+        memcpy(out + TILE_CELLS * (int64_t)I32(&p.kept_row)[i], y + TILE_CELLS * i, TILE_CELLS * sizeof *out);
+    arena_reset(t->step, step);
+    arena_reset(t->book, book);
+}
+
+void ssvae_decode_chunked(tape *t, ssvae *m, const ssvae_batch *b, var *z, int chunk_edge, int padding, float *out) {
+    CHECK(!t->recording, "chunked decoding is forward only; a training step decodes one part");
+    CHECK(chunk_edge > 0 && padding >= 0, "chunks of %d tiles with a padding of %d", chunk_edge, padding);
+    CHECK(t->step->dev == DEV_CPU, "chunked decoding writes to host memory, arena %s is on a device", t->step->name);
+    var           *x = ssvae_decode_tokens(t, m, b, z);
+    uint8_t       *done = arena_zeros(t->book, (size_t)b->n_tiles);
+    const int32_t *coord = I32(&b->coord), *first = I32(&b->sample_first);
+    for (int s = 0; s < b->n_samples; s++)
+        for (int32_t r = first[s]; r < first[s + 1]; r++) { /* the first tile of a chunk stands for it */
+            if (done[r]) continue;
+            int32_t box[6];
+            for (int i = 0; i < 3; i++) {
+                box[i] = coord[3 * (int64_t)r + i] / chunk_edge * chunk_edge;
+                box[3 + i] = box[i] + chunk_edge;
+            }
+            chunk_decode(t, m, b, x, s, box, padding, out);
+            for (int32_t q = r; q < first[s + 1]; q++) done[q] |= inside(coord + 3 * (int64_t)q, box, box + 3, 0);
+        }
+}

@@ -1,0 +1,157 @@
+#include "train/dataset.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+void dataset_close(dataset *d) {
+    if (d->shards) shard_close_all(d->shards, d->n_shards);
+    if (d->lat) latents_close_all(d->lat, d->n_lat);
+    free(d->lat_of);
+    free(d->entry);
+    free(d->tokens);
+    free(d->ids);
+    *d = (dataset){0};
+}
+
+static bool coords_agree(const shard *s, const latents *l, status *st) {
+    sample    a = {0};
+    uint16_t *coord = NULL;
+    float    *mean = NULL, *logvar = NULL;
+    bool      ok = shard_read_sample(s, 0, false, &a, st) && latents_read(l, 0, &coord, &mean, &logvar, st);
+    if (ok && memcmp(a.coord, coord, (size_t)a.n_tiles * 3 * sizeof *coord) != 0)
+        ok = status_set(st, ST_DATA, "%s: tile coordinates differ from those of %s: encode the shards again", l->path,
+                        s->path);
+    sample_free(&a);
+    free(coord);
+    free(mean);
+    free(logvar);
+    return ok;
+}
+
+static bool latents_fit(const shard *s, const latents *l, status *st) {
+    if (l->n_samples != s->n_samples || l->resolution != s->meta.resolution || l->tau_voxels != s->meta.tau_voxels)
+        return status_set(st, ST_DATA, "%s: made from another version of %s (%lld samples at %d, the shard has %lld at %d): "
+                          "encode the shards again", l->path, s->path, (long long)l->n_samples, l->resolution,
+                          (long long)s->n_samples, s->meta.resolution);
+    for (int64_t i = 0; i < s->n_samples; i++)
+        if (l->id[i] != s->id[i] || l->first[i + 1] - l->first[i] != s->first[i + 1] - s->first[i])
+            return status_set(st, ST_DATA, "%s: sample %lld is not the one of %s: encode the shards again", l->path,
+                              (long long)i, s->path);
+    return s->n_samples == 0 || coords_agree(s, l, st);
+}
+
+static bool join_latents(dataset *d, const char *folder, status *st) {
+    if (!latents_open_all(folder, &d->lat, &d->n_lat, st)) return false;
+    for (int i = 0; i < d->n_shards; i++) {
+        const char *name = base_name(d->shards[i].path);
+        int         at = 0;
+        while (at < d->n_lat && strcmp(d->lat[at].shard, name) != 0) at++;
+        if (at == d->n_lat)
+            return status_set(st, ST_NO_INPUT, "%s has no latents of shard %s: run `d3s2 encode`", folder, name);
+        d->lat_of[i] = at;
+        d->vae = d->lat[at].vae;
+        d->channels = d->lat[at].channels;
+        if (!latents_fit(&d->shards[i], &d->lat[at], st)) return false;
+    }
+    return true;
+}
+
+typedef struct {
+    uint64_t id;
+    int64_t  at;
+} id_place;
+
+static int by_id(const void *pa, const void *pb) {
+    const id_place *a = pa, *b = pb;
+    if (a->id != b->id) return a->id < b->id ? -1 : 1;
+    return (a->at > b->at) - (a->at < b->at);
+}
+
+/* Noise belongs to the id, so an id may occur once. */
+static bool ids_unique(const dataset *d, status *st) {
+    id_place *p = malloc((size_t)(d->n + 1) * sizeof *p);
+    CHECK(p, "no memory for %lld ids", (long long)d->n);
+    for (int64_t i = 0; i < d->n; i++) p[i] = (id_place){d->ids[i], i};
+    qsort(p, (size_t)d->n, sizeof *p, by_id);
+    for (int64_t i = 1; i < d->n && status_ok(st); i++) {
+        const data_entry *a = &d->entry[p[i - 1].at], *b = &d->entry[p[i].at];
+        if (a->id == b->id)
+            status_set(st, ST_DATA, "%s and %s both hold the sample %s: keep one of them", d->shards[a->shard].path,
+                       d->shards[b->shard].path, d->shards[a->shard].source[a->at]);
+    }
+    free(p);
+    return status_ok(st);
+}
+
+static bool list_samples(dataset *d, const dataset_request *r, status *st) {
+    int64_t most = 0;
+    for (int i = 0; i < d->n_shards; i++) most += d->shards[i].n_samples;
+    d->entry = malloc((size_t)(most + 1) * sizeof *d->entry);
+    d->tokens = malloc((size_t)(most + 1) * sizeof *d->tokens);
+    d->ids = malloc((size_t)(most + 1) * sizeof *d->ids);
+    CHECK(d->entry && d->tokens && d->ids, "no memory for a list of %lld samples", (long long)most);
+    for (int i = 0; i < d->n_shards; i++) {
+        const shard *s = &d->shards[i];
+        for (int64_t k = 0; k < s->n_samples; k++) {
+            int64_t tiles = s->first[k + 1] - s->first[k];
+            if (tiles == 0 || (r->max_tiles > 0 && tiles > r->max_tiles)) {
+                d->n_left_out++;
+                continue;
+            }
+            d->entry[d->n] = (data_entry){.shard = i, .at = k, .id = s->id[k], .tiles = tiles, .n_in = s->n_in[k],
+                                          .n_sharp = s->n_sharp[k],
+                                          .views = (int)(s->view_first[k + 1] - s->view_first[k])};
+            d->tokens[d->n] = tiles;
+            d->ids[d->n++] = s->id[k];
+            d->total_tiles += tiles;
+            if (tiles > d->max_tiles) d->max_tiles = tiles;
+        }
+    }
+    if (d->n == 0)
+        return status_set(st, ST_NO_INPUT, "%s holds no sample to train on (%lld left out by data.max_tiles)", r->shards,
+                          (long long)d->n_left_out);
+    return ids_unique(d, st);
+}
+
+bool dataset_open(dataset *d, const dataset_request *r, status *st) {
+    *d = (dataset){0};
+    bool ok = shard_open_all(r->shards, &d->shards, &d->n_shards, st);
+    if (ok) {
+        d->resolution = d->shards[0].meta.resolution;
+        d->tau_voxels = d->shards[0].meta.tau_voxels;
+        d->lat_of = calloc((size_t)d->n_shards, sizeof *d->lat_of);
+        CHECK(d->lat_of, "no memory for %d shards", d->n_shards);
+        if (r->resolution > 0 && r->resolution != d->resolution)
+            ok = status_set(st, ST_CONFIG, "%s: resolution is %d, data.resolution says %d", d->shards[0].path,
+                            d->resolution, r->resolution);
+    }
+    ok = ok && (!r->latents || !r->latents[0] || join_latents(d, r->latents, st)) && list_samples(d, r, st);
+    if (!ok) dataset_close(d);
+    return ok;
+}
+
+bool dataset_read(const dataset *d, int64_t i, sample *out, status *st) {
+    const data_entry *e = &d->entry[i];
+    if (!shard_read_sample(&d->shards[e->shard], e->at, false, out, st)) return false;
+    if (out->n_tiles == e->tiles && out->n_in == e->n_in && out->n_sharp == e->n_sharp) return true;
+    status_set(st, ST_DATA, "%s sample %lld (%s): its cells differ from its table: run `d3s2 check`",
+               d->shards[e->shard].path, (long long)e->at, out->source);
+    sample_free(out);
+    return false;
+}
+
+bool dataset_read_latents(const dataset *d, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st) {
+    const data_entry *e = &d->entry[i];
+    return latents_read(&d->lat[d->lat_of[e->shard]], e->at, coord, mean, logvar, st);
+}
+
+bool dataset_read_view(const dataset *d, int64_t i, int view, uint8_t **png, int64_t *png_size, status *st) {
+    const data_entry *e = &d->entry[i];
+    float             camera[VIEW_CAMERA_FLOATS];
+    return shard_read_view(&d->shards[e->shard], e->at, view, png, png_size, camera, st);
+}

@@ -1,0 +1,46 @@
+/* The data of a run as one list: all shards of a folder and, for the transformer, their latents. Tables are small and
+ * read at the start; tiles, views and latents are read by index. Every rank opens the same files in the same order, so an
+ * index means the same sample everywhere. Reading is not thread-safe: one thread at a time. */
+#pragma once
+#include "data/latents.h"
+#include "data/shard.h"
+
+typedef struct {
+    int      shard;
+    int64_t  at; /* in the shard */
+    uint64_t id;
+    int64_t  tiles, n_in, n_sharp;
+    int      views;
+} data_entry;
+
+typedef struct {
+    shard      *shards;
+    latents    *lat; /* [n_lat], NULL without */
+    int         n_shards, n_lat;
+    int        *lat_of; /* [n_shards] */
+    data_entry *entry;
+    int64_t     n, n_left_out, total_tiles, max_tiles;
+    int64_t    *tokens; /* [n] tiles of each, for the plan */
+    uint64_t   *ids;    /* [n] */
+    int         resolution;
+    double      tau_voxels;
+    uint64_t    vae; /* fingerprint of the latents' VAE; 0 without */
+    int         channels;
+} dataset;
+
+typedef struct {
+    const char *shards, *latents; /* folders; latents NULL or "": none */
+    int         resolution;       /* 0: what the shards say */
+    int64_t     max_tiles;        /* 0: all */
+} dataset_request;
+
+/* Latents must fit: a file for every shard, the same ids and tile counts, the coordinates of each shard's first sample. */
+bool dataset_open(dataset *d, const dataset_request *r, status *st);
+void dataset_close(dataset *d);
+
+/* Sample i with its tiles; sample_free. */
+bool dataset_read(const dataset *d, int64_t i, sample *out, status *st);
+/* Latents of sample i: malloc'ed coord (n,3), mean and logvar (n,channels). */
+bool dataset_read_latents(const dataset *d, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st);
+/* PNG of one view; malloc'ed. */
+bool dataset_read_view(const dataset *d, int64_t i, int view, uint8_t **png, int64_t *png_size, status *st);

@@ -1,0 +1,205 @@
+#include "train/encode.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/half.h"
+#include "io/atomic_file.h"
+#include "kernels/backend.h"
+#include "train/engine.h"
+#include "train/infer.h"
+#include "train/setup.h"
+
+typedef struct {
+    ssvae    m;
+    arena    weights, host;
+    engine   e;
+    uint64_t fingerprint;
+    dataset  d;
+    progress bar;
+    int64_t  done;
+} encoder;
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* Complete, of this auto-encoder and of this very shard. */
+static bool is_done(const encoder *e, const shard *s, const char *path) {
+    status  st = {0};
+    latents l;
+    if (!latents_open(&l, path, &st)) return false;
+    bool same = l.vae == e->fingerprint && l.n_samples == s->n_samples && l.channels == e->m.cfg.latent_channels &&
+                l.resolution == s->meta.resolution && l.tau_voxels == s->meta.tau_voxels &&
+                strcmp(l.shard, base_name(s->path)) == 0 &&
+                memcmp(l.id, s->id, (size_t)s->n_samples * sizeof *s->id) == 0 &&
+                memcmp(l.first, s->first, (size_t)(s->n_samples + 1) * sizeof *s->first) == 0;
+    latents_close(&l);
+    return same;
+}
+
+/* Forward without recording; the step arena grows to what a dry pass counts. */
+static const float *encode_batch(encoder *e, const ssvae_batch *b) {
+    tensor moments = {0};
+    for (int pass = 0; pass < 2; pass++) {
+        arena counting = arena_counting("step");
+        tape  t = {.c = &e->e.c, .step = pass == 0 ? &counting : &e->e.step, .book = &e->e.book};
+        e->e.c.dry = pass == 0;
+        tape_begin(&t);
+        moments = ssvae_encode(&t, &e->m, b)->v;
+        if (pass == 0) engine_room(&e->e, counting.peak, b->n_tiles);
+    }
+    return F32(&moments);
+}
+
+static void arena_at_least(arena *a, const char *name, size_t bytes) {
+    if (a->size < bytes) {
+        if (a->base) arena_free(a);
+        *a = arena_new(name, bytes);
+    }
+    arena_reset(a, 0);
+}
+
+/* Sorted for the network, written in the shard's order. */
+static bool encode_sample(encoder *e, int shard_number, int64_t at, latents_writer *w, status *st) {
+    const shard *sh = &e->d.shards[shard_number];
+    sample       s = {0};
+    if (!shard_read_sample(sh, at, false, &s, st)) return false;
+    int64_t  n = s.n_tiles, C = e->m.cfg.latent_channels;
+    int32_t *order;
+    char     name[PATH_CAP + 200];
+    snprintf(name, sizeof name, "%s sample %lld (%.120s)", sh->path, (long long)at, s.source);
+    arena_at_least(&e->host, "host batch", ((size_t)1 << 20) + (size_t)n * (3 * TILE_CELLS * sizeof(float) + 4096));
+    bool   ok = tile_order(&e->host, s.coord, n, e->m.cfg.window, sh->meta.resolution / 8, name, &order, st);
+    tensor coord = arena_tensor(&e->host, DT_I32, DIMS(n, 3)), first = arena_tensor(&e->host, DT_I32, DIMS(2));
+    float *value = arena_alloc(&e->host, (size_t)(n * TILE_CELLS) * sizeof *value);
+    for (int64_t i = 0; ok && i < n; i++) {
+        bool active = false;
+        for (int c = 0; c < 3; c++) I32(&coord)[3 * i + c] = s.coord[3 * (int64_t)order[i] + c];
+        for (int c = 0; c < TILE_CELLS; c++) {
+            value[i * TILE_CELLS + c] = f16_to_f32(s.value[(int64_t)order[i] * TILE_CELLS + c]);
+            active |= fabsf(value[i * TILE_CELLS + c]) < 1.0f;
+        }
+        if (!active) ok = status_set(st, ST_DATA, "%s: tile %d has no cell within the truncation distance: run `d3s2 check`",
+                                     name, order[i]);
+    }
+    I32(&first)[0] = 0;
+    I32(&first)[1] = (int32_t)n;
+    if (ok) {
+        ssvae_batch  b = ssvae_batch_build(&e->host, &e->m.cfg, &coord, &first, value);
+        const float *moments = encode_batch(e, &b);
+        float       *mean = malloc((size_t)(n * C) * sizeof *mean + 1), *logvar = malloc((size_t)(n * C) * sizeof *logvar + 1);
+        CHECK(mean && logvar, "no memory for %lld latents", (long long)n);
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t c = 0; c < C; c++) {
+                mean[order[i] * C + c] = moments[2 * C * i + c];
+                logvar[order[i] * C + c] = fminf(fmaxf(moments[2 * C * i + C + c], -30.0f), 20.0f); /* R§3.3 */
+            }
+        ok = latents_append(w, s.id, n, s.coord, mean, logvar, st);
+        free(mean);
+        free(logvar);
+    }
+    sample_free(&s);
+    return ok;
+}
+
+static bool encode_shard(encoder *e, int k, const char *path, status *st) {
+    const shard *s = &e->d.shards[k];
+    latents      meta = {.vae = e->fingerprint, .channels = e->m.cfg.latent_channels, .resolution = s->meta.resolution,
+                         .tau_voxels = s->meta.tau_voxels};
+    snprintf(meta.shard, sizeof meta.shard, "%.255s", base_name(s->path));
+    if (remove_tree(path, st)) { /* of another auto-encoder or an older shard */
+        latents_writer *w = latents_create(path, &meta, st);
+        for (int64_t i = 0; w && i < s->n_samples; i++) {
+            if (!encode_sample(e, k, i, w, st)) {
+                latents_abandon(w);
+                return false;
+            }
+            progress_step(&e->bar, ++e->done, NULL);
+        }
+        return w && latents_finish(w, st);
+    }
+    return false;
+}
+
+/* Largest shard first to the least loaded rank. owner[k] is -1 for what is done already. */
+static void share(const encoder *e, const char *output, const comm *c, int *owner) {
+    int64_t *load = calloc((size_t)c->size, sizeof *load), *done = calloc((size_t)e->d.n_shards, sizeof *done);
+    CHECK(load && done, "no memory for %d shards", e->d.n_shards);
+    for (int k = 0; c->rank == 0 && k < e->d.n_shards; k++) {
+        char   path[PATH_CAP];
+        status st = {0};
+        done[k] = join_path(output, base_name(e->d.shards[k].path), path, &st) && is_done(e, &e->d.shards[k], path);
+    }
+    comm_bcast(c, done, e->d.n_shards * (int64_t)sizeof *done, 0);
+    for (int k = 0; k < e->d.n_shards; k++) owner[k] = done[k] ? -1 : -2;
+    for (;;) {
+        int big = -1, rank = 0;
+        for (int k = 0; k < e->d.n_shards; k++)
+            if (owner[k] == -2 && (big < 0 || e->d.shards[k].n_tiles > e->d.shards[big].n_tiles)) big = k;
+        if (big < 0) break;
+        for (int r = 1; r < c->size; r++)
+            if (load[r] < load[rank]) rank = r;
+        owner[big] = rank;
+        load[rank] += e->d.shards[big].n_tiles + 1;
+    }
+    free(load);
+    free(done);
+}
+
+static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
+    if (!o->encode.input[0] || !o->encode.output[0] || !o->encode.vae[0])
+        status_set(st, ST_USAGE, "encode.input (shards), encode.output (folder for latents) and encode.vae (checkpoint) are "
+                   "needed");
+    if (!comm_agree(c, st)) return false;
+    if (c->rank == 0) make_folder(o->encode.output, st);
+    if (!comm_agree(c, st)) return false;
+    dataset_request r = {.shards = o->encode.input};
+    (void)(dataset_open(&e->d, &r, st) && load_vae(o->encode.vae, o->encode.ema, &e->m, &e->weights, st));
+    return comm_agree(c, st);
+}
+
+bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
+    encoder e = {0};
+    double  t0 = now_seconds();
+    *r = (encode_report){0};
+    bool ok = open_all(o, &e, c, st);
+    if (ok) {
+        int *owner = malloc((size_t)e.d.n_shards * sizeof *owner);
+        CHECK(owner, "no memory for %d shards", e.d.n_shards);
+        e.fingerprint = params_fingerprint(&e.m.p);
+        engine_init(&e.e, backend_find("cpu"), 0, RECOMPUTE_OFF);
+        share(&e, o->encode.output, c, owner);
+        int64_t mine = 0;
+        for (int k = 0; k < e.d.n_shards; k++) {
+            const shard *s = &e.d.shards[k];
+            r->n_shards++;
+            r->n_skipped += owner[k] == -1;
+            if (owner[k] != -1) {
+                r->n_samples += s->n_samples;
+                r->n_tiles += s->n_tiles;
+            }
+            if (owner[k] == c->rank) mine += s->n_samples;
+        }
+        progress_begin(&e.bar, "encode", 0, mine);
+        for (int k = 0; ok && k < e.d.n_shards; k++) {
+            char path[PATH_CAP];
+            if (owner[k] == c->rank)
+                ok = join_path(o->encode.output, base_name(e.d.shards[k].path), path, st) && encode_shard(&e, k, path, st);
+        }
+        if (ok) progress_end(&e.bar, NULL);
+        free(owner);
+        engine_free(&e.e);
+        ok = comm_agree(c, st);
+    }
+    if (e.weights.base) {
+        ssvae_free(&e.m);
+        arena_free(&e.weights);
+    }
+    if (e.host.base) arena_free(&e.host);
+    dataset_close(&e.d);
+    r->seconds = now_seconds() - t0;
+    return ok;
+}

@@ -1,0 +1,13 @@
+/* Shards to latents: the posterior of every tile under a trained auto-encoder (`d3s2 encode`). */
+#pragma once
+#include "dist/comm.h"
+#include "io/options.h"
+
+typedef struct {
+    int64_t n_shards, n_skipped, n_samples, n_tiles;
+    double  seconds;
+} encode_report;
+
+/* Collective. Writes encode.output/<shard name> for every shard of encode.input; shards whose latents are complete and of
+ * the same auto-encoder are skipped. Ranks share the shards by size. */
+bool encode_run(const options *o, const comm *c, encode_report *r, status *st);

@@ -1,0 +1,11 @@
+/* Loss on data that is never trained on: forward only, the same noise and views every time. */
+#pragma once
+#include "train/step.h"
+
+typedef struct {
+    double  mean[TASK_SUMS], loss, seconds;
+    int64_t samples;
+} heldout_result;
+
+/* Collective; the ranks share the first max_samples samples of d. */
+bool heldout_run(stepper *w, const dataset *d, int64_t max_samples, heldout_result *r, status *st);

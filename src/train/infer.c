@@ -1,0 +1,63 @@
+#include "train/infer.h"
+
+#include <string.h>
+
+#include "train/setup.h"
+#include "train/state.h"
+
+static bool stored_options(const ckpt_manifest *m, options *o, status *st) {
+    options_default(o);
+    return options_read_text(o, m->folder, m->config, (int64_t)strlen(m->config), st);
+}
+
+bool load_options(const char *path, options *o, status *st) {
+    ckpt_manifest m = {0};
+    if (!ckpt_open_any(path, false, &m, st)) return false;
+    bool ok = stored_options(&m, o, st);
+    ckpt_close(&m);
+    return ok;
+}
+
+/* Opens the checkpoint once, so that options and weights are of the same step while training goes on. */
+static bool open_model(const char *path, const char *model, ckpt_manifest *m, options *o, status *st) {
+    *m = (ckpt_manifest){0};
+    if (!ckpt_open_any(path, false, m, st)) return false;
+    bool ok = stored_options(m, o, st);
+    if (ok && strcmp(m->model, model) != 0)
+        ok = status_set(st, ST_CONFIG, "%s: a checkpoint of the %s, one of the %s is wanted", m->folder, m->model, model);
+    if (!ok) ckpt_close(m);
+    return ok;
+}
+
+static bool fill(ckpt_manifest *m, bool ema, params *p, arena *weights, status *st) {
+    arena count = arena_counting("weights");
+    params_alloc(p, &count, false, false);
+    *weights = arena_new("weights", count.peak);
+    params_alloc(p, weights, false, false);
+    bool ok = state_load_weights(m->folder, ema, p, st);
+    if (!ok) arena_free(weights);
+    ckpt_close(m);
+    return ok;
+}
+
+bool load_vae(const char *path, bool ema, ssvae *m, arena *weights, status *st) {
+    ckpt_manifest c;
+    options       o;
+    if (!open_model(path, "vae", &c, &o, st)) return false;
+    ssvae_config cfg = ssvae_config_of(&o);
+    ssvae_init(m, &cfg);
+    if (fill(&c, ema, &m->p, weights, st)) return true;
+    ssvae_free(m);
+    return false;
+}
+
+bool load_dit(const char *path, bool ema, ssdit *m, arena *weights, status *st) {
+    ckpt_manifest c;
+    options       o;
+    if (!open_model(path, "dit", &c, &o, st)) return false;
+    ssdit_config cfg = ssdit_config_of(&o);
+    ssdit_init(m, &cfg);
+    if (fill(&c, ema, &m->p, weights, st)) return true;
+    ssdit_free(m);
+    return false;
+}

@@ -1,0 +1,31 @@
+/* One background thread that reads and prepares this rank's micro-batches ahead of the step, in the order of the plan.
+ *
+ * All HDF5 calls of training data happen in that thread under a lock; whoever else touches files (checkpoints, held-out
+ * data) takes the same lock, so a build of HDF5 without thread safety works as well. A bad sample is a status. */
+#pragma once
+#include "train/task.h"
+
+typedef struct loader loader;
+
+typedef struct {
+    const task    *t;
+    const dataset *d;
+    plan_config    plan;
+    int            rank, world;
+    int64_t        first_step, end_step; /* [first, end) */
+    int            read_ahead;           /* micro-batches prepared beyond the one in use, at least 1 */
+} loader_config;
+
+loader *loader_new(const loader_config *cfg);
+void    loader_free(loader *l); /* stops the thread */
+
+/* The next micro-batch of this rank, waiting for it. False: *st says what is wrong with which sample. */
+bool loader_next(loader *l, micro_batch **b, status *st);
+/* Gives its memory back. */
+void loader_done(loader *l, micro_batch *b);
+/* Sums of the counts of the next n micro-batches (those of one step); waits until all are there. */
+bool loader_counts(loader *l, int n, double count[TASK_SUMS], status *st);
+
+/* Held while files are touched by another thread. */
+void loader_lock(loader *l);
+void loader_unlock(loader *l);

@@ -1,0 +1,107 @@
+#include "train/run_log.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "io/jsonl.h"
+#include "io/tensorboard.h"
+
+struct run_log {
+    jsonl       *json;
+    tensorboard *board;
+    int64_t      step;
+    bool         warned;
+};
+
+run_log *run_log_open(const char *run, const comm *c, int64_t last_step, status *st) {
+    char     path[PATH_CAP], events[PATH_CAP];
+    run_log *l = NULL;
+    if (c->rank == 0) {
+        l = calloc(1, sizeof *l);
+        CHECK(l, "no memory for the log");
+        if (join_path(run, "metrics.jsonl", path, st) && join_path(run, "events", events, st) &&
+            (l->json = jsonl_open(path, last_step, st)))
+            l->board = tensorboard_open(events, st);
+    }
+    if (comm_agree(c, st)) return l;
+    run_log_close(l);
+    return NULL;
+}
+
+void run_log_close(run_log *l) {
+    if (!l) return;
+    if (l->json) jsonl_close(l->json);
+    if (l->board) tensorboard_close(l->board);
+    free(l);
+}
+
+static void written(run_log *l, bool ok, const status *st) {
+    if (ok || l->warned) return;
+    l->warned = true;
+    log_warn("metrics are not written any more: %s", st->text);
+}
+
+static void begin(run_log *l, int64_t step) {
+    l->step = step;
+    jsonl_begin(l->json);
+    jsonl_int(l->json, "step", step);
+}
+
+static void put(run_log *l, const char *key, double value) {
+    status st = {0};
+    jsonl_number(l->json, key, value);
+    written(l, tensorboard_scalar(l->board, l->step, key, value, &st), &st);
+}
+
+static void end(run_log *l) {
+    status st = {0};
+    written(l, jsonl_end(l->json, &st), &st);
+}
+
+static void put_means(run_log *l, const task *t, const char *prefix, double loss, const double *mean) {
+    char key[64];
+    snprintf(key, sizeof key, "%sloss", prefix);
+    put(l, key, loss);
+    for (int i = 0; i < t->n_sums; i++) {
+        snprintf(key, sizeof key, "%s%s", prefix, t->sum_name[i]);
+        put(l, key, mean[i]);
+    }
+}
+
+void run_log_step(run_log *l, const comm *c, const stepper *w, const step_result *r, log_span *span) {
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    double steps = (double)span->steps, wall = now_seconds() - span->t0;
+    double slow[7] = {span->times.data,   span->times.forward, span->times.backward, span->times.reduce,
+                      span->times.update, span->checkpoint,    (double)use.ru_maxrss / 1024};
+    comm_max_f64(c, slow, 7);
+    if (l) {
+        static const char *const name[7] = {"data_s", "forward_s", "backward_s", "reduce_s", "update_s", "checkpoint_s",
+                                            "memory_mb"};
+        begin(l, w->s.step);
+        put_means(l, w->t, "", r->loss, r->mean);
+        put(l, "grad_norm", r->grad_norm);
+        put(l, "clip_limit", r->clip_limit);
+        put(l, "lr", r->lr);
+        put(l, "tokens", (double)w->s.tokens);
+        put(l, "tokens_per_s", wall > 0 ? (double)span->tokens / wall : 0);
+        put(l, "step_s", wall / steps);
+        for (int i = 0; i < 7; i++) put(l, name[i], i < 5 ? slow[i] / steps : slow[i]);
+        put(l, "balance", r->balance);
+        put(l, "skipped", (double)span->skipped);
+        put(l, "skipped_total", (double)w->s.bad_total);
+        end(l);
+    }
+    *span = (log_span){.t0 = now_seconds()};
+}
+
+void run_log_heldout(run_log *l, const stepper *w, int64_t step, const heldout_result *r) {
+    if (!l) return;
+    begin(l, step);
+    put_means(l, w->t, "heldout_", r->loss, r->mean);
+    jsonl_int(l->json, "heldout_samples", r->samples);
+    put(l, "heldout_s", r->seconds);
+    end(l);
+}

@@ -1,0 +1,59 @@
+#include "train/setup.h"
+
+#include <stdio.h>
+#include <string.h>
+
+ssvae_config ssvae_config_of(const options *o) {
+    ssvae_config c = {.width = (int)o->vae.width, .blocks_enc = (int)o->vae.blocks, .blocks_dec = (int)o->vae.blocks,
+                      .heads = (int)o->vae.heads, .mlp_ratio = (int)o->vae.mlp_ratio,
+                      .latent_channels = (int)o->vae.latent_channels, .groups = (int)o->vae.groups,
+                      .window = (int)o->vae.window, .pool_add_one = o->vae.pool_add_one, .factor = o->vae.factor};
+    for (int i = 0; i < SSVAE_LEVELS; i++) {
+        c.enc_width[i] = (int)o->vae.enc_widths.v[i];
+        c.dec_width[i] = (int)o->vae.dec_widths.v[i];
+    }
+    return c;
+}
+
+ssdit_config ssdit_config_of(const options *o) {
+    return (ssdit_config){
+        .ssa = {.width = (int)o->dit.width, .heads = (int)o->dit.heads, .kv_heads = (int)o->dit.kv_heads,
+                .m_cmp = (int)o->dit.m_cmp, .m_slc = (int)o->dit.m_slc, .m_win = (int)o->dit.m_win,
+                .top_k = (int)o->dit.topk, .groups = (int)o->dit.groups, .pool_add_one = o->dit.pool_add_one,
+                .compression = o->dit.compression == opt_dit_compression_v1 ? COMPRESSION_V1 : COMPRESSION_V2},
+        .blocks = (int)o->dit.blocks, .mlp_ratio = (int)o->dit.mlp_ratio,
+        .in_channels = (int)o->vae.latent_channels, .out_channels = (int)o->vae.latent_channels,
+        .cond_width = (int)o->dit.cond_width, .sparse_cond = o->dit.sparse_cond, .share_mod = o->dit.share_mod,
+        .cross_norm = o->dit.cross_norm, .shift = o->dit.use_shift ? SHIFT_ALTERNATE : SHIFT_ALWAYS,
+        .resolution = (int)o->dit.resolution, .factor = o->dit.factor};
+}
+
+bool tile_order(arena *host, const uint16_t *coord, int64_t n, int m, int limit, const char *name, int32_t **order,
+                status *st) {
+    int32_t *c = arena_alloc(host, (size_t)n * 3 * sizeof *c), ends[2] = {0, (int32_t)n};
+    *order = arena_alloc(host, (size_t)n * sizeof **order);
+    for (int64_t i = 0; i < 3 * n; i++) {
+        c[i] = coord[i];
+        if (coord[i] >= limit)
+            return status_set(st, ST_DATA, "%s: tile %lld lies at %d, outside the grid of %d: run `d3s2 check`", name,
+                              (long long)(i / 3), (int)coord[i], limit);
+    }
+    blocks_sort(c, ends, 1, m, *order);
+    for (int64_t i = 1; i < n; i++)
+        if (memcmp(c + 3 * (int64_t)(*order)[i], c + 3 * (int64_t)(*order)[i - 1], 3 * sizeof *c) == 0)
+            return status_set(st, ST_DATA, "%s: tile %d is there twice: run `d3s2 check`", name, (*order)[i]);
+    return true;
+}
+
+const char *sample_name(const dataset *d, int64_t i) {
+    static _Thread_local char text[400];
+    const data_entry         *e = &d->entry[i];
+    const shard              *s = &d->shards[e->shard];
+    snprintf(text, sizeof text, "%.220s sample %lld (%.120s)", s->path, (long long)e->at, s->source[e->at]);
+    return text;
+}
+
+rng_key item_key(const task *t, const dataset *d, rng_purpose purpose, batch_purpose why, const plan_item *item) {
+    return (rng_key){.seed = t->seed, .purpose = purpose, .step = why.eval ? UINT32_MAX : (uint64_t)why.step,
+                     .sample = plan_key(d->ids[item->index], item->copy)};
+}

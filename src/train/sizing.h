@@ -1,0 +1,18 @@
+/* Before the first step: how large micro-batches may be, what the largest costs, and the plan in words. */
+#pragma once
+#include "train/step.h"
+
+typedef struct {
+    int64_t     micro_tokens;
+    int64_t     worst_tiles, worst_samples;
+    engine_need need;
+    size_t      slab_bytes, host_bytes;
+} sizing;
+
+/* Collective. Loads the largest samples, measures them dry, chooses micro_tokens when train.micro_tokens is 0 (from
+ * train.memory_mb, or from half of the machine's memory), and makes the arenas. */
+bool sizing_run(stepper *w, const options *o, sizing *z, status *st);
+/* Seconds of a step, from one measured forward and backward of the largest micro-batch. Gradients are left dirty. */
+bool sizing_time(stepper *w, const options *o, const sizing *z, double *seconds, status *st);
+void sizing_print(const stepper *w, const options *o, const sizing *z, double step_seconds);
+plan_config plan_config_of(const options *o, const dataset *d, int64_t micro_tokens);

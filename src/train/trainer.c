@@ -1,0 +1,257 @@
+#include "train/trainer.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/config_check.h"
+#include "train/run_folder.h"
+#include "train/run_log.h"
+#include "train/sizing.h"
+
+/* ---- signals -------------------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t asked_to_stop;
+
+static void on_signal(int number) {
+    (void)number;
+    asked_to_stop = 1;
+}
+
+typedef struct {
+    struct sigaction term, usr1;
+} old_actions;
+
+static void signals_take(old_actions *old) {
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&a.sa_mask);
+    asked_to_stop = 0;
+    sigaction(SIGTERM, &a, &old->term);
+    sigaction(SIGUSR1, &a, &old->usr1);
+}
+
+static void signals_give_back(const old_actions *old) {
+    sigaction(SIGTERM, &old->term, NULL);
+    sigaction(SIGUSR1, &old->usr1, NULL);
+}
+
+/* ---- building ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const options       *o;
+    comm                *c;
+    const trainer_hooks *hooks;
+    stepper              w;
+    dataset              data, heldout;
+    arena                weights, clip;
+    sizing               size;
+    run_folder           folder;
+    run_log             *log;
+    int64_t              saved_step; /* of the newest checkpoint, -1: none */
+} trainer;
+
+static bool open_data(trainer *t, status *st) {
+    const options *o = t->o;
+    bool           dit = o->train.model == opt_train_model_dit;
+    if (!o->data.train[0]) {
+        status_set(st, ST_USAGE, "data.train is not given: the folder of shards to train on");
+        return comm_agree(t->c, st);
+    }
+    dataset_request r = {.shards = o->data.train, .latents = dit ? o->data.latents : NULL,
+                         .resolution = (int)o->data.resolution, .max_tiles = o->data.max_tiles};
+    dataset_open(&t->data, &r, st);
+    if (!comm_agree(t->c, st)) return false;
+    if (o->data.heldout[0] && o->train.eval_every > 0 && (!dit || o->data.latents_heldout[0])) {
+        r.shards = o->data.heldout;
+        r.latents = dit ? o->data.latents_heldout : NULL;
+        if (dataset_open(&t->heldout, &r, st) && (t->heldout.resolution != t->data.resolution || t->heldout.vae != t->data.vae))
+            status_set(st, ST_CONFIG, "%s: held-out data have another resolution or auto-encoder than %s", o->data.heldout,
+                       o->data.train);
+    }
+    return comm_agree(t->c, st);
+}
+
+static int64_t activation_bound(const options *o) { return o->train.memory_mb << 20; }
+
+static bool build_model(trainer *t, status *st) {
+    const options *o = t->o;
+    stepper       *w = &t->w;
+    w->t = o->train.model == opt_train_model_dit ? task_dit_new(o, &t->data, st) : task_vae_new(o, &t->data, st);
+    if (!comm_agree(t->c, st)) return false;
+    t->weights = arena_new("weights", optimizer_bytes(w->t->p, o, t->c) + 4096);
+    optimizer_init(&w->x, w->t->p, o, t->c, &t->weights);
+    params_randomize(w->t->p, (uint64_t)o->train.seed);
+    int64_t window = o->train.clip == opt_train_clip_adaptive ? o->train.clip_window : 0;
+    t->clip = arena_new("clip", (size_t)window * 2 * sizeof(float) + 4096);
+    w->clip = o->train.clip != opt_train_clip_none;
+    w->s.clip = clip_new(&t->clip, o->train.clip_norm, o->train.clip_percentile, window);
+    w->s.vae = t->data.vae;
+    w->s.data = hash_bytes(t->data.ids, (size_t)t->data.n * sizeof *t->data.ids, 0);
+    recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
+                          : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF
+                                                                          : RECOMPUTE_ON;
+    engine_init(&w->e, backend_find("cpu"), (size_t)activation_bound(o), rule);
+    return true;
+}
+
+static void make_buckets(trainer *t) {
+    const params *p = t->w.t->p;
+    bucket_row   *row = malloc((size_t)p->n * sizeof *row);
+    CHECK(row, "no memory for %d rows", p->n);
+    for (int i = 0; i < p->n; i++) row[i] = (bucket_row){p->row[i]->offset, p->row[i]->count, p->row[i]->layer};
+    buckets_init(&t->w.b, t->c, row, p->n, p->total, t->o->train.bucket_mb << 20);
+    free(row);
+}
+
+/* Weights to start from: the run's own newest checkpoint, else train.init_from, else random ones. */
+static bool starting_point(trainer *t, status *st) {
+    bool found = false;
+    if (!state_resume(t->folder.path, t->c, t->w.t, &t->w.x, &t->w.s, &found, st)) return false;
+    t->saved_step = found ? t->w.s.step : -1;
+    if (!found && t->o->train.init_from[0]) {
+        if (state_load_weights(t->o->train.init_from, true, t->w.t->p, st))
+            log_info("starting from the weights of %s", t->o->train.init_from);
+        if (!comm_agree(t->c, st)) return false;
+    }
+    if (!found) optimizer_start(&t->w.x);
+    return true;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------------------------- */
+
+static bool save(trainer *t, log_span *span, status *st) {
+    double t0 = now_seconds();
+    if (t->saved_step == t->w.s.step) return true;
+    loader_lock(t->w.l);
+    bool ok = state_save(t->folder.path, t->c, t->w.t, &t->w.x, &t->w.s, t->o, st);
+    loader_unlock(t->w.l);
+    if (ok) t->saved_step = t->w.s.step;
+    span->checkpoint += now_seconds() - t0;
+    return ok;
+}
+
+static bool evaluate(trainer *t, status *st) {
+    heldout_result r;
+    if (t->heldout.n == 0 || t->w.s.step % t->o->train.eval_every != 0) return true;
+    if (!heldout_run(&t->w, &t->heldout, t->o->train.eval_samples, &r, st)) return false;
+    run_log_heldout(t->log, &t->w, t->w.s.step, &r);
+    log_info("step %lld: held-out loss %.6g on %lld samples", (long long)t->w.s.step, r.loss, (long long)r.samples);
+    return true;
+}
+
+static void count_span(log_span *span, const step_result *r) {
+    span->times.data += r->times.data;
+    span->times.forward += r->times.forward;
+    span->times.backward += r->times.backward;
+    span->times.reduce += r->times.reduce;
+    span->times.update += r->times.update;
+    span->tokens += r->tokens;
+    span->skipped += r->skipped;
+    span->steps++;
+}
+
+/* A bad step in a row too many: the state is that of the last good step, and is kept. */
+static bool give_up(trainer *t, log_span *span, status *st) {
+    status saved = {0};
+    int64_t row = t->w.s.bad_in_row;
+    bool    ok = save(t, span, &saved);
+    return status_set(st, ST_DATA, "%lld steps in a row had non-finite gradients: %s%s; lower train.lr or look at the data",
+                      (long long)row, ok ? "the last good state is saved in " : "and saving failed: ",
+                      ok ? t->folder.path : saved.text);
+}
+
+static bool loop(trainer *t, status *st) {
+    const options *o = t->o;
+    stepper       *w = &t->w;
+    int64_t        end = o->train.steps;
+    log_span       span = {.t0 = now_seconds()};
+    progress       bar;
+    char           note[96] = "";
+    progress_begin(&bar, "train", w->s.step, end);
+    while (w->s.step < end) {
+        step_result r;
+        if (!step_run(w, asked_to_stop, &r, st)) return false;
+        count_span(&span, &r);
+        if (r.skipped)
+            log_info("step %lld skipped: loss %g, gradient norm %g (%lld in a row, %lld in all)", (long long)w->s.step,
+                     r.loss, r.grad_norm, (long long)w->s.bad_in_row, (long long)w->s.bad_total);
+        if (t->hooks && t->hooks->on_step) t->hooks->on_step(t->hooks->user, w->s.step, &r);
+        if (w->s.step % o->train.log_every == 0 || w->s.step == end || r.stop)
+            run_log_step(t->log, t->c, w, &r, &span);
+        if (w->s.bad_in_row >= o->train.max_bad_steps) return give_up(t, &span, st);
+        if (!evaluate(t, st)) return false;
+        if (o->train.checkpoint_every > 0 && w->s.step % o->train.checkpoint_every == 0) {
+            status saving = {0};
+            if (!save(t, &span, &saving) && t->c->rank == 0) log_warn("no checkpoint of step %lld: %s", (long long)w->s.step,
+                                                                     saving.text);
+        }
+        snprintf(note, sizeof note, "loss %.5g  |g| %.3g", r.loss, r.grad_norm);
+        progress_step(&bar, w->s.step, note);
+        if (r.stop && w->s.step < end) {
+            if (!save(t, &span, st)) return false;
+            return status_set(st, ST_REQUEUE, "stopped on request after step %lld; the same command continues",
+                              (long long)w->s.step);
+        }
+    }
+    progress_end(&bar, note);
+    return save(t, &span, st);
+}
+
+static bool train(trainer *t, status *st) {
+    stepper *w = &t->w;
+    if (!run_folder_open(&t->folder, t->o, t->c, st) || !starting_point(t, st)) return false;
+    t->log = run_log_open(t->folder.path, t->c, w->s.step, st);
+    if (!status_ok(st)) return false;
+    if (w->s.step >= t->o->train.steps) {
+        log_info("%s has %lld steps already, train.steps is %lld: nothing to do", t->folder.path, (long long)w->s.step,
+                 (long long)t->o->train.steps);
+        return true;
+    }
+    plan_config order = plan_config_of(t->o, &t->data, t->size.micro_tokens);
+    w->p = plan_new(&order);
+    w->l = loader_new(&(loader_config){.t = w->t, .d = &t->data, .plan = order, .rank = t->c->rank, .world = t->c->size,
+                                       .first_step = w->s.step, .end_step = t->o->train.steps,
+                                       .read_ahead = (int)t->o->data.read_ahead});
+    make_buckets(t);
+    old_actions old;
+    signals_take(&old);
+    bool ok = loop(t, st);
+    signals_give_back(&old);
+    return ok;
+}
+
+static bool run(trainer *t, status *st) {
+    stepper *w = &t->w;
+    double   seconds = 0;
+    config_check(t->o, NULL, st);
+    if (!comm_agree(t->c, st) || !open_data(t, st) || !build_model(t, st) || !sizing_run(w, t->o, &t->size, st)) return false;
+    if (t->o->command.dry_run && !sizing_time(w, t->o, &t->size, &seconds, st)) return false;
+    sizing_print(w, t->o, &t->size, seconds);
+    return t->o->command.dry_run || train(t, st);
+}
+
+status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, status *st) {
+    trainer t = {.o = o, .c = c, .hooks = hooks, .folder = {.lock = -1}, .saved_step = -1};
+    t.w.c = c;
+    t.w.d = &t.data;
+    if (hooks) {
+        t.w.after_backward = hooks->after_backward;
+        t.w.user = hooks->user;
+    }
+    *st = (status){0};
+    run(&t, st);
+    loader_free(t.w.l);
+    plan_free(t.w.p);
+    buckets_free(&t.w.b);
+    run_log_close(t.log);
+    run_folder_close(&t.folder);
+    optimizer_free(&t.w.x);
+    if (t.w.e.book.base) engine_free(&t.w.e);
+    if (t.weights.base) arena_free(&t.weights);
+    if (t.clip.base) arena_free(&t.clip);
+    if (t.w.t) t.w.t->free(t.w.t);
+    dataset_close(&t.data);
+    dataset_close(&t.heldout);
+    return st->code;
+}

@@ -1,0 +1,149 @@
+#!/bin/sh
+# The command line: one clear line on stderr, the right exit code, on one rank and on two.   cli.sh D3S2 [MPIRUN]
+set -u
+d3s2=$1
+mpirun=${2:-}
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/d3s2-cli-XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+n_bad=0
+
+fail() {
+    echo "FAILED: $1" >&2
+    sed 's/^/    /' "$tmp/err" >&2
+    n_bad=$((n_bad + 1))
+}
+
+# expect CODE TEXT ARGS...: exit code, and TEXT in the only line of stderr, which starts like an error of this program.
+expect() {
+    code=$1 text=$2
+    shift 2
+    "$d3s2" "$@" >"$tmp/out" 2>"$tmp/err"
+    rc=$?
+    [ "$rc" -eq "$code" ] || fail "$*: code $rc, not $code"
+    [ "$(grep -c '^d3s2: error: ' "$tmp/err")" -eq 1 ] || fail "$*: not one error line"
+    [ "$(wc -l <"$tmp/err")" -eq 1 ] || fail "$*: more than one line"
+    grep -qF -- "$text" "$tmp/err" || fail "$*: no '$text'"
+}
+
+# expect_ok TEXT ARGS...: code 0, nothing on stderr, TEXT on stdout.
+expect_ok() {
+    text=$1
+    shift
+    "$d3s2" "$@" >"$tmp/out" 2>"$tmp/err"
+    rc=$?
+    [ "$rc" -eq 0 ] || fail "$*: code $rc"
+    [ ! -s "$tmp/err" ] || fail "$*: something on stderr"
+    grep -qF -- "$text" "$tmp/out" || fail "$*: no '$text' on stdout"
+}
+
+# ---- help and verbs
+for verb in prep check info train encode sample eval report export import; do
+    expect_ok "d3s2 $verb" "$verb" --help
+    expect_ok "d3s2 $verb" help "$verb"
+    for part in usage: example: --dry-run; do grep -qF -- "$part" "$tmp/out" || fail "$verb --help: no $part"; done
+done
+expect_ok "train.steps=" train --help
+expect_ok "sample.guidance=" sample --help
+expect_ok "usage:" help
+expect_ok "usage:" --help
+expect_ok "d3s2 " version
+expect_ok "processor" info --device
+expect 64 "did you mean 'train'" trian
+expect 64 "did you mean 'report'" raport x
+"$d3s2" >"$tmp/out" 2>"$tmp/err"
+[ $? -eq 64 ] || fail "no verb"
+
+# ---- options
+expect 64 "did you mean train.steps" train train.stpes=3
+expect 64 "train.steps" train train.steps=many
+expect 64 "train.steps" train train.steps=-1
+expect 64 "train.lr" train train.lr=1e9
+expect 64 "train.model" train train.model=gan
+expect 64 "--frobnicate" train --frobnicate
+expect 64 "--config" train --config
+expect 66 "$tmp/none.yaml" train --config "$tmp/none.yaml"
+printf 'train:\n  stesp: 3\n' >"$tmp/wrong.yaml"
+expect 64 "did you mean train.steps" train --config "$tmp/wrong.yaml"
+expect 64 "argument" train "$tmp"
+expect 64 "multiple of 8" prep prep.input="$tmp" prep.output="$tmp/o" prep.resolution=100
+
+# ---- files
+expect 64 "needs a path" check
+expect 64 "needs a path" info
+expect 66 "$tmp/none" check "$tmp/none"
+expect 66 "$tmp/none" info "$tmp/none"
+mkdir "$tmp/empty"
+expect 66 "$tmp/empty" check "$tmp/empty"
+expect 66 "$tmp/empty" report "$tmp/empty"
+expect 66 "$tmp/none" report "$tmp/none"
+expect 64 "one folder" report
+echo "this is no HDF5 file" >"$tmp/shard-0.h5"
+expect 65 "1 of 1 files are wrong" check "$tmp/shard-0.h5"
+grep -q WRONG "$tmp/out" || fail "check: no WRONG in the table"
+expect 65 "shard-0.h5" info "$tmp/shard-0.h5"
+: >"$tmp/empty/shard-0.h5"
+expect 65 "1 of 1 files are wrong" check "$tmp/empty"
+expect 64 "prep.input" prep
+expect 66 "$tmp/none" prep prep.input="$tmp/none" prep.output="$tmp/o"
+expect 64 "encode.input" encode
+expect 64 "sample.checkpoint" sample "$tmp"
+expect 64 "eval.checkpoint" eval "$tmp"
+expect 64 "one folder of shards" sample sample.checkpoint=a sample.vae=b sample.output="$tmp/o"
+expect 66 "$tmp/none" sample "$tmp/none" sample.checkpoint=a sample.vae=b sample.output="$tmp/o"
+expect 66 "$tmp/none" eval "$tmp/none" eval.checkpoint=a eval.output="$tmp/o"
+expect 64 "sample.level" sample "$tmp" sample.checkpoint=a sample.vae=b sample.output="$tmp/o" sample.level=1
+expect 64 "export takes" export "$tmp"
+expect 66 "$tmp/none" export "$tmp/none" "$tmp/w.safetensors"
+expect 64 "import takes" import "$tmp"
+expect 66 "$tmp/none" import "$tmp/none" "$tmp/run"
+head -c 100 /dev/zero >"$tmp/zero.safetensors"
+expect 65 "zero.safetensors" import "$tmp/zero.safetensors" "$tmp/run"
+[ ! -e "$tmp/o" ] || fail "a failed verb left a folder"
+[ ! -e "$tmp/run" ] || fail "a failed import left a folder"
+
+# A folder that may not be read (root reads everything: then there is nothing to test).
+mkdir "$tmp/locked"
+chmod 000 "$tmp/locked"
+if [ "$(id -u)" -ne 0 ]; then expect 66 "$tmp/locked" check "$tmp/locked"; fi
+chmod 700 "$tmp/locked"
+
+# ---- a report of what there is
+mkdir -p "$tmp/exp/vae"
+i=1
+while [ $i -le 40 ]; do
+    echo "{\"step\": $i, \"loss\": 0.$((90 - i))}"
+    i=$((i + 1))
+done >"$tmp/exp/vae/metrics.jsonl"
+echo '{"step": 41, "loss": null}' >>"$tmp/exp/vae/metrics.jsonl"
+echo 'train: {steps: "<b>&"}' >"$tmp/exp/vae/config.yaml"
+expect_ok "report.html" report "$tmp/exp"
+for text in "<svg" "Loss of vae" "proves nothing" "&lt;b&gt;&amp;" "</html>"; do
+    grep -qF "$text" "$tmp/exp/report.html" || fail "report: no $text"
+done
+grep -q '"loss": 0.5' "$tmp/exp/summary.json" || fail "summary.json: no last loss"
+grep -Eq '(src|href)="?https?:' "$tmp/exp/report.html" && fail "report: needs the network"
+echo '{"kind": ' >"$tmp/exp/results.json"
+expect 65 "results.json" report "$tmp/exp"
+
+# ---- two ranks: one line, one code
+if [ -n "$mpirun" ]; then
+    ranks() {
+        code=$1 text=$2
+        shift 2
+        "$mpirun" -np 2 --oversubscribe "$d3s2" "$@" >"$tmp/out" 2>"$tmp/err"
+        rc=$?
+        [ "$rc" -eq "$code" ] || fail "2 ranks, $*: code $rc, not $code"
+        [ "$(grep -c '^d3s2: error: ' "$tmp/err")" -eq 1 ] || fail "2 ranks, $*: not one error line"
+        grep '^d3s2: error: ' "$tmp/err" | grep -qF -- "$text" || fail "2 ranks, $*: no '$text'"
+    }
+    ranks 64 "did you mean 'train'" trian
+    ranks 64 "did you mean train.steps" train train.stpes=3
+    ranks 66 "$tmp/none" check "$tmp/none"
+    ranks 66 "$tmp/none" sample "$tmp/none" sample.checkpoint=a sample.vae=b sample.output="$tmp/o"
+    ranks 65 "files are wrong" check "$tmp/shard-0.h5"
+    "$mpirun" -np 2 --oversubscribe "$d3s2" version >"$tmp/out" 2>"$tmp/err" || fail "2 ranks: version"
+    [ "$(wc -l <"$tmp/out")" -eq 1 ] || fail "2 ranks: the version is not printed once"
+fi
+
+[ $n_bad -eq 0 ] && echo "command line: all as expected"
+[ $n_bad -eq 0 ]

@@ -1,0 +1,150 @@
+/* Collectives, on any number of ranks: integers whose sums are exact, odd lengths, buckets against one sum. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/rng.h"
+#include "dist/buckets.h"
+#include "harness/harness.h"
+
+static comm world;
+
+static const int64_t lengths[] = {0, 1, 2, 3, 63, 64, 65, 1000, 100003};
+enum { N_LENGTHS = sizeof lengths / sizeof lengths[0] };
+
+static int64_t value(int rank, int64_t i) { return (i * 7 + rank * 13) % 1001 - 500; }
+
+static int64_t sum_over_ranks(int64_t i) {
+    int64_t s = 0;
+    for (int r = 0; r < world.size; r++) s += value(r, i);
+    return s;
+}
+
+static void test_sums(void **state) {
+    (void)state;
+    for (int k = 0; k < N_LENGTHS; k++) {
+        int64_t  n = lengths[k];
+        float   *f = malloc((size_t)(n + 1) * sizeof *f);
+        double  *d = malloc((size_t)(n + 1) * sizeof *d);
+        int64_t *j = malloc((size_t)(n + 1) * sizeof *j);
+        for (int64_t i = 0; i <= n; i++) {
+            j[i] = value(world.rank, i);
+            f[i] = (float)j[i];
+            d[i] = (double)j[i];
+        }
+        comm_sum_f32(&world, f, n);
+        comm_sum_f64(&world, d, n);
+        comm_sum_i64(&world, j, n);
+        for (int64_t i = 0; i < n; i++) {
+            assert_true(f[i] == (float)sum_over_ranks(i));
+            assert_true(d[i] == (double)sum_over_ranks(i));
+            assert_true(j[i] == sum_over_ranks(i));
+        }
+        assert_true(f[n] == (float)value(world.rank, n)); /* guard */
+        free(f);
+        free(d);
+        free(j);
+    }
+}
+
+static void test_max_bcast_gather(void **state) {
+    (void)state;
+    double  d[2] = {world.rank, -world.rank};
+    int64_t j = 100 - world.rank, text[3] = {0};
+    comm_max_f64(&world, d, 2);
+    comm_max_i64(&world, &j, 1);
+    assert_true(d[0] == world.size - 1 && d[1] == 0 && j == 100);
+    if (world.rank == world.size - 1) text[2] = 42;
+    comm_bcast(&world, text, sizeof text, world.size - 1);
+    assert_int_equal(text[2], 42);
+    int64_t  mine[2] = {world.rank, 10 * world.rank};
+    int64_t *all = malloc((size_t)world.size * sizeof mine);
+    comm_all_gather(&world, mine, all, sizeof mine);
+    for (int r = 0; r < world.size; r++) assert_true(all[2 * r] == r && all[2 * r + 1] == 10 * r);
+    free(all);
+}
+
+static void test_agree(void **state) {
+    (void)state;
+    status st = {0};
+    assert_true(comm_agree(&world, &st));
+    for (int bad = 0; bad < world.size; bad++) {
+        st = (status){0};
+        if (world.rank >= bad) status_set(&st, ST_DATA, "rank %d", world.rank);
+        assert_false(comm_agree(&world, &st));
+        char want[16];
+        snprintf(want, sizeof want, "rank %d", bad);
+        assert_string_equal(st.text, want);
+        assert_int_equal(st.code, ST_DATA);
+    }
+}
+
+enum { ROWS = 40, LAYERS = 6 };
+
+static int64_t slab_rows(bucket_row row[ROWS]) {
+    int64_t at = 0;
+    for (int i = 0; i < ROWS; i++) {
+        int64_t n = 1 + (i * 37) % 301;
+        row[i] = (bucket_row){at, n, i < 3 ? -1 : (i - 3) * LAYERS / (ROWS - 3)};
+        at += (n + 15) / 16 * 16;
+    }
+    return at;
+}
+
+/* Ranks report layers at their own pace, one of them none at all; the result is the plain sum, bit for bit. */
+static void test_buckets(void **state) {
+    (void)state;
+    bucket_row row[ROWS];
+    int64_t    total = slab_rows(row);
+    float     *slab = malloc((size_t)total * sizeof *slab), *plain = malloc((size_t)total * sizeof *plain),
+          *first = malloc((size_t)total * sizeof *first);
+    int64_t sizes[] = {1, 2000, 1 << 20};
+    for (int k = 0; k < 3; k++) {
+        buckets b;
+        buckets_init(&b, &world, row, ROWS, total, sizes[k]);
+        int64_t covered = 0;
+        for (int i = 0; i < b.n; i++) covered += b.item[i].count;
+        assert_int_equal(covered, total);
+        assert_true(k != 2 || b.n == 1);
+        assert_true(k != 0 || b.n > LAYERS);
+        for (int round = 0; round < 5; round++) {
+            rng_key key = {.seed = (uint64_t)round, .purpose = RNG_TEST, .sample = (uint64_t)world.rank};
+            rng_fill_normal(key, 0, total, slab);
+            memcpy(plain, slab, (size_t)total * sizeof *slab);
+            buckets_begin(&b, slab);
+            for (int l = LAYERS - 1; l >= 0; l--)
+                if ((world.rank + round) % 3 != 2 || world.size == 1) buckets_layer_done(&b, l);
+            assert_true(buckets_finish(&b) >= 0);
+            comm_sum_f32(&world, plain, total);
+            assert_memory_equal(slab, plain, (size_t)total * sizeof *slab);
+            memcpy(first, slab, (size_t)total * sizeof *slab); /* the same bits on every rank */
+            comm_bcast(&world, first, total * (int64_t)sizeof *first, 0);
+            assert_memory_equal(first, slab, (size_t)total * sizeof *slab);
+        }
+        buckets_free(&b);
+    }
+    free(slab);
+    free(plain);
+    free(first);
+}
+
+static void test_dup(void **state) {
+    (void)state;
+    comm    c = comm_dup(&world);
+    int64_t one = 1;
+    assert_int_equal(c.rank, world.rank);
+    comm_sum_i64(&c, &one, 1);
+    assert_int_equal(one, world.size);
+    comm_free(&c);
+    comm_barrier(&world);
+}
+
+int main(int argc, char **argv) {
+    comm_start(&world, &argc, &argv);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums), cmocka_unit_test(test_max_bcast_gather),
+                                       cmocka_unit_test(test_agree), cmocka_unit_test(test_buckets),
+                                       cmocka_unit_test(test_dup)};
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    comm_finish(&world);
+    return failed;
+}

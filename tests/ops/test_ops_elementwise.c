@@ -1,0 +1,232 @@
+/* elementwise helpers and branch_gate: cpu against ref, gradients of ref, wrong arguments. */
+#include "ops/optest.h"
+#include "ops/ref32.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const int ROWS[] = {0, 1, 3, 63, 64, 65, 1000};
+enum { N_ROWS = sizeof ROWS / sizeof *ROWS };
+
+static void test_add_zero_copy(void **state) {
+    (void)state;
+    for (int r = 0; r <= N_ROWS; r++) {
+        int64_t n = r < N_ROWS ? ROWS[r] : 300001;
+        optest  o;
+        optest_begin(&o);
+        o.repeat = n > 1000 ? 3 : OPTEST_REPEAT;
+        /* Same count, other dims. */
+        tensor *x = optest_in(&o, "x", 1, 2, DIMS(n, 1)), *acc = optest_acc(&o, "y", 2, 2, DIMS(n));
+        optest_compare(&o, OPTEST_FN(add_fwd), &(xy_args){.x = x, .y = acc});
+        optest_freeze(&o);
+        tensor *y = optest_out(&o, "y", DT_F32, DIMS(n));
+        optest_compare(&o, OPTEST_FN(copy_fwd), &(xy_args){.x = x, .y = y});
+        assert_true(n == 0 || memcmp(x->data, y->data, tensor_bytes(x)) == 0);
+        optest_compare(&o, OPTEST_FN(zero_fwd), &(xy_args){.y = y});
+        for (int64_t i = 0; i < n; i++) assert_true(F32(y)[i] == 0);
+        optest_end(&o);
+    }
+}
+
+static void test_columns(void **state) {
+    static const int width[][6] = {{1}, {64, 64, 64}, {5, 0, 3}, {1, 2, 3, 4, 5, 6}};
+    static const int parts[] = {1, 3, 3, 6};
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++)
+        for (int w = 0; w < 4; w++) {
+            optest          o;
+            split_cols_args s = {.n_parts = parts[w]};
+            merge_cols_args m = {.n_parts = parts[w]};
+            int64_t         total = 0;
+            optest_begin(&o);
+            for (int p = 0; p < parts[w]; p++) total += width[w][p];
+            s.x = optest_in(&o, "x", 1, 2, DIMS(ROWS[r], total));
+            for (int p = 0; p < parts[w]; p++)
+                m.part[p] = s.part[p] = optest_out(&o, "part", DT_F32, DIMS(ROWS[r], width[w][p]));
+            optest_compare(&o, OPTEST_FN(split_cols_fwd), &s);
+            for (int64_t n = 0; n < ROWS[r]; n++) assert_true(F32(s.part[0])[n * width[w][0]] == F32(s.x)[n * total]);
+            optest_freeze(&o);
+            m.x = optest_out(&o, "back", DT_F32, DIMS(ROWS[r], total));
+            optest_compare(&o, OPTEST_FN(merge_cols_fwd), &m);
+            assert_true(ROWS[r] == 0 || memcmp(m.x->data, s.x->data, tensor_bytes(s.x)) == 0);
+            optest_end(&o);
+        }
+}
+
+static void test_embed_ape(void **state) {
+    static const int ch[] = {1, 6, 16, 64, 130};
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++)
+        for (int w = 0; w < 10; w++) {
+            int      n = ROWS[r];
+            bool     wide = w >= 5; /* a coordinate range too wide for a table */
+            int32_t *coord = malloc(((size_t)n * 3 + 1) * sizeof *coord);
+            optest   o;
+            assert_non_null(coord);
+            for (int i = 0; i < 3 * n; i++) coord[i] = (i * 7919 % 64) - (wide ? i * 1000 : 5);
+            optest_begin(&o);
+            o.repeat = 5;
+            tensor        *x = optest_in(&o, "x", 1, 2, DIMS(n, ch[w % 5]));
+            embed_ape_args a = {.x = x, .coord = optest_i32(&o, "coord", coord, DIMS(n, 3)), .factor = w & 1 ? 0.5f : 1.0f,
+                                .y = optest_out(&o, "y", DT_F32, DIMS(n, ch[w % 5]))};
+            /* Both work in double: one rounding of the sum, one of the table, |y| <= 2. */
+            optest_set_tol(&o, a.y, 2e-7);
+            optest_compare(&o, OPTEST_FN(embed_ape_fwd), &a);
+            optest_end(&o);
+            free(coord);
+        }
+}
+
+/* R§3.5 spelled out for one row; R§5.2 for one time. */
+static void test_embed_values(void **state) {
+    enum { C = 14, D = 6 };
+    const int32_t coord[3] = {3, 0, 7};
+    optest        o;
+    (void)state;
+    optest_begin(&o);
+    tensor *x = optest_in(&o, "x", 1, 0, DIMS(1, C)), *y = optest_out(&o, "y", DT_F32, DIMS(1, C));
+    optest_run(&o, &backend_cpu, OPTEST_FN(embed_ape_fwd),
+               &(embed_ape_args){.x = x, .coord = optest_i32(&o, "coord", coord, DIMS(1, 3)), .factor = 2, .y = y});
+    const double want[C] = {sin(6), sin(0.06), cos(6), cos(0.06), 0, 0, 1, 1, sin(14), sin(0.14), cos(14), cos(0.14)};
+    for (int i = 0; i < C; i++) expect_le(fabs(F32(y)[i] - want[i]), 1e-7, "embed_ape");
+    tensor *t = optest_in(&o, "t", 1, 0, DIMS(1)), *e = optest_out(&o, "e", DT_F32, DIMS(1, D));
+    F32(t)[0] = 437.5f;
+    optest_keep(&o, t);
+    optest_run(&o, &backend_cpu, OPTEST_FN(embed_time_fwd), &(embed_time_args){.t = t, .y = e});
+    for (int i = 0; i < D; i++) {
+        double angle = 437.5 * pow(10000, -(double)(i % 3) / 3);
+        expect_le(fabs(F32(e)[i] - (i < 3 ? cos(angle) : sin(angle))), 1e-7, "embed_time");
+    }
+    optest_end(&o);
+}
+
+static void test_embed_time(void **state) {
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++) {
+        optest o;
+        optest_begin(&o);
+        o.repeat = 5;
+        embed_time_args a = {.t = optest_in(&o, "t", 1, 2000, DIMS(ROWS[r])), .y = optest_out(&o, "y", DT_F32, DIMS(ROWS[r], 18))};
+        optest_set_tol(&o, a.y, 1e-7);
+        optest_compare(&o, OPTEST_FN(embed_time_fwd), &a);
+        optest_end(&o);
+    }
+}
+
+static void add_table_case(int n, int k, int ch, bool grad) {
+    int32_t *index = malloc(((size_t)n + 1) * sizeof *index);
+    optest   o;
+    assert_non_null(index);
+    for (int i = 0; i < n; i++) index[i] = i * 31 % k;
+    optest_begin(&o);
+    add_table_args a = {0};
+    tensor *x = optest_in(&o, "x", 1, 2, DIMS(n, ch)), *table = optest_in(&o, "table", 2, 2, DIMS(k, ch));
+    tensor *y = optest_out(&o, "y", DT_F32, DIMS(n, ch));
+    a.x = x, a.table = table, a.y = y, a.index = optest_i32(&o, "index", index, DIMS(n));
+    optest_compare(&o, OPTEST_FN(add_table_fwd), &a);
+    optest_freeze(&o);
+    tensor *dy = optest_in(&o, "dy", 3, 2, DIMS(n, ch)), *dtable = optest_acc(&o, "dtable", 4, 2, DIMS(k, ch));
+    a.dy = dy, a.dtable = dtable;
+    optest_compare(&o, OPTEST_FN(add_table_bwd), &a);
+    if (grad)
+        optest_grad(&o, OPTEST_FN(add_table_fwd), OPTEST_FN(add_table_bwd), &a, (tensor *[]){x, dy, table, dtable, NULL},
+                    (tensor *[]){y, dy, NULL}, 0.05, 1e-3);
+    optest_end(&o);
+    free(index);
+}
+
+static void test_add_table(void **state) {
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++) {
+        add_table_case(ROWS[r], 1, 1, false);
+        add_table_case(ROWS[r], 64, 13, false);
+        add_table_case(ROWS[r], 7, 64, false);
+    }
+    add_table_case(7, 3, 4, true);
+}
+
+static void branch_gate_case(int n, int heads, int d, bool grad) {
+    optest o;
+    optest_begin(&o);
+    branch_gate_args a = {0};
+    tensor *branch[3], *dbranch[3], *z = optest_in(&o, "z", 9, 8, DIMS(n, 3)), *out = optest_out(&o, "out", DT_F32, DIMS(n, heads, d));
+    for (int i = 0; i < 3; i++) a.o[i] = branch[i] = optest_in(&o, "o", (uint32_t)i + 1, 2, DIMS(n, heads, d));
+    a.z = z, a.out = out;
+    optest_compare(&o, OPTEST_FN(branch_gate_fwd), &a);
+    optest_freeze(&o);
+    tensor *dout = optest_in(&o, "dout", 4, 2, DIMS(n, heads, d)), *dz = optest_out(&o, "dz", DT_F32, DIMS(n, 3));
+    for (int i = 0; i < 3; i++) a.do_[i] = dbranch[i] = optest_out(&o, "do", DT_F32, DIMS(n, heads, d));
+    a.dout = dout, a.dz = dz;
+    optest_set_terms(&o, dz, heads * d);
+    optest_compare(&o, OPTEST_FN(branch_gate_bwd), &a);
+    if (grad)
+        optest_grad(&o, OPTEST_FN(branch_gate_fwd), OPTEST_FN(branch_gate_bwd), &a,
+                    (tensor *[]){branch[0], dbranch[0], branch[1], dbranch[1], branch[2], dbranch[2], z, dz, NULL},
+                    (tensor *[]){out, dout, NULL}, 0.02, 1e-3);
+    optest_end(&o);
+}
+
+static void test_branch_gate(void **state) {
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++) {
+        branch_gate_case(ROWS[r], 1, 1, false);
+        branch_gate_case(ROWS[r], 4, 32, false);
+        branch_gate_case(ROWS[r], 3, 7, false);
+    }
+    branch_gate_case(4, 2, 3, true);
+}
+
+static void test_nan(void **state) {
+    const int32_t index[5] = {0}, coord[15] = {0};
+    optest        o;
+    (void)state;
+    optest_begin(&o);
+    tensor *x = optest_in(&o, "x", 1, 2, DIMS(5, 12)), *y = optest_out(&o, "y", DT_F32, DIMS(5, 12));
+    tensor *at = optest_i32(&o, "index", index, DIMS(5)), *place = optest_i32(&o, "coord", coord, DIMS(5, 3));
+    optest_nan(&o, OPTEST_FN(copy_fwd), &(xy_args){.x = x, .y = y}, x, y);
+    optest_nan(&o, OPTEST_FN(split_cols_fwd), &(split_cols_args){.x = x, .part = {y}, .n_parts = 1}, x, y);
+    optest_nan(&o, OPTEST_FN(add_table_fwd), &(add_table_args){.x = x, .table = x, .index = at, .y = y}, x, y);
+    optest_nan(&o, OPTEST_FN(embed_ape_fwd), &(embed_ape_args){.x = x, .coord = place, .factor = 1, .y = y}, x, y);
+    tensor *b[3], *z = optest_in(&o, "z", 1, 2, DIMS(5, 3)), *out = optest_out(&o, "out", DT_F32, DIMS(5, 2, 3));
+    for (int i = 0; i < 3; i++) b[i] = optest_in(&o, "o", (uint32_t)i, 2, DIMS(5, 2, 3));
+    branch_gate_args g = {.o = {b[0], b[1], b[2]}, .z = z, .out = out};
+    optest_nan(&o, OPTEST_FN(branch_gate_fwd), &g, b[2], out);
+    optest_nan(&o, OPTEST_FN(branch_gate_fwd), &g, z, out);
+    optest_end(&o);
+}
+
+static void test_wrong(void **state) {
+    const int32_t index[3] = {0, 4, 1};
+    optest        o;
+    (void)state;
+    optest_begin(&o);
+    tensor *x = optest_in(&o, "x", 1, 2, DIMS(3, 4)), *y = optest_out(&o, "y", DT_F32, DIMS(3, 5));
+    tensor *at = optest_i32(&o, "index", index, DIMS(3)), *same = optest_out(&o, "same", DT_F32, DIMS(3, 4));
+    optest_fatal(OPTEST_FN(add_fwd), &(xy_args){.x = x, .y = y}, "x has 12 elements, y 15");
+    optest_fatal(OPTEST_FN(copy_fwd), &(xy_args){.x = at, .y = y}, "x is i32");
+    optest_fatal(OPTEST_FN(zero_fwd), &(xy_args){.x = x}, "y is not given");
+    optest_fatal(OPTEST_FN(split_cols_fwd), &(split_cols_args){.x = x, .part = {y}, .n_parts = 1}, "5 columns, x 4");
+    optest_fatal(OPTEST_FN(merge_cols_fwd), &(merge_cols_args){.x = y, .part = {x}, .n_parts = 7}, "7 parts");
+    optest_fatal(OPTEST_FN(add_table_fwd), &(add_table_args){.x = x, .table = x, .index = at, .y = same},
+                 "index[1] is 4, wanted 0 to 2");
+    optest_fatal(OPTEST_FN(embed_ape_fwd), &(embed_ape_args){.x = x, .coord = at, .factor = 1, .y = same},
+                 "coord is i32 (3), wanted i32 (3,3)");
+    tensor *t = optest_in(&o, "t", 1, 2, DIMS(3));
+    optest_fatal(OPTEST_FN(embed_time_fwd), &(embed_time_args){.t = t, .y = y}, "odd width 5");
+    tensor *b = optest_in(&o, "o", 1, 2, DIMS(3, 2, 2)), *out = optest_out(&o, "out", DT_F32, DIMS(3, 2, 2));
+    optest_fatal(OPTEST_FN(branch_gate_fwd), &(branch_gate_args){.o = {b, b, x}, .z = x, .out = out}, "o[2] is f32 (3,4)");
+    optest_fatal(OPTEST_FN(branch_gate_fwd), &(branch_gate_args){.o = {b, b, b}, .z = x, .out = out},
+                 "z is f32 (3,4), wanted f32 (3,3)");
+    optest_end(&o);
+}
+
+int main(void) {
+    optest_rounded = &backend_ref32;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_add_zero_copy), cmocka_unit_test(test_columns),    cmocka_unit_test(test_embed_ape),
+        cmocka_unit_test(test_embed_values),  cmocka_unit_test(test_embed_time), cmocka_unit_test(test_add_table),
+        cmocka_unit_test(test_branch_gate),   cmocka_unit_test(test_nan),        cmocka_unit_test(test_wrong),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

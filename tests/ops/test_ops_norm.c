@@ -1,0 +1,273 @@
+/* layer_norm, group_norm, rms_norm, gate_residual: cpu against ref, gradients of ref, empty samples, wrong arguments. */
+#include "ops/optest.h"
+#include "ops/ref32.h"
+
+static const int ROWS[] = {0, 1, 3, 63, 64, 65, 1000};
+enum { N_ROWS = sizeof ROWS / sizeof *ROWS };
+
+/* n rows as four samples: some, none, one row if there is one, the rest. */
+static tensor *samples(optest *o, int n) {
+    int one = n > 2 ? 1 : 0, some = (n - one) / 3;
+    return optest_first(o, "first", (int[]){some, 0, one, n - one - some}, 4);
+}
+enum { B = 4 };
+
+/* dx is rstd times a difference of terms that may cancel to nothing (one row, one channel). |gamma dy| <= 1 here. */
+static double largest(const tensor *t) {
+    double max = 0;
+    for (int64_t i = 0; i < tensor_count(t); i++)
+        if (F32(t)[i] > max) max = F32(t)[i];
+    return max;
+}
+
+static void layer_norm_case(int n, int ch, bool affine, bool modulated, double scale, bool grad) {
+    optest o;
+    optest_begin(&o);
+    layer_norm_args a = {.eps = 1e-5};
+    tensor *x = optest_in(&o, "x", 1, scale, DIMS(n, ch)), *gamma = NULL, *beta = NULL, *sc = NULL, *sh = NULL;
+    tensor *y = optest_out(&o, "y", DT_F32, DIMS(n, ch));
+    tensor *dgamma = NULL, *dbeta = NULL, *dscale = NULL, *dshift = NULL;
+    a.x = x;
+    a.y = y;
+    a.mean = optest_out(&o, "mean", DT_F32, DIMS(n));
+    a.rstd = optest_out(&o, "rstd", DT_F32, DIMS(n));
+    if (affine) {
+        a.gamma = gamma = optest_in(&o, "gamma", 2, 2, DIMS(ch));
+        a.beta = beta = optest_in(&o, "beta", 3, 2, DIMS(ch));
+    }
+    if (modulated) {
+        a.scale = sc = optest_in(&o, "scale", 4, 1, DIMS(B, ch));
+        a.shift = sh = optest_in(&o, "shift", 5, 1, DIMS(B, ch));
+        a.first = samples(&o, n);
+    }
+    optest_compare(&o, OPTEST_FN(layer_norm_fwd), &a);
+    optest_freeze(&o);
+    tensor *dy = optest_in(&o, "dy", 6, 2, DIMS(n, ch)), *dx = optest_out(&o, "dx", DT_F32, DIMS(n, ch));
+    a.dy = dy;
+    a.dx = dx;
+    if (affine) {
+        a.dgamma = dgamma = optest_acc(&o, "dgamma", 7, 2, DIMS(ch));
+        a.dbeta = dbeta = optest_acc(&o, "dbeta", 8, 2, DIMS(ch));
+    }
+    if (modulated) {
+        a.dscale = dscale = optest_out(&o, "dscale", DT_F32, DIMS(B, ch));
+        a.dshift = dshift = optest_out(&o, "dshift", DT_F32, DIMS(B, ch));
+    }
+    optest_set_floor(&o, dx, largest(a.rstd));
+    optest_compare(&o, OPTEST_FN(layer_norm_bwd), &a);
+    tensor *pairs[11] = {x, dx};
+    int     k = 2;
+    if (affine) pairs[k++] = gamma, pairs[k++] = dgamma, pairs[k++] = beta, pairs[k++] = dbeta;
+    if (modulated) pairs[k++] = sc, pairs[k++] = dscale, pairs[k++] = sh, pairs[k++] = dshift;
+    if (grad)
+        optest_grad(&o, OPTEST_FN(layer_norm_fwd), OPTEST_FN(layer_norm_bwd), &a, pairs, (tensor *[]){y, dy, NULL}, 0.01,
+                    1e-3);
+    optest_end(&o);
+}
+
+static void test_layer_norm(void **state) {
+    static const int width[] = {1, 7, 48, 130};
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++)
+        for (int w = 0; w < 4; w++) layer_norm_case(ROWS[r], width[w], (r + w) & 1, (r + w) & 2, 4, false);
+    for (int k = 0; k < 4; k++) {
+        layer_norm_case(5, 6, k & 1, k & 2, 4, true);
+        layer_norm_case(1000, 64, k & 1, k & 2, 4, false);
+    }
+}
+
+static void group_norm_case(int n, int groups, int ch, act_kind act, bool grad) {
+    optest o;
+    optest_begin(&o);
+    group_norm_args a = {.groups = groups, .act = act, .eps = 1e-5};
+    tensor         *x = optest_in(&o, "x", 1, 4, DIMS(n, ch)), *gamma = optest_in(&o, "gamma", 2, 2, DIMS(ch));
+    tensor         *beta = optest_in(&o, "beta", 3, 2, DIMS(ch)), *y = optest_out(&o, "y", DT_F32, DIMS(n, ch));
+    a.x = x, a.gamma = gamma, a.beta = beta, a.y = y;
+    a.first = samples(&o, n);
+    a.mean = optest_out(&o, "mean", DT_F32, DIMS(B, groups));
+    a.rstd = optest_out(&o, "rstd", DT_F32, DIMS(B, groups));
+    optest_compare(&o, OPTEST_FN(group_norm_fwd), &a);
+    for (int g = 0; g < groups; g++) { /* the sample without rows */
+        assert_true(F32(a.mean)[groups + g] == 0);
+        assert_true(F32(a.rstd)[groups + g] == 0);
+    }
+    optest_freeze(&o);
+    tensor *dy = optest_in(&o, "dy", 4, 2, DIMS(n, ch)), *dx = optest_out(&o, "dx", DT_F32, DIMS(n, ch));
+    tensor *dgamma = optest_acc(&o, "dgamma", 5, 2, DIMS(ch)), *dbeta = optest_acc(&o, "dbeta", 6, 2, DIMS(ch));
+    a.dy = dy, a.dx = dx, a.dgamma = dgamma, a.dbeta = dbeta;
+    optest_set_floor(&o, dx, largest(a.rstd));
+    optest_compare(&o, OPTEST_FN(group_norm_bwd), &a);
+    if (grad)
+        optest_grad(&o, OPTEST_FN(group_norm_fwd), OPTEST_FN(group_norm_bwd), &a,
+                    (tensor *[]){x, dx, gamma, dgamma, beta, dbeta, NULL}, (tensor *[]){y, dy, NULL}, 0.01, 1e-3);
+    optest_end(&o);
+}
+
+static void test_group_norm(void **state) {
+    static const int shape[][2] = {{1, 1}, {2, 6}, {32, 64}, {4, 100}};
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++)
+        for (int s = 0; s < 4; s++)
+            group_norm_case(ROWS[r], shape[s][0], shape[s][1], (r + s) & 1 ? ACT_SILU : ACT_NONE, false);
+    group_norm_case(9, 2, 4, ACT_NONE, true);
+    group_norm_case(9, 2, 4, ACT_SILU, true);
+    group_norm_case(2500, 8, 64, ACT_SILU, false);
+}
+
+/* A mean far from zero must not eat the digits of the variance. */
+static void test_norms_far_from_zero(void **state) {
+    enum { N = 65, C = 64 };
+    (void)state;
+    for (int group = 0; group < 2; group++) {
+        optest o;
+        optest_begin(&o);
+        tensor *x = optest_in(&o, "x", 1, 2, DIMS(N, C)), *gamma = optest_in(&o, "gamma", 2, 2, DIMS(C));
+        tensor *beta = optest_in(&o, "beta", 3, 2, DIMS(C)), *y = optest_out(&o, "y", DT_F32, DIMS(N, C));
+        tensor *mean = optest_out(&o, "mean", DT_F32, DIMS(group ? 1 : N, group ? 8 : 1));
+        tensor *rstd = optest_out(&o, "rstd", DT_F32, DIMS(group ? 1 : N, group ? 8 : 1));
+        for (int64_t i = 0; i < N * C; i++) F32(x)[i] += 4096;
+        optest_keep(&o, x);
+        /* The stored mean is rounded to ulp(4096)/2 = 2.4e-4; y follows with rstd about 1.7. */
+        optest_set_tol(&o, y, group ? 1e-3 : 1e-6);
+        optest_set_tol(&o, mean, 1e-7);
+        optest_set_tol(&o, rstd, 1e-6);
+        if (group) {
+            group_norm_args g = {.x = x, .gamma = gamma, .beta = beta, .groups = 8, .eps = 1e-5, .y = y, .mean = mean,
+                                 .rstd = rstd, .first = optest_first(&o, "first", (int[]){N}, 1)};
+            optest_compare(&o, OPTEST_FN(group_norm_fwd), &g);
+        } else {
+            tensor          m = tensor_view(mean, DIMS(N)), r = tensor_view(rstd, DIMS(N));
+            layer_norm_args l = {.x = x, .gamma = gamma, .beta = beta, .eps = 1e-5, .y = y, .mean = &m, .rstd = &r};
+            optest_compare(&o, OPTEST_FN(layer_norm_fwd), &l);
+        }
+        optest_end(&o);
+    }
+}
+
+static void rms_norm_case(int n, int heads, int d, double scale, bool grad) {
+    optest o;
+    optest_begin(&o);
+    rms_norm_args a = {0};
+    tensor *x = optest_in(&o, "x", 1, scale, DIMS(n, heads, d)), *gamma = optest_in(&o, "gamma", 2, 2, DIMS(heads, d));
+    tensor *y = optest_out(&o, "y", DT_F32, DIMS(n, heads, d));
+    a.x = x, a.gamma = gamma, a.y = y;
+    optest_compare(&o, OPTEST_FN(rms_norm_fwd), &a);
+    optest_freeze(&o);
+    tensor *dy = optest_in(&o, "dy", 3, 2, DIMS(n, heads, d)), *dx = optest_out(&o, "dx", DT_F32, DIMS(n, heads, d));
+    tensor *dgamma = optest_acc(&o, "dgamma", 4, 2, DIMS(heads, d));
+    a.dy = dy, a.dx = dx, a.dgamma = dgamma;
+    optest_compare(&o, OPTEST_FN(rms_norm_bwd), &a);
+    if (grad)
+        optest_grad(&o, OPTEST_FN(rms_norm_fwd), OPTEST_FN(rms_norm_bwd), &a, (tensor *[]){x, dx, gamma, dgamma, NULL},
+                    (tensor *[]){y, dy, NULL}, 0.01, 1e-3);
+    optest_end(&o);
+}
+
+static void test_rms_norm(void **state) {
+    static const int shape[][2] = {{1, 1}, {2, 7}, {4, 32}, {3, 20}};
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++)
+        for (int s = 0; s < 4; s++) rms_norm_case(ROWS[r], shape[s][0], shape[s][1], 2, false);
+    rms_norm_case(3, 2, 5, 4, true);
+    rms_norm_case(3, 2, 16, 0, false);      /* zero vectors: y = 0, finite gradients */
+    rms_norm_case(3, 2, 16, 1e-14, false);  /* shorter than the limit */
+}
+
+static void gate_case(int n, int ch, bool gated, bool grad) {
+    optest o;
+    optest_begin(&o);
+    gate_residual_args a = {0};
+    tensor *x = optest_in(&o, "x", 1, 2, DIMS(n, ch)), *h = optest_in(&o, "h", 2, 2, DIMS(n, ch)), *gate = NULL;
+    tensor *y = optest_out(&o, "y", DT_F32, DIMS(n, ch)), *dgate = NULL;
+    a.x = x, a.h = h, a.y = y;
+    if (gated) {
+        a.gate = gate = optest_in(&o, "gate", 3, 2, DIMS(B, ch));
+        a.first = samples(&o, n);
+    }
+    optest_compare(&o, OPTEST_FN(gate_residual_fwd), &a);
+    optest_freeze(&o);
+    tensor *dy = optest_in(&o, "dy", 4, 2, DIMS(n, ch)), *dh = optest_out(&o, "dh", DT_F32, DIMS(n, ch));
+    a.dy = dy, a.dh = dh;
+    if (gated) a.dgate = dgate = optest_out(&o, "dgate", DT_F32, DIMS(B, ch));
+    optest_compare(&o, OPTEST_FN(gate_residual_bwd), &a);
+    if (grad)
+        optest_grad(&o, OPTEST_FN(gate_residual_fwd), OPTEST_FN(gate_residual_bwd), &a,
+                    (tensor *[]){x, dy, h, dh, gate, dgate, NULL}, (tensor *[]){y, dy, NULL}, 0.05, 1e-3);
+    optest_end(&o);
+}
+
+static void test_gate_residual(void **state) {
+    static const int width[] = {1, 7, 64, 130};
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++)
+        for (int w = 0; w < 4; w++) gate_case(ROWS[r], width[w], (r + w) & 1, false);
+    gate_case(1000, 64, true, false);
+    gate_case(6, 3, true, true);
+    gate_case(6, 3, false, true);
+}
+
+static void test_nan(void **state) {
+    optest o;
+    (void)state;
+    optest_begin(&o);
+    tensor *x = optest_in(&o, "x", 1, 2, DIMS(65, 12)), *y = optest_out(&o, "y", DT_F32, DIMS(65, 12));
+    tensor *g = optest_in(&o, "gamma", 2, 2, DIMS(12)), *b = optest_in(&o, "beta", 3, 2, DIMS(12));
+    tensor *mean = optest_out(&o, "mean", DT_F32, DIMS(65)), *rstd = optest_out(&o, "rstd", DT_F32, DIMS(65));
+    optest_nan(&o, OPTEST_FN(layer_norm_fwd),
+               &(layer_norm_args){.x = x, .gamma = g, .beta = b, .eps = 1e-5, .y = y, .mean = mean, .rstd = rstd}, x, y);
+    optest_nan(&o, OPTEST_FN(gate_residual_fwd), &(gate_residual_args){.x = x, .h = x, .y = y}, x, y);
+    tensor *m2 = optest_out(&o, "mean", DT_F32, DIMS(1, 3)), *r2 = optest_out(&o, "rstd", DT_F32, DIMS(1, 3));
+    optest_nan(&o, OPTEST_FN(group_norm_fwd),
+               &(group_norm_args){.x = x, .gamma = g, .beta = b, .eps = 1e-5, .y = y, .mean = m2, .rstd = r2,
+                                  .groups = 3, .act = ACT_SILU, .first = optest_first(&o, "first", (int[]){65}, 1)},
+               x, y);
+    tensor *x3 = optest_in(&o, "x", 1, 2, DIMS(65, 3, 4)), *y3 = optest_out(&o, "y", DT_F32, DIMS(65, 3, 4));
+    tensor *g3 = optest_in(&o, "gamma", 2, 2, DIMS(3, 4));
+    optest_nan(&o, OPTEST_FN(rms_norm_fwd), &(rms_norm_args){.x = x3, .gamma = g3, .y = y3}, x3, y3);
+    optest_end(&o);
+}
+
+static void test_wrong(void **state) {
+    optest o;
+    (void)state;
+    optest_begin(&o);
+    tensor *x = optest_in(&o, "x", 1, 2, DIMS(6, 8)), *y = optest_out(&o, "y", DT_F32, DIMS(6, 8));
+    tensor *g = optest_in(&o, "g", 2, 2, DIMS(8)), *s = optest_in(&o, "s", 3, 2, DIMS(2, 8));
+    tensor *first = optest_first(&o, "first", (int[]){2, 4}, 2), *bad = optest_first(&o, "bad", (int[]){2, 5}, 2);
+    tensor *down = optest_i32(&o, "down", (int32_t[]){0, 7, 6}, DIMS(3));
+    tensor *n6 = optest_out(&o, "n6", DT_F32, DIMS(6)), *bg = optest_out(&o, "bg", DT_F32, DIMS(2, 4));
+    layer_norm_args ln = {.x = x, .y = y, .eps = 1e-5, .mean = n6, .rstd = n6}, l = ln;
+    l.gamma = g;
+    optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "both or neither");
+    l = ln, l.scale = s, l.shift = s;
+    optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "first is not given");
+    l.first = bad;
+    optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "first runs from 0 to 7, wanted 0 to 6");
+    l.first = down;
+    optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "first[1] is 7, the next is 6");
+    l = ln, l.mean = g;
+    optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "mean is f32 (8), wanted f32 (6)");
+    group_norm_args gn = {.x = x, .y = y, .gamma = g, .beta = g, .eps = 1e-5, .groups = 4, .first = first, .mean = bg,
+                          .rstd = bg}, q = gn;
+    q.groups = 3;
+    optest_fatal(OPTEST_FN(group_norm_fwd), &q, "3 groups do not divide 8 channels");
+    q = gn, q.act = ACT_TANH;
+    optest_fatal(OPTEST_FN(group_norm_fwd), &q, "act is 5");
+    q = gn, q.mean = n6;
+    optest_fatal(OPTEST_FN(group_norm_fwd), &q, "mean is f32 (6), wanted f32 (2,4)");
+    optest_fatal(OPTEST_FN(rms_norm_fwd), &(rms_norm_args){.x = x, .gamma = g, .y = y}, "x has 2 dims");
+    optest_fatal(OPTEST_FN(gate_residual_fwd), &(gate_residual_args){.x = x, .h = x, .y = y, .gate = g, .first = first},
+                 "gate is f32 (8), wanted f32 (2,8)");
+    optest_fatal(OPTEST_FN(gate_residual_bwd), &(gate_residual_args){.dy = x, .dh = y, .dgate = s}, "dgate without gate");
+    optest_end(&o);
+}
+
+int main(void) {
+    optest_rounded = &backend_ref32;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_group_norm), cmocka_unit_test(test_norms_far_from_zero),
+        cmocka_unit_test(test_rms_norm),   cmocka_unit_test(test_gate_residual), cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_wrong),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,395 @@
+/* attn_segment, attn_select, topk_blocks: cpu against ref, gradients of ref, wrong arguments. */
+#include "core/rng.h"
+#include "ops/optest.h"
+#include "ops/ref32_sparse.h"
+
+#include <math.h>
+#include <string.h>
+
+static int set_up(void **state) {
+    (void)state;
+    optest_rounded = &backend_ref32_sparse;
+    return 0;
+}
+
+static void permutation(int64_t n, uint64_t sample, int32_t *out) {
+    int64_t order[4096];
+    assert_true(n <= 4096);
+    rng_permutation((rng_key){.purpose = RNG_TEST, .sample = sample}, n, order);
+    for (int64_t i = 0; i < n; i++) out[i] = (int32_t)order[i];
+}
+
+/* ---- attn_segment --------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int     n_segments;
+    int     queries[8], keys[8];
+    int64_t H, G, D;
+    bool    ordered, fused; /* shuffled rows; q, k, v as columns of one tensor (needs as many queries as keys) */
+    int64_t unnamed;        /* key rows that no segment names */
+} segment_shape;
+
+static void segment_case(const segment_shape *s, int repeat, bool grad) {
+    optest  o;
+    int64_t N = 0, M = 0;
+    int32_t q_order[4096], k_order[4096];
+    optest_begin(&o);
+    o.repeat = repeat;
+    for (int i = 0; i < s->n_segments; i++) {
+        N += s->queries[i];
+        M += s->keys[i];
+    }
+    int64_t H = s->H, G = s->G, D = s->D, rows = M + s->unnamed, wide = (H + 2 * G) * D;
+    permutation(N, 1, q_order);
+    permutation(rows, 2, k_order);
+    attn_segment_args a = {.scale = (float)(1 / sqrt((double)D)),
+                           .q_first = optest_first(&o, "q_first", s->queries, s->n_segments),
+                           .k_first = optest_first(&o, "k_first", s->keys, s->n_segments)};
+    if (s->ordered) {
+        a.q_order = optest_i32(&o, "q_order", q_order, DIMS(N));
+        a.k_order = optest_i32(&o, "k_order", k_order, DIMS(M));
+    }
+    tensor q, k, v, dq, dk, dv, *x[3] = {NULL}, *dx[3] = {NULL};
+    if (s->fused) {
+        assert_true(N == rows);
+        x[0] = optest_in(&o, "qkv", 1, 4, DIMS(N, wide));
+        q = tensor_wrap(F32(x[0]), DT_F32, DIMS(N, H, D));
+        k = tensor_wrap(F32(x[0]) + H * D, DT_F32, DIMS(N, G, D));
+        v = tensor_wrap(F32(x[0]) + (H + G) * D, DT_F32, DIMS(N, G, D));
+        a.q_stride = a.k_stride = a.v_stride = wide;
+    } else {
+        q = *(x[0] = optest_in(&o, "q", 1, 4, DIMS(N, H, D)));
+        k = *(x[1] = optest_in(&o, "k", 2, 4, DIMS(rows, G, D)));
+        v = *(x[2] = optest_in(&o, "v", 3, 2, DIMS(rows, G, D)));
+    }
+    a.q = &q;
+    a.k = &k;
+    a.v = &v;
+    tensor *out = a.out = optest_out(&o, "out", DT_F32, DIMS(N, H, D));
+    a.lse = optest_out(&o, "lse", DT_F32, DIMS(N, H));
+    optest_set_terms(&o, out, M);
+    optest_compare(&o, OPTEST_FN(attn_segment_fwd), &a);
+    if (grad) optest_nan(&o, OPTEST_FN(attn_segment_fwd), &a, x[0], out);
+    optest_run(&o, &backend_cpu, OPTEST_FN(attn_segment_fwd), &a);
+    optest_freeze(&o);
+    tensor *dout = optest_in(&o, "dout", 4, 2, DIMS(N, H, D));
+    a.dout = dout;
+    if (s->fused) {
+        dx[0] = optest_out(&o, "dqkv", DT_F32, DIMS(N, wide));
+        dq = tensor_wrap(F32(dx[0]), DT_F32, DIMS(N, H, D));
+        dk = tensor_wrap(F32(dx[0]) + H * D, DT_F32, DIMS(N, G, D));
+        dv = tensor_wrap(F32(dx[0]) + (H + G) * D, DT_F32, DIMS(N, G, D));
+        optest_set_terms(&o, dx[0], N + M);
+    } else {
+        dq = *(dx[0] = optest_out(&o, "dq", DT_F32, DIMS(N, H, D)));
+        dk = *(dx[1] = optest_out(&o, "dk", DT_F32, DIMS(rows, G, D)));
+        dv = *(dx[2] = optest_out(&o, "dv", DT_F32, DIMS(rows, G, D)));
+        for (int i = 0; i < 3; i++) optest_set_terms(&o, dx[i], N + M);
+    }
+    a.dq = &dq;
+    a.dk = &dk;
+    a.dv = &dv;
+    optest_compare(&o, OPTEST_FN(attn_segment_bwd), &a);
+    if (grad && s->fused)
+        optest_grad(&o, OPTEST_FN(attn_segment_fwd), OPTEST_FN(attn_segment_bwd), &a, (tensor *[]){x[0], dx[0], NULL},
+                    (tensor *[]){out, dout, NULL}, 0.02, 3e-4);
+    else if (grad)
+        optest_grad(&o, OPTEST_FN(attn_segment_fwd), OPTEST_FN(attn_segment_bwd), &a,
+                    (tensor *[]){x[0], dx[0], x[1], dx[1], x[2], dx[2], NULL}, (tensor *[]){out, dout, NULL}, 0.02, 3e-4);
+    optest_end(&o);
+}
+
+static void test_segment_sizes(void **state) {
+    static const int sizes[] = {0, 1, 3, 63, 64, 65, 1000};
+    (void)state;
+    for (int i = 0; i < 7; i++)
+        for (int j = 0; j < 7; j++) {
+            if (sizes[i] * sizes[j] > 65000) continue;
+            segment_shape s = {.n_segments = 1, .queries = {sizes[i]}, .keys = {sizes[j]}, .H = 2, .G = 1 + (i + j) % 2, .D = 16};
+            segment_case(&s, 3, false);
+        }
+}
+
+static void test_segment_widths(void **state) {
+    static const int64_t width[] = {1, 4, 12, 16, 32, 64, 72};
+    (void)state;
+    for (int i = 0; i < 7; i++) {
+        /* Empty segments, queries without keys, keys without queries, one of each. */
+        segment_shape s = {.n_segments = 6, .queries = {5, 0, 3, 0, 1, 70}, .keys = {9, 0, 0, 4, 1, 131}, .H = 6, .G = 2,
+                           .D = width[i], .ordered = i & 1, .unnamed = i % 3};
+        segment_case(&s, 5, false);
+        segment_shape fused = {.n_segments = 3, .queries = {40, 1, 30}, .keys = {40, 1, 30}, .H = 2, .G = 2,
+                               .D = width[i], .ordered = !(i & 1), .fused = true};
+        segment_case(&fused, 5, false);
+    }
+}
+
+/* More heads of a group than a tile has rows; a segment so large that its backward is cut up; fifty equal runs. */
+static void test_segment_large(void **state) {
+    (void)state;
+    segment_shape heads = {.n_segments = 2, .queries = {3, 2}, .keys = {4, 200}, .H = 200, .G = 1, .D = 8};
+    segment_case(&heads, 3, false);
+    segment_shape large = {.n_segments = 2, .queries = {1100, 7}, .keys = {1000, 20}, .H = 1, .G = 1, .D = 16};
+    segment_case(&large, OPTEST_REPEAT, false);
+    segment_shape small = {.n_segments = 4, .queries = {60, 100, 3, 20}, .keys = {60, 130, 3, 20}, .H = 4, .G = 2, .D = 32, .ordered = true};
+    segment_case(&small, OPTEST_REPEAT, false);
+}
+
+static void test_segment_gradients(void **state) {
+    (void)state;
+    segment_shape a = {.n_segments = 3, .queries = {3, 2, 0}, .keys = {4, 1, 2}, .H = 4, .G = 2, .D = 3, .ordered = true, .unnamed = 1};
+    segment_case(&a, 2, true);
+    segment_shape b = {.n_segments = 2, .queries = {4, 2}, .keys = {4, 2}, .H = 2, .G = 1, .D = 4, .fused = true};
+    segment_case(&b, 2, true);
+}
+
+static void test_segment_wrong(void **state) {
+    optest o;
+    (void)state;
+    optest_begin(&o);
+    tensor *q = optest_in(&o, "q", 1, 1, DIMS(4, 4, 8)), *k = optest_in(&o, "k", 2, 1, DIMS(5, 2, 8));
+    tensor *k3 = optest_in(&o, "k3", 2, 1, DIMS(5, 3, 8)), *k9 = optest_in(&o, "k9", 2, 1, DIMS(5, 2, 9));
+    tensor *first4 = optest_first(&o, "first4", (int[]){2, 2}, 2), *first5 = optest_first(&o, "first5", (int[]){2, 3}, 2);
+    tensor *one = optest_first(&o, "one", (int[]){5}, 1);
+    tensor *out = optest_out(&o, "out", DT_F32, DIMS(4, 4, 8)), *lse = optest_out(&o, "lse", DT_F32, DIMS(4, 4));
+    attn_segment_args good = {.q = q, .k = k, .v = k, .q_first = first4, .k_first = first5, .scale = 1, .out = out, .lse = lse}, a = good;
+    a.k = k3;
+    optest_fatal(OPTEST_FN(attn_segment_fwd), &a, "3 key heads do not divide 4 heads");
+    a = good;
+    a.v = k9;
+    optest_fatal(OPTEST_FN(attn_segment_fwd), &a, "v is f32 (5,2,9)");
+    a = good;
+    a.q_stride = 31;
+    optest_fatal(OPTEST_FN(attn_segment_fwd), &a, "q_stride is 31");
+    a = good;
+    a.k_first = one;
+    optest_fatal(OPTEST_FN(attn_segment_fwd), &a, "2 query segments, 1 key segments");
+    a = good;
+    a.q_first = first5;
+    optest_fatal(OPTEST_FN(attn_segment_fwd), &a, "wanted 0 to 4");
+    a = good;
+    a.q_order = optest_i32(&o, "q_order", (int32_t[]){0, 1, 1, 2}, DIMS(4));
+    optest_fatal(OPTEST_FN(attn_segment_fwd), &a, "names row 1 twice");
+    a = good;
+    a.dout = k;
+    optest_fatal(OPTEST_FN(attn_segment_bwd), &a, "dout is f32 (5,2,8)");
+    optest_end(&o);
+}
+
+/* ---- topk_blocks and attn_select ------------------------------------------------------------------------------ */
+
+typedef struct {
+    int     n_samples, n_blocks[3]; /* selection blocks of each sample */
+    int     block_size;             /* tokens of a block; 0: one to seven */
+    int     cmp_per_block;          /* compression blocks of a block; 0: one to three */
+    int64_t H, G, D, K;
+} select_shape;
+
+typedef struct {
+    int32_t sample[4], cmp_sample[4], slc_sample[4], first[1100], cmp_first[1100];
+    int64_t N, M, n_blocks, widest;
+} select_tables;
+
+static select_tables tables_of(const select_shape *s) {
+    select_tables t = {0};
+    for (int b = 0; b < s->n_samples; b++) {
+        for (int i = 0; i < s->n_blocks[b]; i++) {
+            t.N += s->block_size ? s->block_size : 1 + (7 * i + 3) % 7;
+            t.M += s->cmp_per_block ? s->cmp_per_block : 1 + i % 3;
+            t.n_blocks++;
+            t.first[t.n_blocks] = (int32_t)t.N;
+            t.cmp_first[t.n_blocks] = (int32_t)t.M;
+        }
+        t.sample[b + 1] = (int32_t)t.N;
+        t.cmp_sample[b + 1] = (int32_t)t.M;
+        t.slc_sample[b + 1] = (int32_t)t.n_blocks;
+        if (s->n_blocks[b] > t.widest) t.widest = s->n_blocks[b];
+    }
+    return t;
+}
+
+static void select_case(const select_shape *s, int repeat, bool grad) {
+    optest        o;
+    select_tables t = tables_of(s);
+    int64_t       N = t.N, H = s->H, G = s->G, D = s->D;
+    float         scale = (float)(1 / sqrt((double)D));
+    optest_begin(&o);
+    o.repeat = repeat;
+    tensor *q = optest_in(&o, "q", 1, 4, DIMS(N, H, D)), *ck = optest_in(&o, "ck", 2, 4, DIMS(t.M, G, D));
+    tensor *sample = optest_i32(&o, "sample_first", t.sample, DIMS(s->n_samples + 1));
+    tensor *cmp_sample = optest_i32(&o, "cmp_sample_first", t.cmp_sample, DIMS(s->n_samples + 1));
+    tensor *slc_sample = optest_i32(&o, "slc_sample_first", t.slc_sample, DIMS(s->n_samples + 1));
+    tensor *first = optest_i32(&o, "first", t.first, DIMS(t.n_blocks + 1));
+    tensor *cmp_first = optest_i32(&o, "slc_cmp_first", t.cmp_first, DIMS(t.n_blocks + 1));
+
+    tensor *cmp_out = optest_out(&o, "cmp_out", DT_F32, DIMS(N, H, D)), *cmp_lse = optest_out(&o, "cmp_lse", DT_F32, DIMS(N, H));
+    attn_segment_args c = {.q = q, .k = ck, .v = ck, .q_first = sample, .k_first = cmp_sample, .scale = scale,
+                           .out = cmp_out, .lse = cmp_lse};
+    optest_run(&o, &backend_ref, OPTEST_FN(attn_segment_fwd), &c);
+    optest_freeze(&o);
+    tensor *block = optest_out(&o, "block", DT_I32, DIMS(G, N, s->K)), *score = optest_out(&o, "score", DT_F32, DIMS(G, N, t.widest + 1));
+    topk_blocks_args p = {.q = q, .ck = ck, .lse = cmp_lse, .sample_first = sample, .cmp_sample_first = cmp_sample,
+                          .slc_sample_first = slc_sample, .slc_cmp_first = cmp_first, .scale = scale, .block = block, .score = score};
+    optest_set_terms(&o, score, 3 * H / G);
+    optest_compare(&o, OPTEST_FN(topk_blocks_fwd), &p);
+    /* What the header promises, whatever ref does. */
+    for (int64_t i = 0; i < G * N; i++) {
+        int b = 0;
+        while (t.sample[b + 1] <= i % N) b++;
+        const int32_t *own = I32(block) + i * s->K;
+        const float   *row = F32(score) + i * (t.widest + 1) - t.slc_sample[b];
+        int64_t        n = s->n_blocks[b] < s->K ? s->n_blocks[b] : s->K;
+        float          least = INFINITY;
+        double         sum = 0;
+        for (int64_t j = 0; j < s->K; j++) {
+            assert_true(j < n ? own[j] >= t.slc_sample[b] && own[j] < t.slc_sample[b + 1] : own[j] == -1);
+            assert_true(j == 0 || j >= n || own[j] > own[j - 1]);
+            if (j < n && row[own[j]] < least) least = row[own[j]];
+        }
+        for (int32_t m = t.slc_sample[b]; m < t.slc_sample[b + 1]; m++) {
+            int kept = 0;
+            for (int64_t j = 0; j < n; j++) kept |= own[j] == m;
+            assert_true(kept || row[m] <= least);
+            sum += (double)row[m];
+        }
+        expect_le(fabs(sum - (double)(H / G)), 1e-4 * (double)(H / G), "sum of probabilities");
+    }
+    optest_freeze(&o);
+
+    tensor *k = optest_in(&o, "k", 5, 4, DIMS(N, G, D)), *v = optest_in(&o, "v", 6, 2, DIMS(N, G, D));
+    tensor *out = optest_out(&o, "out", DT_F32, DIMS(N, H, D));
+    attn_select_args a = {.q = q, .k = k, .v = v, .block = block, .first = first, .scale = scale, .out = out,
+                          .lse = optest_out(&o, "lse", DT_F32, DIMS(N, H))};
+    optest_set_terms(&o, out, N);
+    optest_compare(&o, OPTEST_FN(attn_select_fwd), &a);
+    if (grad) optest_nan(&o, OPTEST_FN(attn_select_fwd), &a, q, out);
+    optest_run(&o, &backend_cpu, OPTEST_FN(attn_select_fwd), &a);
+    optest_freeze(&o);
+    tensor *dout = optest_in(&o, "dout", 7, 2, DIMS(N, H, D)), *dq = optest_out(&o, "dq", DT_F32, DIMS(N, H, D));
+    tensor *dk = optest_out(&o, "dk", DT_F32, DIMS(N, G, D)), *dv = optest_out(&o, "dv", DT_F32, DIMS(N, G, D));
+    a.dout = dout;
+    a.dq = dq;
+    a.dk = dk;
+    a.dv = dv;
+    optest_set_terms(&o, dq, N);
+    optest_set_terms(&o, dk, N);
+    optest_set_terms(&o, dv, N);
+    optest_compare(&o, OPTEST_FN(attn_select_bwd), &a);
+    if (grad)
+        optest_grad(&o, OPTEST_FN(attn_select_fwd), OPTEST_FN(attn_select_bwd), &a,
+                    (tensor *[]){q, dq, k, dk, v, dv, NULL}, (tensor *[]){out, dout, NULL}, 0.02, 3e-4);
+    optest_end(&o);
+}
+
+static void test_select_shapes(void **state) {
+    static const select_shape shape[] = {
+        {.n_samples = 1, .n_blocks = {0}, .H = 2, .G = 1, .D = 16, .K = 4},
+        {.n_samples = 1, .n_blocks = {1}, .block_size = 1, .cmp_per_block = 1, .H = 1, .G = 1, .D = 16, .K = 1},
+        {.n_samples = 3, .n_blocks = {5, 0, 9}, .H = 4, .G = 2, .D = 16, .K = 4},
+        {.n_samples = 2, .n_blocks = {3, 2}, .H = 4, .G = 1, .D = 32, .K = 8},                    /* fewer blocks than K */
+        {.n_samples = 2, .n_blocks = {63, 65}, .block_size = 1, .cmp_per_block = 1, .H = 2, .G = 2, .D = 64, .K = 8}, /* Q11 */
+        {.n_samples = 1, .n_blocks = {2}, .block_size = 512, .H = 1, .G = 1, .D = 16, .K = 1},
+        {.n_samples = 1, .n_blocks = {20}, .block_size = 3, .cmp_per_block = 2, .H = 100, .G = 1, .D = 8, .K = 3},
+        {.n_samples = 2, .n_blocks = {40, 30}, .H = 16, .G = 1, .D = 12, .K = 6},
+        {.n_samples = 1, .n_blocks = {200}, .block_size = 5, .H = 2, .G = 1, .D = 32, .K = 32},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) select_case(&shape[i], i == 2 || i == 7 ? OPTEST_REPEAT : 3, false);
+}
+
+static void test_select_gradients(void **state) {
+    (void)state;
+    select_shape s = {.n_samples = 2, .n_blocks = {3, 2}, .block_size = 2, .H = 4, .G = 2, .D = 3, .K = 2};
+    select_case(&s, 2, true);
+}
+
+/* A query without blocks, holes between the used slots, and a block that nobody selected. */
+static void test_select_unused(void **state) {
+    optest o;
+    (void)state;
+    optest_begin(&o);
+    int32_t block[6][3] = {{-1, -1, -1}, {0, -1, -1}, {0, 2, -1}, {-1, 2, -1}, {-1, -1, 0}, {0, 2, -1}};
+    tensor *q = optest_in(&o, "q", 1, 4, DIMS(6, 2, 16)), *k = optest_in(&o, "k", 2, 4, DIMS(6, 1, 16));
+    tensor *v = optest_in(&o, "v", 3, 2, DIMS(6, 1, 16)), *out = optest_out(&o, "out", DT_F32, DIMS(6, 2, 16));
+    tensor *lse = optest_out(&o, "lse", DT_F32, DIMS(6, 2));
+    attn_select_args a = {.q = q, .k = k, .v = v, .block = optest_i32(&o, "block", &block[0][0], DIMS(1, 6, 3)),
+                          .first = optest_first(&o, "first", (int[]){1, 3, 2}, 3), .scale = 0.25f, .out = out, .lse = lse};
+    optest_compare(&o, OPTEST_FN(attn_select_fwd), &a);
+    for (int i = 0; i < 32; i++) assert_true(F32(out)[i] == 0);
+    assert_true(isinf(F32(lse)[0]) && F32(lse)[0] < 0);
+    optest_freeze(&o);
+    a.dout = optest_in(&o, "dout", 4, 2, DIMS(6, 2, 16));
+    a.dq = optest_out(&o, "dq", DT_F32, DIMS(6, 2, 16));
+    a.dk = optest_out(&o, "dk", DT_F32, DIMS(6, 1, 16));
+    a.dv = optest_out(&o, "dv", DT_F32, DIMS(6, 1, 16));
+    optest_compare(&o, OPTEST_FN(attn_select_bwd), &a);
+    for (int i = 16; i < 64; i++) assert_true(F32(a.dk)[i] == 0 && F32(a.dv)[i] == 0);
+    optest_end(&o);
+}
+
+/* Equal keys give equal scores: the lower blocks win. */
+static void test_topk_ties(void **state) {
+    optest        o;
+    select_shape  s = {.n_samples = 2, .n_blocks = {9, 3}, .block_size = 2, .cmp_per_block = 1, .K = 4};
+    select_tables t = tables_of(&s);
+    (void)state;
+    optest_begin(&o);
+    tensor *lse = optest_in(&o, "lse", 3, 0, DIMS(t.N, 2)), *block = optest_out(&o, "block", DT_I32, DIMS(1, t.N, 4));
+    topk_blocks_args p = {.q = optest_in(&o, "q", 1, 2, DIMS(t.N, 2, 8)), .ck = optest_in(&o, "ck", 2, 0, DIMS(t.M, 1, 8)), .lse = lse,
+                          .sample_first = optest_i32(&o, "sample_first", t.sample, DIMS(3)),
+                          .cmp_sample_first = optest_i32(&o, "cmp_sample_first", t.cmp_sample, DIMS(3)),
+                          .slc_sample_first = optest_i32(&o, "slc_sample_first", t.slc_sample, DIMS(3)),
+                          .slc_cmp_first = optest_i32(&o, "slc_cmp_first", t.cmp_first, DIMS(t.n_blocks + 1)), .scale = 1, .block = block};
+    optest_compare(&o, OPTEST_FN(topk_blocks_fwd), &p);
+    for (int64_t n = 0; n < t.N; n++)
+        for (int j = 0; j < 4; j++)
+            assert_int_equal(I32(block)[4 * n + j], n < t.sample[1] ? j : j < 3 ? 9 + j : -1);
+    optest_end(&o);
+}
+
+static void test_select_wrong(void **state) {
+    optest o;
+    (void)state;
+    optest_begin(&o);
+    tensor *q = optest_in(&o, "q", 1, 1, DIMS(4, 2, 8)), *k = optest_in(&o, "k", 2, 1, DIMS(4, 1, 8)), *k5 = optest_in(&o, "k5", 2, 1, DIMS(5, 1, 8));
+    tensor *first = optest_first(&o, "first", (int[]){1, 3}, 2), *samples = optest_first(&o, "samples", (int[]){4}, 1);
+    tensor *out = optest_out(&o, "out", DT_F32, DIMS(4, 2, 8)), *lse = optest_out(&o, "lse", DT_F32, DIMS(4, 2));
+    int32_t good_block[8] = {0, 1, 0, 1, 0, -1, 1, -1}, far[8] = {0, 1, 0, 2, 0, -1, 1, -1}, twice[8] = {0, 1, 1, 1, 0, -1, 1, -1};
+    attn_select_args good = {.q = q, .k = k, .v = k, .block = optest_i32(&o, "block", good_block, DIMS(1, 4, 2)), .first = first,
+                             .scale = 1, .out = out, .lse = lse}, a = good;
+    a.k = k5;
+    optest_fatal(OPTEST_FN(attn_select_fwd), &a, "k is f32 (5,1,8)");
+    a = good;
+    a.block = optest_i32(&o, "far", far, DIMS(1, 4, 2));
+    optest_fatal(OPTEST_FN(attn_select_fwd), &a, "block[0,1,1] is 2");
+    a.block = optest_i32(&o, "twice", twice, DIMS(1, 4, 2));
+    optest_fatal(OPTEST_FN(attn_select_fwd), &a, "not ascending");
+    a = good;
+    a.dout = out;
+    optest_fatal(OPTEST_FN(attn_select_bwd), &a, "dq is not given");
+
+    tensor *block = optest_out(&o, "block_out", DT_I32, DIMS(1, 4, 2)), *none = optest_out(&o, "none", DT_I32, DIMS(1, 4, 0));
+    tensor *two = optest_first(&o, "two", (int[]){1, 1}, 2), *narrow = optest_out(&o, "narrow", DT_F32, DIMS(1, 4, 1));
+    tensor *blocks = optest_first(&o, "blocks", (int[]){2}, 1);
+    topk_blocks_args right = {.q = q, .ck = k, .lse = lse, .sample_first = samples, .cmp_sample_first = samples, .slc_sample_first = blocks,
+                              .slc_cmp_first = first, .scale = 1, .block = block}, p = right;
+    p.block = none;
+    optest_fatal(OPTEST_FN(topk_blocks_fwd), &p, "room for no block");
+    p = right;
+    p.slc_sample_first = two;
+    optest_fatal(OPTEST_FN(topk_blocks_fwd), &p, "1 samples of tokens");
+    p = right;
+    p.score = narrow;
+    optest_fatal(OPTEST_FN(topk_blocks_fwd), &p, "score has 1 columns, a sample has 2 blocks");
+    optest_end(&o);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_segment_sizes),     cmocka_unit_test(test_segment_widths), cmocka_unit_test(test_segment_large),
+        cmocka_unit_test(test_segment_gradients), cmocka_unit_test(test_segment_wrong),  cmocka_unit_test(test_select_shapes),
+        cmocka_unit_test(test_select_gradients),  cmocka_unit_test(test_select_unused),  cmocka_unit_test(test_topk_ties),
+        cmocka_unit_test(test_select_wrong),
+    };
+    return cmocka_run_group_tests(tests, set_up, NULL);
+}

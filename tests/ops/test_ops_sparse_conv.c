@@ -1,0 +1,285 @@
+/* conv3, pool, subdivide: cpu against ref, gradients of ref, wrong arguments. */
+#include "core/rng.h"
+#include "ops/optest.h"
+#include "ops/ref32_sparse.h"
+
+#include <math.h>
+#include <string.h>
+
+static arena mem;
+
+static int set_up(void **state) {
+    (void)state;
+    optest_rounded = &backend_ref32_sparse;
+    mem = arena_new("tables", (size_t)64 << 20);
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    arena_free(&mem);
+    return 0;
+}
+
+static double uniform(uint64_t sample, uint64_t i) {
+    return rng_uniform((rng_key){.seed = 3, .purpose = RNG_TEST, .sample = sample}, i);
+}
+
+/* n tiles in three samples, the second one empty, a third of the places of a cube taken; `share` < 1 masks cells. */
+static grid make_grid(int n, int side, double share) {
+    int32_t *xyz = arena_alloc(&mem, (size_t)(n + 1) * 12), *first = arena_alloc(&mem, 16);
+    int      edge = 2, split = n / 2;
+    while (edge * edge * edge < 3 * n) edge++;
+    for (int s = 0, at = 0; s < 3; s++) {
+        int     want = s == 0 ? split : s == 1 ? 0 : n - split;
+        int64_t order[4096];
+        first[s] = at;
+        assert_true(edge * edge * edge <= 4096);
+        rng_permutation((rng_key){.purpose = RNG_TEST, .sample = (uint64_t)(n + s)}, edge * edge * edge, order);
+        for (int i = 0; i < want; i++, at++) {
+            xyz[3 * at] = (int32_t)order[i] / edge / edge;
+            xyz[3 * at + 1] = (int32_t)order[i] / edge % edge;
+            xyz[3 * at + 2] = (int32_t)order[i] % edge;
+        }
+    }
+    first[3] = n;
+    tensor coord = tensor_wrap(xyz, DT_I32, DIMS(n, 3)), starts = tensor_wrap(first, DT_I32, DIMS(4));
+    tensor nb = tiles_neighbors(&mem, &coord, &starts);
+    if (share >= 1) return grid_dense(&mem, side, &nb, &starts);
+    tensor mask = arena_tensor(&mem, DT_U64, DIMS(n, 8)), pool_first[3];
+    grid   level[4];
+    memset(mask.data, 0, tensor_bytes(&mask));
+    for (int64_t i = 0; i < (int64_t)n * 512; i++)
+        if (i % 512 == 100 || uniform(8, (uint64_t)i) < share) U64(&mask)[i / 64] |= UINT64_C(1) << i % 64;
+    grid_pyramid(&mem, &mask, &nb, &starts, level, pool_first);
+    return side == 8 ? level[0] : side == 4 ? level[1] : side == 2 ? level[2] : level[3];
+}
+
+static void conv_case(const grid *g, int64_t I, int64_t O, act_kind act, bool want_dx, int repeat, bool grad) {
+    optest o;
+    optest_begin(&o);
+    o.repeat = repeat;
+    int64_t    n = g->n_rows;
+    conv3_args a = {.g = g, .act = act};
+    tensor    *x = optest_in(&o, "x", 1, 2, DIMS(n, I)), *w = optest_in(&o, "w", 2, 1, DIMS(27, I, O));
+    tensor    *b = optest_in(&o, "b", 3, 1, DIMS(O)), *y = optest_out(&o, "y", DT_F32, DIMS(n, O));
+    a.x = x;
+    a.w = w;
+    a.b = b;
+    a.y = y;
+    if (act != ACT_NONE) {
+        a.pre = optest_out(&o, "pre", DT_F32, DIMS(n, O));
+        optest_set_terms(&o, a.pre, 27 * I);
+    }
+    optest_set_terms(&o, y, 27 * I);
+    optest_compare(&o, OPTEST_FN(conv3_fwd), &a);
+    if (grad && n > 0) optest_nan(&o, OPTEST_FN(conv3_fwd), &a, x, y);
+    optest_run(&o, &backend_cpu, OPTEST_FN(conv3_fwd), &a);
+    optest_freeze(&o);
+    tensor *dy = optest_in(&o, "dy", 4, 2, DIMS(n, O)), *dx = NULL;
+    tensor *dw = optest_acc(&o, "dw", 5, 2, DIMS(27, I, O)), *db = optest_acc(&o, "db", 6, 2, DIMS(O));
+    a.dy = dy;
+    a.dw = dw;
+    a.db = db;
+    if (want_dx) {
+        a.dx = dx = optest_out(&o, "dx", DT_F32, DIMS(n, I));
+        optest_set_terms(&o, dx, 27 * O);
+    }
+    optest_set_terms(&o, dw, n);
+    optest_set_terms(&o, db, n);
+    optest_compare(&o, OPTEST_FN(conv3_bwd), &a);
+    if (grad)
+        optest_grad(&o, OPTEST_FN(conv3_fwd), OPTEST_FN(conv3_bwd), &a, (tensor *[]){x, dx, w, dw, b, db, NULL},
+                    (tensor *[]){y, dy, NULL}, 0.02, 3e-4);
+    optest_end(&o);
+}
+
+static void test_conv_rows(void **state) {
+    static const int     tiles[] = {0, 1, 3, 63, 64, 65, 1000};
+    static const int64_t width[][2] = {{1, 1}, {5, 7}, {8, 8}, {16, 16}, {24, 40}};
+    (void)state;
+    for (int t = 0; t < 7; t++)
+        for (int i = 0; i < 5; i++) {
+            arena_reset(&mem, 0);
+            grid g = make_grid(tiles[t], 1, 1);
+            assert_int_equal(g.n_rows, tiles[t]);
+            conv_case(&g, width[i][0], width[i][1], (t + i) & 1 ? ACT_SILU : ACT_NONE, i != 2, 5, false);
+        }
+}
+
+static void test_conv_levels(void **state) {
+    static const double  share[] = {1, 0.9, 0.2, 0.01};
+    static const int64_t width[][2] = {{8, 16}, {17, 9}, {32, 8}, {12, 20}};
+    (void)state;
+    for (int side = 1; side <= 8; side *= 2)
+        for (int s = 0; s < 4; s++) {
+            arena_reset(&mem, 0);
+            grid g = make_grid(side == 8 ? 5 : 20, side, share[s]);
+            conv_case(&g, width[s][0], width[s][1], s & 1 ? ACT_NONE : ACT_SILU, true, 5, false);
+        }
+}
+
+/* Wide: weights in several pieces, sums of dw by offset; long: many parts. Equal bits fifty times. */
+static void test_conv_wide(void **state) {
+    (void)state;
+    arena_reset(&mem, 0);
+    grid g = make_grid(40, 1, 1);
+    conv_case(&g, 272, 24, ACT_SILU, true, 5, false);
+    conv_case(&g, 24, 528, ACT_NONE, true, 5, false);
+    g = make_grid(12, 8, 1);
+    conv_case(&g, 8, 8, ACT_SILU, true, OPTEST_REPEAT, false);
+}
+
+static void test_conv_gradients(void **state) {
+    (void)state;
+    arena_reset(&mem, 0);
+    grid dense = make_grid(2, 2, 1), masked = make_grid(1, 8, 0.05), single = make_grid(5, 1, 1);
+    conv_case(&dense, 3, 2, ACT_SILU, true, 2, true);
+    conv_case(&masked, 2, 3, ACT_NONE, true, 2, true);
+    conv_case(&single, 2, 9, ACT_SILU, true, 2, true);
+}
+
+static void test_conv_wrong(void **state) {
+    optest o;
+    (void)state;
+    arena_reset(&mem, 0);
+    grid g = make_grid(3, 1, 1);
+    optest_begin(&o);
+    tensor *x = optest_in(&o, "x", 1, 1, DIMS(3, 4)), *w = optest_in(&o, "w", 2, 1, DIMS(27, 4, 6));
+    tensor *b = optest_in(&o, "b", 3, 1, DIMS(6)), *y = optest_out(&o, "y", DT_F32, DIMS(3, 6));
+    tensor *x2 = optest_in(&o, "x2", 1, 1, DIMS(4, 4)), *w2 = optest_in(&o, "w2", 2, 1, DIMS(9, 4, 6));
+    conv3_args good = {.g = &g, .x = x, .w = w, .b = b, .y = y}, a = good;
+    a.x = x2;
+    optest_fatal(OPTEST_FN(conv3_fwd), &a, "x is f32 (4,4)");
+    a = good;
+    a.w = w2;
+    optest_fatal(OPTEST_FN(conv3_fwd), &a, "w is f32 (9,4,6)");
+    a = good;
+    a.b = NULL;
+    optest_fatal(OPTEST_FN(conv3_fwd), &a, "b is not given");
+    a = good;
+    a.act = ACT_SILU;
+    optest_fatal(OPTEST_FN(conv3_fwd), &a, "pre is not given");
+    a.act = ACT_TANH;
+    optest_fatal(OPTEST_FN(conv3_fwd), &a, "wanted none or SiLU");
+    a = good;
+    a.g = NULL;
+    optest_fatal(OPTEST_FN(conv3_fwd), &a, "no grid");
+    a = good;
+    a.dy = y;
+    optest_fatal(OPTEST_FN(conv3_bwd), &a, "dw is not given");
+    optest_end(&o);
+}
+
+/* ---- pool, subdivide ------------------------------------------------------------------------------------------ */
+
+static void pool_case(int64_t n, int64_t parents, int64_t C, bool ordered, bool add_one, bool grad) {
+    optest  o;
+    int32_t first[1100] = {0}, order[1100];
+    int64_t shuffled[1100];
+    optest_begin(&o);
+    /* Random cuts: parents of very different size, also empty ones. */
+    for (int64_t p = 1; p < parents; p++) {
+        int32_t cut = (int32_t)(uniform(5, (uint64_t)(p + n)) * (double)(n + 1));
+        int64_t at = p;
+        for (; at > 1 && first[at - 1] > cut; at--) first[at] = first[at - 1];
+        first[at] = cut;
+    }
+    first[parents] = (int32_t)n;
+    rng_permutation((rng_key){.purpose = RNG_TEST, .step = 5}, n, shuffled);
+    for (int64_t i = 0; i < n; i++) order[i] = (int32_t)shuffled[i];
+    tensor   *x = optest_in(&o, "x", 1, 2, DIMS(n, C)), *y = optest_out(&o, "y", DT_F32, DIMS(parents, C));
+    pool_args a = {.x = x, .first = optest_i32(&o, "first", first, DIMS(parents + 1)), .add_one = add_one, .y = y};
+    if (ordered) a.order = optest_i32(&o, "order", order, DIMS(n));
+    optest_set_terms(&o, y, n);
+    optest_compare(&o, OPTEST_FN(pool_fwd), &a);
+    optest_freeze(&o);
+    tensor *dy = optest_in(&o, "dy", 2, 2, DIMS(parents, C)), *dx = optest_out(&o, "dx", DT_F32, DIMS(n, C));
+    a.dy = dy;
+    a.dx = dx;
+    optest_compare(&o, OPTEST_FN(pool_bwd), &a);
+    if (grad)
+        optest_grad(&o, OPTEST_FN(pool_fwd), OPTEST_FN(pool_bwd), &a, (tensor *[]){x, dx, NULL},
+                    (tensor *[]){y, dy, NULL}, 0.05, 1e-4);
+    optest_end(&o);
+}
+
+static void test_pool(void **state) {
+    static const int64_t rows[] = {0, 1, 3, 63, 64, 65, 1000}, width[] = {1, 7, 64, 130};
+    (void)state;
+    for (int r = 0; r < 7; r++)
+        for (int w = 0; w < 4; w++) pool_case(rows[r], rows[r] / 4 + (rows[r] > 0), width[w], w & 1, (r + w) & 1, false);
+    pool_case(12, 5, 3, true, true, true);
+    pool_case(12, 5, 3, false, false, true);
+}
+
+/* R§15.3: two children of value 1 pool to 2/3. */
+static void test_pool_of_ones(void **state) {
+    (void)state;
+    float     x[2] = {1, 1}, y[1];
+    tensor    tx = tensor_wrap(x, DT_F32, DIMS(2, 1)), ty = tensor_wrap(y, DT_F32, DIMS(1, 1));
+    tensor    first = tensor_wrap((int32_t[]){0, 2}, DT_I32, DIMS(2));
+    pool_args a = {.x = &tx, .first = &first, .add_one = true, .y = &ty};
+    const backend *const all[] = {&backend_ref, &backend_cpu};
+    for (int b = 0; b < 2; b++) {
+        ctx c = optest_ctx(all[b]);
+        pool_fwd(&c, &a);
+        expect_le(fabs((double)y[0] - 2.0 / 3), 6e-8, "pooled ones");
+    }
+}
+
+static void test_pool_wrong(void **state) {
+    optest o;
+    (void)state;
+    optest_begin(&o);
+    tensor   *x = optest_in(&o, "x", 1, 2, DIMS(4, 2)), *y = optest_out(&o, "y", DT_F32, DIMS(2, 2));
+    tensor   *first = optest_i32(&o, "first", (int32_t[]){0, 1, 4}, DIMS(3));
+    tensor   *back = optest_i32(&o, "back", (int32_t[]){0, 5, 4}, DIMS(3)), *part = optest_i32(&o, "part", (int32_t[]){0, 1, 3}, DIMS(3));
+    pool_args good = {.x = x, .first = first, .y = y}, a = good;
+    a.first = back;
+    optest_fatal(OPTEST_FN(pool_fwd), &a, "first[1] is 5");
+    a.first = part;
+    optest_fatal(OPTEST_FN(pool_fwd), &a, "0 to 4");
+    a = good;
+    a.order = optest_i32(&o, "order", (int32_t[]){0, 1, 1, 2}, DIMS(4));
+    optest_fatal(OPTEST_FN(pool_fwd), &a, "names row 1 twice");
+    a.order = optest_i32(&o, "order", (int32_t[]){0, 1, 4, 2}, DIMS(4));
+    optest_fatal(OPTEST_FN(pool_fwd), &a, "order[2] is 4");
+    a = good;
+    a.y = x;
+    optest_fatal(OPTEST_FN(pool_fwd), &a, "first has 2 parents, the tensor 4");
+    subdivide_args s = {.x = x, .y = y};
+    optest_fatal(OPTEST_FN(subdivide_fwd), &s, "wanted f32 (32,2)");
+    optest_end(&o);
+}
+
+static void test_subdivide(void **state) {
+    static const int64_t rows[] = {0, 1, 3, 63, 64, 65, 1000};
+    (void)state;
+    for (int r = 0; r < 7; r++) {
+        optest o;
+        optest_begin(&o);
+        int64_t        n = rows[r], C = r % 2 ? 5 : 16;
+        tensor        *x = optest_in(&o, "x", 1, 2, DIMS(n, C)), *y = optest_out(&o, "y", DT_F32, DIMS(8 * n, C));
+        subdivide_args a = {.x = x, .y = y};
+        optest_compare(&o, OPTEST_FN(subdivide_fwd), &a);
+        optest_freeze(&o);
+        tensor *dy = optest_in(&o, "dy", 2, 2, DIMS(8 * n, C)), *dx = optest_out(&o, "dx", DT_F32, DIMS(n, C));
+        a.dy = dy;
+        a.dx = dx;
+        optest_compare(&o, OPTEST_FN(subdivide_bwd), &a);
+        if (n == 3)
+            optest_grad(&o, OPTEST_FN(subdivide_fwd), OPTEST_FN(subdivide_bwd), &a, (tensor *[]){x, dx, NULL},
+                        (tensor *[]){y, dy, NULL}, 0.05, 1e-4);
+        optest_end(&o);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_conv_rows),      cmocka_unit_test(test_conv_levels), cmocka_unit_test(test_conv_wide),
+        cmocka_unit_test(test_conv_gradients), cmocka_unit_test(test_conv_wrong),  cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_pool_of_ones),   cmocka_unit_test(test_pool_wrong),  cmocka_unit_test(test_subdivide),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}

@@ -1,0 +1,145 @@
+/* The plan: whole batches on any number of ranks, every sample once an epoch, balance, micro-batches. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/rng.h"
+#include "harness/harness.h"
+#include "train/plan.h"
+
+enum { N = 37 };
+
+static int64_t  tokens[N];
+static uint64_t ids[N];
+
+static plan_config config(int64_t samples, int64_t batch_tokens) {
+    for (int i = 0; i < N; i++) {
+        tokens[i] = 10 + rng_u32((rng_key){.seed = 3, .purpose = RNG_TEST}, (uint64_t)i) % 90;
+        ids[i] = (uint64_t)(1000 + i);
+    }
+    return (plan_config){.seed = 5, .n_samples = N, .tokens = tokens, .batch_samples = samples,
+                         .batch_tokens = batch_tokens, .micro_tokens = 150};
+}
+
+/* Content and order do not depend on the ranks; every item is in exactly one micro-batch of one rank. */
+static void test_union(void **state) {
+    (void)state;
+    int worlds[] = {1, 2, 3, 4, 7, 64};
+    for (int by_tokens = 0; by_tokens < 2; by_tokens++) {
+        plan_config cfg = config(by_tokens ? 0 : 9, 400);
+        for (int64_t step = 0; step < 30; step++) {
+            plan     *p1 = plan_new(&cfg);
+            plan_step one = plan_of_step(p1, step, 1);
+            for (size_t w = 0; w < sizeof worlds / sizeof worlds[0]; w++) {
+                plan            *p = plan_new(&cfg);
+                plan_step        s = plan_of_step(p, step, worlds[w]);
+                const plan_item *list[64];
+                int64_t          seen = 0, sum = 0;
+                assert_int_equal(s.n_items, one.n_items);
+                assert_true(plan_fingerprint(&s, ids) == plan_fingerprint(&one, ids));
+                for (int r = 0; r < worlds[w]; r++)
+                    for (int m = 0; m < s.n_micro[r]; m++) {
+                        int64_t n = plan_micro(&s, r, m, list), t = 0;
+                        assert_true(n > 0);
+                        for (int64_t i = 0; i < n; i++) t += tokens[list[i]->index];
+                        assert_true(n == 1 || t <= cfg.micro_tokens);
+                        seen += n;
+                        sum += t;
+                    }
+                assert_int_equal(seen, s.n_items);
+                assert_int_equal(sum, s.tokens);
+                plan_step_free(&s);
+                plan_free(p);
+            }
+            if (by_tokens) assert_true(one.tokens <= 400 || one.n_items == 1);
+            plan_step_free(&one);
+            plan_free(p1);
+        }
+    }
+}
+
+static void test_epochs(void **state) {
+    (void)state;
+    for (int by_tokens = 0; by_tokens < 2; by_tokens++) {
+        plan_config cfg = config(by_tokens ? 0 : 8, 300);
+        plan       *p = plan_new(&cfg);
+        int64_t     next = 0, epochs = 4;
+        int         count[4][N] = {{0}};
+        int64_t     order[4][N];
+        for (int64_t step = 0; next < epochs * N; step++) {
+            plan_step s = plan_of_step(p, step, 3);
+            assert_int_equal(s.first_position, next); /* nothing is left out between steps */
+            for (int64_t i = 0; i < s.n_items; i++, next++) {
+                assert_int_equal(s.item[i].position, next);
+                if (next >= epochs * N) continue;
+                count[next / N][s.item[i].index]++;
+                order[next / N][next % N] = s.item[i].index;
+            }
+            plan_step_free(&s);
+        }
+        for (int e = 0; e < epochs; e++)
+            for (int i = 0; i < N; i++) assert_int_equal(count[e][i], 1);
+        assert_memory_not_equal(order[0], order[1], sizeof order[0]);
+        plan_free(p);
+    }
+}
+
+/* Resume: a fresh plan asked for step n says what a plan says that was asked for all steps before; also backwards. */
+static void test_pure(void **state) {
+    (void)state;
+    plan_config cfg = config(0, 350);
+    plan       *walked = plan_new(&cfg);
+    for (int64_t step = 0; step < 40; step++) {
+        plan_step a = plan_of_step(walked, step, 2);
+        plan     *fresh = plan_new(&cfg);
+        plan_step b = plan_of_step(fresh, step, 2);
+        assert_int_equal(a.n_items, b.n_items);
+        assert_memory_equal(a.item, b.item, (size_t)a.n_items * sizeof *a.item);
+        plan_step_free(&a);
+        plan_step_free(&b);
+        plan_free(fresh);
+    }
+    plan_step back = plan_of_step(walked, 0, 2);
+    assert_int_equal(back.first_position, 0);
+    plan_step_free(&back);
+    plan_free(walked);
+}
+
+/* Greedy, largest first: no rank has more than the mean plus the largest sample. */
+static void test_balance(void **state) {
+    (void)state;
+    plan_config cfg = config(24, 0);
+    plan       *p = plan_new(&cfg);
+    for (int64_t step = 0; step < 20; step++) {
+        plan_step s = plan_of_step(p, step, 4);
+        int64_t   load[4] = {0}, big = 0;
+        for (int64_t i = 0; i < s.n_items; i++) {
+            load[s.item[i].rank] += tokens[s.item[i].index];
+            if (tokens[s.item[i].index] > big) big = tokens[s.item[i].index];
+        }
+        for (int r = 0; r < 4; r++) assert_true(load[r] <= s.tokens / 4 + big);
+        assert_true(s.balance >= 1 && s.balance < 1.3);
+        plan_step_free(&s);
+    }
+    plan_free(p);
+}
+
+/* A batch larger than the data set holds samples several times; their keys differ. */
+static void test_copies(void **state) {
+    (void)state;
+    int64_t     one[1] = {5};
+    plan_config cfg = {.seed = 1, .n_samples = 1, .tokens = one, .batch_samples = 3, .micro_tokens = 100};
+    plan       *p = plan_new(&cfg);
+    plan_step   s = plan_of_step(p, 4, 2);
+    assert_int_equal(s.n_items, 3);
+    for (int i = 0; i < 3; i++) assert_int_equal(s.item[i].copy, i);
+    assert_true(plan_key(9, 0) == 9 && plan_key(9, 1) != plan_key(9, 2));
+    plan_step_free(&s);
+    plan_free(p);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_union), cmocka_unit_test(test_epochs),
+                                       cmocka_unit_test(test_pure), cmocka_unit_test(test_balance),
+                                       cmocka_unit_test(test_copies)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

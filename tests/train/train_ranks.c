@@ -1,0 +1,118 @@
+/* The same run on any number of ranks. `train_ranks FOLDER` (under mpirun) trains both models for 20 steps and writes losses
+ * to FOLDER/losses-<ranks>.txt; `train_ranks FOLDER check` compares the files. Not a CMocka program, as it runs as several
+ * tests that depend on each other. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "fixture.h"
+#include "harness/harness.h"
+#include "io/atomic_file.h"
+#include "train/trainer.h"
+
+enum { STEPS = 20, MODES = 4 };
+
+static FILE *out;
+
+static void on_step(void *user, int64_t done, const step_result *r) {
+    const char *name = user;
+    if (out) fprintf(out, "%s %lld %.17g %.17g %lld\n", name, (long long)done, r->loss, r->grad_norm, (long long)r->tokens);
+}
+
+/* A gradient that is not finite on one rank is a bad step on all of them. */
+static void spoil(void *user, int64_t step, params *p) {
+    (void)user;
+    if (step == 2 && log_rank() == 0) p->g[p->total / 3] = INFINITY;
+}
+
+static void must(const status *st) { CHECK(status_ok(st), "%s", st->text); }
+
+static void run_all(comm *c, const char *folder) {
+    static char *const mode[MODES] = {"vae", "dit", "vae-skip", "dit-plain-optimizer"};
+    char               path[PATH_CAP];
+    status             st = {0};
+    if (c->rank == 0) {
+        fixture_spec spec = {.n_samples = 7, .per_shard = 3, .resolution = 32, .vae = 7};
+        snprintf(path, sizeof path, "%.400s/data-%d", folder, c->size);
+        remove_tree(path, &st);
+        fixture_write(path, &spec);
+        snprintf(path, sizeof path, "%.400s/losses-%d.txt", folder, c->size);
+        out = fopen(path, "w");
+        CHECK(out, "cannot write %s", path);
+    }
+    comm_barrier(c);
+    for (int k = 0; k < MODES; k++) {
+        options       o;
+        char          data[PATH_CAP], run[PATH_CAP];
+        trainer_hooks h = {.on_step = on_step, .user = mode[k], .after_backward = k == 2 ? spoil : NULL};
+        snprintf(data, sizeof data, "%.400s/data-%d", folder, c->size);
+        snprintf(run, sizeof run, "%.400s/data-%d/%s", folder, c->size, mode[k]);
+        fixture_options(&o, data, run, k == 1 || k == 3);
+        o.train.bucket_mb = 1;
+        o.train.sharded_optimizer = k != 3;
+        o.train.steps = k < 2 ? STEPS : 5;
+        trainer_run(&o, c, &h, &st);
+        must(&st);
+        if (k == 1) { /* goes on from what the ranks wrote in slices */
+            o.train.steps += 2;
+            trainer_run(&o, c, &h, &st);
+            must(&st);
+        }
+    }
+    if (out) fclose(out);
+    out = NULL;
+    if (c->rank == 0) {
+        snprintf(path, sizeof path, "%.400s/data-%d", folder, c->size);
+        remove_tree(path, &st);
+    }
+}
+
+static int check(const char *folder) {
+    static const int ranks[] = {1, 2, 4};
+    FILE            *f[3];
+    char             path[PATH_CAP], name[3][64];
+    int              lines = 0;
+    double           worst = 0;
+    for (int i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%.400s/losses-%d.txt", folder, ranks[i]);
+        f[i] = fopen(path, "r");
+        CHECK(f[i], "%s is missing", path);
+    }
+    for (;;) {
+        double    loss[3], norm[3];
+        long long step[3], tokens[3];
+        int       got = 0;
+        for (int i = 0; i < 3; i++)
+            got += fscanf(f[i], "%63s %lld %lf %lf %lld", name[i], &step[i], &loss[i], &norm[i], &tokens[i]) == 5;
+        if (got == 0) break;
+        CHECK(got == 3, "files of different length after %d lines", lines);
+        lines++;
+        for (int i = 1; i < 3; i++) {
+            CHECK(strcmp(name[0], name[i]) == 0 && step[0] == step[i] && tokens[0] == tokens[i], "other steps in line %d",
+                  lines);
+            double e = fabs(loss[i] - loss[0]) / fabs(loss[0]);
+            if (e > worst) worst = e;
+            CHECK(e <= 1e-6, "%s step %lld: loss %.9g on 1 rank, %.9g on %d ranks (relative %.2g)", name[0], step[0],
+                  loss[0], loss[i], ranks[i], e);
+            CHECK(isfinite(norm[0]) == isfinite(norm[i]), "%s step %lld: skipped on some ranks only", name[0], step[0]);
+        }
+    }
+    CHECK(lines == 2 * STEPS + 2 + 2 * 5, "%d lines", lines);
+    printf("%d steps on 1, 2 and 4 ranks: largest relative difference of a loss %.3g\n", lines, worst);
+    for (int i = 0; i < 3; i++) fclose(f[i]);
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc >= 2, "usage: train_ranks FOLDER [check]");
+    if (argc > 2) return check(argv[1]);
+    comm   world;
+    status st = {0};
+    comm_start(&world, &argc, &argv);
+    log_init(world.rank, world.size, LOG_WARN);
+    if (world.rank == 0) make_folder(argv[1], &st);
+    run_all(&world, argv[1]);
+    comm_finish(&world);
+    return 0;
+}
