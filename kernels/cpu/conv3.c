@@ -17,7 +17,7 @@
 enum {
     PANEL = 96,               /* rows of a forward panel: the pointer table stays at 20 kB */
     DW_PANEL = 256,
-    WEIGHT_FLOATS = 4096,     /* weights of one inner pass: 16 kB, half of the first cache */
+    CHAIN = 64,               /* products one float sum takes before it is added to the rest: bounds the rounding error */
     DW_PARTS = 64,
     DW_PART_FLOATS = 8 << 20  /* all partial sums together */
 };
@@ -50,7 +50,7 @@ static inline __attribute__((always_inline)) void conv_tile(const int R, const i
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < W; v++) acc[r][v] = v8_load(y[r] + 8 * v);
+        for (int v = 0; v < W; v++) acc[r][v] = v8_set(0);
     for (int64_t k = 0; k < n_k; k++, rows += PANEL, w += w_step) {
         const float *in[8], *wk = w;
 #pragma GCC unroll 8
@@ -70,7 +70,7 @@ static inline __attribute__((always_inline)) void conv_tile(const int R, const i
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < W; v++) v8_store(y[r] + 8 * v, acc[r][v]);
+        for (int v = 0; v < W; v++) v8_store(y[r] + 8 * v, v8_load(y[r] + 8 * v) + acc[r][v]);
 }
 
 /* Scratch of one thread. */
@@ -142,9 +142,8 @@ static void conv_panel(const conv_job *j, int64_t row0, int n, panel_rows *p, fl
         memset(sum + r * wide + (j->bias ? j->Cout : 0), 0, (size_t)(wide - (j->bias ? j->Cout : 0)) * sizeof *sum);
     }
     for (int64_t o = 0; o < wide; o += 16) {
-        int64_t cols = wide - o < 16 ? 8 : 16;
-        int64_t n_i = WEIGHT_FLOATS / cols < j->Cin ? WEIGHT_FLOATS / cols : j->Cin;
-        int64_t n_k = compress ? 1 : WEIGHT_FLOATS / (n_i * cols);
+        int64_t n_i = j->Cin < CHAIN ? j->Cin : CHAIN;
+        int64_t n_k = compress ? 1 : CHAIN / n_i;
         for (int64_t k = 0; k < 27; k += n_k)
             for (int64_t i = 0; i < j->Cin; i += n_i)
                 add_offsets(j, p, k, 27 - k < n_k ? 27 - k : n_k, i, j->Cin - i < n_i ? j->Cin - i : n_i, o);
@@ -206,7 +205,7 @@ static inline __attribute__((always_inline)) void dw_tile(const int R, const int
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < W; v++) acc[r][v] = v8_load(sum + r * wide + 8 * v);
+        for (int v = 0; v < W; v++) acc[r][v] = v8_set(0);
     for (int t = 0; t < n; t++) {
         const float *x = p->x[t] + i, *d = p->d[t] + o;
         v8f          b[2];
@@ -222,7 +221,7 @@ static inline __attribute__((always_inline)) void dw_tile(const int R, const int
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < W; v++) v8_store(sum + r * wide + 8 * v, acc[r][v]);
+        for (int v = 0; v < W; v++) v8_store(sum + r * wide + 8 * v, v8_load(sum + r * wide + 8 * v) + acc[r][v]);
 }
 
 static void dw_offset(const dw_job *j, const dw_rows *p, int n, float *sum) {

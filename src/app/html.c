@@ -94,18 +94,29 @@ static bool frame_of(const html_line *lines, int n_lines, frame *f) {
     return any;
 }
 
+static void y_line(html *h, const frame *f, double v, double *last) {
+    double y = to_y(f, log10(v));
+    html_add(h, "<line class=g x1=%d x2=%d y1=%.1f y2=%.1f />", LEFT, WIDTH - RIGHT, y, y);
+    if (*last - y < 14) return; /* no room for its label */
+    html_add(h, "<text x=%d y=%.1f text-anchor=end>%g</text>", LEFT - 6, y + 4, v);
+    *last = y;
+}
+
+/* 1, 2, 5 over decades; equal steps when the values span less than a factor of four or so. */
 static void grid_lines(html *h, const frame *f) {
     static const int mantissa[] = {1, 2, 5};
-    int              last = -1000;
-    for (int e = (int)floor(f->y0); e <= (int)ceil(f->y1); e++)
-        for (int k = 0; k < 3; k++) {
-            double v = mantissa[k] * pow(10, e), y = to_y(f, log10(v));
-            if (log10(v) < f->y0 || log10(v) > f->y1) continue;
-            html_add(h, "<line class=g x1=%d x2=%d y1=%.1f y2=%.1f />", LEFT, WIDTH - RIGHT, y, y);
-            if (last > -1000 && last - (int)y < 14) continue;
-            html_add(h, "<text x=%d y=%.1f text-anchor=end>%g</text>", LEFT - 6, y + 4, v);
-            last = (int)y;
-        }
+    double           last = 2 * HEIGHT, low = pow(10, f->y0), high = pow(10, f->y1);
+    if (f->y1 - f->y0 > 0.6) {
+        for (int e = (int)floor(f->y0); e <= (int)ceil(f->y1); e++)
+            for (int k = 0; k < 3; k++) {
+                double v = mantissa[k] * pow(10, e);
+                if (v >= low && v <= high) y_line(h, f, v, &last);
+            }
+    } else {
+        double size = (high - low) / 5, tick = pow(10, floor(log10(size)));
+        tick *= size / tick > 5 ? 10 : size / tick > 2 ? 5 : size / tick > 1 ? 2 : 1;
+        for (int64_t i = (int64_t)ceil(low / tick); (double)i * tick <= high; i++) y_line(h, f, (double)i * tick, &last);
+    }
     double span = fmax(f->x1 - f->x0, 1), step = pow(10, floor(log10(span / 4)));
     while (span / step > 6) step *= span / step > 12 ? 5 : 2;
     if (step < 1) step = 1;

@@ -54,7 +54,7 @@ static void flow_table(html *h, const json_t *overall) {
         snprintf(key[1], 32, "flow_wrong@%s", times[i]);
         snprintf(key[2], 32, "right_lower@%s", times[i]);
         for (int k = 0; k < 3; k++) v[k] = json_number_value(json_object_get(json_object_get(overall, key[k]), "mean"));
-        html_add(h, "<tr><td>%s</td><td>%.4f</td><td>%.4f</td><td>%.1f</td></tr>\n", times[i], v[0], v[1], 100 * v[2]);
+        html_add(h, "<tr><td>%s</td><td>%.5f</td><td>%.5f</td><td>%.1f</td></tr>\n", times[i], v[0], v[1], 100 * v[2]);
     }
     html_add(h, "</table>\n");
 }

@@ -88,17 +88,18 @@ static void set_neighbors(mc_state *s, const key_row *keys) {
 }
 
 static key_row *sorted_tiles(const int32_t *coord, int64_t n, int side) {
-    key_row *keys = alloc(n, sizeof *keys), *spare = alloc(n, sizeof *keys);
-    for (int64_t i = 0; i < n; i++) {
-        const int32_t *c = coord + 3 * i;
-        CHECK(c[0] >= 0 && c[1] >= 0 && c[2] >= 0 && c[0] < side && c[1] < side && c[2] < side,
-              "tile %lld at (%d,%d,%d) outside of 0..%d", (long long)i, c[0], c[1], c[2], side - 1);
-        keys[i] = (key_row){coord_key(c[0], c[1], c[2]), (int32_t)i};
-    }
+    for (int64_t i = 0; i < 3 * n; i++)
+        CHECK(coord[i] >= 0 && coord[i] < side, "tile %lld at (%d,%d,%d) outside of 0..%d", (long long)(i / 3),
+              coord[i / 3 * 3], coord[i / 3 * 3 + 1], coord[i / 3 * 3 + 2], side - 1);
+    key_row *keys = alloc(n, sizeof *keys), *spare = alloc(n, sizeof *keys), same[2] = {{0}, {0}};
+    for (int64_t i = 0; i < n; i++)
+        keys[i] = (key_row){coord_key(coord[3 * i], coord[3 * i + 1], coord[3 * i + 2]), (int32_t)i};
     sort_keys(keys, spare, n);
     for (int64_t i = 1; i < n; i++)
-        CHECK(keys[i].key != keys[i - 1].key, "tiles %d and %d have one place", keys[i - 1].row, keys[i].row);
+        if (keys[i].key == keys[i - 1].key) same[0] = keys[i - 1], same[1] = keys[i];
     free(spare);
+    if (same[1].key) free(keys);
+    CHECK(!same[1].key, "tiles %d and %d have one place", same[0].row, same[1].row);
     return keys;
 }
 

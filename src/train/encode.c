@@ -62,45 +62,58 @@ static void arena_at_least(arena *a, const char *name, size_t bytes) {
     arena_reset(a, 0);
 }
 
-/* Sorted for the network, written in the shard's order. */
-static bool encode_sample(encoder *e, int shard_number, int64_t at, latents_writer *w, status *st) {
-    const shard *sh = &e->d.shards[shard_number];
-    sample       s = {0};
-    if (!shard_read_sample(sh, at, false, &s, st)) return false;
-    int64_t  n = s.n_tiles, C = e->m.cfg.latent_channels;
-    int32_t *order;
-    char     name[PATH_CAP + 200];
-    snprintf(name, sizeof name, "%s sample %lld (%.120s)", sh->path, (long long)at, s.source);
+/* One sample as a batch of its own; order says which of its rows comes where. */
+static bool prepare(encoder *e, const shard *sh, const sample *s, const char *name, ssvae_batch *b, int32_t **order,
+                    status *st) {
+    int64_t n = s->n_tiles;
     arena_at_least(&e->host, "host batch", ((size_t)1 << 20) + (size_t)n * (3 * TILE_CELLS * sizeof(float) + 4096));
-    bool   ok = tile_order(&e->host, s.coord, n, e->m.cfg.window, sh->meta.resolution / 8, name, &order, st);
+    if (!tile_order(&e->host, s->coord, n, e->m.cfg.window, sh->meta.resolution / 8, name, order, st)) return false;
     tensor coord = arena_tensor(&e->host, DT_I32, DIMS(n, 3)), first = arena_tensor(&e->host, DT_I32, DIMS(2));
     float *value = arena_alloc(&e->host, (size_t)(n * TILE_CELLS) * sizeof *value);
-    for (int64_t i = 0; ok && i < n; i++) {
-        bool active = false;
-        for (int c = 0; c < 3; c++) I32(&coord)[3 * i + c] = s.coord[3 * (int64_t)order[i] + c];
+    for (int64_t i = 0; i < n; i++) {
+        int64_t from = (*order)[i];
+        bool    active = false;
+        for (int c = 0; c < 3; c++) I32(&coord)[3 * i + c] = s->coord[3 * from + c];
         for (int c = 0; c < TILE_CELLS; c++) {
-            value[i * TILE_CELLS + c] = f16_to_f32(s.value[(int64_t)order[i] * TILE_CELLS + c]);
+            value[i * TILE_CELLS + c] = f16_to_f32(s->value[from * TILE_CELLS + c]);
             active |= fabsf(value[i * TILE_CELLS + c]) < 1.0f;
         }
-        if (!active) ok = status_set(st, ST_DATA, "%s: tile %d has no cell within the truncation distance: run `d3s2 check`",
-                                     name, order[i]);
+        if (!active)
+            return status_set(st, ST_DATA, "%s: tile %lld has no cell within the truncation distance: run `d3s2 check`",
+                              name, (long long)from);
     }
     I32(&first)[0] = 0;
     I32(&first)[1] = (int32_t)n;
-    if (ok) {
-        ssvae_batch  b = ssvae_batch_build(&e->host, &e->m.cfg, &coord, &first, value);
-        const float *moments = encode_batch(e, &b);
-        float       *mean = malloc((size_t)(n * C) * sizeof *mean + 1), *logvar = malloc((size_t)(n * C) * sizeof *logvar + 1);
-        CHECK(mean && logvar, "no memory for %lld latents", (long long)n);
-        for (int64_t i = 0; i < n; i++)
-            for (int64_t c = 0; c < C; c++) {
-                mean[order[i] * C + c] = moments[2 * C * i + c];
-                logvar[order[i] * C + c] = fminf(fmaxf(moments[2 * C * i + C + c], -30.0f), 20.0f); /* R§3.3 */
-            }
-        ok = latents_append(w, s.id, n, s.coord, mean, logvar, st);
-        free(mean);
-        free(logvar);
-    }
+    *b = ssvae_batch_build(&e->host, &e->m.cfg, &coord, &first, value);
+    return true;
+}
+
+/* Moments in the network's order -> latents in the shard's. */
+static bool append_moments(const encoder *e, const sample *s, const float *moments, const int32_t *order,
+                           latents_writer *w, status *st) {
+    int64_t n = s->n_tiles, C = e->m.cfg.latent_channels;
+    float  *mean = malloc((size_t)(n * C + 1) * sizeof *mean), *logvar = malloc((size_t)(n * C + 1) * sizeof *logvar);
+    CHECK(mean && logvar, "no memory for %lld latents", (long long)n);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t c = 0; c < C; c++) {
+            mean[order[i] * C + c] = moments[2 * C * i + c];
+            logvar[order[i] * C + c] = fminf(fmaxf(moments[2 * C * i + C + c], -30.0f), 20.0f); /* R§3.3 */
+        }
+    bool ok = latents_append(w, s->id, n, s->coord, mean, logvar, st);
+    free(mean);
+    free(logvar);
+    return ok;
+}
+
+static bool encode_sample(encoder *e, int shard_number, int64_t at, latents_writer *w, status *st) {
+    const shard *sh = &e->d.shards[shard_number];
+    sample       s = {0};
+    ssvae_batch  b;
+    int32_t     *order;
+    char         name[PATH_CAP + 200];
+    if (!shard_read_sample(sh, at, false, &s, st)) return false;
+    snprintf(name, sizeof name, "%s sample %lld (%.120s)", sh->path, (long long)at, s.source);
+    bool ok = prepare(e, sh, &s, name, &b, &order, st) && append_moments(e, &s, encode_batch(e, &b), order, w, st);
     sample_free(&s);
     return ok;
 }
@@ -161,6 +174,29 @@ static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
     return comm_agree(c, st);
 }
 
+/* What there is to do, over all ranks; returns this rank's samples. */
+static int64_t tally(const encoder *e, const int *owner, int rank, encode_report *r) {
+    int64_t mine = 0;
+    for (int k = 0; k < e->d.n_shards; k++) {
+        const shard *s = &e->d.shards[k];
+        r->n_shards++;
+        r->n_skipped += owner[k] == -1;
+        r->n_samples += owner[k] == -1 ? 0 : s->n_samples;
+        r->n_tiles += owner[k] == -1 ? 0 : s->n_tiles;
+        mine += owner[k] == rank ? s->n_samples : 0;
+    }
+    return mine;
+}
+
+static void encode_mine(encoder *e, const char *output, const int *owner, int rank, status *st) {
+    char path[PATH_CAP];
+    bool ok = true;
+    for (int k = 0; ok && k < e->d.n_shards; k++)
+        if (owner[k] == rank)
+            ok = join_path(output, base_name(e->d.shards[k].path), path, st) && encode_shard(e, k, path, st);
+    if (ok) progress_end(&e->bar, NULL);
+}
+
 bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
     encoder e = {0};
     double  t0 = now_seconds();
@@ -172,24 +208,8 @@ bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
         e.fingerprint = params_fingerprint(&e.m.p);
         engine_init(&e.e, backend_find("cpu"), 0, RECOMPUTE_OFF);
         share(&e, o->encode.output, c, owner);
-        int64_t mine = 0;
-        for (int k = 0; k < e.d.n_shards; k++) {
-            const shard *s = &e.d.shards[k];
-            r->n_shards++;
-            r->n_skipped += owner[k] == -1;
-            if (owner[k] != -1) {
-                r->n_samples += s->n_samples;
-                r->n_tiles += s->n_tiles;
-            }
-            if (owner[k] == c->rank) mine += s->n_samples;
-        }
-        progress_begin(&e.bar, "encode", 0, mine);
-        for (int k = 0; ok && k < e.d.n_shards; k++) {
-            char path[PATH_CAP];
-            if (owner[k] == c->rank)
-                ok = join_path(o->encode.output, base_name(e.d.shards[k].path), path, st) && encode_shard(&e, k, path, st);
-        }
-        if (ok) progress_end(&e.bar, NULL);
+        progress_begin(&e.bar, "encode", 0, tally(&e, owner, c->rank, r));
+        encode_mine(&e, o->encode.output, owner, c->rank, st);
         free(owner);
         engine_free(&e.e);
         ok = comm_agree(c, st);

@@ -24,7 +24,10 @@ bool heldout_run(stepper *w, const dataset *d, int64_t max_samples, heldout_resu
     for (int64_t i = w->c->rank; i < r->samples; i += w->c->size)
         if (!one_sample(w, d, i, all[0], all[1], st)) break;
     comm_sum_f64(w->c, &all[0][0], 2 * TASK_SUMS);
-    for (int k = 0; k < w->t->n_sums; k++) r->mean[k] = all[1][k] > 0 ? all[0][k] / all[1][k] : 0;
+    for (int k = 0; k < w->t->n_sums; k++) {
+        r->count[k] = all[1][k];
+        r->mean[k] = all[1][k] > 0 ? all[0][k] / all[1][k] : 0;
+    }
     r->loss = w->t->loss(w->t, r->mean);
     r->seconds = now_seconds() - t;
     return comm_agree(w->c, st);

@@ -3,7 +3,7 @@
 #include "train/step.h"
 
 typedef struct {
-    double  mean[TASK_SUMS], loss, seconds;
+    double  mean[TASK_SUMS], count[TASK_SUMS], loss, seconds;
     int64_t samples;
 } heldout_result;
 

@@ -60,11 +60,13 @@ static void end(run_log *l) {
     written(l, jsonl_end(l->json, &st), &st);
 }
 
-static void put_means(run_log *l, const task *t, const char *prefix, double loss, const double *mean) {
+/* Sets without elements have no mean. */
+static void put_means(run_log *l, const task *t, const char *prefix, double loss, const double *mean, const double *count) {
     char key[64];
     snprintf(key, sizeof key, "%sloss", prefix);
     put(l, key, loss);
     for (int i = 0; i < t->n_sums; i++) {
+        if (count[i] == 0) continue;
         snprintf(key, sizeof key, "%s%s", prefix, t->sum_name[i]);
         put(l, key, mean[i]);
     }
@@ -81,7 +83,7 @@ void run_log_step(run_log *l, const comm *c, const stepper *w, const step_result
         static const char *const name[7] = {"data_s", "forward_s", "backward_s", "reduce_s", "update_s", "checkpoint_s",
                                             "memory_mb"};
         begin(l, w->s.step);
-        put_means(l, w->t, "", r->loss, r->mean);
+        put_means(l, w->t, "", r->loss, r->mean, r->count);
         put(l, "grad_norm", r->grad_norm);
         put(l, "clip_limit", r->clip_limit);
         put(l, "lr", r->lr);
@@ -100,7 +102,7 @@ void run_log_step(run_log *l, const comm *c, const stepper *w, const step_result
 void run_log_heldout(run_log *l, const stepper *w, int64_t step, const heldout_result *r) {
     if (!l) return;
     begin(l, step);
-    put_means(l, w->t, "heldout_", r->loss, r->mean);
+    put_means(l, w->t, "heldout_", r->loss, r->mean, r->count);
     jsonl_int(l->json, "heldout_samples", r->samples);
     put(l, "heldout_s", r->seconds);
     end(l);

@@ -22,18 +22,20 @@ plan_config plan_config_of(const options *o, const dataset *d, int64_t micro_tok
 /* The fullest micro-batch there can be: the largest samples within the limit, at least one. */
 static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, micro_batch *b, arena *host, status *st) {
     const dataset    *d = w->d;
+    int64_t           n = 0, tiles = 0, most = o->train.batch_tokens > 0 ? d->n : o->train.batch_samples;
     by_size          *all = malloc((size_t)d->n * sizeof *all);
-    plan_item        *pick = calloc((size_t)d->n, sizeof *pick);
-    const plan_item **item = malloc((size_t)d->n * sizeof *item);
+    plan_item        *pick = calloc((size_t)most, sizeof *pick);
+    const plan_item **item = malloc((size_t)most * sizeof *item);
     CHECK(all && pick && item, "no memory for a list of %lld samples", (long long)d->n);
-    int64_t n = 0, tiles = 0, most = o->train.batch_tokens > 0 ? d->n : o->train.batch_samples;
     for (int64_t i = 0; i < d->n; i++) all[i] = (by_size){d->tokens[i], i};
     qsort(all, (size_t)d->n, sizeof *all, largest_first);
-    for (int64_t i = 0; i < d->n && n < most; i++) {
-        if (n > 0 && tiles + all[i].tiles > micro_tokens) continue;
-        pick[n] = (plan_item){.index = all[i].index};
+    int64_t rounds = (most + d->n - 1) / d->n; /* a batch larger than the data set has samples several times */
+    for (int64_t i = 0; i < d->n * rounds && n < most; i++) {
+        const by_size *s = &all[i / rounds];
+        if (n > 0 && tiles + s->tiles > micro_tokens) continue;
+        pick[n] = (plan_item){.index = s->index, .copy = (int)(i % rounds)};
         item[n] = &pick[n];
-        tiles += all[i].tiles;
+        tiles += s->tiles;
         n++;
     }
     *host = arena_new("host batch", w->t->host_bytes(w->t, tiles, n));

@@ -94,6 +94,7 @@ bool step_run(stepper *w, bool wants_stop, step_result *r, status *st) {
     exchange(w, sum, wants_stop, !ok, &r->stop, &any_failed);
     plan_step_free(&s);
     if (any_failed) return comm_agree(w->c, st);
+    memcpy(r->count, count, sizeof r->count);
     for (int i = 0; i < w->t->n_sums; i++) r->mean[i] = count[i] > 0 ? sum[i] / count[i] : 0;
     r->loss = w->t->loss(w->t, r->mean);
     apply(w, r);

@@ -11,7 +11,7 @@ typedef struct {
 } step_times;
 
 typedef struct {
-    double     mean[TASK_SUMS], loss, grad_norm, clip_limit, lr;
+    double     mean[TASK_SUMS], count[TASK_SUMS], loss, grad_norm, clip_limit, lr;
     int64_t    tokens, samples;
     double     balance;
     bool       skipped, stop; /* stop: some rank was asked to stop */

@@ -2,6 +2,7 @@
  * to FOLDER/losses-<ranks>.txt; `train_ranks FOLDER check` compares the files. Not a CMocka program, as it runs as several
  * tests that depend on each other. */
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,28 @@ static void on_step(void *user, int64_t done, const step_result *r) {
 static void spoil(void *user, int64_t step, params *p) {
     (void)user;
     if (step == 2 && log_rank() == 0) p->g[p->total / 3] = INFINITY;
+}
+
+/* A signal at one rank only. */
+static void signal_last(void *user, int64_t done, const step_result *r) {
+    const comm *c = user;
+    (void)r;
+    if (done == 2 && c->rank == c->size - 1) raise(SIGTERM);
+}
+
+/* All ranks stop after the same step, say so with the same code, and the run goes on from there. */
+static void stop_and_go(comm *c, const char *folder) {
+    options       o;
+    status        st = {0};
+    char          data[PATH_CAP], run[PATH_CAP];
+    trainer_hooks h = {.on_step = signal_last, .user = c};
+    snprintf(data, sizeof data, "%.400s/data-%d", folder, c->size);
+    snprintf(run, sizeof run, "%.400s/data-%d/stop", folder, c->size);
+    fixture_options(&o, data, run, false);
+    o.train.steps = 5;
+    CHECK(trainer_run(&o, c, &h, &st) == ST_REQUEUE, "code %d: %s", (int)st.code, st.text);
+    CHECK(strstr(st.text, "step 3"), "%s", st.text);
+    CHECK(trainer_run(&o, c, NULL, &st) == ST_OK, "%s", st.text);
 }
 
 static void must(const status *st) { CHECK(status_ok(st), "%s", st->text); }
@@ -62,6 +85,7 @@ static void run_all(comm *c, const char *folder) {
     }
     if (out) fclose(out);
     out = NULL;
+    stop_and_go(c, folder);
     if (c->rank == 0) {
         snprintf(path, sizeof path, "%.400s/data-%d", folder, c->size);
         remove_tree(path, &st);

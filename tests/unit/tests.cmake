@@ -16,3 +16,4 @@ d3s2_test(test_prep_queue LABELS "unit;mpi" SOURCES unit/test_prep_queue.c LIBS 
 d3s2_test(test_eval_marching_cubes LABELS unit SOURCES unit/test_eval_marching_cubes.c LIBS d3s2_eval)
 d3s2_test(test_eval_metrics LABELS unit SOURCES unit/test_eval_metrics.c LIBS d3s2_eval)
 d3s2_test(test_numbers_vae LABELS "unit" SOURCES unit/test_numbers_vae.c LIBS d3s2_model)
+d3s2_test(test_app_page LABELS unit SOURCES unit/test_app_page.c LIBS d3s2_app)
