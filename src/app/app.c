@@ -54,8 +54,8 @@ static const verb verbs[] = {
      "under the published parameter names.",
      "", "d3s2 export runs/vae vae.safetensors", "", VERB_RANK0, verb_export},
     {"import", "safetensors weights to a checkpoint", "d3s2 import FILE.safetensors RUN --config FILE train.model=vae|dit",
-     "Reads weights under the published parameter names into a new run folder's checkpoint at step 0, to be continued by\n"
-     "train. The configuration must be that of the weights; every name and shape is checked.",
+     "Reads weights under the published parameter names into a checkpoint at step 0 of a run folder; train from it with\n"
+     "train.init_from. The configuration must be that of the weights; every name and shape is checked.",
      "train vae dit", "d3s2 import vae.safetensors runs/vae --config configs/vae.yaml", "", VERB_RANK0, verb_import},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };

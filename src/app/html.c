@@ -113,7 +113,7 @@ static void grid_lines(html *h, const frame *f) {
                 if (v >= low && v <= high) y_line(h, f, v, &last);
             }
     } else {
-        double size = (high - low) / 5, tick = pow(10, floor(log10(size)));
+        double size = (high - low) / 6, tick = pow(10, floor(log10(size)));
         tick *= size / tick > 5 ? 10 : size / tick > 2 ? 5 : size / tick > 1 ? 2 : 1;
         for (int64_t i = (int64_t)ceil(low / tick); (double)i * tick <= high; i++) y_line(h, f, (double)i * tick, &last);
     }

@@ -98,7 +98,7 @@ expect 64 "import takes" import "$tmp"
 expect 66 "$tmp/none" import "$tmp/none" "$tmp/run"
 head -c 100 /dev/zero >"$tmp/zero.safetensors"
 expect 65 "zero.safetensors" import "$tmp/zero.safetensors" "$tmp/run"
-[ ! -e "$tmp/o" ] || fail "a failed verb left a folder"
+
 [ ! -e "$tmp/run" ] || fail "a failed import left a folder"
 
 # A folder that may not be read (root reads everything: then there is nothing to test).
@@ -106,6 +106,45 @@ mkdir "$tmp/locked"
 chmod 000 "$tmp/locked"
 if [ "$(id -u)" -ne 0 ]; then expect 66 "$tmp/locked" check "$tmp/locked"; fi
 chmod 700 "$tmp/locked"
+
+# ---- a data set of one cube: prepared, checked twice, told about, and none of it changed by that
+mkdir "$tmp/meshes"
+cat >"$tmp/meshes/cube.obj" <<'END'
+v 0 0 0
+v 1 0 0
+v 1 1 0
+v 0 1 0
+v 0 0 1
+v 1 0 1
+v 1 1 1
+v 0 1 1
+f 4 3 2 1
+f 5 6 7 8
+f 1 2 6 5
+f 2 3 7 6
+f 3 4 8 7
+f 4 1 5 8
+END
+"$d3s2" prep prep.input="$tmp/meshes" prep.output="$tmp/data" prep.resolution=32 prep.views=1 prep.view_size=32 prep.min_tiles=1 \
+    >"$tmp/out" 2>"$tmp/err" || fail "prep of a cube"
+find "$tmp/data" -type f -exec cksum {} + | sort >"$tmp/before"
+[ "$(grep -c 'shard-.*h5$' "$tmp/before")" -eq 1 ] || fail "prep of a cube: not one shard"
+expect_ok "ok " check "$tmp/data"
+expect_ok "ok " check "$tmp/data"
+expect_ok "samples     1 with 1 views" info "$tmp/data"
+find "$tmp/data" -type f -exec cksum {} + | sort >"$tmp/after"
+cmp -s "$tmp/before" "$tmp/after" || fail "check and info change files"
+expect 66 "none" sample "$tmp/data" sample.checkpoint="$tmp/none" sample.vae="$tmp/none" sample.output="$tmp/o"
+expect 66 "none" eval "$tmp/data" eval.checkpoint="$tmp/none" eval.output="$tmp/o"
+expect 64 "leaves none" prep prep.input="$tmp/meshes" prep.output="$tmp/o" prep.heldout_count=1
+for shard in $(find "$tmp/data" -name 'shard-*.h5'); do
+    size=$(wc -c <"$shard")
+    head -c $((size / 2)) "$shard" >"$tmp/cut.h5"
+    expect 65 "1 of 1 files are wrong" check "$tmp/cut.h5"
+    [ -f "$tmp/cut.h5" ] || fail "check removes a damaged file"
+done
+
+[ ! -e "$tmp/o" ] || fail "a failed verb left a folder"
 
 # ---- a report of what there is
 mkdir -p "$tmp/exp/vae"
