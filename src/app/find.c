@@ -34,7 +34,7 @@ static void add_h5(found_list *l, const char *path) {
     char   format[64] = "", other[160];
     hid_t  file = h5_file_open(path, &st);
     bool   ok = file >= 0 && h5_get_text(file, "format", format, sizeof format, &st);
-    if (file >= 0) H5Fclose(file); /* h5_file_close is for writers: it removes a file that fails */
+    if (file >= 0) h5_file_close(file);
     if (!ok) {
         add(l, FOUND_DAMAGED, path, st.text);
     } else if (!strcmp(format, "d3s2-shard")) {

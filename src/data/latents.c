@@ -131,7 +131,7 @@ bool latents_finish(latents_writer *w, status *st) {
         latents_abandon(w);
         return false;
     }
-    bool ok = h5_file_close(f, w->part, st) && atomic_publish(w->part, m->path, st);
+    bool ok = h5_file_finish(f, w->part, st) && atomic_publish(w->part, m->path, st);
     writer_free(w);
     return ok;
 }

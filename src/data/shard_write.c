@@ -241,7 +241,7 @@ bool shard_finish(shard_writer *w, status *st) {
         shard_abandon(w);
         return false;
     }
-    bool ok = h5_file_close(w->file, w->part, st) && atomic_publish(w->part, w->path, st);
+    bool ok = h5_file_finish(w->file, w->part, st) && atomic_publish(w->part, w->path, st);
     w->file = -1;
     writer_free(w);
     return ok;

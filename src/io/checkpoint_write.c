@@ -62,7 +62,7 @@ bool ckpt_write_part(const char *folder, int rank, const ckpt_slab *slabs, int n
         h5_file_discard(f, part);
         return false;
     }
-    return h5_file_close(f, part, st) && atomic_publish(part, path, st);
+    return h5_file_finish(f, part, st) && atomic_publish(part, path, st);
 }
 
 /* ---- commit

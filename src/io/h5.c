@@ -75,7 +75,12 @@ hid_t h5_file_open(const char *path, status *st) {
     return f;
 }
 
-bool h5_file_close(hid_t file, const char *path, status *st) {
+void h5_file_close(hid_t file) {
+    quiet();
+    H5Fclose(file);
+}
+
+bool h5_file_finish(hid_t file, const char *path, status *st) {
     quiet();
     bool flushed = H5Fflush(file, H5F_SCOPE_GLOBAL) >= 0;
     int  err = h5_driver_error(file);

@@ -13,8 +13,10 @@
 /* Creates (truncates) a file / opens one for reading. Negative on failure. */
 hid_t h5_file_create(const char *path, status *st);
 hid_t h5_file_open(const char *path, status *st);
-/* Flushes and closes; a failed write (disk full) shows here at the latest. */
-bool  h5_file_close(hid_t file, const char *path, status *st);
+/* Closes a file that was opened for reading. */
+void h5_file_close(hid_t file);
+/* Flushes and closes a file that h5_file_create made; a failed write (disk full) shows here at the latest, and removes it. */
+bool  h5_file_finish(hid_t file, const char *path, status *st);
 /* Closes and removes a file under writing, also when the disk is full. */
 void  h5_file_discard(hid_t file, const char *path);
 

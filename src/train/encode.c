@@ -167,7 +167,7 @@ static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
         status_set(st, ST_USAGE, "encode.input (shards), encode.output (folder for latents) and encode.vae (checkpoint) are "
                    "needed");
     if (!comm_agree(c, st)) return false;
-    if (c->rank == 0) make_folder(o->encode.output, st);
+    if (c->rank == 0 && !o->command.dry_run) make_folder(o->encode.output, st);
     if (!comm_agree(c, st)) return false;
     dataset_request r = {.shards = o->encode.input};
     (void)(dataset_open(&e->d, &r, st) && load_vae(o->encode.vae, o->encode.ema, &e->m, &e->weights, st));
@@ -208,8 +208,14 @@ bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
         e.fingerprint = params_fingerprint(&e.m.p);
         engine_init(&e.e, backend_find("cpu"), 0, RECOMPUTE_OFF);
         share(&e, o->encode.output, c, owner);
-        progress_begin(&e.bar, "encode", 0, tally(&e, owner, c->rank, r));
-        encode_mine(&e, o->encode.output, owner, c->rank, st);
+        int64_t mine = tally(&e, owner, c->rank, r);
+        if (o->command.dry_run) {
+            log_info("encode: %lld samples, %lld tokens of %lld shards to do, %lld shards are there", (long long)r->n_samples,
+                     (long long)r->n_tiles, (long long)r->n_shards, (long long)r->n_skipped);
+        } else {
+            progress_begin(&e.bar, "encode", 0, mine);
+            encode_mine(&e, o->encode.output, owner, c->rank, st);
+        }
         free(owner);
         engine_free(&e.e);
         ok = comm_agree(c, st);
