@@ -214,7 +214,7 @@ static bool receive(stream *in, const char *path, const import_limits *limits, s
         char text[4096] = "";
         take(in, text, -h.n_vertices);
         if (strcmp(text, "out of memory") == 0)
-            return status_set(st, ST_DATA, "%s: needs over %lld MB to import", path, (long long)limits->mbytes);
+            return status_set(st, ST_DATA, "%s: needs over %lld MB to import (prep.mb_per_mesh)", path, (long long)limits->mbytes);
         return status_set(st, ST_DATA, "%s: %.300s", path, text);
     }
     if (h.magic != IMPORT_MAGIC || h.n_vertices < 1 || h.n_vertices > 3 * limits->max_faces || h.n_faces < 1 ||
@@ -243,9 +243,9 @@ static void explain(const char *path, const import_limits *l, const stream *in, 
     /* an importer that is refused memory crashes or gives up; one that does so with over 60 % of it taken was refused */
     bool full = peak_kb / 1024 > l->mbytes * 6 / 10;
     if (in->state == STREAM_LATE || (WIFSIGNALED(ended) && WTERMSIG(ended) == SIGXCPU))
-        status_set(st, ST_DATA, "%s: import timed out after %g s", path, l->seconds);
+        status_set(st, ST_DATA, "%s: import timed out after %g s (prep.seconds_per_mesh)", path, l->seconds);
     else if (in->state == STREAM_LARGE || full)
-        status_set(st, ST_DATA, "%s: needs over %lld MB to import", path, mb);
+        status_set(st, ST_DATA, "%s: needs over %lld MB to import (prep.mb_per_mesh)", path, mb);
     else if (WIFSIGNALED(ended))
         status_set(st, ST_DATA, "%s: the importer crashed with signal %d (%s)", path, WTERMSIG(ended),
                    strsignal(WTERMSIG(ended)));

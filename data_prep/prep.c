@@ -92,9 +92,10 @@ static bool read_folder(run *r, const char *folder, bool clean, status *st) {
         if (strncmp(e->d_name, "shard-", 6) != 0) continue;
         if (clean && ends_with(e->d_name, ".part")) unlink(path);
         if (!ends_with(e->d_name, ".h5")) continue;
-        shard s;
-        if (!shard_open(&s, path, st)) {
-            good = false;
+        shard  s;
+        status bad = {0};
+        if (!shard_open(&s, path, &bad)) {
+            good = status_set(st, bad.code, "%.400s; remove it, and the next run prepares its shapes anew", bad.text);
             break;
         }
         if (s.meta.resolution != r->o->resolution || s.meta.tau_voxels != r->o->tau_voxels)

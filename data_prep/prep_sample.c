@@ -71,7 +71,7 @@ static bool build_tiles(const prep_options *o, const mesh *m, const char *path, 
     if (!surface_build(m, so.cap_share, so.sharp_degrees, path, &s, st)) return false;
     bool good = sdf_field_build(&s, &so, path, &f, st) && sdf_tiles_build(&f, &s, &so, path, &t, st);
     if (good && (t.n_tiles < o->min_tiles || (o->max_tiles > 0 && t.n_tiles > o->max_tiles)))
-        good = status_set(st, ST_DATA, "%s: it has %lld tiles, outside %lld..%lld", path, (long long)t.n_tiles,
+        good = status_set(st, ST_DATA, "%s: it has %lld tiles, outside %lld..%lld (prep.min_tiles, prep.max_tiles)", path, (long long)t.n_tiles,
                           (long long)o->min_tiles, (long long)o->max_tiles);
     if (good && t.n_tiles == 0) good = status_set(st, ST_DATA, "%s: it has no voxel near its surface", path);
     if (good) {

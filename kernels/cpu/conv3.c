@@ -1,4 +1,5 @@
-/* Submanifold convolution without index maps in memory and without an im2col copy.
+/* Submanifold convolution without index maps in memory and without an im2col copy. Dense levels with few channels go
+ * to conv3_dense.c (dense_pays); here is what works on every level.
  *
  * A panel of rows gets its 27 neighbour rows from the grid's tile table (arithmetic inside a tile). The micro-kernel
  * multiplies six neighbour rows, read where they lie, with 16 columns of a weight block that fits the first cache; the
@@ -10,24 +11,22 @@
 #include <omp.h>
 #include <string.h>
 
-#include "kernels/backend.h"
+#include "kernels/cpu/conv3_parts.h"
 #include "kernels/cpu/mm.h"
 #include "kernels/cpu/vmath.h"
 
 enum {
     PANEL = 96,               /* rows of a forward panel: the pointer table stays at 20 kB */
     DW_PANEL = 256,
-    CHAIN = 64,               /* products one float sum takes before it is added to the rest: bounds the rounding error */
     DW_PARTS = 64,
     DW_PART_FLOATS = 8 << 20  /* all partial sums together */
 };
 
 /* ---- forward and dx ------------------------------------------------------------------------------------------- */
 
-/* Weight (k, ci, co) = w[k_step * k + ci * ci_step + co * co_step], into [co/16][k][ci][16], zeros behind the last. */
-static float *pack_weights(ctx *c, const float *w, int64_t k_step, int64_t ci_step, int64_t co_step, int64_t Cin,
-                           int64_t Cout) {
-    int64_t wide = round_up(Cout, 8);
+/* Into [co/16][k][ci][16], zeros behind the last column. */
+static float *pack_weights(ctx *c, const conv3_sum *a) {
+    int64_t Cin = a->Cin, wide = round_up(a->Cout, 8);
     float  *out = arena_alloc(&c->scratch, (size_t)(27 * Cin * wide) * sizeof *out);
 #pragma omp parallel for schedule(static) collapse(2)
     for (int64_t o = 0; o < wide; o += 16)
@@ -36,7 +35,8 @@ static float *pack_weights(ctx *c, const float *w, int64_t k_step, int64_t ci_st
             float  *to = out + o * 27 * Cin + k * Cin * cols;
             for (int64_t i = 0; i < Cin; i++)
                 for (int64_t j = 0; j < cols; j++)
-                    to[i * cols + j] = o + j < Cout ? w[k * k_step + i * ci_step + (o + j) * co_step] : 0;
+                    to[i * cols + j] =
+                        o + j < a->Cout ? a->w[k * a->k_step + i * a->ci_step + (o + j) * a->co_step] : 0;
         }
     return out;
 }
@@ -82,26 +82,25 @@ typedef struct {
 } panel_rows;
 
 typedef struct {
-    const grid  *g;
-    const float *x, *w, *bias;
-    int64_t      Cin, Cout, wide; /* wide: Cout rounded up to 8 */
-    float       *y, *pre;
+    conv3_sum    a;
+    const float *w;    /* packed */
+    int64_t      wide; /* Cout rounded up to 8 */
     const float *zero; /* a row of zeros: absent neighbours */
 } conv_job;
 
 /* Fills the tables for n rows; true when so many neighbours are absent that only present ones are listed. */
 static bool find_rows(const conv_job *j, int64_t row0, int n, panel_rows *p, float *sum) {
     int present = 0;
-    grid_neighbors(j->g, row0, n, p->nb);
+    grid_neighbors(j->a.g, row0, n, p->nb);
     for (int i = 0; i < n * 27; i++) present += p->nb[i] >= 0;
     /* A compressed pass loads and stores the sums once per offset: worth it when a quarter of the work falls away. */
-    bool compress = present * 4 < n * 27 * 3 && j->Cin >= 8;
+    bool compress = present * 4 < n * 27 * 3 && j->a.Cin >= 8;
     for (int k = 0; k < 27; k++) {
         int m = 0;
         for (int r = 0; r < n; r++) {
             int32_t nb = p->nb[27 * r + k];
             if (compress && nb < 0) continue;
-            p->row[k * PANEL + m] = nb < 0 ? j->zero : j->x + nb * j->Cin;
+            p->row[k * PANEL + m] = nb < 0 ? j->zero : j->a.x + nb * j->a.Cin;
             p->to[k * PANEL + m++] = sum + r * j->wide;
         }
         p->count[k] = m;
@@ -112,14 +111,14 @@ static bool find_rows(const conv_job *j, int64_t row0, int n, panel_rows *p, flo
 /* Adds n_k offsets (first k0) of channels [i0, i0 + n_i) to columns [o, o + 8W) of the panel's sums. */
 static void add_offsets(const conv_job *j, panel_rows *p, int64_t k0, int64_t n_k, int64_t i0, int64_t n_i, int64_t o) {
     int64_t      cols = j->wide - o < 16 ? 8 : 16;
-    const float *w = j->w + o * 27 * j->Cin + (k0 * j->Cin + i0) * cols;
+    const float *w = j->w + o * 27 * j->a.Cin + (k0 * j->a.Cin + i0) * cols;
     int          n = p->count[k0];
     for (int r = 0; r < n;) {
         const float *const *rows = p->row + k0 * PANEL + r;
         float              *y[8];
         int                 left = n - r, at_once = cols == 16 ? 6 : 8;
         for (int i = 0; i < (left < at_once ? left : at_once); i++) y[i] = p->to[k0 * PANEL + r + i] + o;
-#define CONV_TILE(R, W) conv_tile(R, W, rows, n_k, i0, n_i, w, j->Cin * cols, y); r += R
+#define CONV_TILE(R, W) conv_tile(R, W, rows, n_k, i0, n_i, w, j->a.Cin * cols, y); r += R
         if (cols == 16) {
             if (left >= 6) { CONV_TILE(6, 2); }
             else if (left >= 4) { CONV_TILE(4, 2); }
@@ -138,50 +137,62 @@ static void conv_panel(const conv_job *j, int64_t row0, int n, panel_rows *p, fl
     bool    compress = find_rows(j, row0, n, p, sum);
     int64_t wide = j->wide;
     for (int r = 0; r < n; r++) {
-        if (j->bias) memcpy(sum + r * wide, j->bias, (size_t)j->Cout * sizeof *sum);
-        memset(sum + r * wide + (j->bias ? j->Cout : 0), 0, (size_t)(wide - (j->bias ? j->Cout : 0)) * sizeof *sum);
+        if (j->a.bias) memcpy(sum + r * wide, j->a.bias, (size_t)j->a.Cout * sizeof *sum);
+        memset(sum + r * wide + (j->a.bias ? j->a.Cout : 0), 0, (size_t)(wide - (j->a.bias ? j->a.Cout : 0)) * sizeof *sum);
     }
     for (int64_t o = 0; o < wide; o += 16) {
-        int64_t n_i = j->Cin < CHAIN ? j->Cin : CHAIN;
-        int64_t n_k = compress ? 1 : CHAIN / n_i;
+        int64_t n_i = j->a.Cin < CONV3_CHAIN ? j->a.Cin : CONV3_CHAIN;
+        int64_t n_k = compress ? 1 : CONV3_CHAIN / n_i;
         for (int64_t k = 0; k < 27; k += n_k)
-            for (int64_t i = 0; i < j->Cin; i += n_i)
-                add_offsets(j, p, k, 27 - k < n_k ? 27 - k : n_k, i, j->Cin - i < n_i ? j->Cin - i : n_i, o);
+            for (int64_t i = 0; i < j->a.Cin; i += n_i)
+                add_offsets(j, p, k, 27 - k < n_k ? 27 - k : n_k, i, j->a.Cin - i < n_i ? j->a.Cin - i : n_i, o);
     }
-    for (int r = 0; r < n; r++) {
-        float *y = j->y + (row0 + r) * j->Cout, *from = sum + r * wide;
-        if (!j->pre) {
-            memcpy(y, from, (size_t)j->Cout * sizeof *y);
+    /* Without padding the panel is one long row. */
+    int64_t n_rows = wide == j->a.Cout ? 1 : n, len = wide == j->a.Cout ? n * wide : j->a.Cout;
+    for (int64_t r = 0; r < n_rows; r++) {
+        float *y = j->a.y + (row0 + r) * j->a.Cout, *from = sum + r * wide;
+        if (!j->a.pre) {
+            memcpy(y, from, (size_t)len * sizeof *y);
             continue;
         }
-        float *pre = j->pre + (row0 + r) * j->Cout;
-        memcpy(pre, from, (size_t)j->Cout * sizeof *pre);
-        vsigmoid_array(from, from, j->Cout);
-        for (int64_t i = 0; i < j->Cout; i++) y[i] = from[i] * pre[i];
+        float *pre = j->a.pre + (row0 + r) * j->a.Cout;
+        memcpy(pre, from, (size_t)len * sizeof *pre);
+        vsigmoid_array(from, from, len);
+        for (int64_t i = 0; i < len; i++) y[i] = from[i] * pre[i];
     }
 }
 
-static void conv_rows(ctx *c, conv_job *j) {
-    int     n_threads = omp_get_max_threads();
-    int64_t N = j->g->n_rows;
-    j->wide = round_up(j->Cout, 8);
-    float      *zero = arena_zeros(&c->scratch, (size_t)j->Cin * sizeof *zero);
+static void any_rows(ctx *c, const conv3_sum *a) {
+    int         n_threads = omp_get_max_threads();
+    int64_t     N = a->g->n_rows;
+    conv_job    j = {.a = *a, .w = pack_weights(c, a), .wide = round_up(a->Cout, 8),
+                     .zero = arena_zeros(&c->scratch, (size_t)a->Cin * sizeof(float))};
     panel_rows *p = arena_alloc(&c->scratch, (size_t)n_threads * sizeof *p);
-    float      *sum = arena_alloc(&c->scratch, (size_t)(n_threads * PANEL * j->wide) * sizeof *sum);
-    j->zero = zero;
+    float      *sum = arena_alloc(&c->scratch, (size_t)(n_threads * PANEL * j.wide) * sizeof *sum);
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads)
     for (int64_t row = 0; row < N; row += PANEL) {
         int t = omp_get_thread_num();
-        conv_panel(j, row, N - row < PANEL ? (int)(N - row) : PANEL, p + t, sum + t * PANEL * j->wide);
+        conv_panel(&j, row, N - row < PANEL ? (int)(N - row) : PANEL, p + t, sum + t * PANEL * j.wide);
     }
 }
 
+/* Whether conv3_dense.c is faster. It multiplies two to three times as fast at 8 channels, where this file pays for its
+ * tables, and about as fast at 32 x 32; but it also multiplies absent neighbours, which are many in small tiles. Measured
+ * with a shell of tiles (41 % of the neighbour tiles present): even at 32 x 32 for side 4 and 8, near 24 x 24 for side 2. */
+static bool dense_pays(const grid *g, int64_t I, int64_t O) {
+    return !g->mask.data && g->side > 1 && I * O <= (g->side == 2 ? 24 * 24 : 32 * 32);
+}
+
+static void conv_rows(ctx *c, const conv3_sum *a) {
+    if (dense_pays(a->g, a->Cin, a->Cout)) conv3_dense_rows(c, a);
+    else any_rows(c, a);
+}
+
 void conv3_fwd_cpu(ctx *c, const conv3_args *a) {
-    int64_t  I = a->w->dim[1], O = a->w->dim[2];
-    conv_job j = {.g = a->g, .x = F32(a->x), .bias = F32(a->b), .Cin = I, .Cout = O, .y = F32(a->y),
-                  .pre = a->act == ACT_NONE ? NULL : F32(a->pre),
-                  .w = pack_weights(c, F32(a->w), I * O, O, 1, I, O)};
-    conv_rows(c, &j);
+    int64_t I = a->w->dim[1], O = a->w->dim[2];
+    conv_rows(c, &(conv3_sum){.g = a->g, .x = F32(a->x), .w = F32(a->w), .bias = F32(a->b), .k_step = I * O, .ci_step = O,
+                              .co_step = 1, .Cin = I, .Cout = O, .y = F32(a->y),
+                              .pre = a->act == ACT_NONE ? NULL : F32(a->pre)});
 }
 
 /* ---- dw, db --------------------------------------------------------------------------------------------------- */
@@ -268,7 +279,7 @@ static void dw_part(const dw_job *j, int64_t part, int k0, int k1, dw_rows *p, f
     }
 }
 
-static void add_dw(ctx *c, const dw_job *from, float *dw) {
+static void any_dw(ctx *c, const dw_job *from, float *dw) {
     dw_job  job = *from, *j = &job;
     int     n_threads = omp_get_max_threads();
     int64_t N = j->g->n_rows, I = j->I, O = j->O, wide = round_up(O, 8), part = 27 * I * wide;
@@ -296,13 +307,24 @@ static void add_dw(ctx *c, const dw_job *from, float *dw) {
             for (int64_t o = 0; o < O; o++) dw[r * O + o] += j->sum[(s * 27 * I + r) * wide + o];
 }
 
+/* sum[0..n) += columns of d over rows [r0, r1); n a constant: the sums stay in registers. */
+static inline __attribute__((always_inline)) void add_columns(const int n, const float *d, int64_t r0, int64_t r1, int64_t O,
+                                                              double *sum) {
+    double s[8] = {0};
+    for (int64_t r = r0; r < r1; r++)
+        for (int o = 0; o < n; o++) s[o] += (double)d[r * O + o];
+    for (int o = 0; o < n; o++) sum[o] += s[o];
+}
+
 static void add_db(ctx *c, const float *d, int64_t N, int64_t O, float *db) {
     int64_t part_rows = (N + DW_PARTS - 1) / DW_PARTS;
     double *sum = arena_zeros(&c->scratch, (size_t)(DW_PARTS * O) * sizeof *sum);
 #pragma omp parallel for schedule(static)
-    for (int64_t s = 0; s < DW_PARTS; s++)
-        for (int64_t r = s * part_rows; r < N && r < (s + 1) * part_rows; r++)
-            for (int64_t o = 0; o < O; o++) sum[s * O + o] += (double)d[r * O + o];
+    for (int64_t s = 0; s < DW_PARTS; s++) {
+        int64_t r0 = s * part_rows, r1 = r0 + part_rows < N ? r0 + part_rows : N, o = 0;
+        for (; o + 8 <= O; o += 8) add_columns(8, d + o, r0, r1, O, sum + s * O + o);
+        for (; o < O; o++) add_columns(1, d + o, r0, r1, O, sum + s * O + o);
+    }
     for (int64_t o = 0; o < O; o++) {
         double all = 0;
         for (int64_t s = 0; s < DW_PARTS; s++) all += sum[s * O + o];
@@ -326,13 +348,16 @@ void conv3_bwd_cpu(ctx *c, const conv3_args *a) {
     int64_t      N = a->g->n_rows, I = a->w->dim[1], O = a->w->dim[2];
     const float *d = a->act == ACT_NONE ? F32(a->dy) : silu_bwd(c, F32(a->dy), F32(a->pre), N * O);
     if (tensor_given(a->dx)) {
-        size_t   mark = arena_mark(&c->scratch);
-        conv_job j = {.g = a->g, .x = d, .Cin = O, .Cout = I, .y = F32(a->dx),
-                      .w = pack_weights(c, F32(a->w) + 26 * I * O, -I * O, 1, O, O, I)};
-        conv_rows(c, &j);
+        size_t mark = arena_mark(&c->scratch);
+        conv_rows(c, &(conv3_sum){.g = a->g, .x = d, .w = F32(a->w) + 26 * I * O, .k_step = -I * O, .ci_step = 1,
+                                  .co_step = O, .Cin = O, .Cout = I, .y = F32(a->dx)});
         arena_reset(&c->scratch, mark);
     }
-    dw_job j = {.g = a->g, .x = F32(a->x), .d = d, .I = I, .O = O};
-    add_dw(c, &j, F32(a->dw));
+    if (dense_pays(a->g, I, O)) {
+        conv3_dense_dw(c, a->g, F32(a->x), d, I, O, F32(a->dw));
+    } else {
+        dw_job j = {.g = a->g, .x = F32(a->x), .d = d, .I = I, .O = O};
+        any_dw(c, &j, F32(a->dw));
+    }
     add_db(c, d, N, O, F32(a->db));
 }

@@ -4,7 +4,8 @@
  *
  * A may be read across (a_row, a_col are its strides: a transposed A costs nothing, its elements are broadcast). N is a
  * multiple of 8; B and C have contiguous rows of stride ldb, ldc. Register tiles of 6 x 16: 12 accumulators hide the
- * latency of two fused multiply-adds a cycle. The order of additions depends on K alone. */
+ * latency of two fused multiply-adds a cycle. The order of additions depends on K alone; each
+ * product is summed up by itself before it is added to C, so that a sum over many tiles rounds like a tree of two levels. */
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
@@ -34,7 +35,7 @@ static inline __attribute__((always_inline)) void mm_tile(const int R, const int
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-        for (int w = 0; w < W; w++) acc[r][w] = m->add ? v8_load(C + r * ldc + 8 * w) : v8_set(0);
+        for (int w = 0; w < W; w++) acc[r][w] = v8_set(0);
     for (int64_t k = 0; k < K; k++, A += a_col, B += ldb) {
         v8f b[2];
 #pragma GCC unroll 2
@@ -49,7 +50,8 @@ static inline __attribute__((always_inline)) void mm_tile(const int R, const int
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-        for (int w = 0; w < W; w++) v8_store(C + r * ldc + 8 * w, acc[r][w]);
+        for (int w = 0; w < W; w++)
+            v8_store(C + r * ldc + 8 * w, m->add ? v8_load(C + r * ldc + 8 * w) + acc[r][w] : acc[r][w]);
 }
 
 static inline void mm_rows(int R, int W, const mm_part *m, const float *A, const float *B, float *C) {

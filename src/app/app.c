@@ -31,19 +31,21 @@ static const verb verbs[] = {
      "kept. Shards are shared out over the ranks.",
      "encode", "mpirun -np 2 d3s2 encode encode.input=data/train encode.vae=runs/vae encode.output=latents/train", "",
      VERB_ALL_RANKS, verb_encode},
-    {"sample", "generates shapes from views", "d3s2 sample [--tiles] SHARDS sample.checkpoint=DIT sample.vae=VAE sample.output=FOLDER",
+    {"sample", "generates shapes from views", "d3s2 sample SHARDS sample.checkpoint=DIT sample.vae=VAE sample.output=FOLDER",
      "Takes the active tiles of the first sample.count samples of SHARDS and one of their views (or sample.image) as the\n"
      "condition, generates latents, decodes them and writes a mesh and a JSON file each. Finding the active tiles is not\n"
      "part of this stage: they are given, so a small distance to the truth proves nothing by itself. Results that are there\n"
      "from the same weights and settings are kept. Samples are shared out over the ranks.",
-     "sample eval", "mpirun -np 2 d3s2 sample data/heldout sample.checkpoint=runs/dit sample.vae=runs/vae sample.output=out sample.count=8",
-     "--tiles", VERB_ALL_RANKS, verb_sample},
+     "sample eval.points eval.f1_thresholds eval.seed data.resolution data.max_tiles",
+     "mpirun -np 2 d3s2 sample data/heldout sample.checkpoint=runs/dit sample.vae=runs/vae sample.output=out sample.count=8",
+     "", VERB_ALL_RANKS, verb_sample},
     {"eval", "figures of quality on a data set", "d3s2 eval SHARDS eval.checkpoint=RUN [eval.vae=VAE_RUN] eval.output=FOLDER",
      "Of an auto-encoder: sign accuracy, error in the band, Chamfer distance, F1 and normal error of every shape, with means\n"
      "per category. Of a transformer (eval.vae given): the flow loss per time with the right view\n"
      "against another shape's view under the same noise, and the band error of generated shapes against decoded zero and\n"
      "random latents. Writes JSON and meshes.",
-     "eval sample data", "mpirun -np 2 d3s2 eval data/heldout eval.checkpoint=runs/vae eval.output=out/vae", "",
+     "eval sample.level sample.steps sample.shift sample.guidance sample.seed sample.view data.resolution data.max_tiles",
+     "mpirun -np 2 d3s2 eval data/heldout eval.checkpoint=runs/vae eval.output=out/vae", "",
      VERB_ALL_RANKS, verb_eval},
     {"report", "one page about a whole experiment", "d3s2 report FOLDER [report.output=FILE]",
      "Collects the runs, figures and meshes below FOLDER into report.html (one file, works offline) and summary.json.",
@@ -52,11 +54,11 @@ static const verb verbs[] = {
     {"export", "weights of a checkpoint to safetensors", "d3s2 export CHECKPOINT FILE.safetensors [sample.ema=false]",
      "Writes the averaged (sample.ema=false: the plain) weights of a step-N folder, or of the newest one of a run folder,\n"
      "under the published parameter names.",
-     "", "d3s2 export runs/vae vae.safetensors", "", VERB_RANK0, verb_export},
+     "sample.ema", "d3s2 export runs/vae vae.safetensors", "", VERB_RANK0, verb_export},
     {"import", "safetensors weights to a checkpoint", "d3s2 import FILE.safetensors RUN --config FILE train.model=vae|dit",
      "Reads weights under the published parameter names into a checkpoint at step 0 of a run folder; train from it with\n"
      "train.init_from. The configuration must be that of the weights; every name and shape is checked.",
-     "train vae dit", "d3s2 import vae.safetensors runs/vae --config configs/vae.yaml", "", VERB_RANK0, verb_import},
+     "train.model train.seed vae dit", "d3s2 import vae.safetensors runs/vae --config configs/vae.yaml", "", VERB_RANK0, verb_import},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 
@@ -96,12 +98,11 @@ static void print_overview(FILE *f) {
 
 static void print_help(const verb *v, FILE *f) {
     fprintf(f, "d3s2 %s: %s\n\nusage: %s\n\n%s\n\nexample: %s\n", v->name, v->summary, v->usage, v->text, v->example);
-    fprintf(f, "\n  --config FILE       YAML file with sections of options; may be repeated\n"
-               "  --dry-run           print the plan and stop\n"
-               "  section.key=value   set one option\n");
-    if (*v->sections) {
-        fprintf(f, "\noptions:\n");
-        options_help(f, v->sections);
+    fprintf(f, "\n  --dry-run           print the plan and stop\n");
+    if (*v->options) {
+        fprintf(f, "  --config FILE       YAML file with sections of options; may be repeated\n"
+                   "  section.key=value   set one option\n\noptions:\n");
+        options_help(f, v->options);
     }
 }
 

@@ -42,7 +42,7 @@ static void add_h5(found_list *l, const char *path) {
     } else if (!strcmp(format, "d3s2-latents")) {
         add(l, FOUND_LATENTS, path, "");
     } else {
-        snprintf(other, sizeof other, "holds \"%.60s\", which is neither shard nor latents", format);
+        snprintf(other, sizeof other, "%.80s: holds \"%.20s\", which is neither shard nor latents", path, format);
         add(l, FOUND_DAMAGED, path, other);
     }
 }

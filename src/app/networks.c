@@ -16,17 +16,16 @@ static const size_t BOOK_BYTES = (size_t)256 << 20, SCRATCH_BYTES = (size_t)256 
 
 bool network_load(network *n, const char *path, bool want_vae, bool ema, status *st) {
     ckpt_manifest m = {0};
-    char          folder[PATH_CAP];
     *n = (network){.is_vae = want_vae};
     if (!ckpt_open_any(path, false, &m, st)) return false;
-    snprintf(folder, sizeof folder, "%s", m.folder); /* one step, also while training goes on */
+    snprintf(n->path, sizeof n->path, "%s", m.folder); /* one step, also while training goes on */
     n->step = m.step;
     n->trained_on = (uint64_t)ckpt_number_of(&m, "vae", 0);
     ckpt_close(&m);
     n->o = malloc(sizeof *n->o);
     CHECK(n->o, "no memory for the options");
-    bool ok = load_options(folder, n->o, st) && (want_vae ? load_vae(folder, ema, &n->vae, &n->weights, st)
-                                                          : load_dit(folder, ema, &n->dit, &n->weights, st));
+    bool ok = load_options(n->path, n->o, st) && (want_vae ? load_vae(n->path, ema, &n->vae, &n->weights, st)
+                                                          : load_dit(n->path, ema, &n->dit, &n->weights, st));
     if (!ok) {
         free(n->o);
         n->o = NULL;

@@ -8,7 +8,8 @@
 #include "train/view_input.h"
 
 typedef struct {
-    options  *o; /* the configuration it was trained with */
+    char      path[PATH_CAP]; /* of the checkpoint */
+    options  *o;              /* the configuration it was trained with */
     ssvae     vae;
     ssdit     dit;
     bool      is_vae;

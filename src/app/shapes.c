@@ -72,7 +72,8 @@ bool shape_view_read(const dataset *d, int64_t i, int view, const char *path, co
     const char       *name = *path ? path : sample_name(d, i);
     *out = (shape_view){0};
     if (view >= e->views && (!*path || e->views > 0))
-        return status_set(st, ST_USAGE, "%s has %d views, there is no view %d", sample_name(d, i), e->views, view);
+        return status_set(st, ST_USAGE, "%s has %d views, there is no view %d: sample.view counts from 0", sample_name(d, i), e->views,
+                          view);
     if (e->views > 0) {
         if (!shard_read_view(&d->shards[e->shard], e->at, view, &out->png, &out->png_size, out->camera, st)) return false;
         out->has_camera = true;
@@ -105,11 +106,11 @@ sampler_config shape_sampler(const options *o) {
 
 bool networks_fit(const network *vae, const network *dit, const dataset *d, status *st) {
     if (dit->o->dit.resolution * 8 != d->resolution)
-        return status_set(st, ST_CONFIG, "the transformer was trained at R = %lld, the shards have R = %d",
-                          (long long)dit->o->dit.resolution * 8, d->resolution);
+        return status_set(st, ST_CONFIG, "%s: trained at R = %lld, %s has R = %d: choose data of that resolution", dit->path,
+                          (long long)dit->o->dit.resolution * 8, d->shards[0].path, d->resolution);
     if (dit->trained_on && dit->trained_on != vae->fingerprint)
-        return status_set(st, ST_CONFIG, "the transformer learnt latents of auto-encoder %016llx, this one is %016llx: give the "
-                          "checkpoint (and ema) that encoded them", (unsigned long long)dit->trained_on,
+        return status_set(st, ST_CONFIG, "%s: learnt latents of the auto-encoder %016llx, %s is %016llx: give the checkpoint (and "
+                          "ema) that encoded them", dit->path, (unsigned long long)dit->trained_on, vae->path,
                           (unsigned long long)vae->fingerprint);
     return true;
 }

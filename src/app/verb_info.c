@@ -111,7 +111,8 @@ static bool latents_info(const char *path, status *st) {
     return true;
 }
 
-static bool path_info(const char *path, status *st) {
+static bool path_info(const char *path, bool dry_run, status *st) {
+    static const char *const kind[] = {"shard", "latents", "checkpoint", "unfinished, ignored", "unknown"};
     found *list;
     int    n;
     if (!find_below(path, &list, &n, st)) return false;
@@ -120,7 +121,9 @@ static bool path_info(const char *path, status *st) {
         char here[PATH_CAP], there[PATH_CAP];
         folder_of(list[i].path, here);
         j = i + 1;
-        if (list[i].kind == FOUND_SHARD) {
+        if (dry_run) {
+            printf("%s: %s\n", list[i].path, kind[list[i].kind]);
+        } else if (list[i].kind == FOUND_SHARD) {
             for (; j < n && list[j].kind == FOUND_SHARD; j++) {
                 folder_of(list[j].path, there);
                 if (strcmp(here, there) != 0) break;
@@ -129,9 +132,9 @@ static bool path_info(const char *path, status *st) {
         } else if (list[i].kind == FOUND_LATENTS) {
             ok = latents_info(list[i].path, st);
         } else if (list[i].kind == FOUND_DAMAGED) {
-            ok = status_set(st, ST_DATA, "%s: %s", list[i].path, list[i].text);
+            ok = status_set(st, ST_DATA, "%s", list[i].text);
         } else {
-            printf("%s: %s\n", list[i].path, list[i].kind == FOUND_CHECKPOINT ? "checkpoint" : "unfinished, ignored");
+            printf("%s: %s\n", list[i].path, kind[list[i].kind]);
         }
     }
     free(list);
@@ -143,6 +146,6 @@ bool verb_info(app *a, status *st) {
     if (a->opt->command.n_args == 0)
         return status_set(st, ST_USAGE, "info needs a path: d3s2 info PATH..., or d3s2 info --device");
     for (int i = 0; i < a->opt->command.n_args; i++)
-        if (!path_info(a->opt->command.arg[i], st)) return false;
+        if (!path_info(a->opt->command.arg[i], a->opt->command.dry_run, st)) return false;
     return true;
 }

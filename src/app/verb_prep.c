@@ -65,7 +65,7 @@ bool verb_prep(app *a, status *st) {
     p.tau_voxels = o->prep.tau_voxels;
     p.views = (int)o->prep.views;
     p.view_size = (int)o->prep.view_size;
-    p.view_samples = ceil_root(o->prep.spp) < 16 ? ceil_root(o->prep.spp) : 16;
+    p.view_samples = ceil_root(o->prep.spp);
     p.seed = (uint64_t)o->prep.seed;
     p.limit_seconds = o->prep.seconds_per_mesh;
     p.limit_mbytes = o->prep.mb_per_mesh;

@@ -17,11 +17,13 @@ typedef struct {
 
 /* Everything a result depends on. */
 static void make_key(job *j) {
-    char text[600];
-    snprintf(text, sizeof text, "%016llx %016llx %lld %g %g %g %lld %lld %lld %d %.200s", (unsigned long long)j->dit.fingerprint,
+    char text[1200];
+    int  at = snprintf(text, sizeof text, "%016llx %016llx %lld %g %g %g %lld %lld %lld %lld %d %s", (unsigned long long)j->dit.fingerprint,
              (unsigned long long)j->vae.fingerprint, (long long)j->o->sample.steps, j->o->sample.shift, j->o->sample.guidance,
              j->o->sample.level, (long long)j->o->sample.seed, (long long)j->o->sample.view, (long long)j->o->eval.points,
-             (int)j->o->sample.format, j->o->sample.image);
+             (long long)j->o->eval.seed, (int)j->o->sample.format, j->o->sample.image);
+    for (int i = 0; i < j->o->eval.f1_thresholds.n; i++)
+        at += snprintf(text + at, sizeof text - (size_t)at, " %g", j->o->eval.f1_thresholds.v[i]);
     hex_of(hash_text(text), j->key);
 }
 

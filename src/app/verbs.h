@@ -24,7 +24,7 @@ typedef enum {
 } verb_kind;
 
 typedef struct {
-    const char *name, *summary, *usage, *text, *sections, *example; /* sections: of the options table, "" none */
+    const char *name, *summary, *usage, *text, *options, *example; /* options: sections and keys, "" none */
     const char *flag; /* one word of its own ("--device"), "" none */
     verb_kind   kind;
     verb_run    run;

@@ -167,9 +167,10 @@ bool ckpt_manifest_parse(ckpt_manifest *m, const char *name, const char *text, i
     bool     ok = false;
     if (!json_is_object(root) || !get_text(root, "format", format, sizeof format) ||
         strcmp(format, "d3s2-checkpoint")) {
-        status_set(st, ST_DATA, "%s: is not the manifest of a checkpoint, or damaged", name);
+        status_set(st, ST_DATA, "%s: is not the manifest of a checkpoint, or damaged: use another step", name);
     } else if (!get_int(root, "version", 0, INT64_MAX, &version) || version != CKPT_VERSION) {
-        status_set(st, ST_DATA, "%s: has checkpoint format version %lld, this program reads version %d", name,
+        status_set(st, ST_DATA, "%s: has checkpoint format version %lld, this program reads version %d: use the matching "
+                   "program", name,
                    (long long)version, CKPT_VERSION);
     } else {
         bool has = unhex(json_object_get(root, "checksum"), &want);
@@ -178,7 +179,7 @@ bool ckpt_manifest_parse(ckpt_manifest *m, const char *name, const char *text, i
         CHECK(plain, "no memory for a manifest");
         ok = has && hash_text(plain) == want && parse_rest(m, root);
         free(plain);
-        if (!ok) status_set(st, ST_DATA, "%s: does not match its checksum: the checkpoint is damaged", name);
+        if (!ok) status_set(st, ST_DATA, "%s: does not match its checksum: the checkpoint is damaged, use another step", name);
     }
     json_decref(root);
     return ok;

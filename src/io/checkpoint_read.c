@@ -27,11 +27,12 @@ static bool check_parts(const ckpt_manifest *m, status *st) {
         struct stat info;
         if (!ckpt_part_path(m->folder, p, path, st)) return false;
         if (stat(path, &info))
-            return status_set(st, ST_DATA, "%s: a part of the checkpoint is missing: %s", path,
+            return status_set(st, ST_DATA, "%s: a part of the checkpoint is missing (%s): use another step", path,
                               strerror(errno));
         if (info.st_size != m->part_bytes[p])
             return status_set(st, ST_DATA,
-                              "%s: has %lld bytes, the manifest says %lld: the checkpoint is damaged", path,
+                              "%s: has %lld bytes, the manifest says %lld: the checkpoint is damaged, use "
+                              "another step", path,
                               (long long)info.st_size, (long long)m->part_bytes[p]);
     }
     return true;
@@ -182,9 +183,9 @@ bool ckpt_latest(const char *run_folder, bool verify, ckpt_manifest *m, status *
     }
     free(steps);
     if (found) return true;
-    if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no checkpoint (step-N)", run_folder);
-    return status_set(st, ST_DATA, "%s: none of its %d checkpoints is usable; the newest: %.300s", run_folder,
-                      n, why.text);
+    if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no checkpoint (step-N): train first, or name another folder", run_folder);
+    return status_set(st, ST_DATA, "%s: none of its %d checkpoints is usable: remove them or choose another folder; the "
+                      "newest: %.280s", run_folder, n, why.text);
 }
 
 bool ckpt_open_any(const char *path, bool verify, ckpt_manifest *m, status *st) {
@@ -259,21 +260,21 @@ bool ckpt_match(const ckpt_manifest *m, const ckpt_param *want, int n, status *s
     for (int i = 0; i < n || i < m->n_params; i++) {
         if (i >= m->n_params)
             return status_set(st, ST_CONFIG,
-                              "%s: has no parameter %s %s of this model: the configuration differs",
+                              "%s: has no parameter %s %s of this model: the configuration differs from the checkpoint",
                               m->folder, want[i].name, shape_text(&want[i], a));
         const ckpt_param *have = &m->param[i];
         if (i >= n)
             return status_set(st, ST_CONFIG,
-                              "%s: has parameter %s %s, which this model lacks: the configuration differs",
+                              "%s: has parameter %s %s, which this model lacks: the configuration differs from the checkpoint",
                               m->folder, have->name, shape_text(have, a));
         if (strcmp(have->name, want[i].name))
             return status_set(
-                st, ST_CONFIG, "%s: parameter %d is %s %s, in this model %s %s: the configuration differs",
+                st, ST_CONFIG, "%s: parameter %d is %s %s, in this model %s %s: the configuration differs from the checkpoint",
                 m->folder, i, have->name, shape_text(have, a), want[i].name, shape_text(&want[i], b));
         if (have->rank != want[i].rank ||
             memcmp(have->shape, want[i].shape, (size_t)have->rank * sizeof *have->shape))
             return status_set(st, ST_CONFIG,
-                              "%s: parameter %s has shape %s, in this model %s: the configuration differs",
+                              "%s: parameter %s has shape %s, in this model %s: the configuration differs from the checkpoint",
                               m->folder, have->name, shape_text(have, a), shape_text(&want[i], b));
         if (have->offset != want[i].offset)
             return status_set(

@@ -53,8 +53,6 @@ static void check_rest(const options *o, config_faults *f) {
         fault(f, "prep.min_tiles = %" PRId64 " is above prep.max_tiles = %" PRId64, o->prep.min_tiles,
               o->prep.max_tiles);
     multiple(f, "cond.size", o->cond.size, "", 14);
-    if (o->cond.encoder == opt_cond_encoder_dinov2 && !*o->cond.weights)
-        fault(f, "cond.encoder = dinov2 needs cond.weights");
     if (2 * o->cond.pad_max >= o->cond.size)
         fault(f, "cond.pad_max = %" PRId64 " leaves nothing of cond.size = %" PRId64, o->cond.pad_max,
               o->cond.size);

@@ -243,14 +243,28 @@ void options_default(options *o) {
               st.text);
 }
 
-bool options_read_text(options *o, const char *name, const char *text, int64_t n, status *st) {
+static bool take_known(const yaml_entry *e, void *user, status *st) {
+    if (find_row(e->section, e->key)) return take(e, user, st);
+    log_warn("%s: %s.%s is an option of another version and is left out", e->file, e->section, e->key);
+    return true;
+}
+
+static bool read_text(options *o, const char *name, const char *text, int64_t n, yaml_sink sink, status *st) {
     options *fresh = malloc(sizeof *fresh);
     CHECK(fresh, "no memory for the options");
     *fresh = *o;
-    bool ok = yaml_read(name, text, n, take, fresh, st);
+    bool ok = yaml_read(name, text, n, sink, fresh, st);
     if (ok) *o = *fresh;
     free(fresh);
     return ok;
+}
+
+bool options_read_text(options *o, const char *name, const char *text, int64_t n, status *st) {
+    return read_text(o, name, text, n, take, st);
+}
+
+bool options_read_stored(options *o, const char *name, const char *text, int64_t n, status *st) {
+    return read_text(o, name, text, n, take_known, st);
 }
 
 bool options_read(options *o, const char *path, status *st) {
@@ -443,19 +457,26 @@ static bool listed(const char *list, const char *name) {
     return false;
 }
 
+static bool wants_row(const char *wanted, const option_row *r) {
+    char name[2 * NAME_CAP];
+    snprintf(name, sizeof name, "%s.%s", r->section, r->key);
+    return listed(wanted, r->section) || listed(wanted, name);
+}
+
 void options_help(FILE *f, const char *wanted) {
     for (int s = 0; s < N_SECTIONS; s++) {
-        if (!listed(wanted, sections[s].name)) continue;
-        fprintf(f, "%s: %s\n", sections[s].name, sections[s].help);
+        bool shown = false;
         for (int i = 0; i < N_ROWS; i++) {
             char left[160], words[200];
-            if (strcmp(rows[i].section, sections[s].name)) continue;
+            if (strcmp(rows[i].section, sections[s].name) || !wants_row(wanted, &rows[i])) continue;
+            if (!shown) fprintf(f, "%s: %s\n", sections[s].name, sections[s].help);
+            shown = true;
             snprintf(left, sizeof left, "%s.%s=%s", rows[i].section, rows[i].key, rows[i].def);
             accepted(&rows[i], words, sizeof words);
             fprintf(f, "  %-34s %s\n", left, rows[i].help);
             if (rows[i].type != TYPE_BOOL && rows[i].type != TYPE_STRING)
                 fprintf(f, "  %-34s (%s)\n", "", words);
         }
-        fputc('\n', f);
+        if (shown) fputc('\n', f);
     }
 }

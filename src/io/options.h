@@ -65,6 +65,9 @@ void options_default(options *o);
 bool options_read(options *o, const char *path, status *st);
 /* The same from text; `name` stands for the file in messages. */
 bool options_read_text(options *o, const char *name, const char *text, int64_t n, status *st);
+/* A dump that is stored in a checkpoint, perhaps by another version of the program: keys that are not in the table are
+ * left out with a warning. */
+bool options_read_stored(options *o, const char *name, const char *text, int64_t n, status *st);
 /* "section.key", "value" in YAML notation ("[32, 64]" for a list). */
 bool options_set(options *o, const char *name, const char *value, status *st);
 /* Defaults, then every --config FILE in order, then every section.key=value in order (the last one counts); --help, -h,
@@ -76,5 +79,5 @@ bool options_dump_yaml(const options *o, FILE *f);
 char *options_to_yaml(const options *o); /* malloc'ed */
 /* XXH3 of the dump. */
 uint64_t options_hash(const options *o);
-/* One line per option with default, range and help; section NULL lists all, several are separated by spaces. */
-void options_help(FILE *f, const char *sections);
+/* One line per option with default, range and help. wanted: sections and options ("train vae sample.ema"); NULL lists all. */
+void options_help(FILE *f, const char *wanted);

@@ -58,12 +58,15 @@ void ssvae_init(ssvae *m, const ssvae_config *cfg) {
     l->enc_in = affine_linear(p, layer_enc_stem(cfg), cfg->width, cfg->width, "encoder.input_layer");
     l->enc_block = add_blocks(p, cfg->blocks_enc, layer_enc_block(cfg, 0), cfg->width, cfg->mlp_ratio, "encoder");
     l->enc_out = affine_linear(p, layer_enc_head(cfg), 2 * latent, cfg->width, "encoder.out_layer");
+    l->enc_out.b->init = INIT_HALVES;
+    l->enc_out.b->arg = cfg->logvar_init;
 
     l->dec_in = affine_linear(p, layer_dec_stem(cfg), dec_width, latent, "decoder.input_layer");
     l->dec_block = add_blocks(p, cfg->blocks_dec, layer_dec_block(cfg, 0), dec_width, cfg->mlp_ratio, "decoder");
     for (int i = 0; i < SSVAE_LEVELS; i++) {
         snprintf(name, sizeof name, "decoder.upsample.%d", i);
-        l->up[i] = up_rows_add(p, layer_up(cfg, i), i ? cfg->dec_width[i - 1] : dec_width, cfg->dec_width[i], name);
+        l->up[i] = up_rows_add(p, layer_up(cfg, i), i ? cfg->dec_width[i - 1] : dec_width, cfg->dec_width[i],
+                               cfg->up_gain > 0 ? cfg->up_gain : 1, name);
     }
     l->dec_out = affine_linear(p, layer_up(cfg, SSVAE_LEVELS - 1), 1, cfg->dec_width[SSVAE_LEVELS - 1], "decoder.out_layer");
 }

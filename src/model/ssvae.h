@@ -13,6 +13,9 @@ typedef struct {
     int    groups;                  /* GroupNorm groups of the down blocks */
     int    window;                  /* shift is window/2 in odd blocks */
     bool   pool_add_one;            /* R§3.1: sum/(n+1) */
+    double up_gain;                 /* initial kernels of the up blocks over the published bound; 0 is 1. Those blocks have
+                                       no norm: sqrt(6) keeps the signal's variance through SiLU, 1 shrinks it 3-fold a layer */
+    double logvar_init;             /* initial bias of the posterior's log-variance; published 0 */
     double factor;                  /* positional-embedding multiplier, R§3.7 */
 } ssvae_config;
 

@@ -19,13 +19,15 @@ down_rows down_rows_add(params *p, int layer, int64_t in, int64_t out, const cha
     return r;
 }
 
-up_rows up_rows_add(params *p, int layer, int64_t in, int64_t out, const char *prefix) {
+up_rows up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, const char *prefix) {
     up_rows r;
     char    name[96];
     snprintf(name, sizeof name, "%s.act_layers.0", prefix);
     r.conv_in = affine_conv(p, layer, 27, in, out, name);
     snprintf(name, sizeof name, "%s.out_layers.0", prefix);
     r.conv_out = affine_conv(p, layer, 27, out, out, name);
+    r.conv_in.w->arg *= gain;
+    r.conv_out.w->arg *= gain;
     return r;
 }
 

@@ -15,7 +15,7 @@ typedef struct {
 } up_rows;
 
 down_rows down_rows_add(params *p, int layer, int64_t in, int64_t out, const char *prefix);
-up_rows   up_rows_add(params *p, int layer, int64_t in, int64_t out, const char *prefix);
+up_rows   up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, const char *prefix);
 
 typedef struct {
     const down_rows *r;

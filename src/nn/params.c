@@ -85,6 +85,9 @@ void params_randomize(params *p, uint64_t seed) {
             bound = sqrt(6.0 / (double)(r->dim[0] + r->dim[1]));
             rng_fill_uniform(key, 0, r->count, (float)-bound, (float)bound, w);
             break;
+        case INIT_HALVES:
+            for (int64_t k = 0; k < r->count; k++) w[k] = 2 * k < r->count ? 0.0f : (float)r->arg;
+            break;
         case INIT_UNIFORM:
             rng_fill_uniform(key, 0, r->count, (float)-bound, (float)bound, w);
             break;

@@ -10,7 +10,8 @@ typedef enum {
     INIT_ONE,
     INIT_XAVIER,  /* uniform, bound sqrt(6/(fan_in + fan_out)), shape (out,in) */
     INIT_NORMAL,  /* normal, standard deviation `arg` */
-    INIT_UNIFORM  /* uniform in +-arg */
+    INIT_UNIFORM, /* uniform in +-arg */
+    INIT_HALVES   /* 0 in the first half, `arg` in the second: the bias of (mean, log-variance) */
 } init_kind;
 
 typedef struct {

@@ -127,8 +127,8 @@ bool dataset_open(dataset *d, const dataset_request *r, status *st) {
         d->lat_of = calloc((size_t)d->n_shards, sizeof *d->lat_of);
         CHECK(d->lat_of, "no memory for %d shards", d->n_shards);
         if (r->resolution > 0 && r->resolution != d->resolution)
-            ok = status_set(st, ST_CONFIG, "%s: resolution is %d, data.resolution says %d", d->shards[0].path,
-                            d->resolution, r->resolution);
+            ok = status_set(st, ST_CONFIG, "%s: resolution is %d, data.resolution says %d: leave it out or choose other data",
+                            d->shards[0].path, d->resolution, r->resolution);
     }
     ok = ok && (!r->latents || !r->latents[0] || join_latents(d, r->latents, st)) && list_samples(d, r, st);
     if (!ok) dataset_close(d);

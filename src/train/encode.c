@@ -167,10 +167,10 @@ static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
         status_set(st, ST_USAGE, "encode.input (shards), encode.output (folder for latents) and encode.vae (checkpoint) are "
                    "needed");
     if (!comm_agree(c, st)) return false;
-    if (c->rank == 0 && !o->command.dry_run) make_folder(o->encode.output, st);
-    if (!comm_agree(c, st)) return false;
     dataset_request r = {.shards = o->encode.input};
     (void)(dataset_open(&e->d, &r, st) && load_vae(o->encode.vae, o->encode.ema, &e->m, &e->weights, st));
+    if (!comm_agree(c, st)) return false;
+    if (c->rank == 0 && !o->command.dry_run) make_folder(o->encode.output, st);
     return comm_agree(c, st);
 }
 

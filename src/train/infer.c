@@ -7,7 +7,7 @@
 
 static bool stored_options(const ckpt_manifest *m, options *o, status *st) {
     options_default(o);
-    return options_read_text(o, m->folder, m->config, (int64_t)strlen(m->config), st);
+    return options_read_stored(o, m->folder, m->config, (int64_t)strlen(m->config), st);
 }
 
 bool load_options(const char *path, options *o, status *st) {

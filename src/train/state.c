@@ -76,14 +76,15 @@ static bool read_slab(const ckpt_manifest *m, const char *name, int64_t first, i
                       status *st) {
     int64_t stored = ckpt_slab_count(m, name);
     if (stored != whole)
-        return status_set(st, ST_DATA, "%s: slab %s has %lld floats, %lld are wanted", m->folder, name, (long long)stored,
+        return status_set(st, ST_DATA, "%s: slab %s has %lld floats, %lld are wanted: another version wrote it", m->folder, name, (long long)stored,
                           (long long)whole);
     return ckpt_read_range(m, name, first, count, out, st);
 }
 
 static bool check_model(const ckpt_manifest *m, const char *model, const params *p, status *st) {
     if (model && strcmp(m->model, model) != 0)
-        return status_set(st, ST_CONFIG, "%s: a checkpoint of the %s, train.model is %s", m->folder, m->model, model);
+        return status_set(st, ST_CONFIG, "%s: a checkpoint of the %s, train.model is %s: choose another train.run", m->folder, m->model,
+                          model);
     ckpt_param *want = state_params(p);
     bool        ok = ckpt_match(m, want, p->n, st);
     free(want);

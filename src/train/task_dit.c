@@ -184,10 +184,10 @@ static bool fits(const options *o, const dataset *d, status *st) {
     if (!d->lat)
         return status_set(st, ST_CONFIG, "the transformer trains on latents: set data.latents (made by `d3s2 encode`)");
     if (d->channels != o->vae.latent_channels)
-        return status_set(st, ST_CONFIG, "%s: latents have %d channels, vae.latent_channels is %lld", d->lat[0].path,
-                          d->channels, (long long)o->vae.latent_channels);
+        return status_set(st, ST_CONFIG, "%s: latents have %d channels, vae.latent_channels is %lld: set it to %d", d->lat[0].path,
+                          d->channels, (long long)o->vae.latent_channels, d->channels);
     if (d->resolution > 8 * o->dit.resolution)
-        return status_set(st, ST_CONFIG, "%s: resolution %d needs a latent grid of %d, dit.resolution is %lld",
+        return status_set(st, ST_CONFIG, "%s: resolution %d needs dit.resolution = %d or more, it is %lld",
                           d->shards[0].path, d->resolution, d->resolution / 8, (long long)o->dit.resolution);
     for (int64_t i = 0; i < d->n; i++)
         if (d->entry[i].views == 0)

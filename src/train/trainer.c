@@ -91,7 +91,7 @@ static bool build_model(trainer *t, status *st) {
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
                           : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF
                                                                           : RECOMPUTE_ON;
-    engine_init(&w->e, backend_find("cpu"), (size_t)activation_bound(o), rule);
+    engine_init(&w->e, backend_find(o->train.device == opt_train_device_ref ? "ref" : "cpu"), (size_t)activation_bound(o), rule);
     return true;
 }
 
@@ -201,13 +201,14 @@ static bool loop(trainer *t, status *st) {
 static bool train(trainer *t, status *st) {
     stepper *w = &t->w;
     if (!run_folder_open(&t->folder, t->o, t->c, st) || !starting_point(t, st)) return false;
-    t->log = run_log_open(t->folder.path, t->c, w->s.step, st);
-    if (!status_ok(st)) return false;
     if (w->s.step >= t->o->train.steps) {
         log_info("%s has %lld steps already, train.steps is %lld: nothing to do", t->folder.path, (long long)w->s.step,
                  (long long)t->o->train.steps);
         return true;
     }
+    if (!run_folder_start(&t->folder, t->o, t->c, st)) return false;
+    t->log = run_log_open(t->folder.path, t->c, w->s.step, st);
+    if (!status_ok(st)) return false;
     plan_config order = plan_config_of(t->o, &t->data, t->size.micro_tokens);
     w->p = plan_new(&order);
     w->l = loader_new(&(loader_config){.t = w->t, .d = &t->data, .plan = order, .rank = t->c->rank, .world = t->c->size,

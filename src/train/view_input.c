@@ -11,7 +11,8 @@ int64_t view_most_tokens(const options *o) {
 
 bool view_check(const options *o, status *st) {
     if (o->cond.encoder != opt_cond_encoder_patches)
-        return status_set(st, ST_CONFIG, "cond.encoder=dinov2 is not in this build: use cond.encoder=patches");
+        return status_set(st, ST_CONFIG, "cond.encoder=dinov2 is not in this build: use cond.encoder=patches and dit.cond_width=%d",
+                          PATCH_WIDTH);
     if (o->dit.cond_width != PATCH_WIDTH)
         return status_set(st, ST_CONFIG, "dit.cond_width is %lld, the patches encoder gives tokens of %d numbers",
                           (long long)o->dit.cond_width, PATCH_WIDTH);

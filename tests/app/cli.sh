@@ -1,40 +1,7 @@
 #!/bin/sh
 # The command line: one clear line on stderr, the right exit code, on one rank and on two.   cli.sh D3S2 [MPIRUN]
 set -u
-d3s2=$1
-mpirun=${2:-}
-tmp=$(mktemp -d "${TMPDIR:-/tmp}/d3s2-cli-XXXXXX")
-trap 'rm -rf "$tmp"' EXIT
-n_bad=0
-
-fail() {
-    echo "FAILED: $1" >&2
-    sed 's/^/    /' "$tmp/err" >&2
-    n_bad=$((n_bad + 1))
-}
-
-# expect CODE TEXT ARGS...: exit code, and TEXT in the only line of stderr, which starts like an error of this program.
-expect() {
-    code=$1 text=$2
-    shift 2
-    "$d3s2" "$@" >"$tmp/out" 2>"$tmp/err"
-    rc=$?
-    [ "$rc" -eq "$code" ] || fail "$*: code $rc, not $code"
-    [ "$(grep -c '^d3s2: error: ' "$tmp/err")" -eq 1 ] || fail "$*: not one error line"
-    [ "$(wc -l <"$tmp/err")" -eq 1 ] || fail "$*: more than one line"
-    grep -qF -- "$text" "$tmp/err" || fail "$*: no '$text'"
-}
-
-# expect_ok TEXT ARGS...: code 0, nothing on stderr, TEXT on stdout.
-expect_ok() {
-    text=$1
-    shift
-    "$d3s2" "$@" >"$tmp/out" 2>"$tmp/err"
-    rc=$?
-    [ "$rc" -eq 0 ] || fail "$*: code $rc"
-    [ ! -s "$tmp/err" ] || fail "$*: something on stderr"
-    grep -qF -- "$text" "$tmp/out" || fail "$*: no '$text' on stdout"
-}
+. "$(dirname "$0")/lib.sh"
 
 # ---- help and verbs
 for verb in prep check info train encode sample eval report export import; do
@@ -44,6 +11,9 @@ for verb in prep check info train encode sample eval report export import; do
 done
 expect_ok "train.steps=" train --help
 expect_ok "sample.guidance=" sample --help
+expect_ok "sample.ema=" export --help
+grep -q "sample.steps" "$tmp/out" && fail "export --help shows options that it does not use"
+expect 64 "--tiles is not known" sample --tiles "$tmp"
 expect_ok "usage:" help
 expect_ok "usage:" --help
 expect_ok "d3s2 " version
@@ -109,22 +79,7 @@ chmod 700 "$tmp/locked"
 
 # ---- a data set of one cube: prepared, checked twice, told about, and none of it changed by that
 mkdir "$tmp/meshes"
-cat >"$tmp/meshes/cube.obj" <<'END'
-v 0 0 0
-v 1 0 0
-v 1 1 0
-v 0 1 0
-v 0 0 1
-v 1 0 1
-v 1 1 1
-v 0 1 1
-f 4 3 2 1
-f 5 6 7 8
-f 1 2 6 5
-f 2 3 7 6
-f 3 4 8 7
-f 4 1 5 8
-END
+box "$tmp/meshes/cube.obj" 1 1 1
 "$d3s2" prep prep.input="$tmp/meshes" prep.output="$tmp/data" prep.resolution=32 prep.views=1 prep.view_size=32 prep.min_tiles=1 \
     >"$tmp/out" 2>"$tmp/err" || fail "prep of a cube"
 find "$tmp/data" -type f -exec cksum {} + | sort >"$tmp/before"
@@ -132,6 +87,7 @@ find "$tmp/data" -type f -exec cksum {} + | sort >"$tmp/before"
 expect_ok "ok " check "$tmp/data"
 expect_ok "ok " check "$tmp/data"
 expect_ok "samples     1 with 1 views" info "$tmp/data"
+expect_ok ".h5: shard" info --dry-run "$tmp/data"
 find "$tmp/data" -type f -exec cksum {} + | sort >"$tmp/after"
 cmp -s "$tmp/before" "$tmp/after" || fail "check and info change files"
 expect 66 "none" sample "$tmp/data" sample.checkpoint="$tmp/none" sample.vae="$tmp/none" sample.output="$tmp/o"
@@ -164,25 +120,20 @@ grep -Eq '(src|href)="?https?:' "$tmp/exp/report.html" && fail "report: needs th
 echo '{"kind": ' >"$tmp/exp/results.json"
 expect 65 "results.json" report "$tmp/exp"
 
-# ---- two ranks: one line, one code
+# ---- two ranks: one line, one code on both, and mpirun ends with it
 if [ -n "$mpirun" ]; then
-    ranks() {
-        code=$1 text=$2
-        shift 2
-        "$mpirun" -np 2 --oversubscribe "$d3s2" "$@" >"$tmp/out" 2>"$tmp/err"
-        rc=$?
-        [ "$rc" -eq "$code" ] || fail "2 ranks, $*: code $rc, not $code"
-        [ "$(grep -c '^d3s2: error: ' "$tmp/err")" -eq 1 ] || fail "2 ranks, $*: not one error line"
-        grep '^d3s2: error: ' "$tmp/err" | grep -qF -- "$text" || fail "2 ranks, $*: no '$text'"
-    }
-    ranks 64 "did you mean 'train'" trian
-    ranks 64 "did you mean train.steps" train train.stpes=3
-    ranks 66 "$tmp/none" check "$tmp/none"
-    ranks 66 "$tmp/none" sample "$tmp/none" sample.checkpoint=a sample.vae=b sample.output="$tmp/o"
-    ranks 65 "files are wrong" check "$tmp/shard-0.h5"
-    "$mpirun" -np 2 --oversubscribe "$d3s2" version >"$tmp/out" 2>"$tmp/err" || fail "2 ranks: version"
+    both 64 "did you mean 'train'" trian
+    both 64 "did you mean train.steps" train train.stpes=3
+    both 64 "train.steps" train train.steps=many
+    both 64 "[0, 10]" train train.lr=1e9
+    both 66 "$tmp/none.yaml" train --config "$tmp/none.yaml"
+    both 66 "$tmp/none" check "$tmp/none"
+    both 66 "$tmp/none" sample "$tmp/none" sample.checkpoint=a sample.vae=b sample.output="$tmp/o"
+    both 65 "files are wrong" check "$tmp/shard-0.h5"
+    both 0 "" version
     [ "$(wc -l <"$tmp/out")" -eq 1 ] || fail "2 ranks: the version is not printed once"
+    "$mpirun" -np 2 --oversubscribe "$d3s2" check "$tmp/none" >"$tmp/out" 2>"$tmp/err"
+    [ $? -eq 66 ] || fail "mpirun does not end with the code of the ranks"
 fi
 
-[ $n_bad -eq 0 ] && echo "command line: all as expected"
-[ $n_bad -eq 0 ]
+finish "command line"

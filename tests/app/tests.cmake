@@ -1,3 +1,14 @@
-add_test(NAME app_cli COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/app/cli.sh $<TARGET_FILE:d3s2> ${MPIEXEC_EXECUTABLE})
-set_tests_properties(app_cli PROPERTIES LABELS "unit" TIMEOUT 300
-  ENVIRONMENT "OMPI_ALLOW_RUN_AS_ROOT=1;OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1;OMPI_MCA_rmaps_base_oversubscribe=1")
+# The whole program, by shell scripts. Exit code 77: skipped.
+add_executable(shard_tool app/shard_tool.c)
+target_link_libraries(shard_tool PRIVATE d3s2_data)
+function(d3s2_script name labels seconds)
+  math(EXPR timeout "${seconds} * ${D3S2_TEST_PATIENCE}")
+  add_test(NAME app_${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/app/${name}.sh $<TARGET_FILE:d3s2> ${MPIEXEC_EXECUTABLE}
+           $<TARGET_FILE:shard_tool>)
+  set_tests_properties(app_${name} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout} SKIP_RETURN_CODE 77
+    ENVIRONMENT "${D3S2_TEST_ENVIRONMENT};OMP_NUM_THREADS=1;${D3S2_MPI_ENVIRONMENT}")
+endfunction()
+d3s2_script(cli "unit" 300)
+d3s2_script(kill "unit;mpi" 300)
+d3s2_script(bad_input "train;mpi" 600)
+d3s2_script(full_disk "train;mpi" 600)

@@ -72,7 +72,7 @@ static void test_agree(void **state) {
         st = (status){0};
         if (world.rank >= bad) status_set(&st, ST_DATA, "rank %d", world.rank);
         assert_false(comm_agree(&world, &st));
-        char want[16];
+        char want[32];
         snprintf(want, sizeof want, "rank %d", bad);
         assert_string_equal(st.text, want);
         assert_int_equal(st.code, ST_DATA);

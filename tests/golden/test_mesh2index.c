@@ -1,4 +1,5 @@
 /* mesh2index.h5: normalisation, unsigned distance band on a grid, selected voxels, latent voxels, block order. */
+#include "data_prep/bvh.h"
 #include "data_prep/normalize.h"
 #include "data_prep/sdf.h"
 #include "harness/h5.h"
@@ -55,7 +56,27 @@ static void test_normalise(void **state) {
     }
 }
 
-/* Distances of the whole band, found by the program's own field at a band as wide as the stored one. */
+/* Distance at grid points: from the program's field, which has whole tiles of 8^3 points only, or from its search tree when
+ * the file's grid is no multiple of 8. +inf where the field has no tile or nothing is near. */
+typedef struct {
+    int       size;
+    bool      tiles;
+    double    limit;
+    sdf_field f;
+    bvh       tree;
+} distances;
+
+static double distance_at(const distances *d, const int32_t c[3]) {
+    if (!d->tiles) {
+        double p[3];
+        for (int k = 0; k < 3; k++) p[k] = (double)c[k] / (d->size - 1) - 0.5;
+        return bvh_distance(&d->tree, p, d->limit);
+    }
+    int64_t T = d->size / 8, tile = d->f.tile_at[(c[0] / 8 * T + c[1] / 8) * T + c[2] / 8];
+    return tile < 0 ? INFINITY : (double)d->f.s[512 * tile + c[0] % 8 * 64 + c[1] % 8 * 8 + c[2] % 8];
+}
+
+/* Distances of the whole band, found in a band as wide as the stored one. */
 static void test_band(void **state) {
     (void)state;
     for (int i = 0; i < n_cases; i++) {
@@ -71,36 +92,30 @@ static void test_band(void **state) {
         mesh m = read_mesh(name, center, &scale);
         normalize_apply(&m, center, scale);
         surface     s;
-        sdf_field   f;
         status      st = {0};
-        sdf_options o = sdf_default_options((D + 7) / 8 * 8, ceil(widest * D) + 1);
+        distances   d = {.size = D, .tiles = D >= 16 && D % 8 == 0, .limit = widest + 1.0 / D};
+        sdf_options o = sdf_default_options(D, ceil(widest * D) + 1);
         o.unsigned_only = true;
-        assert_int_equal(o.resolution, D); /* the field wants whole tiles */
         assert_true(surface_build(&m, o.cap_share, o.sharp_degrees, name, &s, &st));
-        assert_true(sdf_field_build(&s, &o, name, &f, &st));
-        int T = D / 8;
-#define FIELD(c) \
-    f.s[512 * (int64_t)f.tile_at[((int64_t)(c)[0] / 8 * T + (c)[1] / 8) * T + (c)[2] / 8] + (c)[0] % 8 * 64 + (c)[1] % 8 * 8 + (c)[2] % 8]
-        for (int64_t k = 0; k < db.n[0]; k++) {
-            const int32_t *c = band + 3 * k;
-            assert_true(f.tile_at[((int64_t)c[0] / 8 * T + c[1] / 8) * T + c[2] / 8] >= 0);
-            worst = fmax(worst, fabs((double)FIELD(c) - distance[k]));
-        }
+        assert_true(d.tiles ? sdf_field_build(&s, &o, name, &d.f, &st) : bvh_build(&d.tree, &s));
+        for (int64_t k = 0; k < db.n[0]; k++) worst = fmax(worst, fabs(distance_at(&d, band + 3 * k) - distance[k]));
         expect_le(worst, 3e-7, "band distance"); /* float vertices after normalisation: 0.5 * 2^-24 * a few */
         int64_t n = 0;
         for (int x = 0; x < D; x++)
             for (int y = 0; y < D; y++)
                 for (int z = 0; z < D; z++) {
                     int32_t c[3] = {x, y, z};
-                    if (f.tile_at[((int64_t)x / 8 * T + y / 8) * T + z / 8] < 0 || !(FIELD(c) < threshold / D)) continue;
+                    double  u = distance_at(&d, c);
+                    if (!(u < threshold / D)) continue;
                     assert_true(n < ds.n[0]);
                     assert_memory_equal(c, selected + 3 * n, sizeof c);
-                    assert_true(abs((int32_t)(1e7 * (double)FIELD(c)) - stored[n]) <= 3);
+                    assert_true(abs((int32_t)(1e7 * u) - stored[n]) <= 3);
                     n++;
                 }
         assert_int_equal(n, ds.n[0]);
         free(band), free(selected), free(stored), free(distance);
-        sdf_field_free(&f);
+        if (d.tiles) sdf_field_free(&d.f);
+        else bvh_free(&d.tree);
         surface_free(&s);
         mesh_free(&m);
     }

@@ -77,6 +77,21 @@ const char *expect_fatal(void (*fn)(void *), void *arg) {
     return fatal_text[0] ? fatal_text : NULL;
 }
 
+static int n_skipped;
+
+void note_skip(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("skipped: ", stdout);
+    vprintf(fmt, ap);
+    putchar('\n');
+    va_end(ap);
+    fflush(stdout);
+    n_skipped++;
+}
+
+int test_exit(int n_failed) { return n_failed ? n_failed : n_skipped ? 77 : 0; }
+
 static char folder[64];
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) {

@@ -25,6 +25,11 @@ void poison(void *p, size_t bytes);
 /* Runs fn(arg) and returns the fatal message it ended with, or NULL if it returned. The text is static. */
 const char *expect_fatal(void (*fn)(void *), void *arg);
 
+/* A test that cannot run here says why and is skipped; main returns test_exit(failed), so that ctest shows it (77). */
+#define skip_because(...) (note_skip(__VA_ARGS__), skip())
+void note_skip(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+int  test_exit(int n_failed);
+
 /* A fresh folder under /tmp, removed at exit. */
 const char *temp_folder(void);
 /* $D3S2_GOLDEN/<name>.h5, or tests/golden/<name>.h5 of the source tree. Static text. */

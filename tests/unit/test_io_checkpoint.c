@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -293,39 +292,6 @@ static void another_rank_fails(void **state) {
     assert_true(ckpt_save(in_folder("ranks"), 0, 1, 1, &s, 1, &m, other_rank_fails, &left, &st));
 }
 
-static void full_disk(void **state) {
-    (void)state;
-    char folder[160];
-    snprintf(folder, sizeof folder, "%s/small", temp_folder());
-    mkdir(folder, 0777);
-    if (mount("tmpfs", folder, "tmpfs", 0, "size=1m")) {
-        print_message("skipped: mounting a small tmpfs needs root\n");
-        skip();
-    }
-    float        *x = slab(9), y;
-    ckpt_slab     small = {"params", x, 0, 1000}, big = {"params", x, 0, N_PARAMS};
-    ckpt_manifest m = manifest_of(1);
-    status        st = {0};
-    if (!ckpt_save(folder, 0, 1, 1, &small, 1, &m, NULL, NULL, &st)) fail_msg("%s", st.text);
-    for (int round = 0; round < 2; round++) {
-        st = (status){0};
-        m = manifest_of(2);
-        assert_false(ckpt_save(folder, 0, 1, 2, &big, 1, &m, NULL, NULL, &st));
-        assert_int_equal(st.code, ST_IO);
-        assert_true(access(in_folder("small/step-2"), F_OK) && access(in_folder("small/step-2.part"), F_OK));
-    }
-    st = (status){0};
-    m = manifest_of(3);
-    if (!ckpt_save(folder, 0, 1, 3, &small, 1, &m, NULL, NULL, &st))
-        fail_msg("space was not given back: %s", st.text);
-    assert_true(ckpt_latest(folder, true, &m, &st));
-    assert_int_equal(m.step, 3);
-    assert_true(ckpt_read_range(&m, "params", 999, 1, &y, &st) && y == x[999]);
-    ckpt_close(&m);
-    free(x);
-    assert_int_equal(umount2(folder, MNT_DETACH), 0);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),
@@ -334,7 +300,6 @@ int main(void) {
         cmocka_unit_test(replace_and_prune),
         cmocka_unit_test(another_architecture),
         cmocka_unit_test(another_rank_fails),
-        cmocka_unit_test(full_disk),
     };
     log_init(0, 1, LOG_QUIET);
     return cmocka_run_group_tests(tests, NULL, NULL);

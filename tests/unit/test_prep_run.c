@@ -9,6 +9,7 @@
 #include "unit/prep_shapes.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,35 @@ static void test_split(void **state) {
     shard_close_all(s, n);
 }
 
+static void crash_on_torus(const char *path) {
+    if (strstr(path, "torus")) raise(SIGSEGV);
+}
+
+/* An importer that crashes costs its mesh and nothing else. */
+static void test_crash(void **state) {
+    (void)state;
+    prep_options o = options();
+    shard       *s;
+    int          n;
+    status       st = {0};
+    import_set_child_hook(crash_on_torus);
+    prep_result r = go(&o);
+    import_set_child_hook(NULL);
+    assert_int_equal(r.done, 4);
+    assert_int_equal(r.rejected, 2);
+    FILE *f = fopen(at(out, "rejects.jsonl"), "r");
+    char  line[2000];
+    bool  told = false;
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f)) told |= strstr(line, "solids/torus.glb") && strstr(line, "crashed with signal 11");
+    fclose(f);
+    assert_true(told);
+    if (!shard_open_all(out, &s, &n, &st)) fail_msg("%s", st.text);
+    for (int i = 0; i < n; i++)
+        for (int64_t k = 0; k < s[i].n_samples; k++) assert_null(strstr(s[i].source[k], "torus"));
+    shard_close_all(s, n);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     prep_options o = options();
@@ -290,7 +320,8 @@ int main(void) {
     log_init(0, 1, LOG_QUIET);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_whole_run, fresh), cmocka_unit_test_setup(test_restart, fresh),
-        cmocka_unit_test_setup(test_split, fresh),     cmocka_unit_test_setup(test_refusals, fresh),
+        cmocka_unit_test_setup(test_split, fresh),     cmocka_unit_test_setup(test_crash, fresh),
+        cmocka_unit_test_setup(test_refusals, fresh),
         cmocka_unit_test_setup(test_same_bits, fresh), cmocka_unit_test(test_views),
         cmocka_unit_test(test_patches),                cmocka_unit_test(test_queue)};
     return cmocka_run_group_tests_name("prep_run", tests, NULL, NULL);

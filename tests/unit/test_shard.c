@@ -1,4 +1,4 @@
-/* Shards and latent files: round trip, damage, refusals, full disk. */
+/* Shards and latent files: round trip, damage, refusals. */
 #include "harness/harness.h"
 #include "core/half.h"
 #include "core/rng.h"
@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -233,7 +232,7 @@ static void flipped_byte(void **state) {
 
 /* Replaces a root attribute, so that only what it says is wrong. */
 static void set_attr(const char *path, const char *name, int64_t v) {
-    h5_file_close(h5_file_open(path, &(status){0}), path, &(status){0}); /* sets the library up */
+    h5_file_close(h5_file_open(path, &(status){0})); /* sets the library up */
     hid_t f = H5Fopen(path, H5F_ACC_RDWR, H5P_DEFAULT), a = H5Aopen(f, name, H5P_DEFAULT);
     assert_true(H5Awrite(a, H5T_NATIVE_INT64, &v) >= 0);
     H5Aclose(a);
@@ -342,48 +341,6 @@ static void audit(void **state) {
     sample_free(&x);
 }
 
-/* A folder on a file system of 1 MB; false when this may not be mounted here. */
-static bool small_disk(char *folder, size_t cap) {
-    snprintf(folder, cap, "%s/small", temp_folder());
-    mkdir(folder, 0777);
-    return mount("tmpfs", folder, "tmpfs", 0, "size=1m") == 0;
-}
-
-static void full_disk(void **state) {
-    (void)state;
-    char folder[128], path[160];
-    if (!small_disk(folder, sizeof folder)) {
-        print_message("skipped: mounting a small tmpfs needs root\n");
-        skip();
-    }
-    snprintf(path, sizeof path, "%s/x.h5", folder);
-    char part[170];
-    snprintf(part, sizeof part, "%s.part", path);
-    for (int round = 0; round < 2; round++) { /* twice: the first failure must give its space and file back */
-        status        st = {0};
-        shard_meta    meta = {128, 2.0};
-        shard_writer *w = shard_create(path, &meta, &st);
-        if (!w) fail_msg("%s", st.text);
-        bool ok = true;
-        for (int i = 0; ok && i < 12; i++) {
-            sample s = make_sample(i, 300, 0);
-            ok = shard_append(w, &s, &st);
-            sample_free(&s);
-        }
-        if (round == 0 || ok)
-            ok = shard_finish(w, &st);
-        else
-            shard_abandon(w);
-        if (ok) fail_msg("3.6 MB were written to a disk of 1 MB");
-        assert_int_equal(st.code, ST_IO);
-        assert_non_null(strstr(st.text, "x.h5"));
-        assert_false(exists(path));
-        assert_false(exists(part));
-    }
-    write_shard_of(path, 128); /* and a small one fits afterwards */
-    assert_int_equal(umount2(folder, MNT_DETACH), 0);
-}
-
 /* ---- latents
  * ------------------------------------------------------------------------------------------------------ */
 
@@ -466,7 +423,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip), cmocka_unit_test(cut_short),        cmocka_unit_test(flipped_byte),
         cmocka_unit_test(refusals),   cmocka_unit_test(folder_of_shards), cmocka_unit_test(audit),
-        cmocka_unit_test(full_disk),  cmocka_unit_test(latent_files),
+        cmocka_unit_test(latent_files),
     };
     log_init(0, 1, LOG_QUIET);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -17,3 +17,4 @@ d3s2_test(test_eval_marching_cubes LABELS unit SOURCES unit/test_eval_marching_c
 d3s2_test(test_eval_metrics LABELS unit SOURCES unit/test_eval_metrics.c LIBS d3s2_eval)
 d3s2_test(test_numbers_vae LABELS "unit" SOURCES unit/test_numbers_vae.c LIBS d3s2_model)
 d3s2_test(test_app_page LABELS unit SOURCES unit/test_app_page.c LIBS d3s2_app)
+d3s2_test(test_full_disk LABELS unit SOURCES unit/test_full_disk.c LIBS d3s2_data)

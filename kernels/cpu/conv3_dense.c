@@ -1,0 +1,347 @@
+/* Submanifold convolution on dense levels of side 2, 4 and 8.
+ *
+ * A tile is copied once, with a border of one cell, into raster order (z fastest) and planes of 8 channels,
+ * [C/8][(side+2)^3][8]; cells of absent tiles are zero. Every neighbour is then a constant distance away and nothing is
+ * looked up. The work goes in units of 8 cells that follow each other in raster order: one z-line of side 8, two of side
+ * 4, four of side 2. A step is one pair (dx,dy) and 8 input channels. Inside it an input, once loaded, serves the three
+ * outputs at dz = -1, 0, 1: 24 multiply-adds with 10 to 16 loads of x and 3 of w.
+ *
+ * Weights and partial sums of dw have one layout, [Cout/8][step][ci 8][dz 3][co 8], step = (ci/8) * 9 + 3 (dx+1) + dy+1. */
+#include <omp.h>
+#include <string.h>
+
+#include "kernels/cpu/conv3_parts.h"
+#include "kernels/cpu/mm.h"
+#include "kernels/cpu/vmath.h"
+
+enum {
+    UNIT = 8,                                        /* cells */
+    STEP_FLOATS = 8 * 3 * 8,                         /* weights of one step and 8 outputs */
+    STEP_PRODUCTS = 8 * 3,                           /* into one sum */
+    CHAIN_STEPS = CONV3_CHAIN / STEP_PRODUCTS,
+    CHAIN_UNITS = CONV3_CHAIN / UNIT,                /* of a sum of dw */
+    DW_PARTS = 64,
+    DW_PART_ROWS = 256,                              /* below, clearing and adding the parts costs more than a few % */
+    DW_PART_FLOATS = 8 << 20                         /* all partial sums together */
+};
+
+/* ---- tiles in raster order ------------------------------------------------------------------------------------ */
+
+/* One level as all threads see it. */
+typedef struct {
+    const grid *g;
+    int         side, cells, plane; /* cells of a tile, floats of a plane of 8 channels with border */
+    int         batch;               /* tiles a thread takes at a time: 64 cells or more */
+    int32_t     unit_at[64];         /* place of a unit's corner (-1,-1,-1) in a plane with border, in floats */
+    uint16_t    morton[512];         /* of the cells in raster order */
+} level;
+
+static level level_new(const grid *g) {
+    int   side = g->side, edge = side + 2, cells = side * side * side;
+    level l = {.g = g, .side = side, .cells = cells, .plane = edge * edge * edge * 8,
+               .batch = cells < CONV3_CHAIN ? CONV3_CHAIN / cells : 1};
+    for (int i = 0; i < cells; i++) l.morton[i] = (uint16_t)morton_encode(i / side / side, i / side % side, i % side);
+    for (int u = 0; u < cells / UNIT; u++) {
+        int line = u * UNIT / side;
+        l.unit_at[u] = (line / side * edge + line % side) * edge * 8;
+    }
+    return l;
+}
+
+/* n <= 8 channels of one cell; from NULL: an absent one. */
+static inline __attribute__((always_inline)) void copy_cell(const float *from, int64_t n, float *to) {
+    if (from && n == 8) {
+        v8_store(to, v8_load(from));
+        return;
+    }
+    v8_store(to, v8_set(0));
+    if (from) memcpy(to, from, (size_t)n * sizeof *to);
+}
+
+/* Copies one tile of x (N,C) with a border of 0 or 1 cells into [C/8][cells][8], zeros behind the last channel. */
+static inline __attribute__((always_inline)) void gather_side(const int S, const int border, const level *l, int64_t tile,
+                                                              const float *x, int64_t C, float *to) {
+    const int32_t *nb = I32(&l->g->nb) + tile * 27;
+    for (int64_t i = 0; i < C; i += 8) {
+        int64_t n = C - i < 8 ? C - i : 8;
+        for (int line = 0; line < (S + 2 * border) * (S + 2 * border); line++) {
+            int          lx = line / (S + 2 * border) - border, ly = line % (S + 2 * border) - border;
+            int          column = (lx >= 0) + (lx >= S) + 3 * ((ly >= 0) + (ly >= S));
+            int          first = l->morton[((lx & (S - 1)) * S + (ly & (S - 1))) * S];
+            const float *from[3];
+            for (int t = 0; t < 3; t++) {
+                int64_t other = nb[column + 9 * t];
+                from[t] = other < 0 ? NULL : x + (other * l->cells + first) * C + i;
+            }
+            if (border) copy_cell(from[0] ? from[0] + l->morton[S - 1] * C : NULL, n, to), to += 8;
+#pragma GCC unroll 8
+            for (int z = 0; z < S; z++, to += 8) copy_cell(from[1] ? from[1] + l->morton[z] * C : NULL, n, to);
+            if (border) copy_cell(from[2], n, to), to += 8;
+        }
+    }
+}
+
+static void gather(const level *l, int border, int64_t tile, const float *x, int64_t C, float *to) {
+#define GATHER(S) if (border) gather_side(S, 1, l, tile, x, C, to); else gather_side(S, 0, l, tile, x, C, to)
+    if (l->side == 8) { GATHER(8); }
+    else if (l->side == 4) { GATHER(4); }
+    else { GATHER(2); }
+#undef GATHER
+}
+
+/* Offset k of a step's (dx,dy) at dz. */
+static inline int step_offset(int64_t step, int dz) {
+    int g = (int)(step % 9);
+    return g / 3 + 3 * (g % 3) + 9 * dz;
+}
+
+/* Distance of a step's cell (dx,dy,-1) from the corner (-1,-1,-1) of a tile with n planes. */
+static int32_t step_at(const level *l, int64_t step) {
+    int64_t edge = l->side + 2;
+    return (int32_t)(step / 9 * l->plane + (step % 9 / 3 * edge + step % 3) * edge * 8);
+}
+
+/* The lines of a unit lie 8 * LINE_AT floats from its corner. */
+#define LINE_AT(S, line) (((line) / (S) * ((S) + 2) + (line) % (S)) * ((S) + 2))
+
+/* ---- forward and dx ------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const conv3_sum *a;
+    const float     *w; /* packed */
+    int64_t          n_steps;
+    const int32_t   *at; /* (n_steps) */
+    level            l;
+} rows_job;
+
+static float *pack_weights(ctx *c, const conv3_sum *a, int64_t n_steps) {
+    int64_t n = (a->Cout + 7) / 8 * n_steps;
+    float  *out = arena_alloc(&c->scratch, (size_t)(n * STEP_FLOATS) * sizeof *out);
+#pragma omp parallel for schedule(static)
+    for (int64_t s = 0; s < n; s++) {
+        int64_t i0 = s % n_steps / 9 * 8, o0 = s / n_steps * 8;
+        for (int j = 0; j < STEP_FLOATS; j++) {
+            int64_t i = i0 + j / 24, o = o0 + j % 8, k = step_offset(s % n_steps, j / 8 % 3);
+            out[s * STEP_FLOATS + j] =
+                i < a->Cin && o < a->Cout ? a->w[k * a->k_step + i * a->ci_step + o * a->co_step] : 0;
+        }
+    }
+    return out;
+}
+
+/* total[cell] += the sum over all steps. x: the corner of the unit. */
+static inline __attribute__((always_inline)) void unit_sum(const int S, const float *x, const int32_t *at, int n_steps,
+                                                           const float *w, v8f total[UNIT]) {
+    for (int s = 0; s < n_steps;) {
+        v8f acc[UNIT];
+#pragma GCC unroll 8
+        for (int j = 0; j < UNIT; j++) acc[j] = v8_set(0);
+        for (int end = s + CHAIN_STEPS < n_steps ? s + CHAIN_STEPS : n_steps; s < end; s++) {
+            const float *in = x + at[s];
+            for (int i = 0; i < 8; i++, w += 24) {
+                v8f w0 = v8_load(w), w1 = v8_load(w + 8), w2 = v8_load(w + 16);
+#pragma GCC unroll 16
+                for (int p = 0; p < UNIT / S * (S + 2); p++) {
+                    int line = p / (S + 2), z = p % (S + 2);
+                    v8f v = v8_set(in[8 * (LINE_AT(S, line) + z) + i]);
+                    if (z < S) acc[line * S + z] += v * w0;
+                    if (z > 0 && z <= S) acc[line * S + z - 1] += v * w1;
+                    if (z > 1) acc[line * S + z - 2] += v * w2;
+                }
+            }
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < UNIT; j++) total[j] += acc[j];
+    }
+}
+
+/* Columns [o, o + n) of a unit's cells into rows of y and pre. */
+static void put_unit(const conv3_sum *a, int64_t row0, const uint16_t *cell, int64_t o, int64_t n, const v8f total[UNIT]) {
+    float sum[UNIT * 8], out[UNIT * 8];
+    for (int j = 0; j < UNIT; j++) v8_store(sum + 8 * j, total[j]);
+    if (a->pre) {
+        vsigmoid_array(sum, out, UNIT * 8);
+        for (int j = 0; j < UNIT * 8; j++) out[j] *= sum[j];
+    }
+    const float *y = a->pre ? out : sum;
+    for (int j = 0; j < UNIT; j++) {
+        int64_t at = (row0 + cell[j]) * a->Cout + o;
+        if (n == 8) {
+            v8_store(a->y + at, v8_load(y + 8 * j));
+            if (a->pre) v8_store(a->pre + at, total[j]);
+        } else {
+            memcpy(a->y + at, y + 8 * j, (size_t)n * sizeof *y);
+            if (a->pre) memcpy(a->pre + at, sum + 8 * j, (size_t)n * sizeof *sum);
+        }
+    }
+}
+
+/* The tiles tile0 .. of one batch, gathered at x: eight outputs at a time, so that their weights stay in the cache. */
+static inline __attribute__((always_inline)) void batch_rows(const int S, const rows_job *j, int64_t tile0, int64_t n,
+                                                             const float *x) {
+    const conv3_sum *a = j->a;
+    int64_t          tile_floats = j->n_steps / 9 * j->l.plane;
+    for (int64_t o = 0; o < a->Cout; o += 8) {
+        int64_t      n_o = a->Cout - o < 8 ? a->Cout - o : 8;
+        const float *w = j->w + o / 8 * j->n_steps * STEP_FLOATS;
+        float        bias[8] = {0};
+        if (a->bias) memcpy(bias, a->bias + o, (size_t)n_o * sizeof *bias);
+        for (int64_t t = 0; t < n; t++)
+            for (int u = 0; u < S * S * S / UNIT; u++) {
+                v8f total[UNIT];
+                for (int i = 0; i < UNIT; i++) total[i] = v8_load(bias);
+                unit_sum(S, x + t * tile_floats + j->l.unit_at[u], j->at, (int)j->n_steps, w, total);
+                put_unit(a, (tile0 + t) * S * S * S, j->l.morton + u * UNIT, o, n_o, total);
+            }
+    }
+}
+
+void conv3_dense_rows(ctx *c, const conv3_sum *a) {
+    int64_t   n_steps = (a->Cin + 7) / 8 * 9, n_tiles = a->g->n_tiles;
+    int       n_threads = omp_get_max_threads();
+    rows_job *j = arena_alloc(&c->scratch, sizeof *j);
+    int32_t  *at = arena_alloc(&c->scratch, (size_t)n_steps * sizeof *at);
+    j->l = level_new(a->g);
+    for (int64_t s = 0; s < n_steps; s++) at[s] = step_at(&j->l, s);
+    j->a = a;
+    j->w = pack_weights(c, a, n_steps);
+    j->n_steps = n_steps;
+    j->at = at;
+    int64_t batch = j->l.batch, tile_floats = n_steps / 9 * j->l.plane;
+    float  *x = arena_alloc(&c->scratch, (size_t)(n_threads * batch * tile_floats) * sizeof *x);
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads)
+    for (int64_t t0 = 0; t0 < n_tiles; t0 += batch) {
+        float  *mine = x + omp_get_thread_num() * batch * tile_floats;
+        int64_t n = n_tiles - t0 < batch ? n_tiles - t0 : batch;
+        for (int64_t t = 0; t < n; t++) gather(&j->l, 1, t0 + t, a->x, a->Cin, mine + t * tile_floats);
+        if (a->g->side == 8) batch_rows(8, j, t0, n, mine);
+        else if (a->g->side == 4) batch_rows(4, j, t0, n, mine);
+        else batch_rows(2, j, t0, n, mine);
+    }
+}
+
+/* ---- dw ------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const float *x, *d; /* (N,I), (N,O) */
+    int64_t      I, O, n_steps, n_outs, n_parts, part_tiles; /* n_outs: outputs / 8 */
+    float       *sum;                                        /* (parts, n_outs, n_steps, STEP_FLOATS) */
+    level        l;
+} dw_job;
+
+/* sum[ci 4][dz][co 8] += x^T d over units that begin at x_at and d_at. x: four channels at (dx,dy,-1). */
+static inline __attribute__((always_inline)) void dw_units(const int S, const float *x, const int32_t *x_at, const float *d,
+                                                           const int32_t *d_at, int n, float *sum) {
+    v8f acc[4][3];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+#pragma GCC unroll 3
+        for (int z = 0; z < 3; z++) acc[i][z] = v8_set(0);
+    for (int u = 0; u < n; u++) {
+        const float *xu = x + x_at[u], *du = d + d_at[u];
+        for (int line = 0; line < UNIT / S; line++) {
+            v8f d0 = v8_set(0), d1 = d0, d2 = d0; /* d at z, z - 1, z - 2: inputs at dz = -1, 0, 1 */
+#pragma GCC unroll 10
+            for (int z = 0; z < S + 2; z++) {
+                d2 = d1;
+                d1 = d0;
+                if (z < S) d0 = v8_load(du + 8 * (S * line + z));
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) {
+                    v8f v = v8_set(xu[8 * (LINE_AT(S, line) + z) + i]);
+                    if (z < S) acc[i][0] += v * d0;
+                    if (z > 0 && z <= S) acc[i][1] += v * d1;
+                    if (z > 1) acc[i][2] += v * d2;
+                }
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+#pragma GCC unroll 3
+        for (int z = 0; z < 3; z++, sum += 8) v8_store(sum, v8_load(sum) + acc[i][z]);
+}
+
+/* Steps with dx in [dx0, dx1) (counted from 0) over one batch of n tiles, gathered at x and d. */
+static inline __attribute__((always_inline)) void batch_dw(const int S, const dw_job *j, int dx0, int dx1, int64_t n,
+                                                           const float *x, const float *d, float *sum) {
+    int32_t   x_at[64], d_at[64];
+    const int per_tile = S * S * S / UNIT;
+    int       n_units = (int)n * per_tile;
+    for (int u = 0; u < n_units; u++) {
+        x_at[u] = (int32_t)(u / per_tile * (j->n_steps / 9) * j->l.plane) + j->l.unit_at[u % per_tile];
+        d_at[u] = (int32_t)(u / per_tile * j->n_outs * S * S * S * 8) + u % per_tile * UNIT * 8;
+    }
+    for (int u = 0; u < n_units; u += CHAIN_UNITS) {
+        int m = n_units - u < CHAIN_UNITS ? n_units - u : CHAIN_UNITS;
+        for (int64_t o = 0; o < j->n_outs; o++)
+            for (int64_t i = 0; i < j->n_steps; i += 9)
+                for (int64_t s = i + 3 * dx0; s < i + 3 * dx1; s++) {
+                    const float *xs = x + step_at(&j->l, s), *ds = d + o * S * S * S * 8;
+                    float       *to = sum + (o * j->n_steps + s) * STEP_FLOATS;
+                    dw_units(S, xs, x_at + u, ds, d_at + u, m, to);
+                    dw_units(S, xs + 4, x_at + u, ds, d_at + u, m, to + STEP_FLOATS / 2);
+                }
+    }
+}
+
+static void dw_part(const dw_job *j, int64_t part, int dx0, int dx1, float *x, float *d) {
+    const level *l = &j->l;
+    int64_t      x_floats = j->n_steps / 9 * l->plane, d_floats = j->n_outs * l->cells * 8;
+    int64_t      end = (part + 1) * j->part_tiles < l->g->n_tiles ? (part + 1) * j->part_tiles : l->g->n_tiles;
+    float       *sum = j->sum + part * j->n_outs * j->n_steps * STEP_FLOATS;
+    for (int64_t i = 0; i < j->n_outs * j->n_steps; i += 9)
+        memset(sum + (i + 3 * dx0) * STEP_FLOATS, 0, (size_t)(3 * (dx1 - dx0) * STEP_FLOATS) * sizeof *sum);
+    for (int64_t t0 = part * j->part_tiles; t0 < end; t0 += l->batch) {
+        int64_t n = end - t0 < l->batch ? end - t0 : l->batch;
+        for (int64_t t = 0; t < n; t++) {
+            gather(l, 1, t0 + t, j->x, j->I, x + t * x_floats);
+            gather(l, 0, t0 + t, j->d, j->O, d + t * d_floats);
+        }
+        if (l->side == 8) batch_dw(8, j, dx0, dx1, n, x, d, sum);
+        else if (l->side == 4) batch_dw(4, j, dx0, dx1, n, x, d, sum);
+        else batch_dw(2, j, dx0, dx1, n, x, d, sum);
+    }
+}
+
+/* dw += all parts, in order. */
+static void add_parts(const dw_job *j, float *dw) {
+    int64_t n = j->n_outs * j->n_steps;
+#pragma omp parallel for schedule(static)
+    for (int64_t s = 0; s < n; s++) {
+        double all[STEP_FLOATS] = {0};
+        for (int64_t p = 0; p < j->n_parts; p++)
+            for (int i = 0; i < STEP_FLOATS; i++) all[i] += (double)j->sum[(p * n + s) * STEP_FLOATS + i];
+        int64_t i0 = s % j->n_steps / 9 * 8, o0 = s / j->n_steps * 8;
+        for (int t = 0; t < STEP_FLOATS; t++) {
+            int64_t i = i0 + t / 24, o = o0 + t % 8, k = step_offset(s % j->n_steps, t / 8 % 3);
+            if (i < j->I && o < j->O) dw[(k * j->I + i) * j->O + o] += (float)all[t];
+        }
+    }
+}
+
+void conv3_dense_dw(ctx *c, const grid *g, const float *x, const float *d, int64_t I, int64_t O, float *dw) {
+    int     n_threads = omp_get_max_threads();
+    dw_job *j = arena_alloc(&c->scratch, sizeof *j);
+    *j = (dw_job){.x = x, .d = d, .I = I, .O = O, .n_steps = (I + 7) / 8 * 9, .n_outs = (O + 7) / 8};
+    j->l = level_new(g);
+    /* The parts follow from the shapes alone; the threads only share them. */
+    int64_t part = j->n_outs * j->n_steps * STEP_FLOATS, n_parts = DW_PART_FLOATS / part;
+    if (n_parts > DW_PARTS) n_parts = DW_PARTS;
+    if (n_parts > g->n_rows / DW_PART_ROWS) n_parts = g->n_rows / DW_PART_ROWS;
+    if (n_parts < 1) n_parts = 1;
+    j->part_tiles = round_up((g->n_tiles + n_parts - 1) / n_parts, j->l.batch);
+    j->n_parts = j->part_tiles ? (g->n_tiles + j->part_tiles - 1) / j->part_tiles : 0;
+    j->sum = arena_alloc(&c->scratch, (size_t)(j->n_parts * part) * sizeof *j->sum);
+    int64_t x_floats = j->l.batch * j->n_steps / 9 * j->l.plane, d_floats = j->l.batch * j->n_outs * j->l.cells * 8;
+    float  *copy = arena_alloc(&c->scratch, (size_t)(n_threads * (x_floats + d_floats)) * sizeof *copy);
+    /* Few parts: three threads share one, each with a copy of the tiles. */
+    int n_dx = j->n_parts < 2 * n_threads ? 1 : 3;
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads) collapse(2)
+    for (int64_t p = 0; p < j->n_parts; p++)
+        for (int dx = 0; dx < 3; dx += n_dx) {
+            float *mine = copy + omp_get_thread_num() * (x_floats + d_floats);
+            dw_part(j, p, dx, dx + n_dx, mine, mine + x_floats);
+        }
+    add_parts(j, dw);
+}
