@@ -132,6 +132,7 @@ static float *pack_weights(ctx *c, const conv3_sum *a, int64_t n_steps) {
 /* total[cell] += the sum over all steps. x: the corner of the unit. */
 static inline __attribute__((always_inline)) void unit_sum(const int S, const float *x, const int32_t *at, int n_steps,
                                                            const float *w, v8f total[UNIT]) {
+    const int inputs = UNIT / S * (S + 2);
     for (int s = 0; s < n_steps;) {
         v8f acc[UNIT];
 #pragma GCC unroll 8
@@ -141,7 +142,7 @@ static inline __attribute__((always_inline)) void unit_sum(const int S, const fl
             for (int i = 0; i < 8; i++, w += 24) {
                 v8f w0 = v8_load(w), w1 = v8_load(w + 8), w2 = v8_load(w + 16);
 #pragma GCC unroll 16
-                for (int p = 0; p < UNIT / S * (S + 2); p++) {
+                for (int p = 0; p < inputs; p++) {
                     int line = p / (S + 2), z = p % (S + 2);
                     v8f v = v8_set(in[8 * (LINE_AT(S, line) + z) + i]);
                     if (z < S) acc[line * S + z] += v * w0;

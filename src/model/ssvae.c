@@ -18,12 +18,14 @@ int        ssvae_n_layers(const ssvae_config *cfg) { return layer_up(cfg, SSVAE_
 int ssvae_dec_width(const ssvae_config *cfg) { return cfg->width_dec ? cfg->width_dec : cfg->width; }
 int ssvae_dec_heads(const ssvae_config *cfg) { return cfg->heads_dec ? cfg->heads_dec : cfg->heads; }
 
-static window_block_rows *add_blocks(params *p, int n, int layer, int64_t width, int mlp_ratio, const char *part) {
+static window_block_rows *add_blocks(params *p, int n, int layer, int64_t width, const ssvae_config *cfg,
+                                     const char *part) {
     window_block_rows *r = arena_alloc(&p->rows, (size_t)n * sizeof *r);
     char               name[64];
     for (int i = 0; i < n; i++) {
         snprintf(name, sizeof name, "%s.blocks.%d", part, i);
-        r[i] = window_block_add(p, layer + i, width, width * mlp_ratio, name);
+        r[i] = window_block_add(p, layer + i, width, width * cfg->mlp_ratio, name);
+        if (cfg->blocks_start_zero) r[i].out.w->init = r[i].mlp_out.w->init = INIT_ZERO;
     }
     return r;
 }
@@ -56,13 +58,13 @@ void ssvae_init(ssvae *m, const ssvae_config *cfg) {
         l->down[i] = down_rows_add(p, i, cfg->enc_width[i], i + 1 < SSVAE_LEVELS ? cfg->enc_width[i + 1] : cfg->width, name);
     }
     l->enc_in = affine_linear(p, layer_enc_stem(cfg), cfg->width, cfg->width, "encoder.input_layer");
-    l->enc_block = add_blocks(p, cfg->blocks_enc, layer_enc_block(cfg, 0), cfg->width, cfg->mlp_ratio, "encoder");
+    l->enc_block = add_blocks(p, cfg->blocks_enc, layer_enc_block(cfg, 0), cfg->width, cfg, "encoder");
     l->enc_out = affine_linear(p, layer_enc_head(cfg), 2 * latent, cfg->width, "encoder.out_layer");
     l->enc_out.b->init = INIT_HALVES;
     l->enc_out.b->arg = cfg->logvar_init;
 
     l->dec_in = affine_linear(p, layer_dec_stem(cfg), dec_width, latent, "decoder.input_layer");
-    l->dec_block = add_blocks(p, cfg->blocks_dec, layer_dec_block(cfg, 0), dec_width, cfg->mlp_ratio, "decoder");
+    l->dec_block = add_blocks(p, cfg->blocks_dec, layer_dec_block(cfg, 0), dec_width, cfg, "decoder");
     for (int i = 0; i < SSVAE_LEVELS; i++) {
         snprintf(name, sizeof name, "decoder.upsample.%d", i);
         l->up[i] = up_rows_add(p, layer_up(cfg, i), i ? cfg->dec_width[i - 1] : dec_width, cfg->dec_width[i],

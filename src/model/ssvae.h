@@ -15,6 +15,7 @@ typedef struct {
     bool   pool_add_one;            /* R§3.1: sum/(n+1) */
     double up_gain;                 /* initial kernels of the up blocks over the published bound; 0 is 1. Those blocks have
                                        no norm: sqrt(6) keeps the signal's variance through SiLU, 1 shrinks it 3-fold a layer */
+    bool   blocks_start_zero;       /* output projections of the transformer blocks start at 0 (published: Xavier) */
     double logvar_init;             /* initial bias of the posterior's log-variance; published 0 */
     double factor;                  /* positional-embedding multiplier, R§3.7 */
 } ssvae_config;

@@ -7,7 +7,9 @@ ssvae_config ssvae_config_of(const options *o) {
     ssvae_config c = {.width = (int)o->vae.width, .blocks_enc = (int)o->vae.blocks, .blocks_dec = (int)o->vae.blocks,
                       .heads = (int)o->vae.heads, .mlp_ratio = (int)o->vae.mlp_ratio,
                       .latent_channels = (int)o->vae.latent_channels, .groups = (int)o->vae.groups,
-                      .window = (int)o->vae.window, .pool_add_one = o->vae.pool_add_one, .up_gain = o->vae.up_gain, .logvar_init = o->vae.logvar_init, .factor = o->vae.factor};
+                      .window = (int)o->vae.window, .pool_add_one = o->vae.pool_add_one,
+                      .up_gain = o->vae.up_gain, .blocks_start_zero = o->vae.blocks_start_zero,
+                      .logvar_init = o->vae.logvar_init, .factor = o->vae.factor};
     for (int i = 0; i < SSVAE_LEVELS; i++) {
         c.enc_width[i] = (int)o->vae.enc_widths.v[i];
         c.dec_width[i] = (int)o->vae.dec_widths.v[i];
