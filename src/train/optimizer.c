@@ -43,7 +43,8 @@ static void join_ranges(optimizer *x) {
 
 void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, arena *weights) {
     *x = (optimizer){.p = p, .lr = o->train.lr, .beta1 = o->train.beta1, .beta2 = o->train.beta2, .eps = o->train.eps,
-                     .weight_decay = o->train.weight_decay, .ema = o->train.ema, .warmup = o->train.warmup};
+                     .weight_decay = o->train.weight_decay, .ema = o->train.ema, .warmup = o->train.warmup,
+                     .steps = o->train.steps, .lr_end = o->train.lr_end};
     join_ranges(x);
     x->sharded = o->train.sharded_optimizer && c->size > 1;
     owned(p, o, c, &x->own, &x->n_own);
@@ -70,7 +71,10 @@ void optimizer_free(optimizer *x) {
 }
 
 double optimizer_lr(const optimizer *x, int64_t step) {
-    return step + 1 < x->warmup ? x->lr * (double)(step + 1) / (double)x->warmup : x->lr;
+    if (step + 1 < x->warmup) return x->lr * (double)(step + 1) / (double)x->warmup;
+    if (x->lr_end >= 1 || x->steps <= x->warmup) return x->lr;
+    double part = fmin((double)(step - x->warmup) / (double)(x->steps - x->warmup), 1);
+    return x->lr * (x->lr_end + (1 - x->lr_end) * 0.5 * (1 + cos(3.14159265358979323846 * part)));
 }
 
 double optimizer_norm(ctx *c, const optimizer *x) {

@@ -15,7 +15,8 @@ typedef struct {
 typedef struct {
     params      *p;
     double       lr, beta1, beta2, eps, weight_decay, ema;
-    int64_t      warmup;
+    int64_t      warmup, steps;
+    double       lr_end;     /* share of lr at step `steps`, along a cosine; 1: constant */
     decay_range *range; /* rows with equal decay flag, joined */
     int          n_ranges;
     int64_t      updates;    /* done, skipped steps not counted: AdamW's t */
