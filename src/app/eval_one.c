@@ -84,13 +84,17 @@ static bool put_decoded(network *vae, const shape *s, const char *what, const fl
 }
 
 bool eval_dit_shape(network *vae, network *dit, const options *o, const shape *s, const view_input *view,
-                    const view_input *other, json_t *out, status *st) {
+                    const view_input *other, bool generate, json_t *out, status *st) {
     int64_t        n = s->s.n_tiles * dit->dit.cfg.in_channels;
     float         *z = floats(n);
     sampler_config cfg = shape_sampler(o);
-    bool           ok = vae_encode(vae, &s->t, s->value, z, st) && put_flow(dit, o, s, view, other, z, out, st) &&
-              dit_sample(dit, &s->t, view, &cfg, z, st) && put_decoded(vae, s, "generated", z, out, st);
-    if (ok) {
+    bool           ok = vae_encode(vae, &s->t, s->value, z, st) && put_flow(dit, o, s, view, other, z, out, st);
+    if (generate) {
+        ok = ok && dit_sample(dit, &s->t, view, &cfg, z, st) && put_decoded(vae, s, "generated", z, out, st);
+        if (!ok) {
+            free(z);
+            return false;
+        }
         for (int64_t i = 0; i < n; i++) z[i] = 0;
         ok = put_decoded(vae, s, "zero", z, out, st);
         rng_fill_normal((rng_key){(uint64_t)o->eval.seed, RNG_EVAL, 2, s->s.id}, 0, n, z);

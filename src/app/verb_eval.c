@@ -20,10 +20,11 @@ typedef struct {
 static void make_key(job *j) {
     const options *o = j->o;
     char           text[600];
-    int            at = snprintf(text, sizeof text, "%016llx %016llx %lld %lld %g %lld %g %g %lld %lld %lld", (unsigned long long)j->vae.fingerprint,
+    int            at = snprintf(text, sizeof text, "%016llx %016llx %lld %lld %g %lld %g %g %lld %lld %lld %lld", (unsigned long long)j->vae.fingerprint,
                                  (unsigned long long)j->dit.fingerprint, (long long)o->eval.points, (long long)o->eval.seed,
                                  o->sample.level, (long long)o->sample.steps, o->sample.shift, o->sample.guidance,
-                                 (long long)o->sample.seed, (long long)o->sample.view, (long long)j->n);
+                                 (long long)o->sample.seed, (long long)o->sample.view, (long long)j->n,
+                                 (long long)o->eval.generate);
     for (int i = 0; i < o->eval.f1_thresholds.n && at < 560; i++)
         at += snprintf(text + at, sizeof text - (size_t)at, " %g", o->eval.f1_thresholds.v[i]);
     hex_of(hash_text(text), j->key);
@@ -35,7 +36,8 @@ static bool eval_dit(job *j, int64_t i, const shape *s, json_t *out, status *st)
     int        which = (int)j->o->sample.view;
     if (!shape_view_read(&j->d, i, which, "", j->dit.o, &view, st)) return false;
     bool ok = j->n < 2 || shape_view_read(&j->d, (i + 1) % j->n, which, "", j->dit.o, &other, st);
-    ok = ok && eval_dit_shape(&j->vae, &j->dit, j->o, s, &view.input, j->n > 1 ? &other.input : NULL, out, st);
+    ok = ok && eval_dit_shape(&j->vae, &j->dit, j->o, s, &view.input, j->n > 1 ? &other.input : NULL,
+                              j->o->eval.generate == 0 || i < j->o->eval.generate, out, st);
     shape_view_free(&view);
     shape_view_free(&other);
     return ok;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/half.h"
+#include "data/symmetry.h"
 #include "train/setup.h"
 
 enum { SUM_IN, SUM_EXT, SUM_SHARP, SUM_KL, SUMS };
@@ -15,6 +16,7 @@ typedef struct {
     ssvae  m;
     double weight[SUMS];
     int    chunk, padding, grid;
+    bool   augment; /* a random symmetry of the cube for each sample of a step */
 } vae_task;
 
 typedef struct {
@@ -113,6 +115,9 @@ static bool load(const task *t, const dataset *d, batch_purpose why, const plan_
     for (int64_t i = 0; i < n; i++) {
         sample s = {0};
         if (!dataset_read(d, item[i]->index, &s, st)) return false;
+        if (v->augment && !why.eval)
+            sample_turn(&s, 8 * v->grid,
+                        (int)(rng_uniform(item_key(t, d, RNG_AUGMENT, why, item[i]), 0) * CUBE_SYMMETRIES));
         int32_t *box = body->box ? body->box + 6 * i : NULL;
         if (box) choose_box(v, item_key(t, d, RNG_CHUNK, why, item[i]), &s, box);
         bool ok = place_sample(v, d, item[i], &s, row, body, &coord, F32(&body->target), box, b, st);
@@ -198,6 +203,7 @@ task *task_vae_new(const options *o, const dataset *d, status *st) {
     ssvae_config cfg = ssvae_config_of(o);
     ssvae_init(&v->m, &cfg);
     v->chunk = (int)o->vae.chunk_tiles;
+    v->augment = o->vae.augment;
     v->padding = (int)o->vae.chunk_padding;
     v->grid = d->resolution / 8;
     memcpy(v->weight, (double[SUMS]){o->vae.in_weight, o->vae.ext_weight, o->vae.sharp_weight, o->vae.kl_weight},

@@ -18,3 +18,4 @@ d3s2_test(test_eval_metrics LABELS unit SOURCES unit/test_eval_metrics.c LIBS d3
 d3s2_test(test_numbers_vae LABELS "unit" SOURCES unit/test_numbers_vae.c LIBS d3s2_model)
 d3s2_test(test_app_page LABELS unit SOURCES unit/test_app_page.c LIBS d3s2_app)
 d3s2_test(test_full_disk LABELS unit SOURCES unit/test_full_disk.c LIBS d3s2_data)
+d3s2_test(test_symmetry LABELS unit SOURCES unit/test_symmetry.c LIBS d3s2_data)
