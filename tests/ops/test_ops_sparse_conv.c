@@ -110,7 +110,14 @@ static void test_conv_rows(void **state) {
 static void test_conv_levels(void **state) {
     static const double  share[] = {1, 0.9, 0.2, 0.01};
     static const int64_t width[][2] = {{8, 16}, {17, 9}, {32, 8}, {12, 20}};
+    static const int64_t odd[][2] = {{17, 9}, {3, 5}, {1, 1}, {20, 12}, {8, 3}, {16, 16}};
     (void)state;
+    for (int side = 2; side <= 8; side *= 2)
+        for (int s = 0; s < 6; s++) {
+            arena_reset(&mem, 0);
+            grid g = make_grid(side == 8 ? 5 : side == 4 ? 9 : 67, side, 1);
+            conv_case(&g, odd[s][0], odd[s][1], s & 1 ? ACT_NONE : ACT_SILU, true, 3, false);
+        }
     for (int side = 1; side <= 8; side *= 2)
         for (int s = 0; s < 4; s++) {
             arena_reset(&mem, 0);
