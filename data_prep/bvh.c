@@ -80,8 +80,8 @@ static bool on_gather(struct RTCPointQueryFunctionArguments *args) {
 }
 
 static void run(query *q, RTCPointQueryFunction on_face) {
-    struct RTCPointQuery p = {.x = (float)q->p[0], .y = (float)q->p[1], .z = (float)q->p[2],
-                              .radius = (float)(q->best + FLOAT_ROUNDING)};
+    struct RTCPointQuery p = {
+        .x = (float)q->p[0], .y = (float)q->p[1], .z = (float)q->p[2], .radius = (float)(q->best + FLOAT_ROUNDING)};
     struct RTCPointQueryContext context;
     rtcInitPointQueryContext(&context);
     rtcPointQuery(q->b->scene, &p, &context, on_face, q);

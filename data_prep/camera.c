@@ -34,7 +34,11 @@ camera camera_framing(const mesh *m, double azimuth, double elevation, double fo
         reach = fmax(reach, fabs(p[2]));
     }
     distance = fmax(distance, reach * 1.05 + 1e-3);
-    camera c = {.fx = (float)f, .fy = (float)f, .cx = 0.5f * (float)width, .cy = 0.5f * (float)height, .width = width,
+    camera c = {.fx = (float)f,
+                .fy = (float)f,
+                .cx = 0.5f * (float)width,
+                .cy = 0.5f * (float)height,
+                .width = width,
                 .height = height};
     for (int r = 0; r < 3; r++)
         for (int a = 0; a < 3; a++) c.world_to_camera[4 * r + a] = (float)axis[r][a];

@@ -93,7 +93,8 @@ static catalog *catalog_at(catalog_set *s, const char *folder, size_t n) {
     CHECK(s->list, "no memory for a catalogue");
     catalog *c = &s->list[s->n++];
     *c = (catalog){.folder = copy_text(folder, n)};
-    static const char *const names[] = {"PluginFurnitureCatalog.properties", "Catalog.properties", "catalog.properties"};
+    static const char *const names[] = {"PluginFurnitureCatalog.properties", "Catalog.properties",
+                                        "catalog.properties"};
     for (int i = 0; i < 3 && c->n == 0; i++) {
         char path[8192];
         snprintf(path, sizeof path, "%s/%s%s", s->root, c->folder, names[i]);

@@ -1,5 +1,6 @@
-/* Names and categories from furniture catalogues (Java properties: id#12=, name#12=, category#12=, model#12=/path, Latin-1
- * with \uXXXX escapes) that lie beside or above a model: PluginFurnitureCatalog.properties, Catalog.properties. */
+/* Names and categories from furniture catalogues (Java properties: id#12=, name#12=, category#12=, model#12=/path,
+ * Latin-1 with \uXXXX escapes) that lie beside or above a model: PluginFurnitureCatalog.properties, Catalog.properties.
+ */
 #pragma once
 #include "core/base.h"
 

@@ -21,7 +21,9 @@ import_limits import_default_limits(void) {
 }
 
 static void (*child_hook)(const char *path);
-void import_set_child_hook(void (*hook)(const char *path)) { child_hook = hook; }
+void import_set_child_hook(void (*hook)(const char *path)) {
+    child_hook = hook;
+}
 
 bool import_knows(const char *path) {
     const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
@@ -62,7 +64,8 @@ static _Noreturn void child(const char *path, const import_limits *limits, int f
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     int null = open("/dev/null", O_RDWR);
-    if (null >= 0) dup2(null, STDOUT_FILENO), dup2(null, STDERR_FILENO), close(null); /* importers print what they like */
+    if (null >= 0)
+        dup2(null, STDOUT_FILENO), dup2(null, STDERR_FILENO), close(null); /* importers print what they like */
     set_limit(RLIMIT_CORE, 0);
     set_limit(RLIMIT_CPU, (int64_t)ceil(limits->seconds) + 1);
     set_limit(RLIMIT_AS, memory_bytes(false) + limits->mbytes * 1048576);
@@ -198,8 +201,8 @@ static bool check_scene(const char *path, scene *s, status *st) {
     int64_t bad = 0;
     for (int64_t i = 0; i < 3 * m->n_vertices; i++) bad += !isfinite(m->position[i]);
     if (bad)
-        return status_set(st, ST_DATA, "%s: %lld of %lld coordinates are not finite (NaN or Inf)", path,
-                          (long long)bad, (long long)(3 * m->n_vertices));
+        return status_set(st, ST_DATA, "%s: %lld of %lld coordinates are not finite (NaN or Inf)", path, (long long)bad,
+                          (long long)(3 * m->n_vertices));
     for (int64_t i = 0; m->normal && i < 3 * m->n_vertices; i++)
         if (!isfinite(m->normal[i])) m->normal[i] = 0;
     for (int64_t i = 0; m->uv && i < 2 * m->n_vertices; i++)
@@ -214,13 +217,15 @@ static bool receive(stream *in, const char *path, const import_limits *limits, s
         char text[4096] = "";
         take(in, text, -h.n_vertices);
         if (strcmp(text, "out of memory") == 0)
-            return status_set(st, ST_DATA, "%s: needs over %lld MB to import (prep.mb_per_mesh)", path, (long long)limits->mbytes);
+            return status_set(st, ST_DATA, "%s: needs over %lld MB to import (prep.mb_per_mesh)", path,
+                              (long long)limits->mbytes);
         return status_set(st, ST_DATA, "%s: %.300s", path, text);
     }
     if (h.magic != IMPORT_MAGIC || h.n_vertices < 1 || h.n_vertices > 3 * limits->max_faces || h.n_faces < 1 ||
         h.n_faces > limits->max_faces || h.n_materials < 1 || h.n_materials > IMPORT_MAX_MATERIALS)
-        return status_set(st, ST_DATA, "%s: the importer sent a scene with impossible counts (%lld vertices, %lld faces)",
-                          path, (long long)h.n_vertices, (long long)h.n_faces);
+        return status_set(st, ST_DATA,
+                          "%s: the importer sent a scene with impossible counts (%lld vertices, %lld faces)", path,
+                          (long long)h.n_vertices, (long long)h.n_faces);
     mesh *m = &s->m;
     m->n_vertices = h.n_vertices;
     m->n_faces = h.n_faces;
@@ -238,10 +243,12 @@ static bool receive(stream *in, const char *path, const import_limits *limits, s
 }
 
 /* Why the stream broke off, from the child's end. */
-static void explain(const char *path, const import_limits *l, const stream *in, int ended, int64_t peak_kb, status *st) {
+static void explain(const char *path, const import_limits *l, const stream *in, int ended, int64_t peak_kb,
+                    status *st) {
     long long mb = (long long)l->mbytes;
-    /* an importer that is refused memory crashes or gives up; one that does so with over 60 % of it taken was refused */
-    bool full = peak_kb / 1024 > l->mbytes * 6 / 10;
+    /* an importer that is refused memory crashes or gives up; one that does so with over 60 % of it taken was refused
+     */
+    bool      full = peak_kb / 1024 > l->mbytes * 6 / 10;
     if (in->state == STREAM_LATE || (WIFSIGNALED(ended) && WTERMSIG(ended) == SIGXCPU))
         status_set(st, ST_DATA, "%s: import timed out after %g s (prep.seconds_per_mesh)", path, l->seconds);
     else if (in->state == STREAM_LARGE || full)
@@ -283,7 +290,8 @@ bool import_scene(const char *path, const import_limits *limits, scene *s, statu
     int           ended = 0;
     struct rusage use = {0};
     /* the child of an ended stream may still be dying of its own signal: wait first, it closed the pipe by exiting */
-    while (wait4(pid, &ended, 0, &use) < 0 && errno == EINTR) {}
+    while (wait4(pid, &ended, 0, &use) < 0 && errno == EINTR) {
+    }
     if (good) return true;
     scene_free(s);
     if (status_ok(st)) explain(path, limits, &in, ended, use.ru_maxrss - base_kb, st);

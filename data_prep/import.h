@@ -2,9 +2,9 @@
  * importer cannot take the run with it.
  *
  * All meshes of the scene are merged with their node transforms, triangulated (points and lines are dropped), vertices
- * that no triangle uses are removed. Axes and units stay as in the file. The child sends one flat stream through a pipe;
- * the parent trusts nothing in it: counts, index ranges and coordinates are checked before use. Textures are decoded in
- * the parent; a missing or unreadable texture is no error, the diffuse colour takes its place. */
+ * that no triangle uses are removed. Axes and units stay as in the file. The child sends one flat stream through a
+ * pipe; the parent trusts nothing in it: counts, index ranges and coordinates are checked before use. Textures are
+ * decoded in the parent; a missing or unreadable texture is no error, the diffuse colour takes its place. */
 #pragma once
 #include "io/image.h"
 #include "io/mesh.h"
@@ -29,8 +29,8 @@ typedef struct {
 import_limits import_default_limits(void); /* 60 s, 4096 MB, 20 million faces */
 
 /* ST_NO_INPUT: no such file. ST_DATA: everything wrong with it, "FILE: crashed with signal 11", "timed out after 60 s",
- * "needs over 4096 MB", "not a mesh file (...)", "no triangles", "7 of 90 coordinates are not finite", ... On failure *s
- * is empty. */
+ * "needs over 4096 MB", "not a mesh file (...)", "no triangles", "7 of 90 coordinates are not finite", ... On failure
+ * *s is empty. */
 bool import_scene(const char *path, const import_limits *limits, scene *s, status *st);
 void scene_free(scene *s);
 

@@ -74,12 +74,14 @@ static void count_node(merge *g, const struct aiNode *node, int depth, int fd) {
     for (unsigned i = 0; i < node->mNumChildren; i++) count_node(g, node->mChildren[i], depth + 1, fd);
 }
 
-static uint8_t to_byte(float x) { return x > 0 ? x < 1 ? (uint8_t)(x * 255.0f + 0.5f) : 255 : 0; }
+static uint8_t to_byte(float x) {
+    return x > 0 ? x < 1 ? (uint8_t)(x * 255.0f + 0.5f) : 255 : 0;
+}
 
 static void add_mesh(merge *g, const struct aiMesh *m, struct aiMatrix4x4 t) {
     int64_t v0 = g->n_vertices;
     /* normals go with the cofactor matrix, which needs no inverse */
-    double a[3][3] = {{t.a1, t.a2, t.a3}, {t.b1, t.b2, t.b3}, {t.c1, t.c2, t.c3}}, cof[3][3];
+    double  a[3][3] = {{t.a1, t.a2, t.a3}, {t.b1, t.b2, t.b3}, {t.c1, t.c2, t.c3}}, cof[3][3];
     for (int r = 0; r < 3; r++)
         for (int c = 0; c < 3; c++) {
             int r1 = (r + 1) % 3, r2 = (r + 2) % 3, c1 = (c + 1) % 3, c2 = (c + 2) % 3;
@@ -160,7 +162,7 @@ static void send_material(const struct aiScene *in, const struct aiMaterial *mat
     diffuse[3] = opacity;
     send_all(fd, diffuse, sizeof diffuse);
     const struct aiTexture *blob = found ? embedded(in, &path) : NULL;
-    int64_t n_path = found && !blob && path.length < IMPORT_MAX_PATH ? path.length : 0;
+    int64_t                 n_path = found && !blob && path.length < IMPORT_MAX_PATH ? path.length : 0;
     int64_t n_blob = blob && blob->mHeight == 0 ? blob->mWidth : 0; /* height 0: a PNG or JPEG file of mWidth bytes */
     send_all(fd, &n_path, sizeof n_path);
     send_all(fd, path.data, (size_t)n_path);

@@ -1,5 +1,6 @@
-/* Normalisation of a mesh, R§2.2: centre of the axis-aligned bounding box to the origin, longest edge to 2*0.95, so that
- * v_norm = (v - center) * scale lies in [-0.95,0.95]^3. Voxels live in the unit cube [-0.5,0.5]^3, that is v_norm / 2. */
+/* Normalisation of a mesh, R§2.2: centre of the axis-aligned bounding box to the origin, longest edge to 2*0.95, so
+ * that v_norm = (v - center) * scale lies in [-0.95,0.95]^3. Voxels live in the unit cube [-0.5,0.5]^3, that is v_norm
+ * / 2. */
 #pragma once
 #include "io/mesh.h"
 

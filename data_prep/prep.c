@@ -18,17 +18,29 @@ enum { N_SPLITS = 2, PATH_SIZE = 8192 };
 static const char *const split_name[N_SPLITS] = {"train", "heldout"};
 
 prep_options prep_default_options(void) {
-    return (prep_options){.resolution = 128, .tau_voxels = 2, .views = 4, .view_size = 112, .view_samples = 4, .up_axis = 1,
-                          .limit_seconds = 60, .limit_mbytes = 4096, .limit_faces = 4000000, .shapes_per_shard = 64,
-                          .min_tiles = 1, .half_thickness = 1, .cap_share = 0.05, .sharp_degrees = 30, .sharp_voxels = 2};
+    return (prep_options){.resolution = 128,
+                          .tau_voxels = 2,
+                          .views = 4,
+                          .view_size = 112,
+                          .view_samples = 4,
+                          .up_axis = 1,
+                          .limit_seconds = 60,
+                          .limit_mbytes = 4096,
+                          .limit_faces = 4000000,
+                          .shapes_per_shard = 64,
+                          .min_tiles = 1,
+                          .half_thickness = 1,
+                          .cap_share = 0.05,
+                          .sharp_degrees = 30,
+                          .sharp_voxels = 2};
 }
 
 typedef struct {
     const prep_options *o;
     int                 rank, size;
     file_list           files;
-    uint8_t            *todo;     /* [files.n] */
-    char              **heldout;  /* sorted names, from the list */
+    uint8_t            *todo;    /* [files.n] */
+    char              **heldout; /* sorted names, from the list */
     int64_t             n_heldout;
     uint64_t            settings; /* hash of everything a rejection depends on */
     shard_writer       *writer[N_SPLITS];
@@ -36,7 +48,9 @@ typedef struct {
     prep_result         r;
 } run;
 
-static bool has_split(const prep_options *o) { return o->heldout_list || o->heldout_share > 0; }
+static bool has_split(const prep_options *o) {
+    return o->heldout_list || o->heldout_share > 0;
+}
 
 static bool check_options(const prep_options *o, status *st) {
     if (!o->input || !o->output) return status_set(st, ST_USAGE, "prep needs an input and an output folder");
@@ -49,11 +63,13 @@ static bool check_options(const prep_options *o, status *st) {
                           o->view_samples);
     if (o->up_axis != 1 && o->up_axis != 2) return status_set(st, ST_USAGE, "up axis %d: 1 is y, 2 is z", o->up_axis);
     if (!(o->limit_seconds > 0) || o->limit_mbytes < 1 || o->limit_faces < 1 || o->shapes_per_shard < 1)
-        return status_set(st, ST_USAGE, "limits of %g s, %lld MB, %lld faces, %d shapes per shard: all must be positive",
+        return status_set(st, ST_USAGE,
+                          "limits of %g s, %lld MB, %lld faces, %d shapes per shard: all must be positive",
                           o->limit_seconds, (long long)o->limit_mbytes, (long long)o->limit_faces, o->shapes_per_shard);
     if (!(o->heldout_share >= 0 && o->heldout_share < 1))
         return status_set(st, ST_USAGE, "held-out share %g: it must be in [0,1)", o->heldout_share);
-    if (!(o->half_thickness >= 0 && o->half_thickness <= 8 && o->cap_share >= 0 && o->sharp_degrees > 0 && o->sharp_voxels >= 0))
+    if (!(o->half_thickness >= 0 && o->half_thickness <= 8 && o->cap_share >= 0 && o->sharp_degrees > 0 &&
+          o->sharp_voxels >= 0))
         return status_set(st, ST_USAGE, "half thickness %g, cap share %g, sharp angle %g, sharp width %g: out of range",
                           o->half_thickness, o->cap_share, o->sharp_degrees, o->sharp_voxels);
     return true;
@@ -69,7 +85,9 @@ static uint64_t settings_hash(const prep_options *o) {
 
 /* ---- what earlier runs left (rank 0) -------------------------------------------------------------------------- */
 
-static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int compare_names(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 static int64_t find_name(const run *r, const char *name) {
     char **at = bsearch(&name, r->files.name, (size_t)r->files.n, sizeof *r->files.name, compare_names);
@@ -99,9 +117,10 @@ static bool read_folder(run *r, const char *folder, bool clean, status *st) {
             break;
         }
         if (s.meta.resolution != r->o->resolution || s.meta.tau_voxels != r->o->tau_voxels)
-            good = status_set(st, ST_CONFIG,
-                              "%s: holds resolution %d, tau %g voxels, asked for are %d and %g: use another output folder",
-                              path, s.meta.resolution, s.meta.tau_voxels, r->o->resolution, r->o->tau_voxels);
+            good =
+                status_set(st, ST_CONFIG,
+                           "%s: holds resolution %d, tau %g voxels, asked for are %d and %g: use another output folder",
+                           path, s.meta.resolution, s.meta.tau_voxels, r->o->resolution, r->o->tau_voxels);
         for (int64_t i = 0; good && i < s.n_samples; i++) {
             int64_t k = find_name(r, s.source[i]);
             if (k >= 0) r->todo[k] = 0;
@@ -112,9 +131,12 @@ static bool read_folder(run *r, const char *folder, bool clean, status *st) {
     return good;
 }
 
-static void rejects_path(const run *r, char path[PATH_SIZE]) { snprintf(path, PATH_SIZE, "%s/rejects.jsonl", r->o->output); }
+static void rejects_path(const run *r, char path[PATH_SIZE]) {
+    snprintf(path, PATH_SIZE, "%s/rejects.jsonl", r->o->output);
+}
 
-/* A rejection holds for the same file and the same settings. A torn last line of a killed run is no JSON and is skipped. */
+/* A rejection holds for the same file and the same settings. A torn last line of a killed run is no JSON and is
+ * skipped. */
 static void read_rejects(run *r) {
     char path[PATH_SIZE], *line = NULL;
     rejects_path(r, path);
@@ -126,9 +148,10 @@ static void read_rejects(run *r) {
         int64_t     k = source ? find_name(r, source) : -1;
         struct stat info;
         if (k >= 0) {
-            char file[PATH_SIZE], settings[24];
+            char        file[PATH_SIZE], settings[24];
             const char *same = json_string_value(json_object_get(j, "settings"));
-            snprintf(file, sizeof file, "%s%s%s", *source == '/' ? "" : r->files.root, *source == '/' ? "" : "/", source);
+            snprintf(file, sizeof file, "%s%s%s", *source == '/' ? "" : r->files.root, *source == '/' ? "" : "/",
+                     source);
             snprintf(settings, sizeof settings, "%016llx", (unsigned long long)r->settings);
             if (stat(file, &info) == 0 && same && strcmp(same, settings) == 0 &&
                 json_integer_value(json_object_get(j, "size")) == (json_int_t)info.st_size &&
@@ -184,7 +207,8 @@ static void share_plan(run *r) {
         r->todo = malloc((size_t)head[0]);
         CHECK(r->files.root && r->files.name && r->todo, "no memory for %lld files", (long long)head[0]);
         p = text + strlen(text) + 1;
-        for (int64_t i = 0; i < head[0]; i++, p += strlen(p) + 1) CHECK(r->files.name[i] = strdup(p), "no memory for a name");
+        for (int64_t i = 0; i < head[0]; i++, p += strlen(p) + 1)
+            CHECK(r->files.name[i] = strdup(p), "no memory for a name");
     }
     queue_broadcast(r->todo, head[0], r->size);
     free(text);
@@ -312,9 +336,10 @@ static void summarise(run *r, double t0) {
     r->r.done = v[0], r->r.rejected = v[1], r->r.tiles = v[2], r->r.voxels_in = v[3];
     r->r.seconds = now_seconds() - t0;
     double n = v[0] ? (double)v[0] : 1;
-    log_info("prep: %lld shapes in %.1f s (%.2f s each), %lld rejected, %lld skipped; %.0f tiles and %.0f near voxels a shape",
-             (long long)v[0], r->r.seconds, r->r.seconds / n, (long long)v[1], (long long)r->r.skipped, (double)v[2] / n,
-             (double)v[3] / n);
+    log_info("prep: %lld shapes in %.1f s (%.2f s each), %lld rejected, %lld skipped; %.0f tiles and %.0f near voxels "
+             "a shape",
+             (long long)v[0], r->r.seconds, r->r.seconds / n, (long long)v[1], (long long)r->r.skipped,
+             (double)v[2] / n, (double)v[3] / n);
 }
 
 bool prep_run(const prep_options *o, int rank, int size, prep_result *result, status *st) {
@@ -333,10 +358,11 @@ bool prep_run(const prep_options *o, int rank, int size, prep_result *result, st
             if (r.todo[i]) index[n++] = i;
         r.r.found = r.files.n;
         r.r.skipped = r.files.n - n;
-        log_info("prep: %lld mesh files in %s, %lld done or rejected before, %lld to do on %d rank%s; resolution %d, tau %g "
-                 "voxels, %d views of %d pixels",
-                 (long long)r.files.n, o->input, (long long)r.r.skipped, (long long)n, size, size > 1 ? "s" : "",
-                 o->resolution, o->tau_voxels, o->views, o->view_size);
+        log_info(
+            "prep: %lld mesh files in %s, %lld done or rejected before, %lld to do on %d rank%s; resolution %d, tau %g "
+            "voxels, %d views of %d pixels",
+            (long long)r.files.n, o->input, (long long)r.r.skipped, (long long)n, size, size > 1 ? "s" : "",
+            o->resolution, o->tau_voxels, o->views, o->view_size);
         if (!o->dry_run) {
             work(&r, index, n, st);
             if (status_ok(st)) summarise(&r, t0);

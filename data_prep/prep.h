@@ -22,12 +22,12 @@ typedef struct {
     double      limit_seconds; /* of importing one mesh */
     int64_t     limit_mbytes, limit_faces;
     int         shapes_per_shard;
-    int64_t     max_shapes; /* only the first so many mesh files by name; 0: all */
+    int64_t     max_shapes;           /* only the first so many mesh files by name; 0: all */
     int64_t     min_tiles, max_tiles; /* a shape outside is rejected; max 0: no limit */
-    const char *heldout_list;  /* file with one source name per line, or NULL */
-    double      heldout_share; /* [0,1): of the shapes, by hash of the name; used when there is no list */
+    const char *heldout_list;         /* file with one source name per line, or NULL */
+    double      heldout_share;        /* [0,1): of the shapes, by hash of the name; used when there is no list */
     double      half_thickness, cap_share, sharp_degrees, sharp_voxels; /* sdf.h */
-    bool        dry_run;       /* says what would be done, writes nothing */
+    bool        dry_run;                                                /* says what would be done, writes nothing */
 } prep_options;
 
 /* Defaults: R 128, tau 2 voxels, 4 views of 112 px, 4x4 samples, 64 shapes a shard, 60 s and 4096 MB a mesh. */
@@ -50,8 +50,8 @@ bool prep_sample(const prep_options *o, const char *path, const char *name, cons
 /* ---- file list (prep_list.c) ---------------------------------------------------------------------------------- */
 
 typedef struct {
-    char   *root;  /* folder the names are relative to */
-    char  **name;  /* [n] sorted */
+    char   *root; /* folder the names are relative to */
+    char  **name; /* [n] sorted */
     int64_t n;
 } file_list;
 

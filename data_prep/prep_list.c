@@ -36,14 +36,18 @@ static bool walk(file_list *l, const char *inside, int depth, status *st) {
         if (snprintf(name, sizeof name, "%s%s%s", inside, *inside ? "/" : "", e->d_name) >= (int)sizeof name) continue;
         snprintf(path, sizeof path, "%s/%s", l->root, name);
         if (stat(path, &info) != 0) continue;
-        if (S_ISDIR(info.st_mode) && depth < 64) good = walk(l, name, depth + 1, st); /* a cycle of links ends here */
-        else if (S_ISREG(info.st_mode) && import_knows(name)) add_name(l, name);
+        if (S_ISDIR(info.st_mode) && depth < 64)
+            good = walk(l, name, depth + 1, st); /* a cycle of links ends here */
+        else if (S_ISREG(info.st_mode) && import_knows(name))
+            add_name(l, name);
     }
     closedir(d);
     return good;
 }
 
-static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 bool file_list_read(const char *input, file_list *l, status *st) {
     struct stat info;
@@ -55,8 +59,10 @@ bool file_list_read(const char *input, file_list *l, status *st) {
         good = walk(l, "", 0, st);
     } else {
         char *slash = strrchr(l->root, '/'), line[4096];
-        if (slash) slash[slash == l->root] = 0;
-        else strcpy(l->root, ".");
+        if (slash)
+            slash[slash == l->root] = 0;
+        else
+            strcpy(l->root, ".");
         FILE *f = fopen(input, "r");
         if (!f) good = status_set(st, ST_NO_INPUT, "%s: %s", input, strerror(errno));
         while (f && fgets(line, sizeof line, f)) {
@@ -73,8 +79,10 @@ bool file_list_read(const char *input, file_list *l, status *st) {
     qsort(l->name, (size_t)l->n, sizeof *l->name, by_name);
     int64_t n = 1;
     for (int64_t i = 1; i < l->n; i++) {
-        if (strcmp(l->name[i], l->name[n - 1]) == 0) free(l->name[i]);
-        else l->name[n++] = l->name[i];
+        if (strcmp(l->name[i], l->name[n - 1]) == 0)
+            free(l->name[i]);
+        else
+            l->name[n++] = l->name[i];
     }
     l->n = n;
     return true;

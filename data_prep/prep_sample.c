@@ -23,16 +23,22 @@ static bool hash_file(const char *path, uint64_t *hash, status *st) {
     size_t n = (size_t)info.st_size;
     char  *p = malloc(n ? n : 1);
     bool   good = p && fread(p, 1, n, f) == n;
-    if (good) *hash = hash_bytes(p, n, 0);
-    else status_set(st, ST_NO_INPUT, "%s: cannot be read", path);
+    if (good)
+        *hash = hash_bytes(p, n, 0);
+    else
+        status_set(st, ST_NO_INPUT, "%s: cannot be read", path);
     free(p);
     fclose(f);
     return good;
 }
 
-static double share(double part, double whole) { return whole > 0 ? part / whole : 0; }
+static double share(double part, double whole) {
+    return whole > 0 ? part / whole : 0;
+}
 
-static json_t *rounded(double x) { return json_real((double)(int64_t)(x * 1e6 + 0.5) / 1e6); }
+static json_t *rounded(double x) {
+    return json_real((double)(int64_t)(x * 1e6 + 0.5) / 1e6);
+}
 
 /* Quality figures, one line: who filters a data set wants them. */
 static char *report_of(const mesh *m, const surface *s, const sdf_field *f, const char *title) {
@@ -59,7 +65,8 @@ static char *report_of(const mesh *m, const surface *s, const sdf_field *f, cons
     return text;
 }
 
-static bool build_tiles(const prep_options *o, const mesh *m, const char *path, const char *title, sample *out, status *st) {
+static bool build_tiles(const prep_options *o, const mesh *m, const char *path, const char *title, sample *out,
+                        status *st) {
     sdf_options so = sdf_default_options(o->resolution, o->tau_voxels);
     so.half_thickness = o->half_thickness;
     so.cap_share = o->cap_share;
@@ -71,8 +78,8 @@ static bool build_tiles(const prep_options *o, const mesh *m, const char *path, 
     if (!surface_build(m, so.cap_share, so.sharp_degrees, path, &s, st)) return false;
     bool good = sdf_field_build(&s, &so, path, &f, st) && sdf_tiles_build(&f, &s, &so, path, &t, st);
     if (good && (t.n_tiles < o->min_tiles || (o->max_tiles > 0 && t.n_tiles > o->max_tiles)))
-        good = status_set(st, ST_DATA, "%s: it has %lld tiles, outside %lld..%lld (prep.min_tiles, prep.max_tiles)", path, (long long)t.n_tiles,
-                          (long long)o->min_tiles, (long long)o->max_tiles);
+        good = status_set(st, ST_DATA, "%s: it has %lld tiles, outside %lld..%lld (prep.min_tiles, prep.max_tiles)",
+                          path, (long long)t.n_tiles, (long long)o->min_tiles, (long long)o->max_tiles);
     if (good && t.n_tiles == 0) good = status_set(st, ST_DATA, "%s: it has no voxel near its surface", path);
     if (good) {
         out->report = report_of(m, &s, &f, title);

@@ -11,7 +11,9 @@ struct work_queue {
     int64_t *counter; /* rank 0's memory of the window */
 };
 
-static void check(int rc, const char *what) { CHECK(rc == MPI_SUCCESS, "%s failed with code %d", what, rc); }
+static void check(int rc, const char *what) {
+    CHECK(rc == MPI_SUCCESS, "%s failed with code %d", what, rc);
+}
 
 work_queue *queue_open(int64_t n, int rank, int size) {
     work_queue *q = calloc(1, sizeof *q);
@@ -56,7 +58,9 @@ int64_t queue_next(work_queue *q) {
     return i < q->n ? i : -1;
 }
 
-void queue_stop(work_queue *q) { fetch_add(q, q->n); }
+void queue_stop(work_queue *q) {
+    fetch_add(q, q->n);
+}
 
 void queue_broadcast(void *data, int64_t bytes, int size) {
     char *p = data;

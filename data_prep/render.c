@@ -12,9 +12,9 @@ struct renderer {
     render_options o;
     RTCDevice      device;
     RTCScene       scene;
-    float         *normal;                    /* [n_vertices,3] or NULL: flat */
-    float          linear[256];               /* sRGB byte to light */
-    uint8_t        encode[ENCODE_STEPS + 1];  /* light 0..1 to sRGB byte */
+    float         *normal;                   /* [n_vertices,3] or NULL: flat */
+    float          linear[256];              /* sRGB byte to light */
+    uint8_t        encode[ENCODE_STEPS + 1]; /* light 0..1 to sRGB byte */
 };
 
 render_options render_default_options(void) {
@@ -27,15 +27,21 @@ render_options render_clay_options(void) {
     return o;
 }
 
-static float srgb_to_linear(float x) { return x <= 0.04045f ? x / 12.92f : powf((x + 0.055f) / 1.055f, 2.4f); }
-static float linear_to_srgb(float x) { return x <= 0.0031308f ? 12.92f * x : 1.055f * powf(x, 1 / 2.4f) - 0.055f; }
+static float srgb_to_linear(float x) {
+    return x <= 0.04045f ? x / 12.92f : powf((x + 0.055f) / 1.055f, 2.4f);
+}
+static float linear_to_srgb(float x) {
+    return x <= 0.0031308f ? 12.92f * x : 1.055f * powf(x, 1 / 2.4f) - 0.055f;
+}
 
 static void normalise3(float *v) {
     float l = sqrtf(v[0] * v[0] + v[1] * v[1] + v[2] * v[2]);
     for (int a = 0; a < 3 && l > 0; a++) v[a] /= l;
 }
 
-static float dot3(const float *a, const float *b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
+static float dot3(const float *a, const float *b) {
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
 
 static void face_cross(const mesh *m, int64_t f, float *n) {
     const float *a = m->position + 3 * (int64_t)m->face[3 * f], *b = m->position + 3 * (int64_t)m->face[3 * f + 1],
@@ -88,8 +94,8 @@ renderer *renderer_new(const mesh *m, const render_options *o, status *st) {
     }
     if (good) {
         RTCGeometry g = rtcNewGeometry(r->device, RTC_GEOMETRY_TYPE_TRIANGLE);
-        float      *v = rtcSetNewGeometryBuffer(g, RTC_BUFFER_TYPE_VERTEX, 0, RTC_FORMAT_FLOAT3, 12, (size_t)m->n_vertices);
-        void       *t = rtcSetNewGeometryBuffer(g, RTC_BUFFER_TYPE_INDEX, 0, RTC_FORMAT_UINT3, 12, (size_t)m->n_faces);
+        float *v = rtcSetNewGeometryBuffer(g, RTC_BUFFER_TYPE_VERTEX, 0, RTC_FORMAT_FLOAT3, 12, (size_t)m->n_vertices);
+        void  *t = rtcSetNewGeometryBuffer(g, RTC_BUFFER_TYPE_INDEX, 0, RTC_FORMAT_UINT3, 12, (size_t)m->n_faces);
         good = v && t;
         if (good) {
             memcpy(v, m->position, (size_t)m->n_vertices * 12);
@@ -117,8 +123,10 @@ typedef struct {
 } view;
 
 static view view_of(const camera *cam, int width, int height, int up_axis) {
-    view  v = {.fx = cam->fx * (float)width / (float)cam->width, .fy = cam->fy * (float)height / (float)cam->height,
-               .cx = cam->cx * (float)width / (float)cam->width, .cy = cam->cy * (float)height / (float)cam->height};
+    view         v = {.fx = cam->fx * (float)width / (float)cam->width,
+                      .fy = cam->fy * (float)height / (float)cam->height,
+                      .cx = cam->cx * (float)width / (float)cam->width,
+                      .cy = cam->cy * (float)height / (float)cam->height};
     const float *w = cam->world_to_camera;
     for (int r = 0; r < 3; r++)
         for (int a = 0; a < 3; a++) {
@@ -199,8 +207,10 @@ static void albedo_of(const renderer *r, int64_t f, const float *bary, float *ou
     }
 }
 
-/* A hit as shading wants it. A vertex normal nearly at right angles to its own face is wrong and makes way for the face's. */
-static void spot_of(const renderer *r, int64_t f, float u, float v, const float *d, float t, const float *eye, spot *s) {
+/* A hit as shading wants it. A vertex normal nearly at right angles to its own face is wrong and makes way for the
+ * face's. */
+static void spot_of(const renderer *r, int64_t f, float u, float v, const float *d, float t, const float *eye,
+                    spot *s) {
     const mesh  *m = r->m;
     const float *vn = r->normal ? r->normal : m->normal;
     float        bary[3] = {1 - u - v, u, v};
@@ -225,9 +235,9 @@ static void spot_of(const renderer *r, int64_t f, float u, float v, const float 
 /* Light on each spot: sky, head light, key light with its shadow. Adds to rgb[3]. */
 static void shade(const renderer *r, const view *v, const spot *s, const float (*d)[3], const float (*jitter)[2], int n,
                   float *rgb) {
-    float             key[LANES][3];
-    int               valid[LANES] = {0};
-    struct RTCRay8    ray;
+    float          key[LANES][3];
+    int            valid[LANES] = {0};
+    struct RTCRay8 ray;
     memset(&ray, 0, sizeof ray);
     for (int i = 0; i < n; i++) {
         /* a disc of about 10 degrees: soft shadows */
@@ -264,7 +274,8 @@ static void light_point(int x, int y, int k, float *out) {
     uint32_t h = (uint32_t)x * 0x9E3779B1u ^ (uint32_t)y * 0x85EBCA77u;
     h = (h ^ h >> 15) * 0x2C1B3C6Du;
     h ^= h >> 12;
-    float a = (float)(h & 0xffff) / 65536 + 0.7548776662f * (float)k, b = (float)(h >> 16) / 65536 + 0.5698402910f * (float)k;
+    float a = (float)(h & 0xffff) / 65536 + 0.7548776662f * (float)k,
+          b = (float)(h >> 16) / 65536 + 0.5698402910f * (float)k;
     float radius = sqrtf(a - floorf(a)), angle = 6.2831853f * (b - floorf(b));
     out[0] = radius * cosf(angle);
     out[1] = radius * sinf(angle);

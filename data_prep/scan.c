@@ -16,7 +16,9 @@ typedef struct {
     int64_t  n, cap;
 } hit_list;
 
-static int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); }
+static int64_t floor_div(int64_t a, int64_t b) {
+    return a / b - (a % b != 0 && (a < 0) != (b < 0));
+}
 
 static bool push(hit_list *l, uint32_t line, float at, int32_t part) {
     if (l->n == l->cap) {
@@ -29,7 +31,8 @@ static bool push(hit_list *l, uint32_t line, float at, int32_t part) {
     return true;
 }
 
-/* Number of grid points k = .., K-1 that lie below edge ab on the line u = at: both faces of the edge get the same K. */
+/* Number of grid points k = .., K-1 that lie below edge ab on the line u = at: both faces of the edge get the same K.
+ */
 static int64_t edge_below(const int64_t *a, const int64_t *b, int64_t at) {
     if (a[0] > b[0]) {
         const int64_t *t = a;

@@ -1,7 +1,7 @@
 /* Scan conversion of the solid parts: where the grid lines of one axis cross the surface. Counting crossings gives the
  * inside of every part by parity. Vertices are snapped to 2^-16 of a voxel and the coverage test is exact integer
- * arithmetic with one rule per edge, so a part with closed edges (surface.h) is crossed an even number of times by every
- * line: no leaking rays, no votes. */
+ * arithmetic with one rule per edge, so a part with closed edges (surface.h) is crossed an even number of times by
+ * every line: no leaking rays, no votes. */
 #pragma once
 #include "data_prep/surface.h"
 

@@ -8,12 +8,18 @@
 #include <string.h>
 
 /* Longest lists that are visited as they are, for cells of 8 and of 4 voxels: longer ones are cut by halving the cell.
- * Of 48/48, 16/32, 8/24, 4/16, 4/8 the fastest by user time on furniture at R = 128 and 512, by 20 % from first to best. */
+ * Of 48/48, 16/32, 8/24, 4/16, 4/8 the fastest by user time on furniture at R = 128 and 512, by 20 % from first to
+ * best. */
 enum { CELLS = 512, SPLIT8 = 4, SPLIT4 = 16 };
 
 sdf_options sdf_default_options(int resolution, double tau_voxels) {
-    return (sdf_options){.resolution = resolution, .tau_voxels = tau_voxels, .half_thickness = 1,
-                         .min_half_thickness = 0.6, .cap_share = 0.05, .sharp_degrees = 30, .sharp_voxels = 2};
+    return (sdf_options){.resolution = resolution,
+                         .tau_voxels = tau_voxels,
+                         .half_thickness = 1,
+                         .min_half_thickness = 0.6,
+                         .cap_share = 0.05,
+                         .sharp_degrees = 30,
+                         .sharp_voxels = 2};
 }
 
 void sdf_field_free(sdf_field *f) {
@@ -27,7 +33,9 @@ typedef struct {
     int32_t c[3]; /* in tiles */
 } node;
 
-static double half_diagonal(int tiles) { return 0.5 * (8 * tiles - 1) * sqrt(3.0); }
+static double half_diagonal(int tiles) {
+    return 0.5 * (8 * tiles - 1) * sqrt(3.0);
+}
 
 /* Keeps the nodes of `size` tiles that come within the band of the surface, then halves them, down to single tiles. */
 static node *near_tiles(const bvh *b, int resolution, double band, int64_t *count) {
@@ -56,8 +64,8 @@ static node *near_tiles(const bvh *b, int resolution, double band, int64_t *coun
             *count = n;
             return list;
         }
-        int   h = size / 2;
-        node *next = malloc((size_t)(8 * n + 1) * sizeof *next);
+        int     h = size / 2;
+        node   *next = malloc((size_t)(8 * n + 1) * sizeof *next);
         int64_t m = 0;
         for (int64_t i = 0; next && i < n; i++)
             for (int c = 0; c < 8; c++) {
@@ -80,24 +88,24 @@ typedef struct {
     int32_t       *pick;
     int64_t        cap;
     bvh_list       found;
-    int32_t       *part;     /* parts of the tile */
-    uint8_t       *inside;   /* [parts,512] */
+    int32_t       *part;   /* parts of the tile */
+    uint8_t       *inside; /* [parts,512] */
     int64_t        parts_cap;
     bool           failed;
 } tile_work;
 
 typedef struct {
-    const surface    *s;
+    const surface     *s;
     const sdf_options *o;
-    const scan_lines *lines;
-    const double     *h; /* [n_parts] voxels */
-    double            band;
+    const scan_lines  *lines;
+    const double      *h; /* [n_parts] voxels */
+    double             band;
 } field_input;
 
 /* Squared distances of the voxels origin .. origin+size-1 of the tile to the picked triangles: a long list is cut by
  * halving the cell, since a triangle further than the nearest one plus the cell's diagonal cannot be the nearest. */
-static void cell_distance(const tile_work *w, const int32_t *pick, int64_t n, int32_t *spare, const int origin[3], int size,
-                          double limit, double *d2) {
+static void cell_distance(const tile_work *w, const int32_t *pick, int64_t n, int32_t *spare, const int origin[3],
+                          int size, double limit, double *d2) {
     if (size > 2 && n > (size == 8 ? SPLIT8 : SPLIT4)) {
         int    h = size / 2;
         double r = 0.5 * (h - 1) * sqrt(3.0);
@@ -138,7 +146,8 @@ static void mark_inside(const field_input *in, const int32_t c[3], tile_work *w,
     memset(w->inside, 0, (size_t)(n_parts * CELLS));
     for (int y = 0; y < 8; y++)
         for (int z = 0; z < 8; z++) {
-            int64_t  line = (int64_t)(8 * c[1] + y) * l->resolution + 8 * c[2] + z, i = l->first[line], end = l->first[line + 1];
+            int64_t line = (int64_t)(8 * c[1] + y) * l->resolution + 8 * c[2] + z, i = l->first[line],
+                    end = l->first[line + 1];
             int32_t *active = end - i <= 64 ? small : malloc((size_t)(end - i) * sizeof *active);
             int64_t  n = 0;
             if (!active) {
@@ -149,14 +158,18 @@ static void mark_inside(const field_input *in, const int32_t c[3], tile_work *w,
                 for (; i < end && l->hit[i].at < (float)(8 * c[0] + x); i++) {
                     int64_t k = 0;
                     while (k < n && active[k] != l->hit[i].part) k++;
-                    if (k < n) active[k] = active[--n];
-                    else active[n++] = l->hit[i].part;
+                    if (k < n)
+                        active[k] = active[--n];
+                    else
+                        active[n++] = l->hit[i].part;
                 }
                 for (int64_t k = 0; k < n; k++) {
                     int64_t p = 0;
                     while (p < n_parts && w->part[p] != active[k]) p++;
-                    if (p < n_parts) w->inside[p * CELLS + 64 * x + 8 * y + z] = 1;
-                    else deep[64 * x + 8 * y + z] = 1;
+                    if (p < n_parts)
+                        w->inside[p * CELLS + 64 * x + 8 * y + z] = 1;
+                    else
+                        deep[64 * x + 8 * y + z] = 1;
                 }
             }
             if (active != small) free(active);
@@ -206,7 +219,8 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
     qsort(id, (size_t)n, sizeof *id, by_number); /* same order on every run, faces of a part mostly together */
     for (int64_t i = 0; i < n; i++) {
         const int32_t *t = s->face + 3 * (int64_t)id[i];
-        near_triangle_set(&w->tri[i], s->v + 3 * (int64_t)t[0], s->v + 3 * (int64_t)t[1], s->v + 3 * (int64_t)t[2], centre, r1);
+        near_triangle_set(&w->tri[i], s->v + 3 * (int64_t)t[0], s->v + 3 * (int64_t)t[1], s->v + 3 * (int64_t)t[2],
+                          centre, r1);
         w->tri[i].part = in->o->unsigned_only ? 0 : s->part[id[i]];
         w->centre_d[i] = sqrt(near_triangle_d2(&w->tri[i], 0, 0, 0));
         int64_t p = 0;
@@ -227,7 +241,8 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
         for (int64_t i = 0; i < n; i++)
             if (w->tri[i].part == w->part[p] && w->centre_d[i] < least) least = w->centre_d[i];
         for (int64_t i = 0; i < n; i++)
-            if (w->tri[i].part == w->part[p] && w->centre_d[i] <= fmin(least + 2 * r, limit + r)) w->pick[k++] = (int32_t)i;
+            if (w->tri[i].part == w->part[p] && w->centre_d[i] <= fmin(least + 2 * r, limit + r))
+                w->pick[k++] = (int32_t)i;
         kept = k;
         for (int v = 0; v < CELLS; v++) d2[v] = limit * limit;
         cell_distance(w, w->pick, kept, w->pick + kept, (const int[3]){0, 0, 0}, 8, limit, d2);
@@ -244,7 +259,8 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
 
 /* h_p of the header, voxels. Volumes are the least of three axes: a plate across an axis is seen only by luck along the
  * others, and too thin is the error that must not happen. */
-static bool part_thickness(const surface *s, const sdf_options *o, const scan_lines *x_lines, double *h, int64_t *n_thick) {
+static bool part_thickness(const surface *s, const sdf_options *o, const scan_lines *x_lines, double *h,
+                           int64_t *n_thick) {
     double *volume = malloc((size_t)s->n_parts * 8), *least = malloc((size_t)s->n_parts * 8);
     bool    good = volume && least && scan_volumes(x_lines, s->n_parts, least);
     for (int axis = 1; axis < 3 && good; axis++) {
@@ -291,7 +307,8 @@ bool sdf_field_build(const surface *s, const sdf_options *o, const char *name, s
     bvh         b = {0};
     field_input in = {s, o, o->unsigned_only ? NULL : &lines, h, 0};
     *f = (sdf_field){.resolution = R, .tau = o->tau_voxels / R};
-    bool good = o->unsigned_only || (h && scan_axis(s, R, 0, &lines) && part_thickness(s, o, &lines, h, &f->n_thick_parts));
+    bool good =
+        o->unsigned_only || (h && scan_axis(s, R, 0, &lines) && part_thickness(s, o, &lines, h, &f->n_thick_parts));
     for (int32_t p = 0; good && h && p < s->n_parts; p++) h_max = fmax(h_max, h[p]);
     /* at least 1.5 voxels, so that a voxel beside a far tile is on its side of the surface */
     in.band = fmax(f->tau / voxel, 1.5) + h_max;

@@ -1,15 +1,15 @@
 /* Signed truncated distance of any triangle mesh on the tiles (8^3 voxels) near its surface (R§2.3, R§3.6, R§4.2).
  *
- * Grid: point i sits at i/(R-1) - 0.5 in unit-cube units, tau = tau_voxels/R. Let a mesh be parts p (surface.h), u_p the
- * unsigned distance to part p, sigma_p = -1 inside a solid part, else +1. Then
+ * Grid: point i sits at i/(R-1) - 0.5 in unit-cube units, tau = tau_voxels/R. Let a mesh be parts p (surface.h), u_p
+ * the unsigned distance to part p, sigma_p = -1 inside a solid part, else +1. Then
  *
  *     s = min_p ( sigma_p u_p - h_p ),     h_p = half_thickness for a sheet, max(0, min_half_thickness - t_p/2) for a
  *                                          solid of mean thickness t_p = 2 volume / area
  *
  * which is exact outside the union and zero exactly on its hull: overlapping and inner parts vanish inside, sheets and
- * plates thinner than the grid can hold become thin shells. A flood from the border of the grid through s > 0 then tells
- * what can be seen from outside; sealed pockets are filled (negative), their inner walls are pushed below zero. So the
- * zero level is closed and separates inside (negative) from the outside (positive), whatever the mesh. */
+ * plates thinner than the grid can hold become thin shells. A flood from the border of the grid through s > 0 then
+ * tells what can be seen from outside; sealed pockets are filled (negative), their inner walls are pushed below zero.
+ * So the zero level is closed and separates inside (negative) from the outside (positive), whatever the mesh. */
 #pragma once
 #include "data_prep/surface.h"
 
@@ -30,14 +30,14 @@ sdf_options sdf_default_options(int resolution, double tau_voxels);
  * 64x + 8y + z, in unit-cube units, exact for |s| < band and +-band beyond. */
 typedef struct {
     int      resolution;
-    double   tau, band;    /* unit-cube units */
+    double   tau, band; /* unit-cube units */
     int64_t  n_tiles;
-    int32_t *coord;        /* [n_tiles,3] lexicographic */
-    float   *s;            /* [n_tiles,512] */
-    int32_t *tile_at;      /* [(R/8)^3]: tile index; -1 far outside, -2 far inside */
+    int32_t *coord;   /* [n_tiles,3] lexicographic */
+    float   *s;       /* [n_tiles,512] */
+    int32_t *tile_at; /* [(R/8)^3]: tile index; -1 far outside, -2 far inside */
     /* figures */
-    int64_t n_pocket, n_near; /* voxels sealed off though no part contains them; voxels with |s| < tau */
-    int64_t n_thick_parts;    /* solids that were thickened */
+    int64_t  n_pocket, n_near; /* voxels sealed off though no part contains them; voxels with |s| < tau */
+    int64_t  n_thick_parts;    /* solids that were thickened */
 } sdf_field;
 
 /* What a shard stores (src/data/shard.h): tiles in final order. */
@@ -61,6 +61,6 @@ void sdf_tiles_free(sdf_tiles *t);
 bool sdf_flood(sdf_field *f);
 
 /* 9-bit Morton code of R§3.6: x of each bit triple highest. */
-int sdf_morton(int x, int y, int z);
+int      sdf_morton(int x, int y, int z);
 /* Order key of R§4.2 of a tile: block lexicographic, then place in the block. */
 uint64_t sdf_order_key(int x, int y, int z, int block);

@@ -12,7 +12,7 @@ typedef struct {
     uint64_t w[8];
 } mask;
 
-#define Z_LOW  0x0101010101010101ull /* z = 0 of every y */
+#define Z_LOW 0x0101010101010101ull /* z = 0 of every y */
 #define Z_HIGH 0x8080808080808080ull
 
 typedef struct {
@@ -23,7 +23,9 @@ typedef struct {
     int64_t   *stack, n_stack;
 } flood;
 
-static int64_t place(const flood *g, int x, int y, int z) { return ((int64_t)x * g->T + y) * g->T + z; }
+static int64_t place(const flood *g, int x, int y, int z) {
+    return ((int64_t)x * g->T + y) * g->T + z;
+}
 
 /* Spreads `seen` inside one tile until nothing changes. */
 static void spread(const mask *open, mask *seen) {
@@ -181,10 +183,15 @@ static bool has_pocket(const flood *g, int64_t t) {
 }
 
 bool sdf_flood(sdf_field *f) {
-    int     T = f->resolution / 8;
-    int64_t n_places = (int64_t)T * T * T;
-    flood   g = {f, T, calloc((size_t)f->n_tiles + 1, sizeof(mask)), calloc((size_t)f->n_tiles + 1, sizeof(mask)),
-                 calloc((size_t)n_places, 1), malloc((size_t)n_places * 8), 0};
+    int      T = f->resolution / 8;
+    int64_t  n_places = (int64_t)T * T * T;
+    flood    g = {f,
+                  T,
+                  calloc((size_t)f->n_tiles + 1, sizeof(mask)),
+                  calloc((size_t)f->n_tiles + 1, sizeof(mask)),
+                  calloc((size_t)n_places, 1),
+                  malloc((size_t)n_places * 8),
+                  0};
     uint8_t *near_pocket = calloc((size_t)f->n_tiles + 1, 1);
     bool     good = g.open && g.seen && g.far_seen && g.stack && near_pocket;
     if (good) {

@@ -2,8 +2,8 @@
 
 #include <math.h>
 
-/* Nobody reads the exception flags of a comparison; with them in mind the compiler refuses to turn the choices below into
- * vector selects (gcc 12). NaN and rounding are not touched. */
+/* Nobody reads the exception flags of a comparison; with them in mind the compiler refuses to turn the choices below
+ * into vector selects (gcc 12). NaN and rounding are not touched. */
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC optimize("no-trapping-math")
 #endif
@@ -14,7 +14,9 @@ static void cross(double *out, const double *a, const double *b) {
     out[2] = a[0] * b[1] - a[1] * b[0];
 }
 
-static double dot3(const double *a, const double *b) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
+static double dot3(const double *a, const double *b) {
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
 
 void near_triangle_set(near_triangle *t, const double *a, const double *b, const double *c, const double origin[3],
                        double per_unit) {
@@ -67,7 +69,9 @@ static inline double distance2(const near_triangle *t, double x, double y, doubl
     return least >= 0 ? plane : d;
 }
 
-double near_triangle_d2(const near_triangle *t, double x, double y, double z) { return distance2(t, x, y, z); }
+double near_triangle_d2(const near_triangle *t, double x, double y, double z) {
+    return distance2(t, x, y, z);
+}
 
 void near_triangle_min(const near_triangle *t, int n, const double *x, const double *y, const double *z, double *d2) {
     near_triangle k = *t; /* a local copy cannot alias d2 */

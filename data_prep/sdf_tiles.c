@@ -95,7 +95,8 @@ static void mark_sharp(const surface *s, const sdf_options *o, const int32_t *ro
     }
     for (int64_t r = 0; r < t->n_tiles; r++) /* only voxels of the band count */
         for (int m = 0; m < CELLS; m++)
-            if ((t->value[CELLS * r + m] & 0x7fff) >= 0x3c00) t->sharp[SHARP_BYTES * r + m / 8] &= (uint8_t)~(1 << m % 8);
+            if ((t->value[CELLS * r + m] & 0x7fff) >= 0x3c00)
+                t->sharp[SHARP_BYTES * r + m / 8] &= (uint8_t) ~(1 << m % 8);
 }
 
 bool sdf_tiles_build(const sdf_field *f, const surface *s, const sdf_options *o, const char *name, sdf_tiles *t,

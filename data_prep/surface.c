@@ -41,11 +41,13 @@ static bool weld(const mesh *m, surface *s, int32_t *to) {
                 base[a] = (int64_t)floor(p[a] / cell - 0.5);
             }
             for (int c = 0; c < 8 && found < 0; c++) {
-                uint64_t h = mix((uint64_t)(base[0] + (c >> 2)) * 73856093u ^ (uint64_t)(base[1] + (c >> 1 & 1)) * 19349663u ^
-                                 (uint64_t)(base[2] + (c & 1)) * 83492791u);
+                uint64_t h =
+                    mix((uint64_t)(base[0] + (c >> 2)) * 73856093u ^ (uint64_t)(base[1] + (c >> 1 & 1)) * 19349663u ^
+                        (uint64_t)(base[2] + (c & 1)) * 83492791u);
                 for (int32_t k = slot[h & (uint64_t)(size - 1)]; k >= 0; k = next[k]) {
                     const double *q = s->v + 3 * k;
-                    double d = (p[0] - q[0]) * (p[0] - q[0]) + (p[1] - q[1]) * (p[1] - q[1]) + (p[2] - q[2]) * (p[2] - q[2]);
+                    double        d =
+                        (p[0] - q[0]) * (p[0] - q[0]) + (p[1] - q[1]) * (p[1] - q[1]) + (p[2] - q[2]) * (p[2] - q[2]);
                     if (d <= WELD_TOLERANCE * WELD_TOLERANCE) {
                         found = k;
                         break;
@@ -57,8 +59,9 @@ static bool weld(const mesh *m, surface *s, int32_t *to) {
                 found = (int32_t)n++;
                 memcpy(s->v + 3 * found, p, 24);
                 for (int a = 0; a < 3; a++) own[a] = (int64_t)floor(p[a] / cell);
-                uint64_t h = mix((uint64_t)own[0] * 73856093u ^ (uint64_t)own[1] * 19349663u ^ (uint64_t)own[2] * 83492791u) &
-                             (uint64_t)(size - 1);
+                uint64_t h =
+                    mix((uint64_t)own[0] * 73856093u ^ (uint64_t)own[1] * 19349663u ^ (uint64_t)own[2] * 83492791u) &
+                    (uint64_t)(size - 1);
                 next[found] = slot[h];
                 slot[h] = found;
             }
@@ -137,8 +140,8 @@ static int32_t root_of(int32_t *up, int32_t i) {
 
 static double face_area(const double *v, const int32_t *t) {
     const double *a = v + 3 * (int64_t)t[0], *b = v + 3 * (int64_t)t[1], *c = v + 3 * (int64_t)t[2];
-    double u[3] = {b[0] - a[0], b[1] - a[1], b[2] - a[2]}, w[3] = {c[0] - a[0], c[1] - a[1], c[2] - a[2]};
-    double x = u[1] * w[2] - u[2] * w[1], y = u[2] * w[0] - u[0] * w[2], z = u[0] * w[1] - u[1] * w[0];
+    double        u[3] = {b[0] - a[0], b[1] - a[1], b[2] - a[2]}, w[3] = {c[0] - a[0], c[1] - a[1], c[2] - a[2]};
+    double        x = u[1] * w[2] - u[2] * w[1], y = u[2] * w[0] - u[0] * w[2], z = u[0] * w[1] - u[1] * w[0];
     return 0.5 * sqrt(x * x + y * y + z * z);
 }
 
@@ -153,8 +156,10 @@ static bool make_parts(surface *s, const edge *e) {
     for (int64_t i = 1; i < 3 * s->n_faces; i++)
         if (e[i].key == e[i - 1].key) {
             int32_t a = root_of(up, e[i].face), b = root_of(up, e[i - 1].face);
-            if (a < b) up[b] = a;
-            else up[a] = b;
+            if (a < b)
+                up[b] = a;
+            else
+                up[a] = b;
         }
     for (int64_t f = 0; f < s->n_faces; f++) /* a root is the smallest face of its part, so it comes first */
         s->part[f] = up[f] == f ? s->n_parts++ : s->part[root_of(up, (int32_t)f)];
@@ -212,7 +217,8 @@ static void add_fan(growth *g, const int32_t *loop, int64_t n, int32_t part) {
     c[0] = c[1] = c[2] = 0;
     for (int64_t i = 0; i < n; i++) { /* centre of the loop as a wire */
         const double *p = g->v + 3 * (int64_t)loop[i], *q = g->v + 3 * (int64_t)loop[(i + 1) % n];
-        double        len = sqrt((p[0] - q[0]) * (p[0] - q[0]) + (p[1] - q[1]) * (p[1] - q[1]) + (p[2] - q[2]) * (p[2] - q[2]));
+        double        len =
+            sqrt((p[0] - q[0]) * (p[0] - q[0]) + (p[1] - q[1]) * (p[1] - q[1]) + (p[2] - q[2]) * (p[2] - q[2]));
         for (int a = 0; a < 3; a++) c[a] += 0.5 * len * (p[a] + q[a]);
         sum += len;
     }
@@ -228,8 +234,10 @@ static void add_fan(growth *g, const int32_t *loop, int64_t n, int32_t part) {
 static int64_t first_at(const half *h, int64_t lo, int64_t hi, int32_t part, int32_t vertex) {
     while (lo < hi) {
         int64_t mid = (lo + hi) / 2;
-        if (h[mid].part < part || (h[mid].part == part && h[mid].at < vertex)) lo = mid + 1;
-        else hi = mid;
+        if (h[mid].part < part || (h[mid].part == part && h[mid].at < vertex))
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return lo;
 }
@@ -294,8 +302,10 @@ static bool judge_parts(surface *s, growth *g, double cap_share) {
     for (int64_t f = n; f < g->n_faces; f++) cap[g->part[f]] += face_area(g->v, g->face + 3 * f);
     for (int32_t p = 0; p < s->n_parts; p++) {
         s->solid[p] = cap[p] <= cap_share * s->area[p];
-        if (s->solid[p]) s->cap_area += cap[p];
-        else s->sheet_area += s->area[p];
+        if (s->solid[p])
+            s->cap_area += cap[p];
+        else
+            s->sheet_area += s->area[p];
     }
     for (int64_t f = s->n_faces; f < g->n_faces; f++) {
         if (!s->solid[g->part[f]]) continue;
@@ -346,7 +356,8 @@ static bool make_sharp(surface *s, const edge *e, int64_t n_edges3, double degre
             const double *a = s->v + 3 * (int64_t)ia, *b = s->v + 3 * (int64_t)ib;
             bool          sharp = j - i > 2 || (j - i == 1 && !s->solid[s->part[e[i].face]]);
             if (j - i == 2)
-                sharp = bend_cosine(a, b, s->v + 3 * (int64_t)e[i].opposite, s->v + 3 * (int64_t)e[i + 1].opposite) < limit;
+                sharp =
+                    bend_cosine(a, b, s->v + 3 * (int64_t)e[i].opposite, s->v + 3 * (int64_t)e[i + 1].opposite) < limit;
             if (!sharp) continue;
             if (pass) {
                 memcpy(s->sharp + 6 * n, a, 24);

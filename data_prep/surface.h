@@ -2,11 +2,11 @@
  *
  *   weld     vertices closer than WELD_TOLERANCE are one; triangles that collapse or repeat are dropped
  *   part     triangles connected over edges
- *   caps     the edges of a part with an odd number of triangles form closed loops (the boundary of a boundary is empty,
- *            also mod 2); each loop gets a fan around its centre. Then every line meets the part an even number of
- *            times, whatever the orientation of its faces: parity is well defined.
- *   solid    the caps' area is at most `cap_share` of the part's area (missing faces, tubes without lids); the caps stay
- *            and belong to the surface. Otherwise the part is a sheet: it keeps no caps and has no inside.
+ *   caps     the edges of a part with an odd number of triangles form closed loops (the boundary of a boundary is
+ * empty, also mod 2); each loop gets a fan around its centre. Then every line meets the part an even number of times,
+ * whatever the orientation of its faces: parity is well defined. solid    the caps' area is at most `cap_share` of the
+ * part's area (missing faces, tubes without lids); the caps stay and belong to the surface. Otherwise the part is a
+ * sheet: it keeps no caps and has no inside.
  *
  * Sharp edges (R§2.7): dihedral angle over the given one, edges of three or more faces, rims of sheets. */
 #pragma once
@@ -20,14 +20,14 @@ typedef struct {
     int32_t *face;                /* [n_faces,3] */
     int32_t *part;                /* [n_faces] */
     int32_t  n_parts;
-    uint8_t *solid;               /* [n_parts] */
-    double  *area;                /* [n_parts] without caps */
+    uint8_t *solid; /* [n_parts] */
+    double  *area;  /* [n_parts] without caps */
     int64_t  n_sharp;
-    double  *sharp;               /* [n_sharp,6] end points */
+    double  *sharp; /* [n_sharp,6] end points */
     /* quality figures */
-    int64_t n_edges, n_open_edges, n_many_edges; /* of one face, of three and more */
-    int64_t n_dropped, n_caps;                   /* input faces that vanished; cap faces kept */
-    double  cap_area, sheet_area;
+    int64_t  n_edges, n_open_edges, n_many_edges; /* of one face, of three and more */
+    int64_t  n_dropped, n_caps;                   /* input faces that vanished; cap faces kept */
+    double   cap_area, sheet_area;
 } surface;
 
 /* `m` is normalised (v_norm); positions are halved. ST_DATA when no triangle is left or memory runs out. */

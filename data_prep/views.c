@@ -18,8 +18,14 @@ void camera_pack(const camera *c, float out[VIEW_CAMERA_FLOATS]) {
 }
 
 camera camera_unpack(const float in[VIEW_CAMERA_FLOATS]) {
-    camera c = {.fx = in[16], .fy = in[17], .cx = in[18], .cy = in[19], .width = (int)in[20], .height = (int)in[21],
-                .near = in[22], .far = in[23]};
+    camera c = {.fx = in[16],
+                .fy = in[17],
+                .cx = in[18],
+                .cy = in[19],
+                .width = (int)in[20],
+                .height = (int)in[21],
+                .near = in[22],
+                .far = in[23]};
     memcpy(c.world_to_camera, in, 16 * sizeof(float));
     return c;
 }

@@ -1,5 +1,5 @@
-/* Condition views of a sample (R§2.8): random elevation 10..40 degrees, azimuth 0..180 degrees, focal length 30..100 mm on
- * a 36 mm sensor, the object centred and wholly in the frame. Keyed by (seed, sample id, view) only. */
+/* Condition views of a sample (R§2.8): random elevation 10..40 degrees, azimuth 0..180 degrees, focal length 30..100 mm
+ * on a 36 mm sensor, the object centred and wholly in the frame. Keyed by (seed, sample id, view) only. */
 #pragma once
 #include "data/shard.h"
 #include "data_prep/render.h"

@@ -44,23 +44,45 @@ static inline void bwd_loop(act_kind act, const float *x, const float *dy, float
 
 void act_array_fwd(act_kind act, const float *x, const float *b, float *pre, float *y, int64_t n) {
     switch (act) {
-    case ACT_SILU: fwd_loop(ACT_SILU, x, b, pre, y, n); break;
-    case ACT_GELU_TANH: fwd_loop(ACT_GELU_TANH, x, b, pre, y, n); break;
-    case ACT_GELU_ERF: fwd_loop(ACT_GELU_ERF, x, b, pre, y, n); break;
-    case ACT_SIGMOID: fwd_loop(ACT_SIGMOID, x, b, pre, y, n); break;
-    case ACT_TANH: fwd_loop(ACT_TANH, x, b, pre, y, n); break;
-    default: fwd_loop(ACT_NONE, x, b, pre, y, n);
+    case ACT_SILU:
+        fwd_loop(ACT_SILU, x, b, pre, y, n);
+        break;
+    case ACT_GELU_TANH:
+        fwd_loop(ACT_GELU_TANH, x, b, pre, y, n);
+        break;
+    case ACT_GELU_ERF:
+        fwd_loop(ACT_GELU_ERF, x, b, pre, y, n);
+        break;
+    case ACT_SIGMOID:
+        fwd_loop(ACT_SIGMOID, x, b, pre, y, n);
+        break;
+    case ACT_TANH:
+        fwd_loop(ACT_TANH, x, b, pre, y, n);
+        break;
+    default:
+        fwd_loop(ACT_NONE, x, b, pre, y, n);
     }
 }
 
 void act_array_bwd(act_kind act, const float *x, const float *dy, float *dx, int64_t n) {
     switch (act) {
-    case ACT_SILU: bwd_loop(ACT_SILU, x, dy, dx, n); break;
-    case ACT_GELU_TANH: bwd_loop(ACT_GELU_TANH, x, dy, dx, n); break;
-    case ACT_GELU_ERF: bwd_loop(ACT_GELU_ERF, x, dy, dx, n); break;
-    case ACT_SIGMOID: bwd_loop(ACT_SIGMOID, x, dy, dx, n); break;
-    case ACT_TANH: bwd_loop(ACT_TANH, x, dy, dx, n); break;
-    default: bwd_loop(ACT_NONE, x, dy, dx, n);
+    case ACT_SILU:
+        bwd_loop(ACT_SILU, x, dy, dx, n);
+        break;
+    case ACT_GELU_TANH:
+        bwd_loop(ACT_GELU_TANH, x, dy, dx, n);
+        break;
+    case ACT_GELU_ERF:
+        bwd_loop(ACT_GELU_ERF, x, dy, dx, n);
+        break;
+    case ACT_SIGMOID:
+        bwd_loop(ACT_SIGMOID, x, dy, dx, n);
+        break;
+    case ACT_TANH:
+        bwd_loop(ACT_TANH, x, dy, dx, n);
+        break;
+    default:
+        bwd_loop(ACT_NONE, x, dy, dx, n);
     }
 }
 

@@ -1,8 +1,8 @@
 /* Attention inside segments, tile by tile (attn_tile.h). Work is cut into items that write disjoint rows:
  *   forward   (segment, key head, tile of rows)
- *   backward  small segments: (segment, key head) whole, 5 products a tile pair; large ones: a tile of rows for dq and a
- *             tile of keys for dk, dv, 7 products, but as many items as there are tiles. The cut depends on shapes only,
- *             so results do not depend on the number of threads. */
+ *   backward  small segments: (segment, key head) whole, 5 products a tile pair; large ones: a tile of rows for dq and
+ * a tile of keys for dk, dv, 7 products, but as many items as there are tiles. The cut depends on shapes only, so
+ * results do not depend on the number of threads. */
 #include <omp.h>
 
 #include "kernels/backend.h"
@@ -27,9 +27,16 @@ typedef struct {
 } segment_item;
 
 static segment_job new_job(const attn_segment_args *a) {
-    segment_job j = {.a = a, .N = a->q->dim[0], .H = a->q->dim[1], .D = a->q->dim[2], .M = a->k->dim[0],
-                     .G = a->k->dim[1], .S = a->q_first->dim[0] - 1, .q_first = I32(a->q_first),
-                     .k_first = I32(a->k_first), .q_order = tensor_given(a->q_order) ? I32(a->q_order) : NULL,
+    segment_job j = {.a = a,
+                     .N = a->q->dim[0],
+                     .H = a->q->dim[1],
+                     .D = a->q->dim[2],
+                     .M = a->k->dim[0],
+                     .G = a->k->dim[1],
+                     .S = a->q_first->dim[0] - 1,
+                     .q_first = I32(a->q_first),
+                     .k_first = I32(a->k_first),
+                     .q_order = tensor_given(a->q_order) ? I32(a->q_order) : NULL,
                      .k_order = tensor_given(a->k_order) ? I32(a->k_order) : NULL};
     j.hs = j.H / j.G;
     j.qs = a->q_stride ? a->q_stride : j.H * j.D;
@@ -38,9 +45,15 @@ static segment_job new_job(const attn_segment_args *a) {
     return j;
 }
 
-static int64_t n_rows_of(const segment_job *j, int64_t s) { return (j->q_first[s + 1] - j->q_first[s]) * j->hs; }
-static int64_t n_keys_of(const segment_job *j, int64_t s) { return j->k_first[s + 1] - j->k_first[s]; }
-static int64_t n_tiles(int64_t n, int64_t size) { return (n + size - 1) / size; }
+static int64_t n_rows_of(const segment_job *j, int64_t s) {
+    return (j->q_first[s + 1] - j->q_first[s]) * j->hs;
+}
+static int64_t n_keys_of(const segment_job *j, int64_t s) {
+    return j->k_first[s + 1] - j->k_first[s];
+}
+static int64_t n_tiles(int64_t n, int64_t size) {
+    return (n + size - 1) / size;
+}
 
 /* Row r of segment s in group g: the query row and the head. */
 static inline void row_at(const segment_job *j, int64_t s, int64_t g, int64_t r, int64_t *n, int64_t *h) {
@@ -166,8 +179,10 @@ static void run_items(ctx *c, const segment_job *j, bool bwd) {
 #pragma omp parallel for schedule(dynamic, 2) num_threads(n_threads)
     for (int64_t i = 0; i < n_items; i++) {
         attn_tile *t = &tile[omp_get_thread_num()];
-        if (bwd) bwd_item(j, t, &item[i]);
-        else fwd_item(j, t, &item[i]);
+        if (bwd)
+            bwd_item(j, t, &item[i]);
+        else
+            fwd_item(j, t, &item[i]);
     }
 }
 

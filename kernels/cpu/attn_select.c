@@ -12,20 +12,28 @@ typedef struct {
     const attn_select_args *a;
     int64_t                 N, H, G, D, W, K, hs, n_blocks, columns;
     const int32_t          *block, *first;
-    int64_t                *column;   /* (n_blocks) first packed column of each block */
-    float                  *k, *v;    /* (G,N,W) */
-    float                  *kt, *vt;  /* (G, W * columns): block m is (W, len) at W * column[m] */
+    int64_t                *column;  /* (n_blocks) first packed column of each block */
+    float                  *k, *v;   /* (G,N,W) */
+    float                  *kt, *vt; /* (G, W * columns): block m is (W, len) at W * column[m] */
     const float            *delta;
-    attn_tile              *tile;     /* one per thread */
+    attn_tile              *tile; /* one per thread */
 } select_job;
 
-static int64_t block_wide(const select_job *j, int64_t m) { return round_up(j->first[m + 1] - j->first[m], 8); }
+static int64_t block_wide(const select_job *j, int64_t m) {
+    return round_up(j->first[m + 1] - j->first[m], 8);
+}
 
 static select_job new_job(ctx *c, const attn_select_args *a, bool bwd) {
-    select_job j = {.a = a, .N = a->q->dim[0], .H = a->q->dim[1], .D = a->q->dim[2], .G = a->k->dim[1],
-                    .K = a->block->dim[2], .n_blocks = a->first->dim[0] - 1, .block = I32(a->block),
+    select_job j = {.a = a,
+                    .N = a->q->dim[0],
+                    .H = a->q->dim[1],
+                    .D = a->q->dim[2],
+                    .G = a->k->dim[1],
+                    .K = a->block->dim[2],
+                    .n_blocks = a->first->dim[0] - 1,
+                    .block = I32(a->block),
                     .first = I32(a->first)};
-    int n_threads = omp_get_max_threads();
+    int        n_threads = omp_get_max_threads();
     j.hs = j.H / j.G;
     j.W = round_up(j.D, 8);
     j.tile = arena_alloc(&c->scratch, (size_t)n_threads * sizeof *j.tile);
@@ -61,10 +69,14 @@ typedef struct {
 } key_piece;
 
 static key_piece piece_of(const select_job *j, int64_t g, int64_t m, int64_t k0) {
-    int64_t   len = j->first[m + 1] - j->first[m], row = g * j->N + j->first[m] + k0;
-    int64_t   at = j->W * (g * j->columns + j->column[m]) + k0;
-    return (key_piece){.k = j->k + row * j->W, .v = j->v + row * j->W, .kt = j->kt + at,
-                       .vt = j->vt ? j->vt + at : NULL, .ld = block_wide(j, m), .row0 = j->first[m] + k0,
+    int64_t len = j->first[m + 1] - j->first[m], row = g * j->N + j->first[m] + k0;
+    int64_t at = j->W * (g * j->columns + j->column[m]) + k0;
+    return (key_piece){.k = j->k + row * j->W,
+                       .v = j->v + row * j->W,
+                       .kt = j->kt + at,
+                       .vt = j->vt ? j->vt + at : NULL,
+                       .ld = block_wide(j, m),
+                       .row0 = j->first[m] + k0,
                        .n = len - k0 < TILE_KEYS ? len - k0 : TILE_KEYS};
 }
 
@@ -94,8 +106,10 @@ static void query_item(const select_job *j, attn_tile *t, int64_t n, int64_t g, 
         }
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = n * j->H + h0 + r;
-        if (bwd) memcpy(F32(j->a->dq) + at * j->D, t->sum + r * t->W, (size_t)j->D * sizeof(float));
-        else attn_fwd_end(t, r, F32(j->a->out) + at * j->D, F32(j->a->lse) + at);
+        if (bwd)
+            memcpy(F32(j->a->dq) + at * j->D, t->sum + r * t->W, (size_t)j->D * sizeof(float));
+        else
+            attn_fwd_end(t, r, F32(j->a->out) + at * j->D, F32(j->a->lse) + at);
     }
 }
 
@@ -126,7 +140,8 @@ static void invert(ctx *c, const select_job *j, int64_t **start_out, int32_t **l
 }
 
 /* dk, dv of one piece of a block from all rows (query of the list, head of the group). */
-static void key_item(const select_job *j, attn_tile *t, int64_t g, const key_piece *p, const int32_t *list, int64_t n_list) {
+static void key_item(const select_job *j, attn_tile *t, int64_t g, const key_piece *p, const int32_t *list,
+                     int64_t n_list) {
     memset(t->dk, 0, (size_t)(p->n * t->W) * sizeof(float));
     memset(t->dv, 0, (size_t)(p->n * t->W) * sizeof(float));
     for (int64_t r0 = 0; r0 < n_list * j->hs; r0 += TILE_ROWS) {

@@ -18,19 +18,19 @@ enum { TILE_ROWS = 96, TILE_KEYS = 128 };
 typedef struct {
     int64_t D, W;
     float   scale;
-    float  *q, *dout, *sum;    /* (TILE_ROWS,W): sum is out in forward, dq in backward */
-    float  *k, *v, *dk, *dv;   /* (TILE_KEYS,W) */
-    float  *kt, *vt;           /* (W,TILE_KEYS) */
-    float  *p, *ds;            /* (TILE_ROWS,TILE_KEYS) */
-    float  *max, *norm;        /* (TILE_ROWS) running maximum and sum of exponentials */
-    float  *lse, *delta;       /* (TILE_ROWS) */
+    float  *q, *dout, *sum;  /* (TILE_ROWS,W): sum is out in forward, dq in backward */
+    float  *k, *v, *dk, *dv; /* (TILE_KEYS,W) */
+    float  *kt, *vt;         /* (W,TILE_KEYS) */
+    float  *p, *ds;          /* (TILE_ROWS,TILE_KEYS) */
+    float  *max, *norm;      /* (TILE_ROWS) running maximum and sum of exponentials */
+    float  *lse, *delta;     /* (TILE_ROWS) */
 } attn_tile;
 
 static inline attn_tile attn_tile_new(arena *a, int64_t D, float scale) {
     int64_t   W = round_up(D, 8);
     attn_tile t = {.D = D, .W = W, .scale = scale};
-    float **rows[] = {&t.q, &t.dout, &t.sum}, **keys[] = {&t.k, &t.v, &t.dk, &t.dv, &t.kt, &t.vt};
-    float **scores[] = {&t.p, &t.ds}, **columns[] = {&t.max, &t.norm, &t.lse, &t.delta};
+    float   **rows[] = {&t.q, &t.dout, &t.sum}, **keys[] = {&t.k, &t.v, &t.dk, &t.dv, &t.kt, &t.vt};
+    float   **scores[] = {&t.p, &t.ds}, **columns[] = {&t.max, &t.norm, &t.lse, &t.delta};
     for (int i = 0; i < 3; i++) *rows[i] = arena_alloc(a, (size_t)(TILE_ROWS * W) * sizeof(float));
     for (int i = 0; i < 6; i++) *keys[i] = arena_alloc(a, (size_t)(TILE_KEYS * W) * sizeof(float));
     for (int i = 0; i < 2; i++) *scores[i] = arena_alloc(a, (size_t)(TILE_ROWS * TILE_KEYS) * sizeof(float));
@@ -61,8 +61,9 @@ static inline void attn_fwd_begin(attn_tile *t, int64_t rows) {
 /* Scores of all rows: p = scale q kt, n keys, kt (W,ld). Returns columns including those that fill up to 8. */
 static inline int64_t attn_scores(attn_tile *t, int64_t rows, const float *kt, int64_t ld, int64_t n) {
     int64_t wide = round_up(n, 8);
-    mm_run(rows, wide, &(mm_part){.A = t->q, .a_row = t->W, .a_col = 1, .B = kt, .ldb = ld, .C = t->p,
-                                  .ldc = TILE_KEYS, .K = t->D});
+    mm_run(
+        rows, wide,
+        &(mm_part){.A = t->q, .a_row = t->W, .a_col = 1, .B = kt, .ldb = ld, .C = t->p, .ldc = TILE_KEYS, .K = t->D});
     return wide;
 }
 
@@ -91,8 +92,16 @@ static inline void attn_fwd_step(attn_tile *t, int64_t rows, const float *kt, in
         }
         t->norm[r] += norm;
     }
-    mm_run(rows, t->W, &(mm_part){.A = t->p, .a_row = TILE_KEYS, .a_col = 1, .B = v, .ldb = ldv, .C = t->sum,
-                                  .ldc = t->W, .K = n, .add = true});
+    mm_run(rows, t->W,
+           &(mm_part){.A = t->p,
+                      .a_row = TILE_KEYS,
+                      .a_col = 1,
+                      .B = v,
+                      .ldb = ldv,
+                      .C = t->sum,
+                      .ldc = t->W,
+                      .K = n,
+                      .add = true});
 }
 
 /* Result of row r; without keys 0 and -inf. */
@@ -103,10 +112,12 @@ static inline void attn_fwd_end(const attn_tile *t, int64_t r, float *out, float
 }
 
 /* p = P and ds = dS of rows q, dout, lse, delta against n keys kt, vt (W,ld). */
-static inline void attn_bwd_scores(attn_tile *t, int64_t rows, const float *kt, const float *vt, int64_t ld, int64_t n) {
+static inline void attn_bwd_scores(attn_tile *t, int64_t rows, const float *kt, const float *vt, int64_t ld,
+                                   int64_t n) {
     int64_t wide = attn_scores(t, rows, kt, ld, n);
-    mm_run(rows, wide, &(mm_part){.A = t->dout, .a_row = t->W, .a_col = 1, .B = vt, .ldb = ld, .C = t->ds,
-                                  .ldc = TILE_KEYS, .K = t->D});
+    mm_run(rows, wide,
+           &(mm_part){
+               .A = t->dout, .a_row = t->W, .a_col = 1, .B = vt, .ldb = ld, .C = t->ds, .ldc = TILE_KEYS, .K = t->D});
     for (int64_t r = 0; r < rows; r++) {
         float *p = t->p + r * TILE_KEYS, *ds = t->ds + r * TILE_KEYS, lse = t->lse[r], delta = t->delta[r];
         for (int64_t j = 0; j < wide; j++) p[j] = p[j] * t->scale - lse;
@@ -117,19 +128,44 @@ static inline void attn_bwd_scores(attn_tile *t, int64_t rows, const float *kt, 
 
 /* dk += dS^T q, dv += P^T dout of the tile. */
 static inline void attn_bwd_keys(attn_tile *t, int64_t rows, int64_t n) {
-    mm_run(n, t->W, &(mm_part){.A = t->ds, .a_row = 1, .a_col = TILE_KEYS, .B = t->q, .ldb = t->W, .C = t->dk,
-                               .ldc = t->W, .K = rows, .add = true});
-    mm_run(n, t->W, &(mm_part){.A = t->p, .a_row = 1, .a_col = TILE_KEYS, .B = t->dout, .ldb = t->W, .C = t->dv,
-                               .ldc = t->W, .K = rows, .add = true});
+    mm_run(n, t->W,
+           &(mm_part){.A = t->ds,
+                      .a_row = 1,
+                      .a_col = TILE_KEYS,
+                      .B = t->q,
+                      .ldb = t->W,
+                      .C = t->dk,
+                      .ldc = t->W,
+                      .K = rows,
+                      .add = true});
+    mm_run(n, t->W,
+           &(mm_part){.A = t->p,
+                      .a_row = 1,
+                      .a_col = TILE_KEYS,
+                      .B = t->dout,
+                      .ldb = t->W,
+                      .C = t->dv,
+                      .ldc = t->W,
+                      .K = rows,
+                      .add = true});
 }
 
 /* sum += dS k, k (n,ldk). */
 static inline void attn_bwd_rows(attn_tile *t, int64_t rows, const float *k, int64_t ldk, int64_t n) {
-    mm_run(rows, t->W, &(mm_part){.A = t->ds, .a_row = TILE_KEYS, .a_col = 1, .B = k, .ldb = ldk, .C = t->sum,
-                                  .ldc = t->W, .K = n, .add = true});
+    mm_run(rows, t->W,
+           &(mm_part){.A = t->ds,
+                      .a_row = TILE_KEYS,
+                      .a_col = 1,
+                      .B = k,
+                      .ldb = ldk,
+                      .C = t->sum,
+                      .ldc = t->W,
+                      .K = n,
+                      .add = true});
 }
 
-/* delta (N*H) = <out, dout> of each row of D, added up in the order of mm_run: a query with one key gets dS = 0 exactly. */
+/* delta (N*H) = <out, dout> of each row of D, added up in the order of mm_run: a query with one key gets dS = 0
+ * exactly. */
 static inline float *attn_delta(arena *a, const float *out, const float *dout, int64_t n_rows, int64_t D) {
     float *delta = arena_alloc(a, (size_t)n_rows * sizeof *delta);
 #pragma omp parallel for schedule(static)

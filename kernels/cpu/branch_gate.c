@@ -1,7 +1,9 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/rows.h"
 
-static inline double gate(const tensor *z, int64_t n, int i) { return 1 / (1 + exp(-(double)F32(z)[n * 3 + i])); }
+static inline double gate(const tensor *z, int64_t n, int i) {
+    return 1 / (1 + exp(-(double)F32(z)[n * 3 + i]));
+}
 
 void branch_gate_fwd_cpu(ctx *c, const branch_gate_args *a) {
     int64_t N = a->z->dim[0], W = a->o[0]->dim[1] * a->o[0]->dim[2];

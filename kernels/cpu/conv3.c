@@ -16,10 +16,10 @@
 #include "kernels/cpu/vmath.h"
 
 enum {
-    PANEL = 96,               /* rows of a forward panel: the pointer table stays at 20 kB */
+    PANEL = 96, /* rows of a forward panel: the pointer table stays at 20 kB */
     DW_PANEL = 256,
     DW_PARTS = 64,
-    DW_PART_FLOATS = 8 << 20  /* all partial sums together */
+    DW_PART_FLOATS = 8 << 20 /* all partial sums together */
 };
 
 /* ---- forward and dx ------------------------------------------------------------------------------------------- */
@@ -41,8 +41,8 @@ static float *pack_weights(ctx *c, const conv3_sum *a) {
     return out;
 }
 
-/* One output block of up to R rows: y[r] += sum over n_k offsets and n_i channels. rows[k * PANEL + r] are the inputs of
- * offset k, w the weights [k][w_step]. */
+/* One output block of up to R rows: y[r] += sum over n_k offsets and n_i channels. rows[k * PANEL + r] are the inputs
+ * of offset k, w the weights [k][w_step]. */
 static inline __attribute__((always_inline)) void conv_tile(const int R, const int W, const float *const *rows,
                                                             int64_t n_k, int64_t i0, int64_t n_i, const float *w,
                                                             int64_t w_step, float *const *y) {
@@ -76,9 +76,9 @@ static inline __attribute__((always_inline)) void conv_tile(const int R, const i
 /* Scratch of one thread. */
 typedef struct {
     int32_t      nb[PANEL * 27];
-    const float *row[27 * PANEL];   /* [k][r] */
-    float       *to[27 * PANEL];    /* the sum a row belongs to; [0][r] without compression */
-    int          count[27];         /* rows that have a neighbour at k, when compressed */
+    const float *row[27 * PANEL]; /* [k][r] */
+    float       *to[27 * PANEL];  /* the sum a row belongs to; [0][r] without compression */
+    int          count[27];       /* rows that have a neighbour at k, when compressed */
 } panel_rows;
 
 typedef struct {
@@ -118,16 +118,27 @@ static void add_offsets(const conv_job *j, panel_rows *p, int64_t k0, int64_t n_
         float              *y[8];
         int                 left = n - r, at_once = cols == 16 ? 6 : 8;
         for (int i = 0; i < (left < at_once ? left : at_once); i++) y[i] = p->to[k0 * PANEL + r + i] + o;
-#define CONV_TILE(R, W) conv_tile(R, W, rows, n_k, i0, n_i, w, j->a.Cin * cols, y); r += R
+#define CONV_TILE(R, W)                                                                                                \
+    conv_tile(R, W, rows, n_k, i0, n_i, w, j->a.Cin *cols, y);                                                         \
+    r += R
         if (cols == 16) {
-            if (left >= 6) { CONV_TILE(6, 2); }
-            else if (left >= 4) { CONV_TILE(4, 2); }
-            else if (left >= 2) { CONV_TILE(2, 2); }
-            else { CONV_TILE(1, 2); }
+            if (left >= 6) {
+                CONV_TILE(6, 2);
+            } else if (left >= 4) {
+                CONV_TILE(4, 2);
+            } else if (left >= 2) {
+                CONV_TILE(2, 2);
+            } else {
+                CONV_TILE(1, 2);
+            }
         } else {
-            if (left >= 8) { CONV_TILE(8, 1); }
-            else if (left >= 4) { CONV_TILE(4, 1); }
-            else { CONV_TILE(1, 1); }
+            if (left >= 8) {
+                CONV_TILE(8, 1);
+            } else if (left >= 4) {
+                CONV_TILE(4, 1);
+            } else {
+                CONV_TILE(1, 1);
+            }
         }
 #undef CONV_TILE
     }
@@ -138,7 +149,8 @@ static void conv_panel(const conv_job *j, int64_t row0, int n, panel_rows *p, fl
     int64_t wide = j->wide;
     for (int r = 0; r < n; r++) {
         if (j->a.bias) memcpy(sum + r * wide, j->a.bias, (size_t)j->a.Cout * sizeof *sum);
-        memset(sum + r * wide + (j->a.bias ? j->a.Cout : 0), 0, (size_t)(wide - (j->a.bias ? j->a.Cout : 0)) * sizeof *sum);
+        memset(sum + r * wide + (j->a.bias ? j->a.Cout : 0), 0,
+               (size_t)(wide - (j->a.bias ? j->a.Cout : 0)) * sizeof *sum);
     }
     for (int64_t o = 0; o < wide; o += 16) {
         int64_t n_i = j->a.Cin < CONV3_CHAIN ? j->a.Cin : CONV3_CHAIN;
@@ -165,7 +177,9 @@ static void conv_panel(const conv_job *j, int64_t row0, int n, panel_rows *p, fl
 static void any_rows(ctx *c, const conv3_sum *a) {
     int         n_threads = omp_get_max_threads();
     int64_t     N = a->g->n_rows;
-    conv_job    j = {.a = *a, .w = pack_weights(c, a), .wide = round_up(a->Cout, 8),
+    conv_job    j = {.a = *a,
+                     .w = pack_weights(c, a),
+                     .wide = round_up(a->Cout, 8),
                      .zero = arena_zeros(&c->scratch, (size_t)a->Cin * sizeof(float))};
     panel_rows *p = arena_alloc(&c->scratch, (size_t)n_threads * sizeof *p);
     float      *sum = arena_alloc(&c->scratch, (size_t)(n_threads * PANEL * j.wide) * sizeof *sum);
@@ -177,21 +191,32 @@ static void any_rows(ctx *c, const conv3_sum *a) {
 }
 
 /* Whether conv3_dense.c is faster. It multiplies two to three times as fast at 8 channels, where this file pays for its
- * tables, and about as fast at 32 x 32; but it also multiplies absent neighbours, which are many in small tiles. Measured
- * with a shell of tiles (41 % of the neighbour tiles present): even at 32 x 32 for side 4 and 8, near 24 x 24 for side 2. */
+ * tables, and about as fast at 32 x 32; but it also multiplies absent neighbours, which are many in small tiles.
+ * Measured with a shell of tiles (41 % of the neighbour tiles present): even at 32 x 32 for side 4 and 8, near 24 x 24
+ * for side 2. */
 static bool dense_pays(const grid *g, int64_t I, int64_t O) {
     return !g->mask.data && g->side > 1 && I * O <= (g->side == 2 ? 24 * 24 : 32 * 32);
 }
 
 static void conv_rows(ctx *c, const conv3_sum *a) {
-    if (dense_pays(a->g, a->Cin, a->Cout)) conv3_dense_rows(c, a);
-    else any_rows(c, a);
+    if (dense_pays(a->g, a->Cin, a->Cout))
+        conv3_dense_rows(c, a);
+    else
+        any_rows(c, a);
 }
 
 void conv3_fwd_cpu(ctx *c, const conv3_args *a) {
     int64_t I = a->w->dim[1], O = a->w->dim[2];
-    conv_rows(c, &(conv3_sum){.g = a->g, .x = F32(a->x), .w = F32(a->w), .bias = F32(a->b), .k_step = I * O, .ci_step = O,
-                              .co_step = 1, .Cin = I, .Cout = O, .y = F32(a->y),
+    conv_rows(c, &(conv3_sum){.g = a->g,
+                              .x = F32(a->x),
+                              .w = F32(a->w),
+                              .bias = F32(a->b),
+                              .k_step = I * O,
+                              .ci_step = O,
+                              .co_step = 1,
+                              .Cin = I,
+                              .Cout = O,
+                              .y = F32(a->y),
                               .pre = a->act == ACT_NONE ? NULL : F32(a->pre)});
 }
 
@@ -240,14 +265,21 @@ static void dw_offset(const dw_job *j, const dw_rows *p, int n, float *sum) {
         for (int64_t i = 0; i < j->I;) {
             int64_t left = j->I - i;
             float  *to = sum + i * j->wide + o;
-#define DW_TILE(R) \
-    if (j->wide - o < 16) dw_tile(R, 1, p, n, i, o, to, j->wide); \
-    else dw_tile(R, 2, p, n, i, o, to, j->wide); \
+#define DW_TILE(R)                                                                                                     \
+    if (j->wide - o < 16)                                                                                              \
+        dw_tile(R, 1, p, n, i, o, to, j->wide);                                                                        \
+    else                                                                                                               \
+        dw_tile(R, 2, p, n, i, o, to, j->wide);                                                                        \
     i += R
-            if (left >= 6 && left != 8) { DW_TILE(6); }
-            else if (left >= 4) { DW_TILE(4); }
-            else if (left >= 2) { DW_TILE(2); }
-            else { DW_TILE(1); }
+            if (left >= 6 && left != 8) {
+                DW_TILE(6);
+            } else if (left >= 4) {
+                DW_TILE(4);
+            } else if (left >= 2) {
+                DW_TILE(2);
+            } else {
+                DW_TILE(1);
+            }
 #undef DW_TILE
         }
 }
@@ -294,7 +326,7 @@ static void any_dw(ctx *c, const dw_job *from, float *dw) {
     dw_rows *p = arena_alloc(&c->scratch, (size_t)n_threads * sizeof *p);
     float   *d_copy = arena_alloc(&c->scratch, (size_t)(n_threads * DW_PANEL * wide) * sizeof *d_copy);
     /* Few parts: the offsets share the work, each of them paying for the neighbour rows again. */
-    int n_k = n_parts >= 16 ? 27 : I * O < 4096 ? 9 : 1;
+    int      n_k = n_parts >= 16 ? 27 : I * O < 4096 ? 9 : 1;
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads) collapse(2)
     for (int64_t s = 0; s < n_parts; s++)
         for (int k = 0; k < 27; k += n_k) {
@@ -308,8 +340,8 @@ static void any_dw(ctx *c, const dw_job *from, float *dw) {
 }
 
 /* sum[0..n) += columns of d over rows [r0, r1); n a constant: the sums stay in registers. */
-static inline __attribute__((always_inline)) void add_columns(const int n, const float *d, int64_t r0, int64_t r1, int64_t O,
-                                                              double *sum) {
+static inline __attribute__((always_inline)) void add_columns(const int n, const float *d, int64_t r0, int64_t r1,
+                                                              int64_t O, double *sum) {
     double s[8] = {0};
     for (int64_t r = r0; r < r1; r++)
         for (int o = 0; o < n; o++) s[o] += (double)d[r * O + o];
@@ -349,8 +381,15 @@ void conv3_bwd_cpu(ctx *c, const conv3_args *a) {
     const float *d = a->act == ACT_NONE ? F32(a->dy) : silu_bwd(c, F32(a->dy), F32(a->pre), N * O);
     if (tensor_given(a->dx)) {
         size_t mark = arena_mark(&c->scratch);
-        conv_rows(c, &(conv3_sum){.g = a->g, .x = d, .w = F32(a->w) + 26 * I * O, .k_step = -I * O, .ci_step = 1,
-                                  .co_step = O, .Cin = O, .Cout = I, .y = F32(a->dx)});
+        conv_rows(c, &(conv3_sum){.g = a->g,
+                                  .x = d,
+                                  .w = F32(a->w) + 26 * I * O,
+                                  .k_step = -I * O,
+                                  .ci_step = 1,
+                                  .co_step = O,
+                                  .Cin = O,
+                                  .Cout = I,
+                                  .y = F32(a->dx)});
         arena_reset(&c->scratch, mark);
     }
     if (dense_pays(a->g, I, O)) {

@@ -2,11 +2,12 @@
  *
  * A tile is copied once, with a border of one cell, into raster order (z fastest) and planes of 8 channels,
  * [C/8][(side+2)^3][8]; cells of absent tiles are zero. Every neighbour is then a constant distance away and nothing is
- * looked up. The work goes in units of 8 cells that follow each other in raster order: one z-line of side 8, two of side
- * 4, four of side 2. A step is one pair (dx,dy) and 8 input channels. Inside it an input, once loaded, serves the three
- * outputs at dz = -1, 0, 1: 24 multiply-adds with 10 to 16 loads of x and 3 of w.
+ * looked up. The work goes in units of 8 cells that follow each other in raster order: one z-line of side 8, two of
+ * side 4, four of side 2. A step is one pair (dx,dy) and 8 input channels. Inside it an input, once loaded, serves the
+ * three outputs at dz = -1, 0, 1: 24 multiply-adds with 10 to 16 loads of x and 3 of w.
  *
- * Weights and partial sums of dw have one layout, [Cout/8][step][ci 8][dz 3][co 8], step = (ci/8) * 9 + 3 (dx+1) + dy+1. */
+ * Weights and partial sums of dw have one layout, [Cout/8][step][ci 8][dz 3][co 8], step = (ci/8) * 9 + 3 (dx+1) +
+ * dy+1. */
 #include <omp.h>
 #include <string.h>
 
@@ -15,14 +16,14 @@
 #include "kernels/cpu/vmath.h"
 
 enum {
-    UNIT = 8,                                        /* cells */
-    STEP_FLOATS = 8 * 3 * 8,                         /* weights of one step and 8 outputs */
-    STEP_PRODUCTS = 8 * 3,                           /* into one sum */
+    UNIT = 8,                /* cells */
+    STEP_FLOATS = 8 * 3 * 8, /* weights of one step and 8 outputs */
+    STEP_PRODUCTS = 8 * 3,   /* into one sum */
     CHAIN_STEPS = CONV3_CHAIN / STEP_PRODUCTS,
-    CHAIN_UNITS = CONV3_CHAIN / UNIT,                /* of a sum of dw */
+    CHAIN_UNITS = CONV3_CHAIN / UNIT, /* of a sum of dw */
     DW_PARTS = 64,
-    DW_PART_ROWS = 256,                              /* below, clearing and adding the parts costs more than a few % */
-    DW_PART_FLOATS = 8 << 20                         /* all partial sums together */
+    DW_PART_ROWS = 256,      /* below, clearing and adding the parts costs more than a few % */
+    DW_PART_FLOATS = 8 << 20 /* all partial sums together */
 };
 
 /* ---- tiles in raster order ------------------------------------------------------------------------------------ */
@@ -31,14 +32,17 @@ enum {
 typedef struct {
     const grid *g;
     int         side, cells, plane; /* cells of a tile, floats of a plane of 8 channels with border */
-    int         batch;               /* tiles a thread takes at a time: 64 cells or more */
-    int32_t     unit_at[64];         /* place of a unit's corner (-1,-1,-1) in a plane with border, in floats */
-    uint16_t    morton[512];         /* of the cells in raster order */
+    int         batch;              /* tiles a thread takes at a time: 64 cells or more */
+    int32_t     unit_at[64];        /* place of a unit's corner (-1,-1,-1) in a plane with border, in floats */
+    uint16_t    morton[512];        /* of the cells in raster order */
 } level;
 
 static level level_new(const grid *g) {
     int   side = g->side, edge = side + 2, cells = side * side * side;
-    level l = {.g = g, .side = side, .cells = cells, .plane = edge * edge * edge * 8,
+    level l = {.g = g,
+               .side = side,
+               .cells = cells,
+               .plane = edge * edge * edge * 8,
                .batch = cells < CONV3_CHAIN ? CONV3_CHAIN / cells : 1};
     for (int i = 0; i < cells; i++) l.morton[i] = (uint16_t)morton_encode(i / side / side, i / side % side, i % side);
     for (int u = 0; u < cells / UNIT; u++) {
@@ -59,8 +63,8 @@ static inline __attribute__((always_inline)) void copy_cell(const float *from, i
 }
 
 /* Copies one tile of x (N,C) with a border of 0 or 1 cells into [C/8][cells][8], zeros behind the last channel. */
-static inline __attribute__((always_inline)) void gather_side(const int S, const int border, const level *l, int64_t tile,
-                                                              const float *x, int64_t C, float *to) {
+static inline __attribute__((always_inline)) void gather_side(const int S, const int border, const level *l,
+                                                              int64_t tile, const float *x, int64_t C, float *to) {
     const int32_t *nb = I32(&l->g->nb) + tile * 27;
     for (int64_t i = 0; i < C; i += 8) {
         int64_t n = C - i < 8 ? C - i : 8;
@@ -82,10 +86,18 @@ static inline __attribute__((always_inline)) void gather_side(const int S, const
 }
 
 static void gather(const level *l, int border, int64_t tile, const float *x, int64_t C, float *to) {
-#define GATHER(S) if (border) gather_side(S, 1, l, tile, x, C, to); else gather_side(S, 0, l, tile, x, C, to)
-    if (l->side == 8) { GATHER(8); }
-    else if (l->side == 4) { GATHER(4); }
-    else { GATHER(2); }
+#define GATHER(S)                                                                                                      \
+    if (border)                                                                                                        \
+        gather_side(S, 1, l, tile, x, C, to);                                                                          \
+    else                                                                                                               \
+        gather_side(S, 0, l, tile, x, C, to)
+    if (l->side == 8) {
+        GATHER(8);
+    } else if (l->side == 4) {
+        GATHER(4);
+    } else {
+        GATHER(2);
+    }
 #undef GATHER
 }
 
@@ -157,7 +169,8 @@ static inline __attribute__((always_inline)) void unit_sum(const int S, const fl
 }
 
 /* Columns [o, o + n) of a unit's cells into rows of y and pre. */
-static void put_unit(const conv3_sum *a, int64_t row0, const uint16_t *cell, int64_t o, int64_t n, const v8f total[UNIT]) {
+static void put_unit(const conv3_sum *a, int64_t row0, const uint16_t *cell, int64_t o, int64_t n,
+                     const v8f total[UNIT]) {
     float sum[UNIT * 8], out[UNIT * 8];
     for (int j = 0; j < UNIT; j++) v8_store(sum + 8 * j, total[j]);
     if (a->pre) {
@@ -215,24 +228,27 @@ void conv3_dense_rows(ctx *c, const conv3_sum *a) {
         float  *mine = x + omp_get_thread_num() * batch * tile_floats;
         int64_t n = n_tiles - t0 < batch ? n_tiles - t0 : batch;
         for (int64_t t = 0; t < n; t++) gather(&j->l, 1, t0 + t, a->x, a->Cin, mine + t * tile_floats);
-        if (a->g->side == 8) batch_rows(8, j, t0, n, mine);
-        else if (a->g->side == 4) batch_rows(4, j, t0, n, mine);
-        else batch_rows(2, j, t0, n, mine);
+        if (a->g->side == 8)
+            batch_rows(8, j, t0, n, mine);
+        else if (a->g->side == 4)
+            batch_rows(4, j, t0, n, mine);
+        else
+            batch_rows(2, j, t0, n, mine);
     }
 }
 
 /* ---- dw ------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    const float *x, *d; /* (N,I), (N,O) */
+    const float *x, *d;                                      /* (N,I), (N,O) */
     int64_t      I, O, n_steps, n_outs, n_parts, part_tiles; /* n_outs: outputs / 8 */
     float       *sum;                                        /* (parts, n_outs, n_steps, STEP_FLOATS) */
     level        l;
 } dw_job;
 
 /* sum[ci 4][dz][co 8] += x^T d over units that begin at x_at and d_at. x: four channels at (dx,dy,-1). */
-static inline __attribute__((always_inline)) void dw_units(const int S, const float *x, const int32_t *x_at, const float *d,
-                                                           const int32_t *d_at, int n, float *sum) {
+static inline __attribute__((always_inline)) void dw_units(const int S, const float *x, const int32_t *x_at,
+                                                           const float *d, const int32_t *d_at, int n, float *sum) {
     v8f acc[4][3];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++)
@@ -299,9 +315,12 @@ static void dw_part(const dw_job *j, int64_t part, int dx0, int dx1, float *x, f
             gather(l, 1, t0 + t, j->x, j->I, x + t * x_floats);
             gather(l, 0, t0 + t, j->d, j->O, d + t * d_floats);
         }
-        if (l->side == 8) batch_dw(8, j, dx0, dx1, n, x, d, sum);
-        else if (l->side == 4) batch_dw(4, j, dx0, dx1, n, x, d, sum);
-        else batch_dw(2, j, dx0, dx1, n, x, d, sum);
+        if (l->side == 8)
+            batch_dw(8, j, dx0, dx1, n, x, d, sum);
+        else if (l->side == 4)
+            batch_dw(4, j, dx0, dx1, n, x, d, sum);
+        else
+            batch_dw(2, j, dx0, dx1, n, x, d, sum);
     }
 }
 
@@ -337,7 +356,7 @@ void conv3_dense_dw(ctx *c, const grid *g, const float *x, const float *d, int64
     int64_t x_floats = j->l.batch * j->n_steps / 9 * j->l.plane, d_floats = j->l.batch * j->n_outs * j->l.cells * 8;
     float  *copy = arena_alloc(&c->scratch, (size_t)(n_threads * (x_floats + d_floats)) * sizeof *copy);
     /* Few parts: three threads share one, each with a copy of the tiles. */
-    int n_dx = j->n_parts < 2 * n_threads ? 1 : 3;
+    int     n_dx = j->n_parts < 2 * n_threads ? 1 : 3;
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads) collapse(2)
     for (int64_t p = 0; p < j->n_parts; p++)
         for (int dx = 0; dx < 3; dx += n_dx) {

@@ -4,8 +4,8 @@
 
 enum { CONV3_CHAIN = 64 }; /* products one float sum takes before it is added to the rest: bounds the rounding error */
 
-/* y[p] = bias + sum_k x[p + d(k)] W(k), W(k)[ci][co] = w[k_step * k + ci_step * ci + co_step * co]: the forward and, with
- * dpre for x and turned weights, dx. With pre: pre = that sum, y = SiLU(pre). */
+/* y[p] = bias + sum_k x[p + d(k)] W(k), W(k)[ci][co] = w[k_step * k + ci_step * ci + co_step * co]: the forward and,
+ * with dpre for x and turned weights, dx. With pre: pre = that sum, y = SiLU(pre). */
 typedef struct {
     const grid  *g;
     const float *x, *w, *bias; /* x (N,Cin); bias NULL: none */
@@ -13,7 +13,7 @@ typedef struct {
     float       *y, *pre; /* (N,Cout); pre NULL: none */
 } conv3_sum;
 
-/* Both want a dense level of side 2, 4 or 8. dw (27,I,O) += x^T d per offset; x (N,I), d (N,O). The sums don't depend on
- * the number of threads. */
+/* Both want a dense level of side 2, 4 or 8. dw (27,I,O) += x^T d per offset; x (N,I), d (N,O). The sums don't depend
+ * on the number of threads. */
 void conv3_dense_rows(ctx *c, const conv3_sum *a);
 void conv3_dense_dw(ctx *c, const grid *g, const float *x, const float *d, int64_t I, int64_t O, float *dw);

@@ -50,8 +50,8 @@ void merge_cols_fwd_cpu(ctx *c, const merge_cols_args *a) {
 
 enum { APE_MAX_RANGE = 2048 };
 
-/* Coordinates are small integers: one table of sines and cosines per distinct value, made in double, serves all rows and
- * the three axes. A wide range (or few rows) goes to the reference. */
+/* Coordinates are small integers: one table of sines and cosines per distinct value, made in double, serves all rows
+ * and the three axes. A wide range (or few rows) goes to the reference. */
 void embed_ape_fwd_cpu(ctx *c, const embed_ape_args *a) {
     int64_t        N = a->x->dim[0], C = a->x->dim[1], F = C / 6;
     const int32_t *coord = I32(a->coord);

@@ -35,24 +35,23 @@ void gate_residual_bwd_cpu(ctx *c, const gate_residual_args *a) {
         int64_t      r0 = I32(a->first)[b], rows = I32(a->first)[b + 1] - r0;
         const float *gate = F32(a->gate) + b * C;
         int          n_threads = 1;
-#pragma omp parallel if (rows * C > SMALL_LOOP)
+#pragma omp        parallel if (rows * C > SMALL_LOOP)
         {
-            int64_t lo, hi;
-            double *restrict mine = row_sums_mine(&sums);
-            rows_part(rows, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
+                   int64_t lo, hi;
+                   double *restrict mine = row_sums_mine(&sums);
+                   rows_part(rows, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
 #pragma omp single nowait
             n_threads = omp_get_num_threads();
             for (int64_t n = r0 + lo; n < r0 + hi; n++) {
-                const float *dy = F32(a->dy) + n * C;
-                float       *dh = F32(a->dh) + n * C;
-                if (want) {
-                    const float *h = F32(a->h) + n * C;
-                    for (int64_t i = 0; i < C; i++) mine[i] += (double)dy[i] * h[i];
+                       const float *dy = F32(a->dy) + n * C;
+                       float       *dh = F32(a->dh) + n * C;
+                       if (want) {
+                           const float *h = F32(a->h) + n * C;
+                           for (int64_t i = 0; i < C; i++) mine[i] += (double)dy[i] * h[i];
                 }
-                for (int64_t i = 0; i < C; i++) dh[i] = gate[i] * dy[i];
+                       for (int64_t i = 0; i < C; i++) dh[i] = gate[i] * dy[i];
             }
         }
-        for (int64_t i = 0; want && i < C; i++)
-            F32(a->dgate)[b * C + i] = (float)row_sums_total(&sums, i, n_threads);
+        for (int64_t i = 0; want && i < C; i++) F32(a->dgate)[b * C + i] = (float)row_sums_total(&sums, i, n_threads);
     }
 }

@@ -3,7 +3,9 @@
 
 #include <cblas.h>
 
-__attribute__((constructor)) static void one_blas_thread(void) { openblas_set_num_threads(1); }
+__attribute__((constructor)) static void one_blas_thread(void) {
+    openblas_set_num_threads(1);
+}
 
 void gemm_f32_one(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                   int64_t ldb, float beta, float *c, int64_t ldc) {

@@ -2,25 +2,25 @@
 #include "kernels/cpu/act_array.h"
 #include "kernels/cpu/rows.h"
 
-/* Channel sums of x - x0 and its square, x0 the sample's first row: the shift keeps the one-pass variance exact even when
- * the mean is far from zero. Then the channels of each group are joined. */
+/* Channel sums of x - x0 and its square, x0 the sample's first row: the shift keeps the one-pass variance exact even
+ * when the mean is far from zero. Then the channels of each group are joined. */
 static void sample_moments(const group_norm_args *a, int64_t b, const row_sums *sums) {
     int64_t      C = a->x->dim[1], W = C / a->groups, r0 = I32(a->first)[b], rows = I32(a->first)[b + 1] - r0;
     const float *x0 = F32(a->x) + r0 * C;
     int          n_threads = 1;
-#pragma omp parallel if (rows * C > SMALL_LOOP)
+#pragma omp        parallel if (rows * C > SMALL_LOOP)
     {
-        int64_t lo, hi;
-        double *restrict s = row_sums_mine(sums), *restrict q = s + C;
-        rows_part(rows, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
+               int64_t lo, hi;
+               double *restrict s = row_sums_mine(sums), *restrict q = s + C;
+               rows_part(rows, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
 #pragma omp single nowait
         n_threads = omp_get_num_threads();
         for (int64_t n = lo; n < hi; n++) {
-            const float *x = F32(a->x) + (r0 + n) * C;
-            for (int64_t i = 0; i < C; i++) {
-                double d = (double)x[i] - x0[i];
-                s[i] += d;
-                q[i] += d * d;
+                   const float *x = F32(a->x) + (r0 + n) * C;
+                   for (int64_t i = 0; i < C; i++) {
+                       double d = (double)x[i] - x0[i];
+                       s[i] += d;
+                       q[i] += d * d;
             }
         }
     }
@@ -83,23 +83,23 @@ void group_norm_bwd_cpu(ctx *c, const group_norm_args *a) {
             rstd[i] = F32(a->rstd)[b * a->groups + i / W];
         }
         /* First pass: dz = dy act'(z) waits in dx. */
-#pragma omp parallel if (rows * C > SMALL_LOOP)
+#pragma omp        parallel if (rows * C > SMALL_LOOP)
         {
-            int64_t lo, hi;
-            double *restrict sz = row_sums_mine(&sums), *restrict sx = sz + C;
-            float *restrict xhat = tmp + 2 * C * omp_get_thread_num(), *restrict z = xhat + C;
-            rows_part(rows, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
+                   int64_t lo, hi;
+                   double *restrict sz = row_sums_mine(&sums), *restrict sx = sz + C;
+                   float *restrict xhat = tmp + 2 * C * omp_get_thread_num(), *restrict z = xhat + C;
+                   rows_part(rows, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
 #pragma omp single nowait
             n_threads = omp_get_num_threads();
             for (int64_t n = r0 + lo; n < r0 + hi; n++) {
-                const float *x = F32(a->x) + n * C;
-                float       *dx = F32(a->dx) + n * C;
-                for (int64_t i = 0; i < C; i++) xhat[i] = (x[i] - mean[i]) * rstd[i];
+                       const float *x = F32(a->x) + n * C;
+                       float       *dx = F32(a->dx) + n * C;
+                       for (int64_t i = 0; i < C; i++) xhat[i] = (x[i] - mean[i]) * rstd[i];
                 for (int64_t i = 0; i < C; i++) z[i] = xhat[i] * gamma[i] + beta[i];
                 act_array_bwd(a->act, z, F32(a->dy) + n * C, dx, C);
-                for (int64_t i = 0; i < C; i++) {
-                    sz[i] += dx[i];
-                    sx[i] += (double)dx[i] * xhat[i];
+                       for (int64_t i = 0; i < C; i++) {
+                           sz[i] += dx[i];
+                           sx[i] += (double)dx[i] * xhat[i];
                 }
             }
         }

@@ -9,7 +9,7 @@ static inline int64_t sample_of(const layer_norm_args *a, int64_t n, int64_t b) 
 
 /* Variance from centred values: nothing cancels however large the mean is. */
 static inline void row_moments(const float *x, int64_t n, double eps, double *mean, double *rstd) {
-    double m = row_sum(x, n) / (double)n, q = 0;
+    double  m = row_sum(x, n) / (double)n, q = 0;
     int64_t i = 0;
 #ifdef VMATH_AVX2
     double  lane[4];
@@ -33,7 +33,7 @@ void layer_norm_fwd_cpu(ctx *c, const layer_norm_args *a) {
     bool         modulated = tensor_given(a->scale);
     const float *gamma = tensor_given(a->gamma) ? F32(a->gamma) : NULL, *beta = gamma ? F32(a->beta) : NULL;
     (void)c;
-#pragma omp parallel if (N *C > SMALL_LOOP)
+#pragma omp parallel if (N * C > SMALL_LOOP)
     {
         int64_t lo, hi, b = 0;
         rows_part(N, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
@@ -59,7 +59,8 @@ void layer_norm_fwd_cpu(ctx *c, const layer_norm_args *a) {
     }
 }
 
-/* Column sums of one row into the thread's accumulators (2C): the parts of dgamma and dbeta, or of dscale and dshift. */
+/* Column sums of one row into the thread's accumulators (2C): the parts of dgamma and dbeta, or of dscale and dshift.
+ */
 static inline void add_columns(double *restrict acc, const float *restrict p, const float *restrict q, int64_t C) {
     for (int64_t i = 0; i < C; i++) acc[i] += p[i];
     for (int64_t i = 0; i < C; i++) acc[C + i] += q[i];
@@ -106,13 +107,14 @@ void layer_norm_bwd_cpu(ctx *c, const layer_norm_args *a) {
     row_sums mod_sums = row_sums_new(&c->scratch, mod ? 2 * C : 0);
     double  *total = arena_zeros(&c->scratch, (size_t)(2 * C) * sizeof *total);
     for (int64_t b = 0; b < B; b++) {
-        int64_t r0 = tensor_given(a->scale) ? I32(a->first)[b] : 0, r1 = tensor_given(a->scale) ? I32(a->first)[b + 1] : N;
-        int     n_threads = 1;
-#pragma omp parallel if ((r1 - r0) * C > SMALL_LOOP)
+        int64_t r0 = tensor_given(a->scale) ? I32(a->first)[b] : 0,
+                r1 = tensor_given(a->scale) ? I32(a->first)[b + 1] : N;
+        int n_threads = 1;
+#pragma omp        parallel if ((r1 - r0) * C > SMALL_LOOP)
         {
-            int     me = omp_get_thread_num();
-            int64_t lo, hi;
-            double *mine_affine = row_sums_mine(&affine_sums), *mine_mod = row_sums_mine(&mod_sums);
+                   int     me = omp_get_thread_num();
+                   int64_t lo, hi;
+                   double *mine_affine = row_sums_mine(&affine_sums), *mine_mod = row_sums_mine(&mod_sums);
 #pragma omp single nowait
             n_threads = omp_get_num_threads();
             rows_part(r1 - r0, 1, me, omp_get_num_threads(), &lo, &hi);

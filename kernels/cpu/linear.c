@@ -47,11 +47,11 @@ void linear_fwd_cpu(ctx *c, const linear_args *a) {
 /* total += column sums of x (rows, width). */
 static void add_columns(const float *x, int64_t rows, int64_t width, const row_sums *s, double *total) {
     int n_threads = 1;
-#pragma omp parallel if (rows * width > SMALL_LOOP)
+#pragma omp        parallel if (rows * width > SMALL_LOOP)
     {
-        int64_t lo, hi;
-        double *mine = row_sums_mine(s);
-        rows_part(rows, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
+               int64_t lo, hi;
+               double *mine = row_sums_mine(s);
+               rows_part(rows, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
 #pragma omp single nowait
         n_threads = omp_get_num_threads();
         for (int64_t r = lo; r < hi; r++)

@@ -9,23 +9,23 @@ void sdf_loss_fwd_cpu(ctx *c, const sdf_loss_args *a) {
     const uint8_t *sharp = tensor_given(a->sharp) ? U8(a->sharp) : NULL;
     row_sums       sums = row_sums_new(&c->scratch, PARTS);
     int            n_threads = 1;
-#pragma omp parallel if (M > SMALL_LOOP)
+#pragma omp        parallel if (M > SMALL_LOOP)
     {
-        int64_t lo, hi;
-        double *mine = row_sums_mine(&sums), ext = 0, in = 0, edge = 0;
-        int64_t n_in = 0, n_edge = 0;
-        rows_part(M, 64, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
+               int64_t lo, hi;
+               double *mine = row_sums_mine(&sums), ext = 0, in = 0, edge = 0;
+               int64_t n_in = 0, n_edge = 0;
+               rows_part(M, 64, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
 #pragma omp single nowait
         n_threads = omp_get_num_threads();
         for (int64_t m = lo; m < hi; m++) {
-            double  e = (double)F32(a->pred)[m] - F32(a->target)[m], e2 = e * e;
-            bool    is_in = fabsf(F32(a->target)[m]) < 1;
-            bool    is_edge = is_in && sharp && (sharp[m / 8] >> (m % 8) & 1);
-            ext += is_in ? 0 : e2;
-            in += is_in ? e2 : 0;
-            edge += is_edge ? e2 : 0;
-            n_in += is_in;
-            n_edge += is_edge;
+                   double e = (double)F32(a->pred)[m] - F32(a->target)[m], e2 = e * e;
+                   bool   is_in = fabsf(F32(a->target)[m]) < 1;
+                   bool   is_edge = is_in && sharp && (sharp[m / 8] >> (m % 8) & 1);
+                   ext += is_in ? 0 : e2;
+                   in += is_in ? e2 : 0;
+                   edge += is_edge ? e2 : 0;
+                   n_in += is_in;
+                   n_edge += is_edge;
         }
         mine[0] = in;
         mine[1] = ext;

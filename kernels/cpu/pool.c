@@ -5,7 +5,9 @@
 
 enum { COLUMNS = 64 };
 
-static inline int64_t member(const int32_t *order, int64_t at) { return order ? order[at] : at; }
+static inline int64_t member(const int32_t *order, int64_t at) {
+    return order ? order[at] : at;
+}
 
 void pool_fwd_cpu(ctx *c, const pool_args *a) {
     (void)c;

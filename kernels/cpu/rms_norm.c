@@ -23,27 +23,27 @@ void rms_norm_bwd_cpu(ctx *c, const rms_norm_args *a) {
     row_sums sums = row_sums_new(&c->scratch, want ? H * D : 0);
     float   *tmp = arena_alloc(&c->scratch, (size_t)(2 * D * omp_get_max_threads()) * sizeof *tmp);
     int      n_threads = 1;
-#pragma omp parallel if (N * H * D > SMALL_LOOP)
+#pragma omp        parallel if (N * H * D > SMALL_LOOP)
     {
-        int64_t lo, hi;
-        double *restrict mine = row_sums_mine(&sums);
-        float *restrict xhat = tmp + 2 * D * omp_get_thread_num(), *restrict g = xhat + D;
-        rows_part(N, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
+               int64_t lo, hi;
+               double *restrict mine = row_sums_mine(&sums);
+               float *restrict xhat = tmp + 2 * D * omp_get_thread_num(), *restrict g = xhat + D;
+               rows_part(N, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
 #pragma omp single nowait
         n_threads = omp_get_num_threads();
         for (int64_t n = lo; n < hi; n++)
             for (int64_t h = 0; h < H; h++) {
-                const float *x = F32(a->x) + (n * H + h) * D, *dy = F32(a->dy) + (n * H + h) * D;
-                const float *gamma = F32(a->gamma) + h * D;
-                float       *dx = F32(a->dx) + (n * H + h) * D;
-                double       len = sqrt(row_dot(x, x, D)), inv = 1 / (len < SHORTEST ? SHORTEST : len);
-                double       k = sqrt((double)D) * inv;
-                for (int64_t d = 0; d < D; d++) {
-                    xhat[d] = (float)(x[d] * inv);
-                    g[d] = gamma[d] * dy[d];
+                       const float *x = F32(a->x) + (n * H + h) * D, *dy = F32(a->dy) + (n * H + h) * D;
+                       const float *gamma = F32(a->gamma) + h * D;
+                       float       *dx = F32(a->dx) + (n * H + h) * D;
+                       double       len = sqrt(row_dot(x, x, D)), inv = 1 / (len < SHORTEST ? SHORTEST : len);
+                       double       k = sqrt((double)D) * inv;
+                       for (int64_t d = 0; d < D; d++) {
+                           xhat[d] = (float)(x[d] * inv);
+                           g[d] = gamma[d] * dy[d];
                 }
-                float dot = len < SHORTEST ? 0 : (float)row_dot(xhat, g, D);
-                if (want)
+                       float dot = len < SHORTEST ? 0 : (float)row_dot(xhat, g, D);
+                       if (want)
                     for (int64_t d = 0; d < D; d++) mine[h * D + d] += xhat[d] * dy[d];
                 for (int64_t d = 0; d < D; d++) dx[d] = (float)(k * (g[d] - xhat[d] * dot));
             }

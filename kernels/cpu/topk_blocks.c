@@ -17,9 +17,10 @@ typedef struct {
 } topk_item;
 
 /* column[q] += probabilities of rows [r0, r0 + rows) (query r / hs, head r mod hs) over all compression blocks. */
-static void add_probabilities(const topk_blocks_args *a, topk_buffers *b, const topk_item *it, int64_t r0, int64_t rows) {
-    int64_t H = a->q->dim[1], D = a->q->dim[2], G = a->ck->dim[1], hs = H / G;
-    int64_t m0 = I32(a->cmp_sample_first)[it->sample], M = I32(a->cmp_sample_first)[it->sample + 1] - m0;
+static void add_probabilities(const topk_blocks_args *a, topk_buffers *b, const topk_item *it, int64_t r0,
+                              int64_t rows) {
+    int64_t    H = a->q->dim[1], D = a->q->dim[2], G = a->ck->dim[1], hs = H / G;
+    int64_t    m0 = I32(a->cmp_sample_first)[it->sample], M = I32(a->cmp_sample_first)[it->sample + 1] - m0;
     attn_tile *t = &b->t;
     for (int64_t r = 0; r < rows; r++) {
         int64_t n = it->n0 + (r0 + r) / hs, h = it->g * hs + (r0 + r) % hs;
@@ -68,8 +69,8 @@ static void keep_best(topk_buffers *b, int64_t n, int64_t K, int64_t base, int32
 static void topk_tile(const topk_blocks_args *a, topk_buffers *b, const topk_item *it) {
     int64_t        N = a->q->dim[0], G = a->ck->dim[1], hs = a->q->dim[1] / G, K = a->block->dim[2];
     const int32_t *cmp = I32(a->cmp_sample_first), *slc = I32(a->slc_sample_first), *first = I32(a->slc_cmp_first);
-    int64_t        M = cmp[it->sample + 1] - cmp[it->sample], base = slc[it->sample], n_blocks = slc[it->sample + 1] - base;
-    int64_t        rows = (it->n1 - it->n0) * hs;
+    int64_t M = cmp[it->sample + 1] - cmp[it->sample], base = slc[it->sample], n_blocks = slc[it->sample + 1] - base;
+    int64_t rows = (it->n1 - it->n0) * hs;
     memset(b->column, 0, (size_t)((it->n1 - it->n0) * M) * sizeof *b->column);
     for (int64_t r = 0; r < rows; r += TILE_ROWS)
         add_probabilities(a, b, it, r, rows - r < TILE_ROWS ? rows - r : TILE_ROWS);

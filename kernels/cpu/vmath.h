@@ -37,7 +37,9 @@ static inline __m256 vexp(__m256 x) {
     return _mm256_mul_ps(_mm256_mul_ps(p, s0), s1);
 }
 
-static inline __m256 vneg(__m256 x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f)); }
+static inline __m256 vneg(__m256 x) {
+    return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f));
+}
 
 static inline __m256 vsigmoid(__m256 x) {
     __m256 one = _mm256_set1_ps(1.0f);
@@ -101,7 +103,7 @@ static inline __m256i vmask(int64_t n) {
 }
 
 #define VMATH_ARRAY(name, vector, scalar)                                                                              \
-    static inline void name(const float *x, float *y, int64_t n) {                                                    \
+    static inline void name(const float *x, float *y, int64_t n) {                                                     \
         int64_t i = 0;                                                                                                 \
         for (; i + 8 <= n; i += 8) _mm256_storeu_ps(y + i, vector(_mm256_loadu_ps(x + i)));                            \
         if (i < n) {                                                                                                   \
@@ -111,12 +113,14 @@ static inline __m256i vmask(int64_t n) {
     }
 #else
 #define VMATH_ARRAY(name, vector, scalar)                                                                              \
-    static inline void name(const float *x, float *y, int64_t n) {                                                    \
+    static inline void name(const float *x, float *y, int64_t n) {                                                     \
         for (int64_t i = 0; i < n; i++) y[i] = scalar(x[i]);                                                           \
     }
 #endif
 
-static inline float sigmoid_scalar(float x) { return 1.0f / (1.0f + expf(-x)); }
+static inline float sigmoid_scalar(float x) {
+    return 1.0f / (1.0f + expf(-x));
+}
 
 VMATH_ARRAY(vexp_array, vexp, expf)
 VMATH_ARRAY(vsigmoid_array, vsigmoid, sigmoid_scalar)

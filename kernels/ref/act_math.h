@@ -4,12 +4,18 @@
 
 static inline double act_value(act_kind act, double x) {
     switch (act) {
-    case ACT_SILU: return x / (1 + exp(-x));
-    case ACT_GELU_TANH: return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
-    case ACT_GELU_ERF: return 0.5 * x * (1 + erf(x * 0.7071067811865476));
-    case ACT_SIGMOID: return 1 / (1 + exp(-x));
-    case ACT_TANH: return tanh(x);
-    default: return x;
+    case ACT_SILU:
+        return x / (1 + exp(-x));
+    case ACT_GELU_TANH:
+        return 0.5 * x * (1 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+    case ACT_GELU_ERF:
+        return 0.5 * x * (1 + erf(x * 0.7071067811865476));
+    case ACT_SIGMOID:
+        return 1 / (1 + exp(-x));
+    case ACT_TANH:
+        return tanh(x);
+    default:
+        return x;
     }
 }
 
@@ -33,6 +39,7 @@ static inline double act_slope(act_kind act, double x) {
         double t = tanh(x);
         return 1 - t * t;
     }
-    default: return 1;
+    default:
+        return 1;
     }
 }

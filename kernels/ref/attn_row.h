@@ -39,7 +39,8 @@ static inline void attn_row_fwd(const attn_row *r, float *out, float *lse) {
 
 /* R§4.9: dS = P (dP - Delta), Delta = sum_t P dP. dk, dv (keys,D) are sums in double over all queries; dq_sum has room
  * for D values. Needs nothing that forward stored. */
-static inline void attn_row_bwd(const attn_row *r, const float *dout, double *dq_sum, float *dq, double *dk, double *dv) {
+static inline void attn_row_bwd(const attn_row *r, const float *dout, double *dq_sum, float *dq, double *dk,
+                                double *dv) {
     double delta = 0;
     attn_row_softmax(r);
     for (int pass = 0; pass < 2; pass++)

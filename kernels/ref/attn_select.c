@@ -21,9 +21,16 @@ void attn_select_fwd_ref(ctx *c, const attn_select_args *a) {
     for (int64_t n = 0; n < N; n++)
         for (int64_t h = 0; h < H; h++) {
             int64_t  g = h / (H / G);
-            attn_row r = {.q = F32(a->q) + (n * H + h) * D, .k = F32(a->k) + g * D, .v = F32(a->v) + g * D,
-                          .k_stride = G * D, .v_stride = G * D, .key = key, .n = selected_keys(a, g, n, key), .D = D,
-                          .scale = (double)a->scale, .p = p};
+            attn_row r = {.q = F32(a->q) + (n * H + h) * D,
+                          .k = F32(a->k) + g * D,
+                          .v = F32(a->v) + g * D,
+                          .k_stride = G * D,
+                          .v_stride = G * D,
+                          .key = key,
+                          .n = selected_keys(a, g, n, key),
+                          .D = D,
+                          .scale = (double)a->scale,
+                          .p = p};
             attn_row_fwd(&r, F32(a->out) + (n * H + h) * D, F32(a->lse) + n * H + h);
         }
 }
@@ -40,9 +47,16 @@ void attn_select_bwd_ref(ctx *c, const attn_select_args *a) {
         memset(dv, 0, (size_t)(N * D) * sizeof *dv);
         for (int64_t n = 0; n < N; n++)
             for (int64_t h = g * (H / G); h < (g + 1) * (H / G); h++) {
-                attn_row r = {.q = F32(a->q) + (n * H + h) * D, .k = F32(a->k) + g * D, .v = F32(a->v) + g * D,
-                              .k_stride = G * D, .v_stride = G * D, .key = key, .n = selected_keys(a, g, n, key),
-                              .D = D, .scale = (double)a->scale, .p = p};
+                attn_row r = {.q = F32(a->q) + (n * H + h) * D,
+                              .k = F32(a->k) + g * D,
+                              .v = F32(a->v) + g * D,
+                              .k_stride = G * D,
+                              .v_stride = G * D,
+                              .key = key,
+                              .n = selected_keys(a, g, n, key),
+                              .D = D,
+                              .scale = (double)a->scale,
+                              .p = p};
                 attn_row_bwd(&r, F32(a->dout) + (n * H + h) * D, dq, F32(a->dq) + (n * H + h) * D, dk, dv);
             }
         for (int64_t n = 0; n < N; n++)

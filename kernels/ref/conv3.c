@@ -3,7 +3,9 @@
 
 #include "kernels/backend.h"
 
-static double act_value(act_kind act, double x) { return act == ACT_SILU ? x / (1.0 + exp(-x)) : x; }
+static double act_value(act_kind act, double x) {
+    return act == ACT_SILU ? x / (1.0 + exp(-x)) : x;
+}
 
 static double act_slope(act_kind act, double x) {
     double s = 1.0 / (1.0 + exp(-x));
@@ -48,7 +50,8 @@ void conv3_bwd_ref(ctx *c, const conv3_args *a) {
                 double sum = 0;
                 for (int k = 0; k < 27; k++) {
                     int64_t p = nb[27 * r + 26 - k];
-                    for (int64_t o = 0; p >= 0 && o < O; o++) sum += dpre(a, p * O + o) * (double)w[(k * I + i) * O + o];
+                    for (int64_t o = 0; p >= 0 && o < O; o++)
+                        sum += dpre(a, p * O + o) * (double)w[(k * I + i) * O + o];
                 }
                 F32(a->dx)[r * I + i] = (float)sum;
             }

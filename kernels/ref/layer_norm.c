@@ -1,7 +1,9 @@
 #include "kernels/ref/ref.h"
 
 /* Rows of sample b; without modulation all rows are one sample. */
-static int64_t n_samples(const layer_norm_args *a) { return tensor_given(a->scale) ? a->first->dim[0] - 1 : 1; }
+static int64_t n_samples(const layer_norm_args *a) {
+    return tensor_given(a->scale) ? a->first->dim[0] - 1 : 1;
+}
 static int64_t row_of(const layer_norm_args *a, int64_t b) {
     return tensor_given(a->scale) ? I32(a->first)[b] : b * a->x->dim[0];
 }

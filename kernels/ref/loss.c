@@ -2,7 +2,9 @@
 
 enum { SDF_IN, SDF_EXT, SDF_SHARP };
 
-static bool is_in(const sdf_loss_args *a, int64_t m) { return fabsf(F32(a->target)[m]) < 1; }
+static bool is_in(const sdf_loss_args *a, int64_t m) {
+    return fabsf(F32(a->target)[m]) < 1;
+}
 static bool is_sharp(const sdf_loss_args *a, int64_t m) {
     return tensor_given(a->sharp) && (U8(a->sharp)[m / 8] >> (m % 8) & 1) && is_in(a, m);
 }

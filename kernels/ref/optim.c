@@ -8,7 +8,8 @@ void sum_squares_fwd_ref(ctx *c, const sum_squares_args *a) {
 }
 
 /* In float, operation by operation as torch does it: scalars are computed in double and rounded once; a fused
- * multiply-add stands where its vector code has one, and only there (fmaf with -0 keeps the compiler from fusing more). */
+ * multiply-add stands where its vector code has one, and only there (fmaf with -0 keeps the compiler from fusing more).
+ */
 void adamw_fwd_ref(ctx *c, const adamw_args *a) {
     float gs = (float)a->grad_scale, shrink = (float)(1 - a->lr * a->weight_decay), eps = (float)a->eps;
     float b1c = (float)(1 - a->beta1), b2 = (float)a->beta2, b2c = (float)(1 - a->beta2);

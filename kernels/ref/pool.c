@@ -1,7 +1,9 @@
 /* Definition of segment pooling and subdivision (ops/pool.h). */
 #include "kernels/backend.h"
 
-static int64_t member(const pool_args *a, int64_t at) { return tensor_given(a->order) ? I32(a->order)[at] : at; }
+static int64_t member(const pool_args *a, int64_t at) {
+    return tensor_given(a->order) ? I32(a->order)[at] : at;
+}
 
 void pool_fwd_ref(ctx *c, const pool_args *a) {
     (void)c;

@@ -36,8 +36,8 @@ void rms_norm_bwd_ref(ctx *c, const rms_norm_args *a) {
             if (fixed) len = SHORTEST;
             for (int64_t d = 0; d < D; d++) dot += (double)x[d] / len * gamma[d] * dy[d];
             for (int64_t d = 0; d < D; d++)
-                F32(a->dx)[(n * H + h) * D + d] =
-                    (float)(s / len * ((double)gamma[d] * dy[d] - (fixed ? 0 : x[d] / len * dot)));
+                F32(a->dx)
+                [(n * H + h) * D + d] = (float)(s / len * ((double)gamma[d] * dy[d] - (fixed ? 0 : x[d] / len * dot)));
         }
     if (!tensor_given(a->dgamma)) return;
     for (int64_t h = 0; h < H; h++)

@@ -3,7 +3,9 @@
 static const double LOGVAR_MIN = -30, LOGVAR_MAX = 20;
 
 /* NaN stays NaN. */
-static double clamped(double x) { return x < LOGVAR_MIN ? LOGVAR_MIN : x > LOGVAR_MAX ? LOGVAR_MAX : x; }
+static double clamped(double x) {
+    return x < LOGVAR_MIN ? LOGVAR_MIN : x > LOGVAR_MAX ? LOGVAR_MAX : x;
+}
 
 void vae_sample_fwd_ref(ctx *c, const vae_sample_args *a) {
     int64_t N = a->z->dim[0], C = a->z->dim[1];

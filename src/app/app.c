@@ -6,59 +6,82 @@
 
 static const verb verbs[] = {
     {"prep", "meshes to shards of sparse signed distances and views", "d3s2 prep prep.input=FOLDER prep.output=FOLDER",
-     "Searches a folder for meshes, normalises them, computes truncated signed distances on the tiles near the surface and\n"
-     "renders condition views. Writes train/ and heldout/ shards and a list of what was rejected and why. Meshes are shared\n"
+     "Searches a folder for meshes, normalises them, computes truncated signed distances on the tiles near the surface "
+     "and\n"
+     "renders condition views. Writes train/ and heldout/ shards and a list of what was rejected and why. Meshes are "
+     "shared\n"
      "out over the ranks; shards that are already complete are kept.",
-     "prep", "mpirun -np 4 d3s2 prep prep.input=meshes prep.output=data prep.resolution=128 prep.heldout_count=8",
-     "", VERB_ALL_RANKS, verb_prep},
+     "prep", "mpirun -np 4 d3s2 prep prep.input=meshes prep.output=data prep.resolution=128 prep.heldout_count=8", "",
+     VERB_ALL_RANKS, verb_prep},
     {"check", "verifies shards, latents and checkpoints", "d3s2 check PATH...",
-     "Opens everything below the given files and folders, reads it whole and verifies order, ranges and checksums. Prints a\n"
+     "Opens everything below the given files and folders, reads it whole and verifies order, ranges and checksums. "
+     "Prints a\n"
      "table; the exit code is 65 when something is wrong.",
      "", "d3s2 check data runs/vae", "", VERB_RANK0, verb_check},
     {"info", "statistics of data sets; what this machine has", "d3s2 info PATH... | d3s2 info --device",
-     "Prints samples, tokens (least, mean, most, histogram), voxels, share of active voxels, views and categories of the\n"
-     "shards in each folder, and what latents and checkpoints hold. --device tells about processor, memory and libraries.",
+     "Prints samples, tokens (least, mean, most, histogram), voxels, share of active voxels, views and categories of "
+     "the\n"
+     "shards in each folder, and what latents and checkpoints hold. --device tells about processor, memory and "
+     "libraries.",
      "", "d3s2 info data/train", "--device", VERB_RANK0, verb_info},
-    {"train", "trains the auto-encoder or the transformer", "d3s2 train --config FILE train.run=FOLDER [section.key=value ...]",
-     "Trains the network that train.model names on data.train. A run folder that has checkpoints is continued. A signal\n"
-     "(TERM, USR1) ends the run after a checkpoint with exit code 75: start it again to go on. --dry-run prints samples,\n"
+    {"train", "trains the auto-encoder or the transformer",
+     "d3s2 train --config FILE train.run=FOLDER [section.key=value ...]",
+     "Trains the network that train.model names on data.train. A run folder that has checkpoints is continued. A "
+     "signal\n"
+     "(TERM, USR1) ends the run after a checkpoint with exit code 75: start it again to go on. --dry-run prints "
+     "samples,\n"
      "tokens, memory and steps.",
-     "data train vae dit cond flow", "mpirun -np 2 d3s2 train --config configs/vae.yaml data.train=data/train train.run=runs/vae",
-     "", VERB_ALL_RANKS, verb_train},
+     "data train vae dit cond flow",
+     "mpirun -np 2 d3s2 train --config configs/vae.yaml data.train=data/train train.run=runs/vae", "", VERB_ALL_RANKS,
+     verb_train},
     {"encode", "latents of a data set, by a trained auto-encoder",
      "d3s2 encode encode.input=SHARDS encode.vae=VAE_RUN encode.output=FOLDER",
-     "Writes the posterior of every tile, one file per shard. Shards whose latents are there from the same weights are\n"
+     "Writes the posterior of every tile, one file per shard. Shards whose latents are there from the same weights "
+     "are\n"
      "kept. Shards are shared out over the ranks.",
      "encode", "mpirun -np 2 d3s2 encode encode.input=data/train encode.vae=runs/vae encode.output=latents/train", "",
      VERB_ALL_RANKS, verb_encode},
-    {"sample", "generates shapes from views", "d3s2 sample SHARDS sample.checkpoint=DIT sample.vae=VAE sample.output=FOLDER",
-     "Takes the active tiles of the first sample.count samples of SHARDS and one of their views (or sample.image) as the\n"
-     "condition, generates latents, decodes them and writes a mesh and a JSON file each. Finding the active tiles is not\n"
-     "part of this stage: they are given, so a small distance to the truth proves nothing by itself. Results that are there\n"
+    {"sample", "generates shapes from views",
+     "d3s2 sample SHARDS sample.checkpoint=DIT sample.vae=VAE sample.output=FOLDER",
+     "Takes the active tiles of the first sample.count samples of SHARDS and one of their views (or sample.image) as "
+     "the\n"
+     "condition, generates latents, decodes them and writes a mesh and a JSON file each. Finding the active tiles is "
+     "not\n"
+     "part of this stage: they are given, so a small distance to the truth proves nothing by itself. Results that are "
+     "there\n"
      "from the same weights and settings are kept. Samples are shared out over the ranks.",
      "sample eval.points eval.f1_thresholds eval.seed data.resolution data.max_tiles",
-     "mpirun -np 2 d3s2 sample data/heldout sample.checkpoint=runs/dit sample.vae=runs/vae sample.output=out sample.count=8",
+     "mpirun -np 2 d3s2 sample data/heldout sample.checkpoint=runs/dit sample.vae=runs/vae sample.output=out "
+     "sample.count=8",
      "", VERB_ALL_RANKS, verb_sample},
-    {"eval", "figures of quality on a data set", "d3s2 eval SHARDS eval.checkpoint=RUN [eval.vae=VAE_RUN] eval.output=FOLDER",
-     "Of an auto-encoder: sign accuracy, error in the band, Chamfer distance, F1 and normal error of every shape, with means\n"
+    {"eval", "figures of quality on a data set",
+     "d3s2 eval SHARDS eval.checkpoint=RUN [eval.vae=VAE_RUN] eval.output=FOLDER",
+     "Of an auto-encoder: sign accuracy, error in the band, Chamfer distance, F1 and normal error of every shape, with "
+     "means\n"
      "per category. Of a transformer (eval.vae given): the flow loss per time with the right view\n"
-     "against another shape's view under the same noise, and the band error of generated shapes against decoded zero and\n"
+     "against another shape's view under the same noise, and the band error of generated shapes against decoded zero "
+     "and\n"
      "random latents. Writes JSON and meshes.",
-     "eval sample.level sample.steps sample.shift sample.guidance sample.seed sample.view data.resolution data.max_tiles",
-     "mpirun -np 2 d3s2 eval data/heldout eval.checkpoint=runs/vae eval.output=out/vae", "",
-     VERB_ALL_RANKS, verb_eval},
+     "eval sample.level sample.steps sample.shift sample.guidance sample.seed sample.view data.resolution "
+     "data.max_tiles",
+     "mpirun -np 2 d3s2 eval data/heldout eval.checkpoint=runs/vae eval.output=out/vae", "", VERB_ALL_RANKS, verb_eval},
     {"report", "one page about a whole experiment", "d3s2 report FOLDER [report.output=FILE]",
      "Collects the runs, figures and meshes below FOLDER into report.html (one file, works offline) and summary.json.",
      "report", "d3s2 report quickstart-out", "", VERB_RANK0, verb_report},
-    {"bench", "times operators", "d3s2 bench [...]", "See d3s2 bench --help.", "", "d3s2 bench", "", VERB_RAW_ARGS, verb_bench},
+    {"bench", "times operators", "d3s2 bench [...]", "See d3s2 bench --help.", "", "d3s2 bench", "", VERB_RAW_ARGS,
+     verb_bench},
     {"export", "weights of a checkpoint to safetensors", "d3s2 export CHECKPOINT FILE.safetensors [sample.ema=false]",
-     "Writes the averaged (sample.ema=false: the plain) weights of a step-N folder, or of the newest one of a run folder,\n"
+     "Writes the averaged (sample.ema=false: the plain) weights of a step-N folder, or of the newest one of a run "
+     "folder,\n"
      "under the published parameter names.",
      "sample.ema", "d3s2 export runs/vae vae.safetensors", "", VERB_RANK0, verb_export},
-    {"import", "safetensors weights to a checkpoint", "d3s2 import FILE.safetensors RUN --config FILE train.model=vae|dit",
-     "Reads weights under the published parameter names into a checkpoint at step 0 of a run folder; train from it with\n"
+    {"import", "safetensors weights to a checkpoint",
+     "d3s2 import FILE.safetensors RUN --config FILE train.model=vae|dit",
+     "Reads weights under the published parameter names into a checkpoint at step 0 of a run folder; train from it "
+     "with\n"
      "train.init_from. The configuration must be that of the weights; every name and shape is checked.",
-     "train.model train.seed vae dit", "d3s2 import vae.safetensors runs/vae --config configs/vae.yaml", "", VERB_RANK0, verb_import},
+     "train.model train.seed vae dit", "d3s2 import vae.safetensors runs/vae --config configs/vae.yaml", "", VERB_RANK0,
+     verb_import},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 
@@ -88,11 +111,13 @@ static const verb *find_verb(const char *name, const char **near) {
 }
 
 static void print_overview(FILE *f) {
-    fprintf(f, "d3s2 %s: trains Direct3D-S2 (sparse SDF auto-encoder and diffusion transformer) and generates meshes\n\n"
-               "usage: [mpirun -np N] d3s2 VERB [--config FILE] [--dry-run] [section.key=value ...] [PATH ...]\n\n",
+    fprintf(f,
+            "d3s2 %s: trains Direct3D-S2 (sparse SDF auto-encoder and diffusion transformer) and generates meshes\n\n"
+            "usage: [mpirun -np N] d3s2 VERB [--config FILE] [--dry-run] [section.key=value ...] [PATH ...]\n\n",
             D3S2_VERSION);
     for (int i = 0; i < N_VERBS; i++) fprintf(f, "  %-8s %s\n", verbs[i].name, verbs[i].summary);
-    fprintf(f, "  %-8s %s\n  %-8s %s\n\n'd3s2 VERB --help' tells more, with all options of the verb and their defaults.\n",
+    fprintf(f,
+            "  %-8s %s\n  %-8s %s\n\n'd3s2 VERB --help' tells more, with all options of the verb and their defaults.\n",
             "help", "this page", "version", "the version");
 }
 
@@ -116,7 +141,8 @@ static bool run_verb(const verb *v, const comm *world, int argc, char **argv, st
     app      a = {.world = world, .argc = argc, .argv = argv};
     options *o = a.opt = malloc(sizeof *o);
     CHECK(o, "no memory for the options");
-    for (int i = 1; i < a.argc && v->kind != VERB_RAW_ARGS && *v->flag; i++) { /* the table of options does not know it */
+    for (int i = 1; i < a.argc && v->kind != VERB_RAW_ARGS && *v->flag;
+         i++) { /* the table of options does not know it */
         if (strcmp(argv[i], v->flag) != 0) continue;
         a.flag = true;
         memmove(argv + i, argv + i + 1, (size_t)(a.argc - i) * sizeof *argv);

@@ -13,7 +13,8 @@
 #endif
 
 enum { MIN_RUNS = 20, MAX_RUNS = 10000 };
-static const double MIN_SECONDS = 1.0, TOLERANCE = 1e-4; /* of the largest value: coarse on purpose, the op tests are fine */
+static const double MIN_SECONDS = 1.0,
+                    TOLERANCE = 1e-4; /* of the largest value: coarse on purpose, the op tests are fine */
 static const size_t MEMORY = (size_t)1 << 30, SCRATCH = (size_t)256 << 20;
 
 tensor *bench_out(bench_case *b, dtype dt, const int64_t *dims, int n_dims) {
@@ -54,9 +55,12 @@ static void clear_outputs(const bench_case *b) {
 
 static double number(const tensor *t, const void *data, int64_t i) {
     switch (t->dt) {
-    case DT_F32: return ((const float *)data)[i];
-    case DT_F64: return ((const double *)data)[i];
-    default: return ((const int32_t *)data)[i];
+    case DT_F32:
+        return ((const float *)data)[i];
+    case DT_F64:
+        return ((const double *)data)[i];
+    default:
+        return ((const int32_t *)data)[i];
     }
 }
 
@@ -132,8 +136,8 @@ static bool bench_one(const bench_row *r, bench_case *b, ctx *cpu, ctx *ref, FIL
     double gflops = b->flops / median * 1e-3, gbytes = b->bytes / median * 1e-3;
     printf("%-18s %-32s %10.1f %10.1f %9.1f %8.2f %8.1f\n", r->op, shape, median, p95, gflops, gbytes, ref_us / median);
     if (csv)
-        fprintf(csv, "%s,%s,%s,%s,%d,%d,%.2f,%.2f,%.3f,%.3f,%.2f\n", D3S2_GIT_HASH, host, r->op, shape, omp_get_max_threads(), n,
-                median, p95, gflops, gbytes, ref_us / median);
+        fprintf(csv, "%s,%s,%s,%s,%d,%d,%.2f,%.2f,%.3f,%.3f,%.2f\n", D3S2_GIT_HASH, host, r->op, shape,
+                omp_get_max_threads(), n, median, p95, gflops, gbytes, ref_us / median);
     fflush(stdout);
     return true;
 }
@@ -168,7 +172,8 @@ int bench_run(int argc, char **argv) {
         fprintf(stderr, "d3s2: error: cannot write %s\n", path);
         return ST_IO;
     }
-    if (csv && ftell(csv) == 0) fprintf(csv, "git,host,op,shape,threads,runs,median_us,p95_us,gflops,gbytes_s,speedup_over_ref\n");
+    if (csv && ftell(csv) == 0)
+        fprintf(csv, "git,host,op,shape,threads,runs,median_us,p95_us,gflops,gbytes_s,speedup_over_ref\n");
     ctx        ref = {.be = &backend_ref, .scratch = arena_new("scratch", SCRATCH), .deterministic = true};
     ctx        cpu = ref;
     bench_case b = {.memory = arena_new("bench", MEMORY), .prepare = &ref};

@@ -45,7 +45,8 @@ static void conv3(bench_case *b, const int *s, bool bwd) {
     *g = grid_dense(&b->memory, s[1], nb, &first);
     int64_t     n = g->n_rows;
     conv3_args *a = &b->args.conv3;
-    *a = (conv3_args){.g = g, .x = bench_in(b, DIMS(n, s[2])), .w = bench_in(b, DIMS(27, s[2], s[3])), .b = bench_in(b, DIMS(s[3]))};
+    *a = (conv3_args){
+        .g = g, .x = bench_in(b, DIMS(n, s[2])), .w = bench_in(b, DIMS(27, s[2], s[3])), .b = bench_in(b, DIMS(s[3]))};
     int32_t *neighbors = arena_alloc(&b->memory, (size_t)n * 27 * sizeof *neighbors);
     double   pairs = 0;
     grid_neighbors(g, 0, n, neighbors);
@@ -61,8 +62,12 @@ static void conv3(bench_case *b, const int *s, bool bwd) {
     a->dw = bench_out(b, DT_F32, DIMS(27, s[2], s[3]));
     a->db = bench_out(b, DT_F32, DIMS(s[3]));
 }
-static void conv3_f(bench_case *b, const int *s) { conv3(b, s, false); }
-static void conv3_b(bench_case *b, const int *s) { conv3(b, s, true); }
+static void conv3_f(bench_case *b, const int *s) {
+    conv3(b, s, false);
+}
+static void conv3_b(bench_case *b, const int *s) {
+    conv3(b, s, true);
+}
 
 /* s: parents, members of each, channels */
 static void pool(bench_case *b, const int *s, bool bwd) {
@@ -77,25 +82,35 @@ static void pool(bench_case *b, const int *s, bool bwd) {
     }
     b->bytes = F * (double)(n + s[0]) * s[2];
 }
-static void pool_f(bench_case *b, const int *s) { pool(b, s, false); }
-static void pool_b(bench_case *b, const int *s) { pool(b, s, true); }
+static void pool_f(bench_case *b, const int *s) {
+    pool(b, s, false);
+}
+static void pool_b(bench_case *b, const int *s) {
+    pool(b, s, true);
+}
 
 static void subdivide_f(bench_case *b, const int *s) {
-    b->args.subdivide = (subdivide_args){.x = bench_in(b, DIMS(s[0], s[1])), .y = bench_out(b, DT_F32, DIMS(8 * s[0], s[1]))};
+    b->args.subdivide =
+        (subdivide_args){.x = bench_in(b, DIMS(s[0], s[1])), .y = bench_out(b, DT_F32, DIMS(8 * s[0], s[1]))};
     b->bytes = 9 * F * s[0] * s[1];
 }
 static void subdivide_b(bench_case *b, const int *s) {
-    b->args.subdivide = (subdivide_args){.dy = bench_in(b, DIMS(8 * s[0], s[1])), .dx = bench_out(b, DT_F32, DIMS(s[0], s[1]))};
+    b->args.subdivide =
+        (subdivide_args){.dy = bench_in(b, DIMS(8 * s[0], s[1])), .dx = bench_out(b, DT_F32, DIMS(s[0], s[1]))};
     b->bytes = 9 * F * s[0] * s[1];
 }
 
 /* s: rows, segments, heads, key heads, width */
 static void segment(bench_case *b, const int *s, bool bwd) {
     attn_segment_args *a = &b->args.segment;
-    *a = (attn_segment_args){.q = bench_in(b, DIMS(s[0], s[2], s[4])), .k = bench_in(b, DIMS(s[0], s[3], s[4])),
-                             .v = bench_in(b, DIMS(s[0], s[3], s[4])), .q_first = bench_first(b, s[0], s[1]),
-                             .k_first = bench_first(b, s[0], s[1]), .scale = 0.25f,
-                             .out = bench_out(b, DT_F32, DIMS(s[0], s[2], s[4])), .lse = bench_out(b, DT_F32, DIMS(s[0], s[2]))};
+    *a = (attn_segment_args){.q = bench_in(b, DIMS(s[0], s[2], s[4])),
+                             .k = bench_in(b, DIMS(s[0], s[3], s[4])),
+                             .v = bench_in(b, DIMS(s[0], s[3], s[4])),
+                             .q_first = bench_first(b, s[0], s[1]),
+                             .k_first = bench_first(b, s[0], s[1]),
+                             .scale = 0.25f,
+                             .out = bench_out(b, DT_F32, DIMS(s[0], s[2], s[4])),
+                             .lse = bench_out(b, DT_F32, DIMS(s[0], s[2]))};
     double pairs = (double)s[0] * s[0] / s[1] * s[2];
     b->flops = (bwd ? 10 : 4) * pairs * s[4];
     b->bytes = F * (double)s[0] * s[4] * (bwd ? 4 * s[2] + 4 * s[3] : 2 * s[2] + 2 * s[3]);
@@ -107,19 +122,30 @@ static void segment(bench_case *b, const int *s, bool bwd) {
     a->dk = bench_out(b, DT_F32, DIMS(s[0], s[3], s[4]));
     a->dv = bench_out(b, DT_F32, DIMS(s[0], s[3], s[4]));
 }
-static void segment_f(bench_case *b, const int *s) { segment(b, s, false); }
-static void segment_b(bench_case *b, const int *s) { segment(b, s, true); }
+static void segment_f(bench_case *b, const int *s) {
+    segment(b, s, false);
+}
+static void segment_b(bench_case *b, const int *s) {
+    segment(b, s, true);
+}
 
-/* SSA tables over a shell. s: radius, heads, key heads, width, blocks chosen; blocks of 4 for compression, 8 for selection.
- * Prepares the compression log-sum-exp that the scores need. */
+/* SSA tables over a shell. s: radius, heads, key heads, width, blocks chosen; blocks of 4 for compression, 8 for
+ * selection. Prepares the compression log-sum-exp that the scores need. */
 static block_tables *ssa(bench_case *b, const int *s) {
     tensor        first, coord = shell(b, s[0], 8, &first);
     block_tables *t = arena_alloc(&b->memory, sizeof *t);
     *t = blocks_build(&b->memory, &coord, &first, 4, 8, false);
-    int64_t            n = t->n_tokens, m = t->n_cmp;
-    topk_blocks_args   k = {.q = bench_in(b, DIMS(n, s[1], s[3])), .ck = bench_in(b, DIMS(m, s[2], s[3])), .scale = 0.25f};
-    attn_segment_args  c = {.q = k.q, .k = k.ck, .v = k.ck, .q_first = &t->sample_first, .k_first = &t->cmp_sample_first, .scale = 0.25f,
-                            .out = bench_out(b, DT_F32, DIMS(n, s[1], s[3])), .lse = bench_out(b, DT_F32, DIMS(n, s[1]))};
+    int64_t          n = t->n_tokens, m = t->n_cmp;
+    topk_blocks_args k = {
+        .q = bench_in(b, DIMS(n, s[1], s[3])), .ck = bench_in(b, DIMS(m, s[2], s[3])), .scale = 0.25f};
+    attn_segment_args c = {.q = k.q,
+                           .k = k.ck,
+                           .v = k.ck,
+                           .q_first = &t->sample_first,
+                           .k_first = &t->cmp_sample_first,
+                           .scale = 0.25f,
+                           .out = bench_out(b, DT_F32, DIMS(n, s[1], s[3])),
+                           .lse = bench_out(b, DT_F32, DIMS(n, s[1]))};
     attn_segment_fwd(b->prepare, &c);
     b->n_out = 0;
     k.lse = c.lse;
@@ -151,8 +177,13 @@ static void choose(bench_case *b, const int *s, bool bwd) {
         if (m >= 0) pairs += (double)(first[m + 1] - first[m]) * s[1] / s[2];
     }
     attn_select_args *a = &b->args.select;
-    *a = (attn_select_args){.q = q, .k = bench_in(b, DIMS(n, s[2], s[3])), .v = bench_in(b, DIMS(n, s[2], s[3])), .block = block,
-                            .first = &t->slc_first, .scale = 0.25f, .out = bench_out(b, DT_F32, DIMS(n, s[1], s[3])),
+    *a = (attn_select_args){.q = q,
+                            .k = bench_in(b, DIMS(n, s[2], s[3])),
+                            .v = bench_in(b, DIMS(n, s[2], s[3])),
+                            .block = block,
+                            .first = &t->slc_first,
+                            .scale = 0.25f,
+                            .out = bench_out(b, DT_F32, DIMS(n, s[1], s[3])),
                             .lse = bench_out(b, DT_F32, DIMS(n, s[1]))};
     b->flops = (bwd ? 10 : 4) * pairs * s[3];
     b->bytes = F * (double)n * s[3] * (bwd ? 4 * s[1] + 4 * s[2] : 2 * s[1] + 2 * s[2]);
@@ -164,10 +195,15 @@ static void choose(bench_case *b, const int *s, bool bwd) {
     a->dk = bench_out(b, DT_F32, DIMS(n, s[2], s[3]));
     a->dv = bench_out(b, DT_F32, DIMS(n, s[2], s[3]));
 }
-static void select_f(bench_case *b, const int *s) { choose(b, s, false); }
-static void select_b(bench_case *b, const int *s) { choose(b, s, true); }
+static void select_f(bench_case *b, const int *s) {
+    choose(b, s, false);
+}
+static void select_b(bench_case *b, const int *s) {
+    choose(b, s, true);
+}
 
-#define ROW(op, setup, text, ...) {#op, BENCH_FN(op), setup, {__VA_ARGS__}, text}
+#define ROW(op, setup, text, ...)                                                                                      \
+    { #op, BENCH_FN(op), setup, {__VA_ARGS__ }, text }
 const bench_row bench_rows_sparse[] = {
     ROW(conv3_fwd, conv3_f, "radius side I O", 5, 4, 32, 32),
     ROW(conv3_fwd, conv3_f, "radius side I O", 12, 1, 64, 64),

@@ -88,7 +88,8 @@ bool find_below(const char *path, found **list, int *n, status *st) {
             add_h5(&l, path);
     } else if (ok) {
         ok = walk(&l, path, st);
-        if (ok && l.n == 0) ok = status_set(st, ST_NO_INPUT, "%s: no shard, latents or checkpoint in this folder", path);
+        if (ok && l.n == 0)
+            ok = status_set(st, ST_NO_INPUT, "%s: no shard, latents or checkpoint in this folder", path);
     }
     *list = ok ? l.item : NULL;
     *n = ok ? l.n : 0;

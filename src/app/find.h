@@ -15,6 +15,6 @@ typedef struct {
     char       path[PATH_CAP], text[512];
 } found;
 
-/* Malloc'ed list in order of names; folders are searched to the bottom. A path that is missing is ST_NO_INPUT, one below
- * which there is nothing of this program ST_NO_INPUT too. */
+/* Malloc'ed list in order of names; folders are searched to the bottom. A path that is missing is ST_NO_INPUT, one
+ * below which there is nothing of this program ST_NO_INPUT too. */
 bool find_below(const char *path, found **list, int *n, status *st);

@@ -42,8 +42,8 @@ machine machine_look(void) {
     int  n = 0;
     MPI_Get_library_version(mpi, &n); /* allowed before MPI_Init */
     mpi[strcspn(mpi, ",\n")] = 0;
-    snprintf(m.libraries, sizeof m.libraries, "HDF5 %d.%d.%d, %.60s, Embree %s, Assimp %u.%u.%u, jansson %s", H5_VERS_MAJOR,
-             H5_VERS_MINOR, H5_VERS_RELEASE, mpi, RTC_VERSION_STRING, aiGetVersionMajor(), aiGetVersionMinor(),
-             aiGetVersionPatch(), JANSSON_VERSION);
+    snprintf(m.libraries, sizeof m.libraries, "HDF5 %d.%d.%d, %.60s, Embree %s, Assimp %u.%u.%u, jansson %s",
+             H5_VERS_MAJOR, H5_VERS_MINOR, H5_VERS_RELEASE, mpi, RTC_VERSION_STRING, aiGetVersionMajor(),
+             aiGetVersionMinor(), aiGetVersionPatch(), JANSSON_VERSION);
     return m;
 }

@@ -11,8 +11,9 @@
 enum { WHOLE_TILES = 16384 }; /* more are decoded in chunks, whose memory does not grow with the sample */
 
 /* Address space, not memory: pages that are not touched cost nothing. */
-static const size_t BOOK_BYTES = (size_t)256 << 20, SCRATCH_BYTES = (size_t)256 << 20, SCRATCH_PER_TILE = (size_t)96 << 10,
-                    HOST_BYTES = (size_t)16 << 20, HOST_PER_TILE = (size_t)16 << 10;
+static const size_t BOOK_BYTES = (size_t)256 << 20, SCRATCH_BYTES = (size_t)256 << 20,
+                    SCRATCH_PER_TILE = (size_t)96 << 10, HOST_BYTES = (size_t)16 << 20,
+                    HOST_PER_TILE = (size_t)16 << 10;
 
 bool network_load(network *n, const char *path, bool want_vae, bool ema, status *st) {
     ckpt_manifest m = {0};
@@ -25,7 +26,7 @@ bool network_load(network *n, const char *path, bool want_vae, bool ema, status 
     n->o = malloc(sizeof *n->o);
     CHECK(n->o, "no memory for the options");
     bool ok = load_options(n->path, n->o, st) && (want_vae ? load_vae(n->path, ema, &n->vae, &n->weights, st)
-                                                          : load_dit(n->path, ema, &n->dit, &n->weights, st));
+                                                           : load_dit(n->path, ema, &n->dit, &n->weights, st));
     if (!ok) {
         free(n->o);
         n->o = NULL;
@@ -180,8 +181,13 @@ static void flow_pass(network *n, void *arg) {
     int64_t C = n->dit.cfg.in_channels;
     var    *x = tape_new(&n->t, p->b.n_tokens, C, false);
     tensor *target = tape_keep(&n->t, arena_tensor(n->t.step, DT_F32, DIMS(p->b.n_tokens, C)));
-    flow_noise_fwd(&n->c, &(flow_noise_args){.x0 = &p->z, .eps = &p->eps, .t = &p->time01, .first = &p->b.sample_first,
-                                             .sigma_min = p->sigma_min, .x_t = &x->v, .v = target});
+    flow_noise_fwd(&n->c, &(flow_noise_args){.x0 = &p->z,
+                                             .eps = &p->eps,
+                                             .t = &p->time01,
+                                             .first = &p->b.sample_first,
+                                             .sigma_min = p->sigma_min,
+                                             .x_t = &x->v,
+                                             .v = target});
     p->velocity = ssdit_forward(&n->t, &n->dit, &p->b, x, &p->time, tape_leaf(&n->t, p->cond, false));
     p->target = target;
 }
@@ -190,7 +196,8 @@ static bool dit_setup(network *d, const tile_set *t, const view_input *view, sor
     const ssdit_config *c = &d->dit.cfg;
     size_t              cond_bytes = (size_t)view->n_tokens * ((size_t)c->cond_width + 16) * sizeof(float);
     if (!sort_tiles(t, c->ssa.m_slc, c->resolution, cond_bytes, s, st)) return false;
-    tensor coord = arena_tensor(&s->host, DT_I32, DIMS(view->n_tokens, 3)), first = arena_tensor(&s->host, DT_I32, DIMS(2));
+    tensor coord = arena_tensor(&s->host, DT_I32, DIMS(view->n_tokens, 3)),
+           first = arena_tensor(&s->host, DT_I32, DIMS(2));
     p->cond = arena_tensor(&s->host, DT_F32, DIMS(view->n_tokens, c->cond_width));
     view_tokens(d->o, view, F32(&p->cond), I32(&coord));
     I32(&first)[0] = 0;
@@ -199,7 +206,8 @@ static bool dit_setup(network *d, const tile_set *t, const view_input *view, sor
     return true;
 }
 
-bool dit_sample(network *d, const tile_set *t, const view_input *view, const sampler_config *cfg, float *z, status *st) {
+bool dit_sample(network *d, const tile_set *t, const view_input *view, const sampler_config *cfg, float *z,
+                status *st) {
     sorted   s;
     dit_pass p = {.cfg = cfg, .id = t->id};
     int      C = d->dit.cfg.in_channels;
@@ -227,7 +235,8 @@ bool dit_flow_loss(network *d, const tile_set *t, const view_input *view, const 
         run_pass(d, t->n, flow_pass, &p);
         const float *v = F32(&p.velocity->v), *want = F32(p.target);
         double       sum = 0;
-        for (int64_t k = 0; k < t->n * C; k++) sum += ((double)v[k] - (double)want[k]) * ((double)v[k] - (double)want[k]);
+        for (int64_t k = 0; k < t->n * C; k++)
+            sum += ((double)v[k] - (double)want[k]) * ((double)v[k] - (double)want[k]);
         loss[i] = sum / (double)(t->n * C);
     }
     arena_free(&s.host);

@@ -1,5 +1,5 @@
-/* Trained networks for one sample at a time: loaded from a checkpoint with the configuration stored in it. Tiles come and
- * go in the order of the shard; each network's own order stays inside. */
+/* Trained networks for one sample at a time: loaded from a checkpoint with the configuration stored in it. Tiles come
+ * and go in the order of the shard; each network's own order stays inside. */
 #pragma once
 #include "io/atomic_file.h"
 #include "io/options.h"
@@ -8,17 +8,17 @@
 #include "train/view_input.h"
 
 typedef struct {
-    char      path[PATH_CAP]; /* of the checkpoint */
-    options  *o;              /* the configuration it was trained with */
-    ssvae     vae;
-    ssdit     dit;
-    bool      is_vae;
-    int64_t   step;
-    uint64_t  fingerprint; /* of the weights in use */
-    uint64_t  trained_on;  /* of a transformer: fingerprint of the VAE its latents came from */
-    arena     weights, work, book;
-    ctx       c;
-    tape      t;
+    char     path[PATH_CAP]; /* of the checkpoint */
+    options *o;              /* the configuration it was trained with */
+    ssvae    vae;
+    ssdit    dit;
+    bool     is_vae;
+    int64_t  step;
+    uint64_t fingerprint; /* of the weights in use */
+    uint64_t trained_on;  /* of a transformer: fingerprint of the VAE its latents came from */
+    arena    weights, work, book;
+    ctx      c;
+    tape     t;
 } network;
 
 /* path: a step-N folder or a run folder. ST_CONFIG when it is the other kind of network. */

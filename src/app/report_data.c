@@ -48,7 +48,8 @@ bool report_find(const char *folder, report_data *d, status *st) {
     if (!S_ISDIR(s.st_mode)) return status_set(st, ST_NO_INPUT, "%s is not a folder", folder);
     if (!walk(d, folder, ".", st)) return false;
     if (d->n[REPORT_METRICS] + d->n[REPORT_RESULTS] == 0)
-        return status_set(st, ST_NO_INPUT, "%s: neither metrics.jsonl nor results.json below it: train or eval first", folder);
+        return status_set(st, ST_NO_INPUT, "%s: neither metrics.jsonl nor results.json below it: train or eval first",
+                          folder);
     return true;
 }
 

@@ -5,9 +5,9 @@
 typedef enum { REPORT_METRICS, REPORT_RESULTS, REPORT_CONFIG, REPORT_STAGES, REPORT_KINDS } report_kind;
 
 typedef struct {
-    char    path[PATH_CAP]; /* of the file */
+    char    path[PATH_CAP];  /* of the file */
     char    where[PATH_CAP]; /* its folder, relative to the report's folder; "." for that itself */
-    json_t *json;           /* REPORT_RESULTS: {"kind": "vae" | "dit" | "samples", ...} */
+    json_t *json;            /* REPORT_RESULTS: {"kind": "vae" | "dit" | "samples", ...} */
 } report_file;
 
 typedef struct {

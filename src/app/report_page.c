@@ -15,14 +15,22 @@ static const struct {
     double      scale;
     int         digits;
 } columns[] = {
-    {"sign_accuracy", "sign right, %", 100, 2}, {"band_error_tau", "band error, tau", 1, 4},
-    {"band_error_voxels", "band error, voxels", 1, 3}, {"chamfer", "Chamfer x1000", 1000, 3},
-    {"f1@0.005", "F1 @0.005, %", 100, 2}, {"f1@0.001", "F1 @0.001, %", 100, 2}, {"f1@0.01", "F1 @0.01, %", 100, 2},
-    {"normal_error_degrees", "normal error, deg", 1, 2}, {"vae_chamfer", "VAE Chamfer x1000", 1000, 3},
-    {"vae_sign_accuracy", "VAE sign right, %", 100, 2}, {"generated_sign_accuracy", "generated: sign right, %", 100, 2},
-    {"generated_band_error_tau", "generated: band error, tau", 1, 4}, {"zero_sign_accuracy", "zero latents: sign right, %", 100, 2},
+    {"sign_accuracy", "sign right, %", 100, 2},
+    {"band_error_tau", "band error, tau", 1, 4},
+    {"band_error_voxels", "band error, voxels", 1, 3},
+    {"chamfer", "Chamfer x1000", 1000, 3},
+    {"f1@0.005", "F1 @0.005, %", 100, 2},
+    {"f1@0.001", "F1 @0.001, %", 100, 2},
+    {"f1@0.01", "F1 @0.01, %", 100, 2},
+    {"normal_error_degrees", "normal error, deg", 1, 2},
+    {"vae_chamfer", "VAE Chamfer x1000", 1000, 3},
+    {"vae_sign_accuracy", "VAE sign right, %", 100, 2},
+    {"generated_sign_accuracy", "generated: sign right, %", 100, 2},
+    {"generated_band_error_tau", "generated: band error, tau", 1, 4},
+    {"zero_sign_accuracy", "zero latents: sign right, %", 100, 2},
     {"zero_band_error_tau", "zero latents: band error, tau", 1, 4},
-    {"noise_sign_accuracy", "noise latents: sign right, %", 100, 2}, {"noise_band_error_tau", "noise latents: band error, tau", 1, 4},
+    {"noise_sign_accuracy", "noise latents: sign right, %", 100, 2},
+    {"noise_band_error_tau", "noise latents: band error, tau", 1, 4},
     {"right_view_lower", "right view has the lower loss, %", 100, 1},
 };
 enum { N_COLUMNS = sizeof columns / sizeof columns[0] };
@@ -45,8 +53,10 @@ static void table_row(html *h, const char *name, const json_t *group, const bool
 static void flow_table(html *h, const json_t *overall) {
     static const char *const times[] = {"0.1", "0.3", "0.5", "0.7", "0.9"};
     if (!json_object_get(overall, "flow_right@0.5")) return;
-    html_add(h, "<h3>Flow loss per time, same noise</h3><table><tr><th>time</th><th>with the right view</th><th>with another "
-                "shape's view</th><th>right view lower, %%</th></tr>\n");
+    html_add(
+        h,
+        "<h3>Flow loss per time, same noise</h3><table><tr><th>time</th><th>with the right view</th><th>with another "
+        "shape's view</th><th>right view lower, %%</th></tr>\n");
     for (int i = 0; i < 5; i++) {
         char   key[3][32];
         double v[3];
@@ -60,12 +70,13 @@ static void flow_table(html *h, const json_t *overall) {
 }
 
 void page_tables(html *h, const report_data *d) {
-    html_add(h, "<h2>Figures</h2>\n<p>Chamfer: half the sum of the two mean distances between the surfaces, in the [-1,1] frame. "
+    html_add(h, "<h2>Figures</h2>\n<p>Chamfer: half the sum of the two mean distances between the surfaces, in the "
+                "[-1,1] frame. "
                 "The band is where the true distance is below tau. A dash: it could not be computed.</p>\n");
     for (int i = 0; i < d->n[REPORT_RESULTS]; i++) {
         const report_file *f = &d->file[REPORT_RESULTS][i];
-        const json_t      *summary = json_object_get(f->json, "summary"), *overall = json_object_get(summary, "overall");
-        bool               shown[N_COLUMNS];
+        const json_t *summary = json_object_get(f->json, "summary"), *overall = json_object_get(summary, "overall");
+        bool          shown[N_COLUMNS];
         html_add(h, "<h3>");
         html_text(h, f->where);
         html_add(h, "</h3><div class=wide><table><tr><th>category</th><th>shapes</th>");
@@ -103,9 +114,9 @@ void page_curves(html *h, const report_data *d, int64_t smooth, json_t *summary)
     json_t *last = json_object();
     html_add(h, "<h2>Training</h2>\n<div class=charts>\n");
     for (int i = 0; i < d->n[REPORT_METRICS]; i++) {
-        const report_file *f = &d->file[REPORT_METRICS][i];
-        int64_t           *step[2] = {NULL, NULL}, n[2] = {0, 0};
-        double            *value[2] = {NULL, NULL};
+        const report_file       *f = &d->file[REPORT_METRICS][i];
+        int64_t                 *step[2] = {NULL, NULL}, n[2] = {0, 0};
+        double                  *value[2] = {NULL, NULL};
         static const char *const key[2] = {"loss", "heldout_loss"};
         for (int k = 0; k < 2; k++) {
             status quiet = {0};
@@ -123,9 +134,10 @@ void page_curves(html *h, const report_data *d, int64_t smooth, json_t *summary)
         snprintf(title, sizeof title, "Loss of %s", f->where);
         html_chart(h, title, line, n[1] ? 3 : 2);
         if (n[0])
-            json_object_set_new(last, f->where, json_pack("{s:I, s:o, s:o}", "step", (json_int_t)step[0][n[0] - 1], "loss",
-                                                          metrics_number(mean[n[0] - 1]), "heldout_loss",
-                                                          n[1] ? metrics_number(value[1][n[1] - 1]) : json_null()));
+            json_object_set_new(last, f->where,
+                                json_pack("{s:I, s:o, s:o}", "step", (json_int_t)step[0][n[0] - 1], "loss",
+                                          metrics_number(mean[n[0] - 1]), "heldout_loss",
+                                          n[1] ? metrics_number(value[1][n[1] - 1]) : json_null()));
         free(mean);
         for (int k = 0; k < 2; k++) {
             free(step[k]);

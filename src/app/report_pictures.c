@@ -1,5 +1,5 @@
-/* One row per generated shape: the view, the truth, the auto-encoder's reconstruction and the generated mesh, all from the
- * camera of the view. */
+/* One row per generated shape: the view, the truth, the auto-encoder's reconstruction and the generated mesh, all from
+ * the camera of the view. */
 #include "app/report_page.h"
 #include "data_prep/views.h"
 

@@ -7,7 +7,9 @@
 
 enum { JSON_MAX_BYTES = 256 << 20 };
 
-void hex_of(uint64_t v, char out[17]) { snprintf(out, 17, "%016llx", (unsigned long long)v); }
+void hex_of(uint64_t v, char out[17]) {
+    snprintf(out, 17, "%016llx", (unsigned long long)v);
+}
 
 void result_name(const char *source, uint64_t id, char out[96]) {
     const char *base = strrchr(source, '/');
@@ -40,7 +42,8 @@ json_t *json_file_read(const char *path, status *st) {
     json_t *j = json_loadb((const char *)bytes, (size_t)n, JSON_REJECT_DUPLICATES, &e);
     free(bytes);
     if (j && json_is_object(j)) return j;
-    status_set(st, ST_DATA, "%s: line %d: %s: remove the file and run again", path, j ? 1 : e.line, j ? "not an object" : e.text);
+    status_set(st, ST_DATA, "%s: line %d: %s: remove the file and run again", path, j ? 1 : e.line,
+               j ? "not an object" : e.text);
     json_decref(j);
     return NULL;
 }

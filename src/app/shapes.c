@@ -42,7 +42,8 @@ json_t *shape_json(const shape *s, const char *key) {
 bool shapes_open(const options *o, const char *verb, dataset *d, status *st) {
     if (o->command.n_args != 1)
         return status_set(st, ST_USAGE, "%s takes one folder of shards: d3s2 %s SHARDS ...", verb, verb);
-    dataset_request r = {.shards = o->command.arg[0], .resolution = (int)o->data.resolution, .max_tiles = o->data.max_tiles};
+    dataset_request r = {
+        .shards = o->command.arg[0], .resolution = (int)o->data.resolution, .max_tiles = o->data.max_tiles};
     if (!dataset_open(d, &r, st)) return false;
     if (d->n > 0) return true;
     dataset_close(d);
@@ -72,10 +73,11 @@ bool shape_view_read(const dataset *d, int64_t i, int view, const char *path, co
     const char       *name = *path ? path : sample_name(d, i);
     *out = (shape_view){0};
     if (view >= e->views && (!*path || e->views > 0))
-        return status_set(st, ST_USAGE, "%s has %d views, there is no view %d: sample.view counts from 0", sample_name(d, i), e->views,
-                          view);
+        return status_set(st, ST_USAGE, "%s has %d views, there is no view %d: sample.view counts from 0",
+                          sample_name(d, i), e->views, view);
     if (e->views > 0) {
-        if (!shard_read_view(&d->shards[e->shard], e->at, view, &out->png, &out->png_size, out->camera, st)) return false;
+        if (!shard_read_view(&d->shards[e->shard], e->at, view, &out->png, &out->png_size, out->camera, st))
+            return false;
         out->has_camera = true;
     }
     if (*path) {
@@ -83,7 +85,8 @@ bool shape_view_read(const dataset *d, int64_t i, int view, const char *path, co
         out->png = NULL;
         if (!read_whole_file(path, 256 << 20, &out->png, &out->png_size, st)) return false;
     }
-    if (view_check(trained, st) && view_prepare(trained, out->png, out->png_size, name, NULL, &out->input, st)) return true;
+    if (view_check(trained, st) && view_prepare(trained, out->png, out->png_size, name, NULL, &out->input, st))
+        return true;
     shape_view_free(out);
     return false;
 }
@@ -95,22 +98,29 @@ void shape_view_free(shape_view *v) {
 }
 
 surface_options shape_surface_options(const options *o, uint64_t id) {
-    return (surface_options){.points = o->eval.points, .n_thresholds = o->eval.f1_thresholds.n < F1_MAX ? o->eval.f1_thresholds.n : F1_MAX,
-                             .threshold = o->eval.f1_thresholds.v, .key = {(uint64_t)o->eval.seed, RNG_EVAL, 0, id}};
+    return (surface_options){.points = o->eval.points,
+                             .n_thresholds = o->eval.f1_thresholds.n < F1_MAX ? o->eval.f1_thresholds.n : F1_MAX,
+                             .threshold = o->eval.f1_thresholds.v,
+                             .key = {(uint64_t)o->eval.seed, RNG_EVAL, 0, id}};
 }
 
 sampler_config shape_sampler(const options *o) {
-    return (sampler_config){.schedule = SCHEDULE_PUBLISHED, .steps = (int)o->sample.steps, .shift = o->sample.shift,
-                            .guidance = o->sample.guidance, .seed = (uint64_t)o->sample.seed};
+    return (sampler_config){.schedule = SCHEDULE_PUBLISHED,
+                            .steps = (int)o->sample.steps,
+                            .shift = o->sample.shift,
+                            .guidance = o->sample.guidance,
+                            .seed = (uint64_t)o->sample.seed};
 }
 
 bool networks_fit(const network *vae, const network *dit, const dataset *d, status *st) {
     if (dit->o->dit.resolution * 8 != d->resolution)
-        return status_set(st, ST_CONFIG, "%s: trained at R = %lld, %s has R = %d: choose data of that resolution", dit->path,
-                          (long long)dit->o->dit.resolution * 8, d->shards[0].path, d->resolution);
+        return status_set(st, ST_CONFIG, "%s: trained at R = %lld, %s has R = %d: choose data of that resolution",
+                          dit->path, (long long)dit->o->dit.resolution * 8, d->shards[0].path, d->resolution);
     if (dit->trained_on && dit->trained_on != vae->fingerprint)
-        return status_set(st, ST_CONFIG, "%s: learnt latents of the auto-encoder %016llx, %s is %016llx: give the checkpoint (and "
-                          "ema) that encoded them", dit->path, (unsigned long long)dit->trained_on, vae->path,
+        return status_set(st, ST_CONFIG,
+                          "%s: learnt latents of the auto-encoder %016llx, %s is %016llx: give the checkpoint (and "
+                          "ema) that encoded them",
+                          dit->path, (unsigned long long)dit->trained_on, vae->path,
                           (unsigned long long)vae->fingerprint);
     return true;
 }

@@ -7,7 +7,7 @@
 
 typedef struct {
     sample   s;
-    char     name[96]; /* for files */
+    char     name[96];   /* for files */
     char     where[400]; /* for messages */
     tile_set t;
     float   *value; /* [n,512] */
@@ -16,10 +16,10 @@ typedef struct {
     double   tau_voxels;
 } shape;
 
-bool shape_read(const dataset *d, int64_t i, shape *out, status *st);
-void shape_free(shape *s);
+bool    shape_read(const dataset *d, int64_t i, shape *out, status *st);
+void    shape_free(shape *s);
 /* The surface of values in the shape's tiles. */
-void shape_surface(const shape *s, const float *value, double level, mesh *out);
+void    shape_surface(const shape *s, const float *value, double level, mesh *out);
 /* {"id", "name", "source", "category", "tokens", "key"} */
 json_t *shape_json(const shape *s, const char *key);
 
@@ -44,4 +44,4 @@ void shape_view_free(shape_view *v);
 surface_options shape_surface_options(const options *o, uint64_t id);
 sampler_config  shape_sampler(const options *o);
 /* ST_CONFIG unless the transformer learnt latents of this auto-encoder and both fit the data. */
-bool networks_fit(const network *vae, const network *dit, const dataset *d, status *st);
+bool            networks_fit(const network *vae, const network *dit, const dataset *d, status *st);

@@ -81,8 +81,11 @@ bool verb_check(app *a, status *st) {
             else if (list[i].kind == FOUND_DAMAGED)
                 ok = status_set(&one, ST_DATA, "%s", list[i].text);
             if (n_all++ == 0) printf("%-8s %-11s %-32s %s\n", "state", "kind", "content", "file");
-            printf("%-8s %-11s %-32s %s\n", !ok ? "WRONG" : list[i].kind == FOUND_PART ? "ignored" : "ok", kind[list[i].kind],
-                   what, list[i].path);
+            printf("%-8s %-11s %-32s %s\n",
+                   !ok                          ? "WRONG"
+                   : list[i].kind == FOUND_PART ? "ignored"
+                                                : "ok",
+                   kind[list[i].kind], what, list[i].path);
             if (!ok) printf("         %s\n", one.text);
             fflush(stdout);
             n_bad += !ok;

@@ -20,11 +20,11 @@ typedef struct {
 static void make_key(job *j) {
     const options *o = j->o;
     char           text[600];
-    int            at = snprintf(text, sizeof text, "%016llx %016llx %lld %lld %g %lld %g %g %lld %lld %lld %lld", (unsigned long long)j->vae.fingerprint,
-                                 (unsigned long long)j->dit.fingerprint, (long long)o->eval.points, (long long)o->eval.seed,
-                                 o->sample.level, (long long)o->sample.steps, o->sample.shift, o->sample.guidance,
-                                 (long long)o->sample.seed, (long long)o->sample.view, (long long)j->n,
-                                 (long long)o->eval.generate);
+    int            at = snprintf(text, sizeof text, "%016llx %016llx %lld %lld %g %lld %g %g %lld %lld %lld %lld",
+                                 (unsigned long long)j->vae.fingerprint, (unsigned long long)j->dit.fingerprint,
+                                 (long long)o->eval.points, (long long)o->eval.seed, o->sample.level, (long long)o->sample.steps,
+                                 o->sample.shift, o->sample.guidance, (long long)o->sample.seed, (long long)o->sample.view,
+                                 (long long)j->n, (long long)o->eval.generate);
     for (int i = 0; i < o->eval.f1_thresholds.n && at < 560; i++)
         at += snprintf(text + at, sizeof text - (size_t)at, " %g", o->eval.f1_thresholds.v[i]);
     hex_of(hash_text(text), j->key);
@@ -48,7 +48,7 @@ static bool eval_one(job *j, int64_t i, status *st) {
     char  path[PATH_CAP];
     if (!shape_read(&j->d, i, &s, st)) return false;
     json_t *out = shape_json(&s, j->key);
-    bool    ok = j->of_dit ? eval_dit(j, i, &s, out, st) : eval_vae_shape(&j->vae, j->o, &s, j->o->eval.output, out, st);
+    bool ok = j->of_dit ? eval_dit(j, i, &s, out, st) : eval_vae_shape(&j->vae, j->o, &s, j->o->eval.output, out, st);
     result_path(j->o->eval.output, s.name, ".json", path);
     ok = ok && json_file_write(path, out, st);
     json_decref(out);
@@ -98,9 +98,10 @@ static bool keep_worst(const job *j, status *st) {
 }
 
 static void print_means(const char *path) {
-    static const char *const key[] = {"sign_accuracy", "band_error_voxels", "chamfer", "normal_error_degrees", "right_view_lower",
-                                      "generated_band_error_tau", "zero_band_error_tau", "noise_band_error_tau"};
-    status  quiet = {0};
+    static const char *const key[] = {"sign_accuracy",        "band_error_voxels",   "chamfer",
+                                      "normal_error_degrees", "right_view_lower",    "generated_band_error_tau",
+                                      "zero_band_error_tau",  "noise_band_error_tau"};
+    status                   quiet = {0};
     json_t *j = json_file_read(path, &quiet), *all = json_object_get(json_object_get(j, "summary"), "overall");
     printf("%s: %lld shapes\n", path, (long long)json_integer_value(json_object_get(all, "shapes")));
     for (size_t i = 0; i < sizeof key / sizeof key[0]; i++) {
@@ -123,10 +124,11 @@ static bool run(job *j, const comm *c, status *st) {
     if (!comm_agree(c, st)) return false;
     eval_mine(j, c->rank, st);
     if (!comm_agree(c, st) || c->rank != 0) return status_ok(st);
-    json_t *head = json_pack("{s:s, s:s, s:i, s:f, s:I, s:I}", "kind", j->of_dit ? "dit" : "vae", "data", o->command.arg[0],
-                             "resolution", j->d.resolution, "level", o->sample.level, "step",
+    json_t *head = json_pack("{s:s, s:s, s:i, s:f, s:I, s:I}", "kind", j->of_dit ? "dit" : "vae", "data",
+                             o->command.arg[0], "resolution", j->d.resolution, "level", o->sample.level, "step",
                              (json_int_t)(j->of_dit ? j->dit.step : j->vae.step), "points", (json_int_t)o->eval.points);
-    bool    ok = results_collect(o->eval.output, "results.json", head, j->names, j->n, st) && (j->of_dit || keep_worst(j, st));
+    bool    ok =
+        results_collect(o->eval.output, "results.json", head, j->names, j->n, st) && (j->of_dit || keep_worst(j, st));
     result_path(o->eval.output, "results.json", "", path);
     if (ok) print_means(path);
     return ok;
@@ -136,7 +138,8 @@ bool verb_eval(app *a, status *st) {
     const options *o = a->opt;
     job            j = {.o = o, .of_dit = *o->eval.vae != 0};
     if (!*o->eval.checkpoint || !*o->eval.output)
-        return status_set(st, ST_USAGE, "eval needs eval.checkpoint=RUN and eval.output=FOLDER (and eval.vae=RUN of a transformer)");
+        return status_set(st, ST_USAGE,
+                          "eval needs eval.checkpoint=RUN and eval.output=FOLDER (and eval.vae=RUN of a transformer)");
     if (!(o->sample.level > -1 && o->sample.level < 1))
         return status_set(st, ST_USAGE, "sample.level: %g is not between -1 and 1", o->sample.level);
     bool opened = shapes_open(o, "eval", &j.d, st);

@@ -18,8 +18,8 @@ static int64_t shape_count(const ckpt_param *p) {
 static bool export_weights(const ckpt_manifest *m, const char *slab, const char *path, bool dry_run, status *st) {
     int64_t n = ckpt_slab_count(m, slab), numbers = 0;
     for (int i = 0; i < m->n_params; i++) numbers += shape_count(&m->param[i]);
-    printf("%s: %d tensors, %lld numbers, slab %s of step %lld -> %s\n", m->folder, m->n_params, (long long)numbers, slab,
-           (long long)m->step, path);
+    printf("%s: %d tensors, %lld numbers, slab %s of step %lld -> %s\n", m->folder, m->n_params, (long long)numbers,
+           slab, (long long)m->step, path);
     if (dry_run) return true;
     float       *w = malloc(sizeof *w * (size_t)(n + 1));
     safe_source *t = calloc((size_t)(m->n_params + 1), sizeof *t);
@@ -42,7 +42,8 @@ bool verb_export(app *a, status *st) {
     const options *o = a->opt;
     ckpt_manifest  m;
     if (o->command.n_args != 2)
-        return status_set(st, ST_USAGE, "export takes a checkpoint and a file: d3s2 export CHECKPOINT FILE.safetensors");
+        return status_set(st, ST_USAGE,
+                          "export takes a checkpoint and a file: d3s2 export CHECKPOINT FILE.safetensors");
     if (!ckpt_open_any(o->command.arg[0], false, &m, st)) return false;
     bool ema = o->sample.ema && ckpt_slab_count(&m, "ema") > 0;
     bool ok = export_weights(&m, ema ? "ema" : "params", o->command.arg[1], o->command.dry_run, st);
@@ -60,7 +61,8 @@ static bool same_shape(const safe_tensor *t, const ckpt_param *p) {
 
 static void shape_text(int rank, const int64_t *shape, char out[160]) {
     int n = snprintf(out, 160, "[");
-    for (int i = 0; i < rank && n < 140; i++) n += snprintf(out + n, 160 - (size_t)n, "%s%lld", i ? "," : "", (long long)shape[i]);
+    for (int i = 0; i < rank && n < 140; i++)
+        n += snprintf(out + n, 160 - (size_t)n, "%s%lld", i ? "," : "", (long long)shape[i]);
     snprintf(out + n, 160 - (size_t)n, "]");
 }
 
@@ -70,13 +72,14 @@ static bool read_weights(const safetensors *s, const ckpt_param *want, int n, fl
         const safe_tensor *t = safetensors_find(s, want[i].name);
         char               a[160], b[160];
         if (!t)
-            return status_set(st, ST_CONFIG, "%.200s: no tensor %.120s: does the configuration belong to these weights?", s->path,
+            return status_set(st, ST_CONFIG,
+                              "%.200s: no tensor %.120s: does the configuration belong to these weights?", s->path,
                               want[i].name);
         if (!same_shape(t, &want[i])) {
             shape_text(t->rank, t->shape, a);
             shape_text(want[i].rank, want[i].shape, b);
-            return status_set(st, ST_CONFIG, "%.160s: %.100s has shape %.80s, the configuration says %.80s", s->path, want[i].name, a,
-                              b);
+            return status_set(st, ST_CONFIG, "%.160s: %.100s has shape %.80s, the configuration says %.80s", s->path,
+                              want[i].name, a, b);
         }
         if (!safetensors_read(s, t, w + want[i].offset, st)) return false;
     }
@@ -84,17 +87,19 @@ static bool read_weights(const safetensors *s, const ckpt_param *want, int n, fl
         int i = 0;
         while (i < n && strcmp(want[i].name, s->tensor[k].name) != 0) i++;
         if (i == n)
-            return status_set(st, ST_CONFIG, "%.200s: the model has no place for tensor %.120s", s->path, s->tensor[k].name);
+            return status_set(st, ST_CONFIG, "%.200s: the model has no place for tensor %.120s", s->path,
+                              s->tensor[k].name);
     }
     return true;
 }
 
-static bool import_weights(const options *o, const char *model, const params *p, const char *file, const char *run, status *st) {
+static bool import_weights(const options *o, const char *model, const params *p, const char *file, const char *run,
+                           status *st) {
     safetensors s;
     if (!safetensors_open(&s, file, st)) return false;
-    ckpt_param   *want = state_params(p);
-    float        *w = calloc((size_t)p->total + 1, sizeof *w);
-    char         *yaml = options_to_yaml(o);
+    ckpt_param *want = state_params(p);
+    float      *w = calloc((size_t)p->total + 1, sizeof *w);
+    char       *yaml = options_to_yaml(o);
     CHECK(want && w && yaml, "no memory for %lld weights", (long long)p->total);
     ckpt_manifest m = {.step = 0, .seed = (uint64_t)o->train.seed, .n_params = p->n, .param = want, .config = yaml};
     snprintf(m.model, sizeof m.model, "%s", model);
@@ -102,8 +107,7 @@ static bool import_weights(const options *o, const char *model, const params *p,
     bool      ok = read_weights(&s, want, p->n, w, st);
     if (ok)
         printf("%s: %d tensors of the %s -> %s/step-0; train with train.init_from=%s\n", file, p->n, model, run, run);
-    if (ok && !o->command.dry_run)
-        ok = make_folder(run, st) && ckpt_save(run, 0, 1, 0, &slab, 1, &m, NULL, NULL, st);
+    if (ok && !o->command.dry_run) ok = make_folder(run, st) && ckpt_save(run, 0, 1, 0, &slab, 1, &m, NULL, NULL, st);
     safetensors_close(&s);
     free(want);
     free(w);
@@ -115,7 +119,8 @@ bool verb_import(app *a, status *st) {
     const options *o = a->opt;
     bool           ok;
     if (o->command.n_args != 2)
-        return status_set(st, ST_USAGE, "import takes a file and a run folder: d3s2 import FILE.safetensors RUN --config FILE");
+        return status_set(st, ST_USAGE,
+                          "import takes a file and a run folder: d3s2 import FILE.safetensors RUN --config FILE");
     if (o->train.model == opt_train_model_vae) {
         ssvae        m;
         ssvae_config c = ssvae_config_of(o);

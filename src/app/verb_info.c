@@ -11,7 +11,8 @@
 
 static bool print_device(void) {
     machine m = machine_look();
-    printf("host       %s (%s)\nprocessor  %s\ncores      %d usable, %d threads of OpenMP\nmemory     %lld MB\nback ends  cpu, ref\n"
+    printf("host       %s (%s)\nprocessor  %s\ncores      %d usable, %d threads of OpenMP\nmemory     %lld MB\nback "
+           "ends  cpu, ref\n"
            "libraries  %s\n",
            m.host, m.system, m.cpu, m.cores, m.threads, (long long)m.memory_mb, m.libraries);
     return true;
@@ -105,16 +106,16 @@ static bool folder_info(const found *list, int n, status *st) {
 static bool latents_info(const char *path, status *st) {
     latents l;
     if (!latents_open(&l, path, st)) return false;
-    printf("%s: latents of %s, R = %d, %d channels, %lld samples, %lld tokens, VAE %016llx\n", path, l.shard, l.resolution,
-           l.channels, (long long)l.n_samples, (long long)l.n_tiles, (unsigned long long)l.vae);
+    printf("%s: latents of %s, R = %d, %d channels, %lld samples, %lld tokens, VAE %016llx\n", path, l.shard,
+           l.resolution, l.channels, (long long)l.n_samples, (long long)l.n_tiles, (unsigned long long)l.vae);
     latents_close(&l);
     return true;
 }
 
 static bool path_info(const char *path, bool dry_run, status *st) {
     static const char *const kind[] = {"shard", "latents", "checkpoint", "unfinished, ignored", "unknown"};
-    found *list;
-    int    n;
+    found                   *list;
+    int                      n;
     if (!find_below(path, &list, &n, st)) return false;
     bool ok = true;
     for (int i = 0, j; i < n && ok; i = j) {

@@ -24,10 +24,10 @@ static bool write_heldout(const options *o, int64_t count, const char *path, sta
     file_list l;
     if (!file_list_read(o->prep.input, &l, st)) return false;
     int64_t n = o->prep.max_shapes > 0 && o->prep.max_shapes < l.n ? o->prep.max_shapes : l.n;
-    bool    ok = count < n || status_set(st, ST_USAGE, "prep.heldout_count=%lld leaves none of %lld meshes for training",
-                                         (long long)count, (long long)n);
-    pick   *p = malloc(sizeof *p * (size_t)(n + 1));
-    size_t  size = 1;
+    bool   ok = count < n || status_set(st, ST_USAGE, "prep.heldout_count=%lld leaves none of %lld meshes for training",
+                                        (long long)count, (long long)n);
+    pick  *p = malloc(sizeof *p * (size_t)(n + 1));
+    size_t size = 1;
     CHECK(p, "no memory for %lld names", (long long)n);
     for (int64_t i = 0; i < n; i++) p[i] = (pick){hash_text(l.name[i]), l.name[i]};
     qsort(p, (size_t)n, sizeof *p, compare_pick);

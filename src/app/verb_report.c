@@ -10,8 +10,10 @@ static bool write_page(const app *a, const char *folder, const char *output, rep
     json_t *summary = json_object(), *results = json_object();
     html_begin(&h, "d3s2 report");
     html_add(&h, "<h1>Training of Direct3D-S2 on small data</h1>\n");
-    html_add(&h, "<p class=note>The active tiles of every shape are given in this stage: the network fills tiles that already outline "
-                 "the shape. A small Chamfer distance alone therefore proves nothing; compare with decoded zero and noise latents, "
+    html_add(&h, "<p class=note>The active tiles of every shape are given in this stage: the network fills tiles that "
+                 "already outline "
+                 "the shape. A small Chamfer distance alone therefore proves nothing; compare with decoded zero and "
+                 "noise latents, "
                  "and with another shape's view.</p>\n");
     if (a->opt->report.images) page_pictures(&h, d);
     page_tables(&h, d);
@@ -42,14 +44,16 @@ bool verb_report(app *a, status *st) {
     const char    *folder = o->command.n_args ? o->command.arg[0] : o->report.run;
     char           output[PATH_CAP];
     report_data    d;
-    if (!*folder || o->command.n_args > 1) return status_set(st, ST_USAGE, "report takes one folder: d3s2 report FOLDER");
+    if (!*folder || o->command.n_args > 1)
+        return status_set(st, ST_USAGE, "report takes one folder: d3s2 report FOLDER");
     if (*o->report.output)
         snprintf(output, sizeof output, "%s", o->report.output);
     else if (!join_path(folder, "report.html", output, st))
         return false;
     bool ok = report_find(folder, &d, st);
     if (ok && o->command.dry_run)
-        printf("report of %d training curves and %d results would go to %s\n", d.n[REPORT_METRICS], d.n[REPORT_RESULTS], output);
+        printf("report of %d training curves and %d results would go to %s\n", d.n[REPORT_METRICS], d.n[REPORT_RESULTS],
+               output);
     else if (ok)
         ok = write_page(a, folder, output, &d, st);
     report_data_free(&d);

@@ -18,10 +18,11 @@ typedef struct {
 /* Everything a result depends on. */
 static void make_key(job *j) {
     char text[1200];
-    int  at = snprintf(text, sizeof text, "%016llx %016llx %lld %g %g %g %lld %lld %lld %lld %d %s", (unsigned long long)j->dit.fingerprint,
-             (unsigned long long)j->vae.fingerprint, (long long)j->o->sample.steps, j->o->sample.shift, j->o->sample.guidance,
-             j->o->sample.level, (long long)j->o->sample.seed, (long long)j->o->sample.view, (long long)j->o->eval.points,
-             (long long)j->o->eval.seed, (int)j->o->sample.format, j->o->sample.image);
+    int  at = snprintf(text, sizeof text, "%016llx %016llx %lld %g %g %g %lld %lld %lld %lld %d %s",
+                       (unsigned long long)j->dit.fingerprint, (unsigned long long)j->vae.fingerprint,
+                       (long long)j->o->sample.steps, j->o->sample.shift, j->o->sample.guidance, j->o->sample.level,
+                       (long long)j->o->sample.seed, (long long)j->o->sample.view, (long long)j->o->eval.points,
+                       (long long)j->o->eval.seed, (int)j->o->sample.format, j->o->sample.image);
     for (int i = 0; i < j->o->eval.f1_thresholds.n; i++)
         at += snprintf(text + at, sizeof text - (size_t)at, " %g", j->o->eval.f1_thresholds.v[i]);
     hex_of(hash_text(text), j->key);
@@ -33,7 +34,7 @@ static bool write_latents(const job *j, const shape *s, const float *z, const ch
     float  *logvar = calloc((size_t)s->s.n_tiles * (size_t)C + 1, sizeof *logvar); /* a point, not a distribution */
     CHECK(logvar, "no memory for latents");
     snprintf(meta.shard, sizeof meta.shard, "generated");
-    status          quiet = {0};
+    status quiet = {0};
     remove_tree(path, &quiet);
     latents_writer *w = latents_create(path, &meta, st);
     bool            ok = w && latents_append(w, s->s.id, s->s.n_tiles, s->s.coord, z, logvar, st);
@@ -47,12 +48,13 @@ static bool write_latents(const job *j, const shape *s, const float *z, const ch
 
 static json_t *camera_json(const shape_view *v) {
     json_t *a = json_array();
-    for (int i = 0; i < VIEW_CAMERA_FLOATS && v->has_camera; i++) json_array_append_new(a, metrics_number((double)v->camera[i]));
+    for (int i = 0; i < VIEW_CAMERA_FLOATS && v->has_camera; i++)
+        json_array_append_new(a, metrics_number((double)v->camera[i]));
     return a;
 }
 
-static bool put_mesh(const job *j, const shape *s, const char *what, const mesh *m, json_t *out, json_t *files, const char *as,
-                     status *st) {
+static bool put_mesh(const job *j, const shape *s, const char *what, const mesh *m, json_t *out, json_t *files,
+                     const char *as, status *st) {
     char file[160], path[PATH_CAP];
     snprintf(file, sizeof file, "%s%s%s", s->name, what, endings[j->o->sample.format]);
     result_path(j->o->sample.output, file, "", path);
@@ -63,7 +65,8 @@ static bool put_mesh(const job *j, const shape *s, const char *what, const mesh 
 }
 
 /* Meshes of the truth, the reconstruction and the generated values, and how far the last two are from the first. */
-static bool judge(const job *j, const shape *s, const float *made, const float *rebuilt, json_t *out, json_t *files, status *st) {
+static bool judge(const job *j, const shape *s, const float *made, const float *rebuilt, json_t *out, json_t *files,
+                  status *st) {
     mesh            truth, vae, own;
     band_stats      band = {0}, vae_band = {0};
     surface_stats   stats, vae_stats;
@@ -76,7 +79,8 @@ static bool judge(const job *j, const shape *s, const float *made, const float *
     band_add(&vae_band, rebuilt, s->value, s->s.n_tiles * TILE_CELLS);
     bool ok = surface_compare(&own, &truth, &so, &stats, st) && surface_compare(&vae, &truth, &so, &vae_stats, st) &&
               put_mesh(j, s, "-truth", &truth, out, files, "truth", st) &&
-              put_mesh(j, s, "-vae", &vae, out, files, "reconstruction", st) && put_mesh(j, s, "", &own, out, files, "mesh", st);
+              put_mesh(j, s, "-vae", &vae, out, files, "reconstruction", st) &&
+              put_mesh(j, s, "", &own, out, files, "mesh", st);
     if (ok) {
         metrics_put_band(out, &band, s->tau_voxels);
         metrics_put_surface(out, &stats, &so);
@@ -99,8 +103,8 @@ static bool make_one(job *j, int64_t i, const shape *s, status *st) {
     if (!shape_view_read(&j->d, i, (int)o->sample.view, o->sample.image, j->dit.o, &view, st)) return false;
     sampler_config cfg = shape_sampler(o);
     float         *z = malloc(rows * (size_t)j->vae.vae.cfg.latent_channels * sizeof *z + 1);
-    float         *made = malloc(rows * TILE_CELLS * sizeof *made + 1), *rebuilt = malloc(rows * TILE_CELLS * sizeof *made + 1);
-    json_t        *out = shape_json(s, j->key), *files = json_array();
+    float *made = malloc(rows * TILE_CELLS * sizeof *made + 1), *rebuilt = malloc(rows * TILE_CELLS * sizeof *made + 1);
+    json_t *out = shape_json(s, j->key), *files = json_array();
     CHECK(z && made && rebuilt, "no memory for %zu tiles", rows);
     /* The reconstruction comes first, so that z ends as the generated latents. */
     bool ok = vae_encode(&j->vae, &s->t, s->value, z, st) && vae_decode(&j->vae, &s->t, z, rebuilt, st) &&
@@ -161,8 +165,9 @@ static bool run(job *j, app *a, status *st) {
     CHECK(owner && names, "no memory for %lld names", (long long)n);
     make_key(j);
     shapes_share(j->d.tokens, n, c->size, owner);
-    log_info("sample: %lld of %lld samples at R = %d, transformer at step %lld, %lld steps, guidance %g, %d ranks", (long long)n,
-             (long long)j->d.n, j->d.resolution, (long long)j->dit.step, (long long)o->sample.steps, o->sample.guidance, c->size);
+    log_info("sample: %lld of %lld samples at R = %d, transformer at step %lld, %lld steps, guidance %g, %d ranks",
+             (long long)n, (long long)j->d.n, j->d.resolution, (long long)j->dit.step, (long long)o->sample.steps,
+             o->sample.guidance, c->size);
     bool ok = true;
     if (!o->command.dry_run) {
         if (c->rank == 0) make_folder(o->sample.output, st);
@@ -171,8 +176,9 @@ static bool run(job *j, app *a, status *st) {
         ok = comm_agree(c, st);
         if (ok && c->rank == 0)
             ok = results_collect(o->sample.output, "results.json",
-                                 json_pack("{s:s, s:s, s:i, s:f, s:I}", "kind", "samples", "data", o->command.arg[0], "resolution",
-                                           j->d.resolution, "level", o->sample.level, "step", (json_int_t)j->dit.step),
+                                 json_pack("{s:s, s:s, s:i, s:f, s:I}", "kind", "samples", "data", o->command.arg[0],
+                                           "resolution", j->d.resolution, "level", o->sample.level, "step",
+                                           (json_int_t)j->dit.step),
                                  names, n, st);
     }
     free(owner);
@@ -184,13 +190,15 @@ bool verb_sample(app *a, status *st) {
     const options *o = a->opt;
     job            j = {.o = o};
     if (!*o->sample.checkpoint || !*o->sample.vae || !*o->sample.output)
-        return status_set(st, ST_USAGE, "sample needs sample.checkpoint=DIT_RUN, sample.vae=VAE_RUN and sample.output=FOLDER");
+        return status_set(st, ST_USAGE,
+                          "sample needs sample.checkpoint=DIT_RUN, sample.vae=VAE_RUN and sample.output=FOLDER");
     if (!(o->sample.level > -1 && o->sample.level < 1))
         return status_set(st, ST_USAGE, "sample.level: %g is not between -1 and 1", o->sample.level);
     bool ok = shapes_open(o, "sample", &j.d, st);
     if (ok) {
         ok = network_load(&j.vae, o->sample.vae, true, o->sample.ema, st) &&
-             network_load(&j.dit, o->sample.checkpoint, false, o->sample.ema, st) && networks_fit(&j.vae, &j.dit, &j.d, st);
+             network_load(&j.dit, o->sample.checkpoint, false, o->sample.ema, st) &&
+             networks_fit(&j.vae, &j.dit, &j.d, st);
         ok = comm_agree(a->world, st) && run(&j, a, st);
         network_free(&j.vae);
         network_free(&j.dit);

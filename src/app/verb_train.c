@@ -23,8 +23,9 @@ bool verb_encode(app *a, status *st) {
         return status_set(st, ST_USAGE, "encode needs encode.input=SHARDS, encode.vae=RUN and encode.output=FOLDER");
     if (!encode_run(o, a->world, &r, st)) return false;
     if (!o->command.dry_run)
-        log_info("encode: %lld samples, %lld tokens of %lld shards in %.1f s, %lld shards were there", (long long)r.n_samples,
-                 (long long)r.n_tiles, (long long)r.n_shards, r.seconds, (long long)r.n_skipped);
+        log_info("encode: %lld samples, %lld tokens of %lld shards in %.1f s, %lld shards were there",
+                 (long long)r.n_samples, (long long)r.n_tiles, (long long)r.n_shards, r.seconds,
+                 (long long)r.n_skipped);
     return true;
 }
 

@@ -13,8 +13,8 @@ typedef struct {
     bool        flag; /* the verb's own word (verb.flag) was given */
 } app;
 
-/* True, or false with *st filled. Every rank calls it, and may fail alone: what follows is agreed on by the caller, what
- * is collective inside is agreed on inside. */
+/* True, or false with *st filled. Every rank calls it, and may fail alone: what follows is agreed on by the caller,
+ * what is collective inside is agreed on inside. */
 typedef bool (*verb_run)(app *a, status *st);
 
 typedef enum {
@@ -25,7 +25,7 @@ typedef enum {
 
 typedef struct {
     const char *name, *summary, *usage, *text, *options, *example; /* options: sections and keys, "" none */
-    const char *flag; /* one word of its own ("--device"), "" none */
+    const char *flag;                                              /* one word of its own ("--device"), "" none */
     verb_kind   kind;
     verb_run    run;
 } verb;

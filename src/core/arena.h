@@ -22,12 +22,16 @@ arena arena_new(const char *name, size_t bytes); /* CPU memory; release with are
 arena arena_counting(const char *name);
 void  arena_free(arena *a);
 
-void *arena_alloc(arena *a, size_t bytes); /* 64-byte aligned, not cleared; fatal when full, with both sizes */
+void  *arena_alloc(arena *a, size_t bytes); /* 64-byte aligned, not cleared; fatal when full, with both sizes */
 tensor arena_tensor(arena *a, dtype dt, const int64_t *dims, int n_dims); /* a zero count still gives a non-NULL data */
-void  *arena_zeros(arena *a, size_t bytes); /* CPU arenas only */
+void  *arena_zeros(arena *a, size_t bytes);                               /* CPU arenas only */
 
-static inline size_t arena_mark(const arena *a) { return a->used; }
-static inline void   arena_reset(arena *a, size_t mark) { a->used = mark; }
+static inline size_t arena_mark(const arena *a) {
+    return a->used;
+}
+static inline void arena_reset(arena *a, size_t mark) {
+    a->used = mark;
+}
 
 #ifdef __cplusplus
 }

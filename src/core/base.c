@@ -11,15 +11,19 @@ static void default_abort(int code) {
     exit(code);
 }
 
-static fatal_hook  hook;
-static void      (*abort_job)(int) = default_abort;
+static fatal_hook hook;
+static void (*abort_job)(int) = default_abort;
 static struct {
     int       rank, size;
     log_level level;
 } log_state = {0, 1, LOG_INFO};
 
-void fatal_set_hook(fatal_hook h) { hook = h; }
-void fatal_set_abort(void (*f)(int)) { abort_job = f ? f : default_abort; }
+void fatal_set_hook(fatal_hook h) {
+    hook = h;
+}
+void fatal_set_abort(void (*f)(int)) {
+    abort_job = f ? f : default_abort;
+}
 
 _Noreturn void fatal_at(const char *file, int line, const char *func, const char *fmt, ...) {
     char    host[64] = "?", text[1024], message[1400];
@@ -28,8 +32,8 @@ _Noreturn void fatal_at(const char *file, int line, const char *func, const char
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    snprintf(message, sizeof message, "d3s2: fatal: rank %d of %d on %s: %s:%d: %s: %s", log_state.rank,
-             log_state.size, host, file, line, func, text);
+    snprintf(message, sizeof message, "d3s2: fatal: rank %d of %d on %s: %s:%d: %s: %s", log_state.rank, log_state.size,
+             host, file, line, func, text);
     if (hook) hook(message);
     fprintf(stderr, "%s\n", message);
     abort_job(ST_INTERNAL);
@@ -53,7 +57,9 @@ void log_init(int rank, int size, log_level level) {
     log_state.level = level;
 }
 
-int log_rank(void) { return log_state.rank; }
+int log_rank(void) {
+    return log_state.rank;
+}
 
 void log_at(log_level level, const char *fmt, ...) {
     if (level > log_state.level || (level == LOG_INFO && log_state.rank != 0)) return;

@@ -53,13 +53,13 @@ _Noreturn void fatal_at(const char *file, int line, const char *func, const char
 /* Exit codes of the program, and codes of a status (sysexits.h where one fits). */
 typedef enum {
     ST_OK = 0,
-    ST_USAGE = 64,   /* wrong option, key, type or range */
-    ST_DATA = 65,    /* a file's content is wrong or damaged */
+    ST_USAGE = 64,    /* wrong option, key, type or range */
+    ST_DATA = 65,     /* a file's content is wrong or damaged */
     ST_NO_INPUT = 66, /* a file is missing or unreadable */
     ST_INTERNAL = 70,
-    ST_IO = 74,       /* write failed: disk full, no permission */
-    ST_REQUEUE = 75,  /* stopped on request after a checkpoint: run again */
-    ST_CONFIG = 78    /* configuration does not fit a checkpoint or a data set */
+    ST_IO = 74,      /* write failed: disk full, no permission */
+    ST_REQUEUE = 75, /* stopped on request after a checkpoint: run again */
+    ST_CONFIG = 78   /* configuration does not fit a checkpoint or a data set */
 } status_code;
 
 /* Result of a call on outside material. `text` says what, where and the mend, in one line. */
@@ -68,7 +68,9 @@ typedef struct {
     char        text[512];
 } status;
 
-static inline bool status_ok(const status *s) { return s->code == ST_OK; }
+static inline bool status_ok(const status *s) {
+    return s->code == ST_OK;
+}
 /* Fills *s (the first failure stays) and returns false, so that `return status_set(...)` reads well. */
 bool status_set(status *s, status_code code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
@@ -80,8 +82,8 @@ typedef enum { LOG_QUIET = 0, LOG_WARN, LOG_INFO, LOG_DEBUG } log_level;
 void log_init(int rank, int size, log_level level);
 int  log_rank(void);
 void log_at(log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
-#define log_info(...)  log_at(LOG_INFO, __VA_ARGS__)
-#define log_warn(...)  log_at(LOG_WARN, __VA_ARGS__)
+#define log_info(...) log_at(LOG_INFO, __VA_ARGS__)
+#define log_warn(...) log_at(LOG_WARN, __VA_ARGS__)
 #define log_debug(...) log_at(LOG_DEBUG, __VA_ARGS__)
 
 /* ---- progress ------------------------------------------------------------------------------------------------- */

@@ -13,7 +13,7 @@ typedef struct ctx {
     arena                 scratch; /* one op: marked by the op's front, reset behind the call */
     bool                  dry;     /* check shapes and count memory, touch nothing */
     bool                  deterministic;
-    void                 *stream;  /* CUDA stream; NULL on the CPU */
+    void                 *stream; /* CUDA stream; NULL on the CPU */
 } ctx;
 
 #ifdef __cplusplus

@@ -7,18 +7,24 @@
 
 /* Counter = (element block, step low, sample); key = (seed folded with purpose and step high). */
 static philox4x32_ctr_t block(rng_key k, uint64_t i) {
-    philox4x32_ctr_t c = {{(uint32_t)i, (uint32_t)(i >> 32) ^ (uint32_t)(k.step << 8), (uint32_t)k.sample,
-                           (uint32_t)(k.sample >> 32)}};
-    uint64_t         s = k.seed * 0x9E3779B97F4A7C15ull + (uint64_t)k.purpose * 0xD1B54A32D192ED03ull +
+    philox4x32_ctr_t c = {
+        {(uint32_t)i, (uint32_t)(i >> 32) ^ (uint32_t)(k.step << 8), (uint32_t)k.sample, (uint32_t)(k.sample >> 32)}};
+    uint64_t s = k.seed * 0x9E3779B97F4A7C15ull + (uint64_t)k.purpose * 0xD1B54A32D192ED03ull +
                  (k.step >> 24) * 0x8CB92BA72F3D8DD7ull;
     philox4x32_key_t key = {{(uint32_t)s, (uint32_t)(s >> 32)}};
     return philox4x32(c, key);
 }
 
-static double to_unit(uint32_t u) { return ((double)u + 0.5) * (1.0 / 4294967296.0); }
+static double to_unit(uint32_t u) {
+    return ((double)u + 0.5) * (1.0 / 4294967296.0);
+}
 
-uint32_t rng_u32(rng_key key, uint64_t i) { return block(key, i / 4).v[i % 4]; }
-double   rng_uniform(rng_key key, uint64_t i) { return to_unit(rng_u32(key, i)); }
+uint32_t rng_u32(rng_key key, uint64_t i) {
+    return block(key, i / 4).v[i % 4];
+}
+double rng_uniform(rng_key key, uint64_t i) {
+    return to_unit(rng_u32(key, i));
+}
 
 static double normal_of(philox4x32_ctr_t r, int lane) {
     int    pair = lane & 2;
@@ -26,7 +32,9 @@ static double normal_of(philox4x32_ctr_t r, int lane) {
     return radius * (lane & 1 ? sin(angle) : cos(angle));
 }
 
-double rng_normal(rng_key key, uint64_t i) { return normal_of(block(key, i / 4), (int)(i % 4)); }
+double rng_normal(rng_key key, uint64_t i) {
+    return normal_of(block(key, i / 4), (int)(i % 4));
+}
 
 void rng_fill_normal(rng_key key, uint64_t first, int64_t n, float *out) {
     for (int64_t j = 0; j < n;) {
@@ -50,5 +58,9 @@ void rng_permutation(rng_key key, int64_t n, int64_t *out) {
     }
 }
 
-uint64_t hash_text(const char *text) { return XXH3_64bits(text, strlen(text)); }
-uint64_t hash_bytes(const void *data, size_t bytes, uint64_t seed) { return XXH3_64bits_withSeed(data, bytes, seed); }
+uint64_t hash_text(const char *text) {
+    return XXH3_64bits(text, strlen(text));
+}
+uint64_t hash_bytes(const void *data, size_t bytes, uint64_t seed) {
+    return XXH3_64bits_withSeed(data, bytes, seed);
+}

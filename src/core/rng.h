@@ -9,17 +9,17 @@ extern "C" {
 #endif
 
 typedef enum {
-    RNG_INIT = 1,     /* parameter init: sample = hash of the name */
-    RNG_POSTERIOR,    /* VAE noise */
+    RNG_INIT = 1,  /* parameter init: sample = hash of the name */
+    RNG_POSTERIOR, /* VAE noise */
     RNG_FLOW_NOISE,
     RNG_FLOW_TIME,
     RNG_COND_DROP,
-    RNG_VIEW,         /* which view of a sample */
+    RNG_VIEW, /* which view of a sample */
     RNG_AUGMENT,
     RNG_ORDER,        /* epoch order: sample = epoch */
     RNG_SAMPLE_NOISE, /* start of sampling */
     RNG_EVAL,
-    RNG_CHUNK,        /* which part of a sample a VAE step decodes */
+    RNG_CHUNK, /* which part of a sample a VAE step decodes */
     RNG_TEST
 } rng_purpose;
 

@@ -13,7 +13,9 @@ const char *dtype_name(dtype dt) {
     return dt >= 0 && dt < DT_COUNT ? name[dt] : "?";
 }
 
-size_t tensor_bytes(const tensor *t) { return (size_t)tensor_count(t) * dtype_size(t->dt); }
+size_t tensor_bytes(const tensor *t) {
+    return (size_t)tensor_count(t) * dtype_size(t->dt);
+}
 
 tensor tensor_wrap(void *data, dtype dt, const int64_t *dims, int n_dims) {
     tensor t = {.data = data, .dt = dt, .n_dims = n_dims};

@@ -29,25 +29,27 @@ static inline int64_t tensor_count(const tensor *t) {
     for (int i = 0; i < t->n_dims; i++) n *= t->dim[i];
     return n;
 }
-size_t tensor_bytes(const tensor *t);
-static inline bool tensor_given(const tensor *t) { return t && t->n_dims >= 0 && t->data != NULL; }
+size_t             tensor_bytes(const tensor *t);
+static inline bool tensor_given(const tensor *t) {
+    return t && t->n_dims >= 0 && t->data != NULL;
+}
 
 /* Dims as two arguments: tensor_wrap(p, DT_F32, DIMS(n, c)). C only (compound literal). */
 #define DIMS(...) (const int64_t[]){__VA_ARGS__}, (int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t))
 
 /* Wraps memory on the CPU. */
-tensor tensor_wrap(void *data, dtype dt, const int64_t *dims, int n_dims);
+tensor      tensor_wrap(void *data, dtype dt, const int64_t *dims, int n_dims);
 /* Same elements, other dims; the count must agree. */
-tensor tensor_view(const tensor *t, const int64_t *dims, int n_dims);
+tensor      tensor_view(const tensor *t, const int64_t *dims, int n_dims);
 /* Rows [row0, row0 + n_rows) of the first dim. */
-tensor tensor_rows(const tensor *t, int64_t row0, int64_t n_rows);
+tensor      tensor_rows(const tensor *t, int64_t row0, int64_t n_rows);
 /* "f32 (10,64) cpu" into a static-size buffer of the caller; for messages. */
 const char *tensor_describe(const tensor *t, char out[96]);
 
 #define F32(t) ((float *)(t)->data)
 #define F64(t) ((double *)(t)->data)
 #define I32(t) ((int32_t *)(t)->data)
-#define U8(t)  ((uint8_t *)(t)->data)
+#define U8(t) ((uint8_t *)(t)->data)
 #define U64(t) ((uint64_t *)(t)->data)
 
 #ifdef __cplusplus

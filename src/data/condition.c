@@ -4,8 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- resampling: the 8-bit bilinear filter with antialias of the published pipeline (Pillow's): triangle filter as wide
- * as the reduction, weights in 22-bit fixed point, rows first, 8 bits in between ---------------------------------- */
+/* ---- resampling: the 8-bit bilinear filter with antialias of the published pipeline (Pillow's): triangle filter as
+ * wide as the reduction, weights in 22-bit fixed point, rows first, 8 bits in between
+ * ---------------------------------- */
 
 enum { WEIGHT_BITS = 22 };
 
@@ -49,7 +50,8 @@ static bool filter_make(int n_in, int n_out, filter *f) {
 }
 
 /* out[i] for one line of n_out elements, `step` bytes apart in both. */
-static void filter_line(const filter *f, const uint8_t *in, int64_t in_step, uint8_t *out, int64_t out_step, int n_out) {
+static void filter_line(const filter *f, const uint8_t *in, int64_t in_step, uint8_t *out, int64_t out_step,
+                        int n_out) {
     for (int i = 0; i < n_out; i++) {
         const int32_t *w = f->weight + (int64_t)i * f->taps;
         const uint8_t *p = in + f->first[i] * in_step;
@@ -71,7 +73,8 @@ static bool resize_square(const uint8_t *in, int side, int channels, uint8_t *ou
     bool     good = wide && filter_make(side, size, &f);
     int64_t  in_row = (int64_t)side * channels, out_row = (int64_t)size * channels;
     for (int c = 0; c < channels && good; c++) {
-        for (int y = 0; y < side; y++) filter_line(&f, in + y * in_row + c, channels, wide + y * out_row + c, channels, size);
+        for (int y = 0; y < side; y++)
+            filter_line(&f, in + y * in_row + c, channels, wide + y * out_row + c, channels, size);
         for (int x = 0; x < size; x++)
             filter_line(&f, wide + x * channels + c, out_row, out + x * channels + c, out_row, size);
     }
@@ -106,7 +109,9 @@ void preprocess_box(const image *rgba, int *x0, int *y0, int *x1, int *y1) {
 
 /* A product rounded on its own: fused with the sum it would be truncated to another byte where the exact result is a
  * whole number. */
-static double __attribute__((noinline)) rounded_product(double a, double b) { return a * b; }
+static double __attribute__((noinline)) rounded_product(double a, double b) {
+    return a * b;
+}
 
 void preprocess_composite(const image *rgba, int x0, int y0, int x1, int y1, uint8_t *rgb, uint8_t *mask) {
     for (int y = y0; y < y1; y++)
@@ -131,8 +136,8 @@ bool preprocess(const image *rgba, int size, int pad, image *rgb, uint8_t *mask,
     CHECK(rgba->channels == 4 && size > 0 && pad >= 0, "%d channels, size %d, pad %d", rgba->channels, size, pad);
     int x0, y0, x1, y1;
     preprocess_box(rgba, &x0, &y0, &x1, &y1);
-    int    w = x1 - x0, h = y1 - y0, side = w > h ? w : h, padded = size + 2 * pad, most = side > padded ? side : padded;
-    size_t pixels = (size_t)most * (size_t)most;
+    int w = x1 - x0, h = y1 - y0, side = w > h ? w : h, padded = size + 2 * pad, most = side > padded ? side : padded;
+    size_t   pixels = (size_t)most * (size_t)most;
     uint8_t *a = malloc(3 * pixels), *b = malloc(3 * pixels), *m = malloc(pixels), *k = malloc(pixels);
     *rgb = (image){size, size, 3, malloc(3 * (size_t)size * (size_t)size)};
     bool good = a && b && m && k && rgb->pixel;
@@ -179,8 +184,10 @@ int64_t tokens_extract(const float *tokens, int n_special, int rows, int columns
         if (p >= 0 && !patch[p]) continue;
         if (out) memcpy(out + n * width, tokens + (int64_t)i * width, (size_t)width * sizeof(float));
         if (coord) {
-            if (p < 0) put_coord(coord, n, 0, 0, 1);
-            else put_coord(coord, n, p % columns, p / columns, 0);
+            if (p < 0)
+                put_coord(coord, n, 0, 0, 1);
+            else
+                put_coord(coord, n, p % columns, p / columns, 0);
         }
         n++;
     }
@@ -211,8 +218,8 @@ static void patch_pixels(const image *rgb, int row, int column, float *out) {
 
 void patches_fill(const image *rgb, const uint8_t *mask, bool sparse, float *tokens, int32_t *coord) {
     int side = rgb->width / PATCH_SIDE;
-    CHECK(rgb->width == rgb->height && rgb->width % PATCH_SIDE == 0 && rgb->channels == 3, "image of %d x %d, %d channels",
-          rgb->width, rgb->height, rgb->channels);
+    CHECK(rgb->width == rgb->height && rgb->width % PATCH_SIDE == 0 && rgb->channels == 3,
+          "image of %d x %d, %d channels", rgb->width, rgb->height, rgb->channels);
     uint8_t *patch = malloc((size_t)(side * side));
     CHECK(patch, "no memory for %d patches", side * side);
     memset(patch, 1, (size_t)(side * side));

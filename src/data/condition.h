@@ -15,18 +15,19 @@ bool preprocess(const image *rgba, int size, int pad, image *rgb, uint8_t *mask,
 void preprocess_box(const image *rgba, int *x0, int *y0, int *x1, int *y1); /* half open */
 void preprocess_composite(const image *rgba, int x0, int y0, int x1, int y1, uint8_t *rgb, uint8_t *mask);
 
-/* patch[r,c] = 1 where the 14x14 patch (row r, column c) of mask [height,width] has a pixel > 0; both multiples of 14. */
+/* patch[r,c] = 1 where the 14x14 patch (row r, column c) of mask [height,width] has a pixel > 0; both multiples of 14.
+ */
 void patch_mask(const uint8_t *mask, int width, int height, uint8_t *patch);
 
 /* Tokens of an encoder: rows 0..n_special-1 of tokens [n_special+rows*columns, width] are special, then patches row by
- * row. Writes the special tokens at (0,0,1) and the patches whose patch[] is set at (column,row,0); returns their number.
- * out [.,width] and coord [.,3] may be NULL (count only). */
+ * row. Writes the special tokens at (0,0,1) and the patches whose patch[] is set at (column,row,0); returns their
+ * number. out [.,width] and coord [.,3] may be NULL (count only). */
 int64_t tokens_extract(const float *tokens, int n_special, int rows, int columns, int width, const uint8_t *patch,
                        float *out, int32_t *coord);
 
-/* The `patches` encoder on a preprocessed image [size,size,3], size a multiple of 14. Sparse: one zero token at (0,0,1),
- * then the foreground patches at (column,row,0); dense: all patches. A token is ((pixel/255) - mean)/std with ImageNet's
- * figures, channel by channel, row by row (588 numbers). */
+/* The `patches` encoder on a preprocessed image [size,size,3], size a multiple of 14. Sparse: one zero token at
+ * (0,0,1), then the foreground patches at (column,row,0); dense: all patches. A token is ((pixel/255) - mean)/std with
+ * ImageNet's figures, channel by channel, row by row (588 numbers). */
 int64_t patches_count(const uint8_t *mask, int size, bool sparse);
 void    patches_fill(const image *rgb, const uint8_t *mask, bool sparse, float *tokens /* [n,588] */,
                      int32_t *coord /* [n,3] */);

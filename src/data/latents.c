@@ -24,8 +24,7 @@ struct latents_writer {
     bool    failed;
 };
 
-static uint64_t row_hash(int64_t n, int channels, const uint16_t *coord, const float *mean,
-                         const float *logvar) {
+static uint64_t row_hash(int64_t n, int channels, const uint16_t *coord, const float *mean, const float *logvar) {
     XXH3_state_t *h = XXH3_createState();
     CHECK(h, "no memory for a hash state");
     XXH3_64bits_reset(h);
@@ -55,15 +54,12 @@ static void grow(latents_writer *w) {
     w->meta.id = realloc(w->meta.id, (size_t)w->cap * sizeof *w->meta.id);
     w->meta.first = realloc(w->meta.first, (size_t)(w->cap + 1) * sizeof *w->meta.first);
     w->meta.hash = realloc(w->meta.hash, (size_t)w->cap * sizeof *w->meta.hash);
-    CHECK(w->meta.id && w->meta.first && w->meta.hash, "no memory for %lld latent samples",
-          (long long)w->cap);
+    CHECK(w->meta.id && w->meta.first && w->meta.hash, "no memory for %lld latent samples", (long long)w->cap);
 }
 
 latents_writer *latents_create(const char *path, const latents *meta, status *st) {
-    CHECK(meta->channels > 0 && meta->channels <= MAX_CHANNELS && meta->resolution >= 8 &&
-              meta->tau_voxels > 0,
-          "latents of %d channels, resolution %d, tau %g voxels", meta->channels, meta->resolution,
-          meta->tau_voxels);
+    CHECK(meta->channels > 0 && meta->channels <= MAX_CHANNELS && meta->resolution >= 8 && meta->tau_voxels > 0,
+          "latents of %d channels, resolution %d, tau %g voxels", meta->channels, meta->resolution, meta->tau_voxels);
     latents_writer *w = calloc(1, sizeof *w);
     CHECK(w, "no memory for a latent writer");
     w->file = -1;
@@ -83,10 +79,8 @@ latents_writer *latents_create(const char *path, const latents *meta, status *st
     if ((w->file = h5_file_create(w->part, st)) < 0 || !h5_group(w->file, "tile", st) ||
         !h5_group(w->file, "sample", st) || !h5_group(w->file, "latent", st) ||
         (w->coord = h5_table_create(w->file, "tile/coord", H5T_STD_U16LE, 3, 2048, 4, st)) < 0 ||
-        (w->mean = h5_table_create(w->file, "latent/mean", H5T_IEEE_F32LE, meta->channels, chunk, 0, st)) <
-            0 ||
-        (w->logvar =
-             h5_table_create(w->file, "latent/logvar", H5T_IEEE_F32LE, meta->channels, chunk, 0, st)) < 0)
+        (w->mean = h5_table_create(w->file, "latent/mean", H5T_IEEE_F32LE, meta->channels, chunk, 0, st)) < 0 ||
+        (w->logvar = h5_table_create(w->file, "latent/logvar", H5T_IEEE_F32LE, meta->channels, chunk, 0, st)) < 0)
         goto fail;
     grow(w);
     w->meta.first[0] = 0;
@@ -160,19 +154,18 @@ static bool read_header(latents *l, hid_t f, status *st) {
                           l->path, (long long)version, LATENTS_VERSION);
     if (!h5_get_u64(f, "vae", &l->vae, st) || !h5_get_i64(f, "channels", &channels, st) ||
         !h5_get_i64(f, "resolution", &resolution, st) || !h5_get_f64(f, "tau_voxels", &l->tau_voxels, st) ||
-        !h5_get_text(f, "shard", l->shard, sizeof l->shard, st) ||
-        !h5_get_i64(f, "n_samples", &l->n_samples, st) || !h5_get_i64(f, "n_tiles", &l->n_tiles, st) ||
-        !h5_get_i64(f, "complete", &complete, st))
+        !h5_get_text(f, "shard", l->shard, sizeof l->shard, st) || !h5_get_i64(f, "n_samples", &l->n_samples, st) ||
+        !h5_get_i64(f, "n_tiles", &l->n_tiles, st) || !h5_get_i64(f, "complete", &complete, st))
         return false;
     if (complete != 1) return status_set(st, ST_DATA, "%s: was never completed: encode it again", l->path);
-    if (channels < 1 || channels > MAX_CHANNELS || resolution < 8 || resolution > 8 * 65536 ||
-        resolution % 8 || !(l->tau_voxels > 0) || !isfinite(l->tau_voxels) || l->n_samples < 0 ||
-        l->n_samples > INT32_MAX || l->n_tiles < 0)
+    if (channels < 1 || channels > MAX_CHANNELS || resolution < 8 || resolution > 8 * 65536 || resolution % 8 ||
+        !(l->tau_voxels > 0) || !isfinite(l->tau_voxels) || l->n_samples < 0 || l->n_samples > INT32_MAX ||
+        l->n_tiles < 0)
         return status_set(st, ST_DATA,
                           "%s: impossible sizes: %lld channels, resolution %lld, tau %g voxels, %lld "
                           "samples, %lld tiles",
-                          l->path, (long long)channels, (long long)resolution, l->tau_voxels,
-                          (long long)l->n_samples, (long long)l->n_tiles);
+                          l->path, (long long)channels, (long long)resolution, l->tau_voxels, (long long)l->n_samples,
+                          (long long)l->n_tiles);
     l->channels = (int)channels;
     l->resolution = (int)resolution;
     return true;
@@ -185,10 +178,8 @@ static bool read_tables(latents *l, latents_handle *h, status *st) {
         !(l->first = h5_table_get(f, "sample/first", H5T_NATIVE_INT64, 0, n + 1, st)) ||
         !(l->hash = h5_table_get(f, "sample/hash", H5T_NATIVE_UINT64, 0, n, st)) ||
         (h->coord = h5_table_open(f, "tile/coord", H5T_NATIVE_UINT16, 3, l->n_tiles, NULL, st)) < 0 ||
-        (h->mean = h5_table_open(f, "latent/mean", H5T_NATIVE_FLOAT, l->channels, l->n_tiles, NULL, st)) <
-            0 ||
-        (h->logvar = h5_table_open(f, "latent/logvar", H5T_NATIVE_FLOAT, l->channels, l->n_tiles, NULL, st)) <
-            0)
+        (h->mean = h5_table_open(f, "latent/mean", H5T_NATIVE_FLOAT, l->channels, l->n_tiles, NULL, st)) < 0 ||
+        (h->logvar = h5_table_open(f, "latent/logvar", H5T_NATIVE_FLOAT, l->channels, l->n_tiles, NULL, st)) < 0)
         return false;
     bool ok = l->first[0] == 0 && l->first[n] == l->n_tiles;
     for (int64_t i = 0; ok && i < n; i++) ok = l->first[i] <= l->first[i + 1];
@@ -200,8 +191,7 @@ static bool read_tables(latents *l, latents_handle *h, status *st) {
 
 bool latents_open(latents *l, const char *path, status *st) {
     *l = (latents){0};
-    if (strlen(path) >= sizeof l->path)
-        return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
+    if (strlen(path) >= sizeof l->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
     latents_handle *h = malloc(sizeof *h);
     CHECK(h, "no memory for latents");
     *h = (latents_handle){.file = h5_file_open(path, st)};
@@ -214,8 +204,7 @@ bool latents_open(latents *l, const char *path, status *st) {
 
 bool latents_read(const latents *l, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st) {
     const latents_handle *h = l->file;
-    CHECK(i >= 0 && i < l->n_samples, "%s: no sample %lld of %lld", l->path, (long long)i,
-          (long long)l->n_samples);
+    CHECK(i >= 0 && i < l->n_samples, "%s: no sample %lld of %lld", l->path, (long long)i, (long long)l->n_samples);
     int64_t n = l->first[i + 1] - l->first[i];
     size_t  rows = (size_t)(n ? n : 1), width = (size_t)l->channels * sizeof(float);
     status  why = {0};
@@ -245,8 +234,7 @@ bool latents_open_all(const char *folder, latents **out, int *n_out, status *st)
     *out = NULL;
     *n_out = 0;
     if (!list_folder(folder, ".h5", &names, &n, st)) return false;
-    if (n == 0)
-        return status_set(st, ST_NO_INPUT, "%s: holds no latents (*.h5): run `d3s2 encode` first", folder);
+    if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no latents (*.h5): run `d3s2 encode` first", folder);
     latents *l = calloc((size_t)n, sizeof *l);
     CHECK(l, "no memory for %d latent files", n);
     bool ok = true;
@@ -262,8 +250,8 @@ bool latents_open_all(const char *folder, latents **out, int *n_out, status *st)
             ok = status_set(st, ST_CONFIG,
                             "%s has %d channels, resolution %d, tau %g voxels; %s has %d, %d, %g: keep "
                             "one kind per folder",
-                            l[i].path, l[i].channels, l[i].resolution, l[i].tau_voxels, l[0].path,
-                            l[0].channels, l[0].resolution, l[0].tau_voxels);
+                            l[i].path, l[i].channels, l[i].resolution, l[i].tau_voxels, l[0].path, l[0].channels,
+                            l[0].resolution, l[0].tau_voxels);
     }
     free_names(names, n);
     if (!ok) {

@@ -1,8 +1,7 @@
 /* Encoded samples: the posterior of every tile, one file per shard, written by `d3s2 encode`.
- *   / attributes: format "d3s2-latents", version, vae (u64: params_fingerprint of the VAE weights), channels, resolution,
- *     tau_voxels, shard (name), complete
- *   /sample/ id u64 [S], first i64 [S+1], hash u64 [S];  /tile/coord u16 [T,3];  /latent/mean f32 [T,C], logvar f32 [T,C]
- * Same writing rule as shards (NAME.part, fsync, rename). */
+ *   / attributes: format "d3s2-latents", version, vae (u64: params_fingerprint of the VAE weights), channels,
+ * resolution, tau_voxels, shard (name), complete /sample/ id u64 [S], first i64 [S+1], hash u64 [S];  /tile/coord u16
+ * [T,3];  /latent/mean f32 [T,C], logvar f32 [T,C] Same writing rule as shards (NAME.part, fsync, rename). */
 #pragma once
 #include "core/base.h"
 

@@ -1,10 +1,9 @@
 /* A shard: one HDF5 file of many samples of one resolution, one writer (docs/formats.md is the page for other readers).
  *
- *   /            attributes: format "d3s2-shard", version, tool, resolution, tau_voxels, sign "positive outside", units,
- *                grid "corner aligned: voxel i at i/(R-1) - 0.5", n_samples, n_tiles, complete
- *   /tile/       coord u16 [T,3], value f16 [T,512] (clamp(sdf/tau,-1,1), Morton child order R§3.6), sharp u8 [T,64] (bit
- *                of child c: byte c/8, bit c%8)
- *   /sample/     id u64 [S], first i64 [S+1] (tile rows), n_in i64 [S] (|value| < 1), n_sharp i64 [S], hash u64 [S]
+ *   /            attributes: format "d3s2-shard", version, tool, resolution, tau_voxels, sign "positive outside",
+ * units, grid "corner aligned: voxel i at i/(R-1) - 0.5", n_samples, n_tiles, complete /tile/       coord u16 [T,3],
+ * value f16 [T,512] (clamp(sdf/tau,-1,1), Morton child order R§3.6), sharp u8 [T,64] (bit of child c: byte c/8, bit
+ * c%8) /sample/     id u64 [S], first i64 [S+1] (tile rows), n_in i64 [S] (|value| < 1), n_sharp i64 [S], hash u64 [S]
  *                (XXH3 of the sample's coord, value, sharp bytes in this order), source (string), category (string),
  *                source_hash u64, center f64 [S,3], scale f64 [S] (v_norm = (v - center) * scale in [-0.95,0.95]),
  *                report (string: one-line JSON of quality figures)
@@ -26,15 +25,15 @@ typedef struct {
     char     *category;    /* "" when unknown */
     uint64_t  source_hash; /* XXH3 of the file's bytes */
     double    center[3], scale;
-    char     *report;      /* one-line JSON */
+    char     *report; /* one-line JSON */
     int64_t   n_tiles;
-    uint16_t *coord; /* [n_tiles,3] */
-    uint16_t *value; /* [n_tiles,512] IEEE half */
-    uint8_t  *sharp; /* [n_tiles,64] */
+    uint16_t *coord;         /* [n_tiles,3] */
+    uint16_t *value;         /* [n_tiles,512] IEEE half */
+    uint8_t  *sharp;         /* [n_tiles,64] */
     int64_t   n_in, n_sharp; /* filled by sample_count */
     int       n_views;
-    float    *camera;   /* [n_views,24] */
-    uint8_t **png;      /* [n_views] PNG files in memory */
+    float    *camera; /* [n_views,24] */
+    uint8_t **png;    /* [n_views] PNG files in memory */
     int64_t  *png_size;
 } sample;
 
@@ -54,22 +53,22 @@ typedef struct {
 shard_writer *shard_create(const char *path, const shard_meta *meta, status *st);
 bool          shard_append(shard_writer *w, const sample *s, status *st);
 /* Completes and renames. On failure the .part file is removed. Frees w in every case. */
-bool shard_finish(shard_writer *w, status *st);
-void shard_abandon(shard_writer *w); /* removes the .part file */
+bool          shard_finish(shard_writer *w, status *st);
+void          shard_abandon(shard_writer *w); /* removes the .part file */
 
 /* ---- reading -------------------------------------------------------------------------------------------------- */
 
 /* Small tables of a shard; the tiles stay in the file. */
 typedef struct {
-    char        path[512];
-    shard_meta  meta;
-    int64_t     n_samples, n_tiles, n_views;
-    uint64_t   *id, *hash, *source_hash;     /* [n_samples] */
-    int64_t    *first, *view_first;          /* [n_samples+1] */
-    int64_t    *n_in, *n_sharp;              /* [n_samples] */
-    char      **source, **category, **report;
-    double     *center, *scale;              /* [n_samples,3], [n_samples] */
-    void       *file;                        /* open handle, hidden */
+    char       path[512];
+    shard_meta meta;
+    int64_t    n_samples, n_tiles, n_views;
+    uint64_t  *id, *hash, *source_hash; /* [n_samples] */
+    int64_t   *first, *view_first;      /* [n_samples+1] */
+    int64_t   *n_in, *n_sharp;          /* [n_samples] */
+    char     **source, **category, **report;
+    double    *center, *scale; /* [n_samples,3], [n_samples] */
+    void      *file;           /* open handle, hidden */
 } shard;
 
 /* Checks format, version, completeness, sizes of all tables and offsets before anything is allocated from them; a

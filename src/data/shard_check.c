@@ -19,8 +19,8 @@ static bool check_tiles(const shard *s, const sample *x, char *what, size_t cap)
     for (int64_t t = 0; t < x->n_tiles; t++) {
         const uint16_t *c = x->coord + 3 * t;
         if (c[0] >= grid || c[1] >= grid || c[2] >= grid) {
-            snprintf(what, cap, "tile %lld is at (%d,%d,%d), outside the grid of %d", (long long)t, c[0],
-                     c[1], c[2], grid);
+            snprintf(what, cap, "tile %lld is at (%d,%d,%d), outside the grid of %d", (long long)t, c[0], c[1], c[2],
+                     grid);
             return false;
         }
         uint64_t key = order_key(c);
@@ -33,8 +33,7 @@ static bool check_tiles(const shard *s, const sample *x, char *what, size_t cap)
         for (int v = 0; v < TILE_CELLS; v++) {
             float f = f16_to_f32(x->value[t * TILE_CELLS + v]);
             if (!(fabsf(f) <= 1)) {
-                snprintf(what, cap, "tile %lld, cell %d: value %g is not in [-1,1]", (long long)t, v,
-                         (double)f);
+                snprintf(what, cap, "tile %lld, cell %d: value %g is not in [-1,1]", (long long)t, v, (double)f);
                 return false;
             }
         }
@@ -56,8 +55,8 @@ static bool check_views(const sample *x, char *what, size_t cap) {
         bool         ok = im.channels == 4 && (float)im.width == k[20] && (float)im.height == k[21];
         for (int j = 0; j < VIEW_CAMERA_FLOATS; j++) ok = ok && isfinite(k[j]);
         if (!ok)
-            snprintf(what, cap, "view %d: image %dx%d with %d channels, its camera says %gx%g and RGBA", v,
-                     im.width, im.height, im.channels, (double)k[20], (double)k[21]);
+            snprintf(what, cap, "view %d: image %dx%d with %d channels, its camera says %gx%g and RGBA", v, im.width,
+                     im.height, im.channels, (double)k[20], (double)k[21]);
         image_free(&im);
         if (!ok) return false;
     }

@@ -39,8 +39,7 @@ static bool read_attributes(shard *s, hid_t f, status *st) {
     char    format[64];
     int64_t version, resolution, complete;
     if (!h5_get_text(f, "format", format, sizeof format, st)) return false;
-    if (strcmp(format, "d3s2-shard"))
-        return status_set(st, ST_DATA, "%s: is a %s file, not a shard", s->path, format);
+    if (strcmp(format, "d3s2-shard")) return status_set(st, ST_DATA, "%s: is a %s file, not a shard", s->path, format);
     if (!h5_get_i64(f, "version", &version, st)) return false;
     if (version != SHARD_VERSION)
         return status_set(st, ST_DATA,
@@ -48,9 +47,8 @@ static bool read_attributes(shard *s, hid_t f, status *st) {
                           "data again or use the matching program",
                           s->path, (long long)version, SHARD_VERSION);
     if (!h5_get_i64(f, "complete", &complete, st) || !h5_get_i64(f, "resolution", &resolution, st) ||
-        !h5_get_f64(f, "tau_voxels", &s->meta.tau_voxels, st) ||
-        !h5_get_i64(f, "n_samples", &s->n_samples, st) || !h5_get_i64(f, "n_tiles", &s->n_tiles, st) ||
-        !h5_get_i64(f, "n_views", &s->n_views, st))
+        !h5_get_f64(f, "tau_voxels", &s->meta.tau_voxels, st) || !h5_get_i64(f, "n_samples", &s->n_samples, st) ||
+        !h5_get_i64(f, "n_tiles", &s->n_tiles, st) || !h5_get_i64(f, "n_views", &s->n_views, st))
         return false;
     if (complete != 1) return status_set(st, ST_DATA, "%s: was never completed: prepare it again", s->path);
     if (resolution < 8 || resolution > 8 * 65536 || resolution % 8 || !(s->meta.tau_voxels > 0) ||
@@ -66,8 +64,7 @@ static bool read_attributes(shard *s, hid_t f, status *st) {
 }
 
 /* first[0] = 0, never falling, ends at total. */
-static bool offsets_ok(const shard *s, const char *name, const int64_t *first, int64_t n, int64_t total,
-                       status *st) {
+static bool offsets_ok(const shard *s, const char *name, const int64_t *first, int64_t n, int64_t total, status *st) {
     bool ok = first[0] == 0 && first[n] == total;
     for (int64_t i = 0; ok && i < n; i++) ok = first[i] <= first[i + 1];
     return ok || status_set(st, ST_DATA,
@@ -99,16 +96,15 @@ static bool read_tables(shard *s, shard_handle *h, status *st) {
     h->camera = h5_table_open(f, "view/camera", H5T_NATIVE_FLOAT, VIEW_CAMERA_FLOATS, s->n_views, NULL, st);
     h->view_hash = h5_table_open(f, "view/hash", u64, 0, s->n_views, NULL, st);
     h->png = h5_table_open(f, "view/png", H5T_NATIVE_UINT8, 0, -1, &png_bytes, st);
-    return h->coord >= 0 && h->value >= 0 && h->sharp >= 0 && h->camera >= 0 && h->view_hash >= 0 &&
-           h->png >= 0 && offsets_ok(s, "sample/first", s->first, n, s->n_tiles, st) &&
+    return h->coord >= 0 && h->value >= 0 && h->sharp >= 0 && h->camera >= 0 && h->view_hash >= 0 && h->png >= 0 &&
+           offsets_ok(s, "sample/first", s->first, n, s->n_tiles, st) &&
            offsets_ok(s, "view/first", s->view_first, n, s->n_views, st) &&
            offsets_ok(s, "view/png_first", h->png_first, s->n_views, png_bytes, st);
 }
 
 bool shard_open(shard *s, const char *path, status *st) {
     *s = (shard){0};
-    if (strlen(path) >= sizeof s->path)
-        return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
+    if (strlen(path) >= sizeof s->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
     shard_handle *h = malloc(sizeof *h);
     CHECK(h, "no memory for a shard");
     *h = (shard_handle){.file = h5_file_open(path, st)};
@@ -121,8 +117,8 @@ bool shard_open(shard *s, const char *path, status *st) {
 
 /* Names the sample in front of what went wrong below. */
 static bool sample_fault(const shard *s, int64_t i, const char *what, status *st) {
-    return status_set(st, ST_DATA, "%s: sample %lld (%.100s): %s: the file is damaged, prepare it again",
-                      s->path, (long long)i, s->source[i], what);
+    return status_set(st, ST_DATA, "%s: sample %lld (%.100s): %s: the file is damaged, prepare it again", s->path,
+                      (long long)i, s->source[i], what);
 }
 
 bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t *png_size, float camera[24],
@@ -138,8 +134,7 @@ bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t
     *png = NULL;
     if (!h5_table_rows(h->png, H5T_NATIVE_UINT8, first, n, bytes, &why) ||
         !h5_table_rows(h->camera, H5T_NATIVE_FLOAT, row, 1, camera, &why) ||
-        !h5_table_rows(h->view_hash, H5T_NATIVE_UINT64, row, 1, &want, &why) ||
-        XXH3_64bits(bytes, (size_t)n) != want) {
+        !h5_table_rows(h->view_hash, H5T_NATIVE_UINT64, row, 1, &want, &why) || XXH3_64bits(bytes, (size_t)n) != want) {
         free(bytes);
         char what[96];
         snprintf(what, sizeof what, "view %d does not match its checksum", view);
@@ -169,8 +164,7 @@ static bool read_tiles(const shard *s, int64_t i, sample *out, status *st) {
 }
 
 bool shard_read_sample(const shard *s, int64_t i, bool with_views, sample *out, status *st) {
-    CHECK(i >= 0 && i < s->n_samples, "%s: no sample %lld of %lld", s->path, (long long)i,
-          (long long)s->n_samples);
+    CHECK(i >= 0 && i < s->n_samples, "%s: no sample %lld of %lld", s->path, (long long)i, (long long)s->n_samples);
     *out = (sample){.id = s->id[i],
                     .source = strdup(s->source[i]),
                     .category = strdup(s->category[i]),
@@ -191,8 +185,7 @@ bool shard_read_sample(const shard *s, int64_t i, bool with_views, sample *out, 
         CHECK(out->camera && out->png && out->png_size, "no memory for %lld views", (long long)n);
         out->n_views = (int)n;
         for (int v = 0; ok && v < n; v++)
-            ok = shard_read_view(s, i, v, &out->png[v], &out->png_size[v],
-                                 out->camera + v * VIEW_CAMERA_FLOATS, st);
+            ok = shard_read_view(s, i, v, &out->png[v], &out->png_size[v], out->camera + v * VIEW_CAMERA_FLOATS, st);
     }
     if (!ok) sample_free(out);
     return ok;
@@ -207,22 +200,19 @@ bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status 
     bool one = stat(folder_or_file, &info) == 0 && S_ISREG(info.st_mode);
     if (!one && !list_folder(folder_or_file, ".h5", &names, &n, st)) return false;
     if (one) n = 1;
-    if (n == 0)
-        return status_set(st, ST_NO_INPUT, "%s: holds no shard (*.h5): run `d3s2 prep` first",
-                          folder_or_file);
+    if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no shard (*.h5): run `d3s2 prep` first", folder_or_file);
     shard *s = calloc((size_t)n, sizeof *s);
     CHECK(s, "no memory for %d shards", n);
     bool ok = true;
     for (int i = 0; ok && i < n; i++) {
         ok = one ? shard_open(&s[i], folder_or_file, st)
                  : join_path(folder_or_file, names[i], path, st) && shard_open(&s[i], path, st);
-        if (ok &&
-            (s[i].meta.resolution != s[0].meta.resolution || s[i].meta.tau_voxels != s[0].meta.tau_voxels))
+        if (ok && (s[i].meta.resolution != s[0].meta.resolution || s[i].meta.tau_voxels != s[0].meta.tau_voxels))
             ok = status_set(st, ST_DATA,
                             "%s has resolution %d and tau %g voxels, %s has %d and %g: keep one kind per "
                             "folder",
-                            s[i].path, s[i].meta.resolution, s[i].meta.tau_voxels, s[0].path,
-                            s[0].meta.resolution, s[0].meta.tau_voxels);
+                            s[i].path, s[i].meta.resolution, s[i].meta.tau_voxels, s[0].path, s[0].meta.resolution,
+                            s[0].meta.tau_voxels);
     }
     free_names(names, one ? 0 : n);
     if (!ok) {

@@ -96,10 +96,10 @@ void shard_abandon(shard_writer *w) {
     writer_free(w);
 }
 
-#define GROW(array, count)                                                                                   \
-    do {                                                                                                     \
-        (array) = realloc((array), (size_t)(count) * sizeof *(array));                                       \
-        CHECK((array), "no memory for %lld rows of a shard table", (long long)(count));                      \
+#define GROW(array, count)                                                                                             \
+    do {                                                                                                               \
+        (array) = realloc((array), (size_t)(count) * sizeof *(array));                                                 \
+        CHECK((array), "no memory for %lld rows of a shard table", (long long)(count));                                \
     } while (0)
 
 static void grow_samples(shard_writer *w) {
@@ -125,8 +125,7 @@ static void grow_views(shard_writer *w) {
 }
 
 shard_writer *shard_create(const char *path, const shard_meta *meta, status *st) {
-    CHECK(meta->resolution >= 8 && meta->resolution % 8 == 0 && meta->resolution <= 65536 * 8 &&
-              meta->tau_voxels > 0,
+    CHECK(meta->resolution >= 8 && meta->resolution % 8 == 0 && meta->resolution <= 65536 * 8 && meta->tau_voxels > 0,
           "shard of resolution %d, tau %g voxels", meta->resolution, meta->tau_voxels);
     shard_writer *w = calloc(1, sizeof *w);
     CHECK(w, "no memory for a shard writer");
@@ -139,15 +138,13 @@ shard_writer *shard_create(const char *path, const shard_meta *meta, status *st)
         goto fail;
     }
     if ((w->file = h5_file_create(w->part, st)) < 0) goto fail;
-    if (!h5_group(w->file, "tile", st) || !h5_group(w->file, "sample", st) ||
-        !h5_group(w->file, "view", st) ||
+    if (!h5_group(w->file, "tile", st) || !h5_group(w->file, "sample", st) || !h5_group(w->file, "view", st) ||
         (w->coord = h5_table_create(w->file, "tile/coord", H5T_STD_U16LE, 3, CHUNK_COORD, DEFLATE, st)) < 0 ||
-        (w->value = h5_table_create(w->file, "tile/value", h5_half(), TILE_CELLS, CHUNK_VALUE, DEFLATE, st)) <
+        (w->value = h5_table_create(w->file, "tile/value", h5_half(), TILE_CELLS, CHUNK_VALUE, DEFLATE, st)) < 0 ||
+        (w->sharp = h5_table_create(w->file, "tile/sharp", H5T_STD_U8LE, TILE_SHARP_BYTES, CHUNK_SHARP, DEFLATE, st)) <
             0 ||
-        (w->sharp = h5_table_create(w->file, "tile/sharp", H5T_STD_U8LE, TILE_SHARP_BYTES, CHUNK_SHARP,
-                                    DEFLATE, st)) < 0 ||
-        (w->camera = h5_table_create(w->file, "view/camera", H5T_IEEE_F32LE, VIEW_CAMERA_FLOATS, CHUNK_CAMERA,
-                                     DEFLATE, st)) < 0 ||
+        (w->camera = h5_table_create(w->file, "view/camera", H5T_IEEE_F32LE, VIEW_CAMERA_FLOATS, CHUNK_CAMERA, DEFLATE,
+                                     st)) < 0 ||
         (w->png = h5_table_create(w->file, "view/png", H5T_STD_U8LE, 0, CHUNK_PNG, 0, st)) < 0)
         goto fail;
     grow_samples(w);
@@ -172,8 +169,7 @@ static bool append_views(shard_writer *w, const sample *s, status *st) {
 }
 
 bool shard_append(shard_writer *w, const sample *s, status *st) {
-    CHECK(s->n_tiles >= 0 && s->n_views >= 0, "sample of %lld tiles, %d views", (long long)s->n_tiles,
-          s->n_views);
+    CHECK(s->n_tiles >= 0 && s->n_views >= 0, "sample of %lld tiles, %d views", (long long)s->n_tiles, s->n_views);
     if (w->failed) return status_set(st, ST_IO, "%s: an earlier write failed", w->path);
     if (w->n == w->cap) grow_samples(w);
     if (!h5_table_append(w->coord, H5T_NATIVE_UINT16, s->n_tiles, s->coord, st) ||
@@ -224,8 +220,7 @@ static bool put_attributes(shard_writer *w, status *st) {
     hid_t f = w->file;
     return h5_set_text(f, "format", "d3s2-shard", st) && h5_set_i64(f, "version", SHARD_VERSION, st) &&
            h5_set_text(f, "tool", "d3s2 prep", st) && h5_set_i64(f, "resolution", w->meta.resolution, st) &&
-           h5_set_f64(f, "tau_voxels", w->meta.tau_voxels, st) &&
-           h5_set_text(f, "sign", "positive outside", st) &&
+           h5_set_f64(f, "tau_voxels", w->meta.tau_voxels, st) && h5_set_text(f, "sign", "positive outside", st) &&
            h5_set_text(f, "units",
                        "value = clamp(distance / tau, -1, 1), tau = tau_voxels / resolution in the unit cube "
                        "[-0.5, 0.5]^3",

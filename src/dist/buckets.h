@@ -1,8 +1,9 @@
-/* Gradient buckets: contiguous pieces of the flat gradient slab whose sums over the ranks start while backward still runs.
+/* Gradient buckets: contiguous pieces of the flat gradient slab whose sums over the ranks start while backward still
+ * runs.
  *
  * A bucket may start when all layers that own rows in it are complete. Buckets start in one fixed order (by the layer
- * that completes them, last layers first), the same on every rank whatever its number of micro-batches, so ranks without
- * data take part. The layout knows rows only as (offset, count, layer): it does not see models. */
+ * that completes them, last layers first), the same on every rank whatever its number of micro-batches, so ranks
+ * without data take part. The layout knows rows only as (offset, count, layer): it does not see models. */
 #pragma once
 #include "dist/comm.h"
 
@@ -26,14 +27,15 @@ typedef struct {
     double      exposed; /* seconds the last finish waited */
 } buckets;
 
-/* rows in ascending offset, covering the slab of `total` floats but for padding. bucket_bytes: least size of a bucket. */
+/* rows in ascending offset, covering the slab of `total` floats but for padding. bucket_bytes: least size of a bucket.
+ */
 void buckets_init(buckets *b, const comm *c, const bucket_row *rows, int n_rows, int64_t total, int64_t bucket_bytes);
 void buckets_free(buckets *b);
 
 /* Start of a step's last micro-batch (or of a step without any). */
-void buckets_begin(buckets *b, float *slab);
+void   buckets_begin(buckets *b, float *slab);
 /* A layer's gradients are complete on this rank; -1: all of them. Starts what may start. */
-void buckets_layer_done(buckets *b, int layer);
+void   buckets_layer_done(buckets *b, int layer);
 /* Collective: starts the rest, waits for all. The slab then holds the sums. Returns the seconds it took, which is what
  * communication cost beyond backward. */
 double buckets_finish(buckets *b);

@@ -31,6 +31,6 @@ bool comm_agree(const comm *c, status *st);
 /* Sum of a slab in buckets, overlapped with whatever the caller does between start and wait. */
 typedef struct comm_request comm_request;
 /* Collective; requests of a comm are waited for in the order they were started. */
-comm_request *comm_sum_f32_start(const comm *c, float *x, int64_t n);
-void          comm_progress(const comm *c); /* gives running sums a push; never blocks, not collective */
-void          comm_wait(comm_request *r);   /* frees r */
+comm_request               *comm_sum_f32_start(const comm *c, float *x, int64_t n);
+void                        comm_progress(const comm *c); /* gives running sums a push; never blocks, not collective */
+void                        comm_wait(comm_request *r);   /* frees r */

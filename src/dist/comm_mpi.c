@@ -1,7 +1,7 @@
 /* Ranks over MPI. Sums do not use MPI_Allreduce: its order of additions is the library's choice (size, topology,
  * arrival) and the standard does not promise the same bits on every rank. Here each rank owns a slice, gets that slice
- * of everybody (all-to-all), adds in rank order in double, and the slices go round again (all-gather): the volume of a ring,
- * bits that depend on the inputs and the number of ranks only. */
+ * of everybody (all-to-all), adds in rank order in double, and the slices go round again (all-gather): the volume of a
+ * ring, bits that depend on the inputs and the number of ranks only. */
 #include "dist/comm.h"
 
 #include <mpi.h>
@@ -12,7 +12,9 @@ enum { PART_MAX = 1 << 28 }; /* elements of one MPI call: counts are int */
 
 static bool started_here;
 
-static void abort_all_ranks(int code) { MPI_Abort(MPI_COMM_WORLD, code); }
+static void abort_all_ranks(int code) {
+    MPI_Abort(MPI_COMM_WORLD, code);
+}
 
 static void check_mpi(int rc, const char *call) {
     if (rc == MPI_SUCCESS) return;
@@ -27,15 +29,19 @@ static void check_mpi(int rc, const char *call) {
 typedef struct sum_part sum_part;
 
 /* What comm.mpi points to. Sums have two legs. The first is started by the caller, in program order, on `main`; the
- * second starts whenever the first is through, so it has a communicator of its own and starts in the order of the queue:
- * then every rank makes the calls on each communicator in one order. */
+ * second starts whenever the first is through, so it has a communicator of its own and starts in the order of the
+ * queue: then every rank makes the calls on each communicator in one order. */
 typedef struct {
     MPI_Comm  main, spread;
     sum_part *head, *tail; /* parts under way, oldest first */
 } ranks;
 
-static ranks   *ranks_of(const comm *c) { return c->mpi; }
-static MPI_Comm world_of(const comm *c) { return ranks_of(c)->main; }
+static ranks *ranks_of(const comm *c) {
+    return c->mpi;
+}
+static MPI_Comm world_of(const comm *c) {
+    return ranks_of(c)->main;
+}
 
 static comm wrap(MPI_Comm m) {
     comm   c = {.mpi = malloc(sizeof(ranks))};
@@ -52,7 +58,8 @@ static comm wrap(MPI_Comm m) {
 
 /* A process that no launcher started stays without MPI: no daemon, no waiting. */
 static bool launched(void) {
-    static const char *const mark[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MV2_COMM_WORLD_SIZE"};
+    static const char *const mark[] = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE",
+                                       "MV2_COMM_WORLD_SIZE"};
     for (size_t i = 0; i < sizeof mark / sizeof mark[0]; i++)
         if (getenv(mark[i])) return true;
     return false;
@@ -74,8 +81,8 @@ void comm_start(comm *c, int *argc, char ***argv) {
         log_init(c->rank, c->size, LOG_INFO);
     }
     CHECK(!tasks || atoi(tasks) == c->size,
-          "srun started %s tasks but MPI sees %d: this srun does not speak to the MPI library, use srun --mpi=pmix", tasks,
-          c->size);
+          "srun started %s tasks but MPI sees %d: this srun does not speak to the MPI library, use srun --mpi=pmix",
+          tasks, c->size);
 }
 
 void comm_finish(comm *c) {
@@ -154,9 +161,15 @@ static void reduce_exact(const comm *c, void *x, int64_t n, MPI_Datatype type, s
 }
 
 /* Sums of integers and maxima do not depend on the order. */
-void comm_sum_i64(const comm *c, int64_t *x, int64_t n) { reduce_exact(c, x, n, MPI_INT64_T, 8, MPI_SUM); }
-void comm_max_i64(const comm *c, int64_t *x, int64_t n) { reduce_exact(c, x, n, MPI_INT64_T, 8, MPI_MAX); }
-void comm_max_f64(const comm *c, double *x, int64_t n) { reduce_exact(c, x, n, MPI_DOUBLE, 8, MPI_MAX); }
+void comm_sum_i64(const comm *c, int64_t *x, int64_t n) {
+    reduce_exact(c, x, n, MPI_INT64_T, 8, MPI_SUM);
+}
+void comm_max_i64(const comm *c, int64_t *x, int64_t n) {
+    reduce_exact(c, x, n, MPI_INT64_T, 8, MPI_MAX);
+}
+void comm_max_f64(const comm *c, double *x, int64_t n) {
+    reduce_exact(c, x, n, MPI_DOUBLE, 8, MPI_MAX);
+}
 
 /* ---- ordered sums --------------------------------------------------------------------------------------------- */
 
@@ -181,8 +194,15 @@ static void part_start(const comm *c, sum_part *p, char *x, int64_t n, MPI_Datat
     int *table = calloc((size_t)(4 * c->size), sizeof(int));
     int  width = type == MPI_FLOAT ? 4 : 8;
     CHECK(table, "no memory for a reduction");
-    *p = (sum_part){.r = ranks_of(c), .rank = c->rank, .size = c->size, .type = type, .x = x, .count = table,
-                    .first = table + c->size, .own_count = table + 2 * c->size, .own_first = table + 3 * c->size};
+    *p = (sum_part){.r = ranks_of(c),
+                    .rank = c->rank,
+                    .size = c->size,
+                    .type = type,
+                    .x = x,
+                    .count = table,
+                    .first = table + c->size,
+                    .own_count = table + 2 * c->size,
+                    .own_first = table + 3 * c->size};
     for (int i = 0; i < p->size; i++) {
         p->first[i] = (int)(n * i / p->size);
         p->count[i] = (int)(n * (i + 1) / p->size) - p->first[i];
@@ -234,8 +254,8 @@ static void queue_advance(ranks *r, const sum_part *last) {
         if (!p->spreading && earlier_spread && part_ready(p, wait)) {
             part_add(p);
             p->spreading = true;
-            MPI_DO(MPI_Iallgatherv(MPI_IN_PLACE, 0, p->type, p->x, p->count, p->first, p->type, r->spread,
-                                   &p->request));
+            MPI_DO(
+                MPI_Iallgatherv(MPI_IN_PLACE, 0, p->type, p->x, p->count, p->first, p->type, r->spread, &p->request));
         }
         if (p->spreading && !p->done) p->done = part_ready(p, p == last);
         earlier_spread &= p->spreading;
@@ -259,7 +279,9 @@ static comm_request *sum_start(const comm *c, void *x, int64_t n, MPI_Datatype t
     return r;
 }
 
-comm_request *comm_sum_f32_start(const comm *c, float *x, int64_t n) { return sum_start(c, x, n, MPI_FLOAT); }
+comm_request *comm_sum_f32_start(const comm *c, float *x, int64_t n) {
+    return sum_start(c, x, n, MPI_FLOAT);
+}
 
 void comm_progress(const comm *c) {
     if (c->mpi) queue_advance(ranks_of(c), NULL);
@@ -289,5 +311,9 @@ static void sum_ordered(const comm *c, void *x, int64_t n, MPI_Datatype type) {
     }
 }
 
-void comm_sum_f32(const comm *c, float *x, int64_t n) { sum_ordered(c, x, n, MPI_FLOAT); }
-void comm_sum_f64(const comm *c, double *x, int64_t n) { sum_ordered(c, x, n, MPI_DOUBLE); }
+void comm_sum_f32(const comm *c, float *x, int64_t n) {
+    sum_ordered(c, x, n, MPI_FLOAT);
+}
+void comm_sum_f64(const comm *c, double *x, int64_t n) {
+    sum_ordered(c, x, n, MPI_DOUBLE);
+}

@@ -42,7 +42,9 @@ static void *alloc(int64_t n, size_t size) {
     return p;
 }
 
-static int span_tile(int o) { return o < 0 ? 0 : o < TILE ? 1 : 2; }
+static int span_tile(int o) {
+    return o < 0 ? 0 : o < TILE ? 1 : 2;
+}
 
 static void load_block(const mc_state *s, const mc_tile *t, bool with_ghosts, mc_block b) {
     for (int x = 0; x < SPAN; x++)
@@ -82,8 +84,8 @@ static void set_neighbors(mc_state *s, const key_row *keys) {
     for (int64_t i = 0; i < s->n; i++) {
         mc_tile *t = &s->tile[i];
         for (int k = 0; k < 27; k++)
-            t->nb[k] = (int32_t)find_key(keys, s->n, coord_key(t->x[0] + k % 3 - 1, t->x[1] + k / 3 % 3 - 1,
-                                                               t->x[2] + k / 9 - 1));
+            t->nb[k] = (int32_t)find_key(keys, s->n,
+                                         coord_key(t->x[0] + k % 3 - 1, t->x[1] + k / 3 % 3 - 1, t->x[2] + k / 9 - 1));
     }
 }
 
@@ -235,7 +237,7 @@ static double slope(mc_block b, const int p[3], int axis) {
 
 static void put_vertex(const mc_state *s, const mc_tile *t, mc_block b, const int o[3], int axis, mesh *out,
                        int64_t at) {
-    int    p[3] = {o[0] + 1, o[1] + 1, o[2] + 1}, q[3] = {p[0], p[1], p[2]};
+    int p[3] = {o[0] + 1, o[1] + 1, o[2] + 1}, q[3] = {p[0], p[1], p[2]};
     q[axis]++;
     double v = (double)b[p[0]][p[1]][p[2]], w = (double)b[q[0]][q[1]][q[2]];
     /* Kept off the corners, where neighbouring crossings would meet and triangles lose their area. */
@@ -292,7 +294,8 @@ static void fill_triangles(const mc_state *s, const mc_tile *t, mesh *out) {
                 for (int e = 0; e < MC_EDGES; e++)
                     if (used >> e & 1) {
                         int corner = mc_edge_corner[e][0];
-                        vertex[e] = edge_vertex(s, t, x + (corner & 1), y + (corner >> 1 & 1), z + (corner >> 2), e / 4);
+                        vertex[e] =
+                            edge_vertex(s, t, x + (corner & 1), y + (corner >> 1 & 1), z + (corner >> 2), e / 4);
                     }
                 if (c->n_center) {
                     vertex[MC_CENTER] = (int32_t)at;

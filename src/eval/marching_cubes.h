@@ -7,8 +7,8 @@
  * |value - value'| <= distance/tau to its decoded neighbours leaves only one of the two signs.
  *
  * Vertices are shared, lie in the [-1,1] frame of corner aligned grids (x = 2 i/(R-1) - 1) and carry the normal of the
- * field's gradient. Faces are counter-clockwise seen from outside (values above the level). Every edge between two cells
- * has two faces; the surface is open only where cells are left out or at the border of the grid. */
+ * field's gradient. Faces are counter-clockwise seen from outside (values above the level). Every edge between two
+ * cells has two faces; the surface is open only where cells are left out or at the border of the grid. */
 #pragma once
 #include "io/mesh.h"
 

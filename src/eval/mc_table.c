@@ -20,10 +20,12 @@ static int edge_between(int a, int b) {
     FATAL("corners %d and %d share no edge", a, b);
 }
 
-static bool same_face(int e, int f) { return (edge_faces[e] & edge_faces[f]) != 0; }
+static bool same_face(int e, int f) {
+    return (edge_faces[e] & edge_faces[f]) != 0;
+}
 
-/* Triangles of loop[i..j] on the base (i,j) without a forbidden diagonal; false when there is none. A loop runs with the
- * inside on its left as seen from outside the cell, so triangles take it backwards. */
+/* Triangles of loop[i..j] on the base (i,j) without a forbidden diagonal; false when there is none. A loop runs with
+ * the inside on its left as seen from outside the cell, so triangles take it backwards. */
 static bool triangulate(const uint8_t *loop, int i, int j, mc_case *c) {
     if (j - i < 2) return true;
     int n0 = c->n_triangles;
@@ -103,6 +105,10 @@ void mc_table_build(void) {
     built = true;
 }
 
-int mc_ambiguous(int inside) { return ambiguous[inside]; }
+int mc_ambiguous(int inside) {
+    return ambiguous[inside];
+}
 
-const mc_case *mc_lookup(int inside, int joined) { return &table[inside][joined & ambiguous[inside]]; }
+const mc_case *mc_lookup(int inside, int joined) {
+    return &table[inside][joined & ambiguous[inside]];
+}

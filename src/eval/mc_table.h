@@ -14,9 +14,9 @@
 enum { MC_EDGES = 12, MC_FACES = 6, MC_CENTER = 12 /* the centre point, as an index beside the 12 edges */ };
 
 typedef struct {
-    uint8_t n_triangles, n_center;         /* n_center: points of the loop whose centre is a vertex, 0: no centre */
-    uint8_t triangle[12][3];               /* counter-clockwise seen from outside */
-    uint8_t center[MC_EDGES];              /* edges of that loop */
+    uint8_t n_triangles, n_center; /* n_center: points of the loop whose centre is a vertex, 0: no centre */
+    uint8_t triangle[12][3];       /* counter-clockwise seen from outside */
+    uint8_t center[MC_EDGES];      /* edges of that loop */
 } mc_case;
 
 extern const uint8_t mc_edge_corner[MC_EDGES][2]; /* lower corner first */
@@ -26,6 +26,6 @@ extern const uint8_t mc_face_corner[MC_FACES][4]; /* counter-clockwise seen from
 void mc_table_build(void);
 
 /* Bit f set: face f is ambiguous in this case. */
-int mc_ambiguous(int inside);
+int            mc_ambiguous(int inside);
 /* joined: bit f set when the outside corners of ambiguous face f are joined; other bits are ignored. */
 const mc_case *mc_lookup(int inside, int joined);

@@ -18,8 +18,12 @@ void band_add(band_stats *b, const float *pred, const float *target, int64_t n) 
     }
 }
 
-double band_sign_accuracy(const band_stats *b) { return b->n_band ? (double)b->n_right / (double)b->n_band : NAN; }
-double band_error(const band_stats *b) { return b->n_band && !b->n_bad ? b->abs_sum / (double)b->n_band : NAN; }
+double band_sign_accuracy(const band_stats *b) {
+    return b->n_band ? (double)b->n_right / (double)b->n_band : NAN;
+}
+double band_error(const band_stats *b) {
+    return b->n_band && !b->n_bad ? b->abs_sum / (double)b->n_band : NAN;
+}
 
 /* ---- surfaces -------------------------------------------------------------------------------------------------- */
 
@@ -34,7 +38,9 @@ static void face_normal(const mesh *m, int64_t f, double n[3]) {
     for (int k = 0; k < 3; k++) n[k] = a[(k + 1) % 3] * b[(k + 2) % 3] - a[(k + 2) % 3] * b[(k + 1) % 3];
 }
 
-static double length3(const double n[3]) { return sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]); }
+static double length3(const double n[3]) {
+    return sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]);
+}
 
 static double angle_degrees(const double a[3], const double b[3]) {
     double c = (a[0] * b[0] + a[1] * b[1] + a[2] * b[2]) / (length3(a) * length3(b));
@@ -131,7 +137,9 @@ bool surface_compare(const mesh *pred, const mesh *truth, const surface_options 
 
 /* ---- JSON ------------------------------------------------------------------------------------------------------ */
 
-json_t *metrics_number(double x) { return isfinite(x) ? json_real(x) : json_null(); }
+json_t *metrics_number(double x) {
+    return isfinite(x) ? json_real(x) : json_null();
+}
 
 void metrics_put_band(json_t *shape, const band_stats *b, double tau_voxels) {
     json_object_set_new(shape, "sign_accuracy", metrics_number(band_sign_accuracy(b)));

@@ -48,10 +48,10 @@ bool surface_compare(const mesh *pred, const mesh *truth, const surface_options 
 /* A number, null when it is not finite. */
 json_t *metrics_number(double x);
 /* Adds "sign_accuracy", "band_error_tau", "band_error_voxels", "band_voxels", "bad_values". */
-void metrics_put_band(json_t *shape, const band_stats *b, double tau_voxels);
+void    metrics_put_band(json_t *shape, const band_stats *b, double tau_voxels);
 /* Adds "chamfer", "to_truth", "to_pred", "f1@E" for each threshold, "normal_error_degrees", "empty" ("", "prediction",
  * "truth" or "both"). */
-void metrics_put_surface(json_t *shape, const surface_stats *s, const surface_options *opt);
-/* Means of all numbers of an array of shapes: {"overall": {...}, "category": {name: {...}}}, each with "shapes" and, for
- * every number, its "mean" over the shapes that have it, and "n". Keys "id" and those of text are left out. */
+void    metrics_put_surface(json_t *shape, const surface_stats *s, const surface_options *opt);
+/* Means of all numbers of an array of shapes: {"overall": {...}, "category": {name: {...}}}, each with "shapes" and,
+ * for every number, its "mean" over the shapes that have it, and "n". Keys "id" and those of text are left out. */
 json_t *metrics_summary(const json_t *shapes);

@@ -4,7 +4,9 @@
 #include <math.h>
 #include <string.h>
 
-static double dot3(const double a[3], const double b[3]) { return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]; }
+static double dot3(const double a[3], const double b[3]) {
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
 
 /* Squared distance of p to segment a, a+e (relative vectors: ap = p - a). */
 static double segment_d2(const double ap[3], const double e[3]) {

@@ -13,8 +13,8 @@
 bool atomic_part_name(const char *path, char part[PATH_CAP], status *st) {
     int n = snprintf(part, PATH_CAP, "%s.part", path);
     if (n < 0 || n >= PATH_CAP)
-        return status_set(st, ST_USAGE, "%.200s...: the path is longer than %d bytes: use a shorter one",
-                          path, PATH_CAP - 6);
+        return status_set(st, ST_USAGE, "%.200s...: the path is longer than %d bytes: use a shorter one", path,
+                          PATH_CAP - 6);
     return true;
 }
 
@@ -100,8 +100,8 @@ bool atomic_write(const char *path, const void *bytes, int64_t n, status *st) {
 bool join_path(const char *folder, const char *name, char out[PATH_CAP], status *st) {
     int n = snprintf(out, PATH_CAP, "%s/%s", folder, name);
     if (n < 0 || n >= PATH_CAP)
-        return status_set(st, ST_USAGE, "%.200s/%.100s: the path is longer than %d bytes: use a shorter one",
-                          folder, name, PATH_CAP - 1);
+        return status_set(st, ST_USAGE, "%.200s/%.100s: the path is longer than %d bytes: use a shorter one", folder,
+                          name, PATH_CAP - 1);
     return true;
 }
 
@@ -150,8 +150,8 @@ bool read_whole_file(const char *path, int64_t max_bytes, uint8_t **bytes, int64
     if (!S_ISREG(s.st_mode) || s.st_size > max_bytes) {
         fclose(f);
         if (!S_ISREG(s.st_mode)) return status_set(st, ST_NO_INPUT, "%s: is not a plain file", path);
-        return status_set(st, ST_DATA, "%s: has %lld bytes, more than the %lld this kind of file may have",
-                          path, (long long)s.st_size, (long long)max_bytes);
+        return status_set(st, ST_DATA, "%s: has %lld bytes, more than the %lld this kind of file may have", path,
+                          (long long)s.st_size, (long long)max_bytes);
     }
     uint8_t *b = malloc((size_t)s.st_size + 1);
     CHECK(b, "no memory for %lld bytes of %s", (long long)s.st_size, path);

@@ -68,8 +68,7 @@ bool ckpt_write_part(const char *folder, int rank, const ckpt_slab *slabs, int n
 /* By one rank after all parts are there: checks that the ranges of every slab leave no hole and do not
  * overlap, writes the manifest, syncs, and renames `part_folder` to `folder` (an older folder of that name is
  * replaced). */
-bool ckpt_commit(const char *part_folder, const char *folder, int n_parts, const ckpt_manifest *m,
-                 status *st);
+bool ckpt_commit(const char *part_folder, const char *folder, int n_parts, const ckpt_manifest *m, status *st);
 
 /* All of it, called by every rank: step-N of run_folder. all_ok is a collective "and" (NULL: one rank); a
  * failure of any rank removes step-N.part and is returned on every rank. Only rank 0 needs a manifest. */
@@ -89,8 +88,7 @@ bool    ckpt_open(const char *folder, ckpt_manifest *m, status *st);
 /* Elements of a slab; 0 when the checkpoint has none of that name. */
 int64_t ckpt_slab_count(const ckpt_manifest *m, const char *slab);
 /* slab[first .. first+count), every chunk it touches checked against its hash. */
-bool    ckpt_read_range(const ckpt_manifest *m, const char *slab, int64_t first, int64_t count, float *out,
-                        status *st);
+bool    ckpt_read_range(const ckpt_manifest *m, const char *slab, int64_t first, int64_t count, float *out, status *st);
 /* Reads everything against the hashes. */
 bool    ckpt_verify(const ckpt_manifest *m, status *st);
 /* The newest good checkpoint of a run folder, opened; `verify` reads all of it. A damaged one is named in a

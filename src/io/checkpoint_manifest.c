@@ -29,8 +29,8 @@ static json_t *params_json(const ckpt_manifest *m) {
         const ckpt_param *p = &m->param[i];
         json_t           *shape = json_array();
         for (int d = 0; d < p->rank; d++) json_array_append_new(shape, json_integer(p->shape[d]));
-        json_array_append_new(list, json_pack("{s:s, s:o, s:I}", "name", p->name, "shape", shape, "offset",
-                                              (json_int_t)p->offset));
+        json_array_append_new(
+            list, json_pack("{s:s, s:o, s:I}", "name", p->name, "shape", shape, "offset", (json_int_t)p->offset));
     }
     return list;
 }
@@ -41,9 +41,9 @@ static json_t *ranges_json(const ckpt_manifest *m) {
         const ckpt_range *r = &m->range[i];
         json_t           *hashes = json_array();
         for (int64_t k = 0; k < ckpt_chunks(r->count); k++) json_array_append_new(hashes, hex(r->hash[k]));
-        json_array_append_new(list, json_pack("{s:s, s:i, s:i, s:I, s:I, s:s, s:o}", "slab", r->slab, "part",
-                                              r->part, "index", r->index, "first", (json_int_t)r->first,
-                                              "count", (json_int_t)r->count, "dtype", "F32", "hash", hashes));
+        json_array_append_new(list, json_pack("{s:s, s:i, s:i, s:I, s:I, s:s, s:o}", "slab", r->slab, "part", r->part,
+                                              "index", r->index, "first", (json_int_t)r->first, "count",
+                                              (json_int_t)r->count, "dtype", "F32", "hash", hashes));
     }
     return list;
 }
@@ -53,11 +53,11 @@ char *ckpt_manifest_text(const ckpt_manifest *m) {
     for (int i = 0; i < m->n_parts; i++) json_array_append_new(bytes, json_integer(m->part_bytes[i]));
     for (int i = 0; i < m->n_numbers; i++)
         json_object_set_new(numbers, m->number[i].name, json_integer(m->number[i].value));
-    json_t *root = json_pack("{s:s, s:i, s:s, s:I, s:o, s:o, s:s, s:i, s:o, s:o, s:o, s:o}", "format",
-                             "d3s2-checkpoint", "version", CKPT_VERSION, "model", m->model, "step",
-                             (json_int_t)m->step, "seed", hex(m->seed), "fingerprint", hex(m->fingerprint),
-                             "config", m->config ? m->config : "", "chunk", CKPT_CHUNK, "numbers", numbers,
-                             "params", params_json(m), "part_bytes", bytes, "ranges", ranges_json(m));
+    json_t *root =
+        json_pack("{s:s, s:i, s:s, s:I, s:o, s:o, s:s, s:i, s:o, s:o, s:o, s:o}", "format", "d3s2-checkpoint",
+                  "version", CKPT_VERSION, "model", m->model, "step", (json_int_t)m->step, "seed", hex(m->seed),
+                  "fingerprint", hex(m->fingerprint), "config", m->config ? m->config : "", "chunk", CKPT_CHUNK,
+                  "numbers", numbers, "params", params_json(m), "part_bytes", bytes, "ranges", ranges_json(m));
     CHECK(root, "a checkpoint's manifest holds text that is not UTF-8");
     char *plain = json_dumps(root, FORM);
     CHECK(plain, "no memory for a manifest");
@@ -93,9 +93,8 @@ static bool parse_params(ckpt_manifest *m, const json_t *list) {
     for (size_t i = 0; i < json_array_size(list); i++) {
         json_t     *e = json_array_get(list, i), *shape = json_object_get(e, "shape");
         ckpt_param *p = &m->param[m->n_params++];
-        if (!get_text(e, "name", p->name, sizeof p->name) ||
-            !get_int(e, "offset", 0, INT64_MAX, &p->offset) || !json_is_array(shape) ||
-            json_array_size(shape) > CKPT_RANK)
+        if (!get_text(e, "name", p->name, sizeof p->name) || !get_int(e, "offset", 0, INT64_MAX, &p->offset) ||
+            !json_is_array(shape) || json_array_size(shape) > CKPT_RANK)
             return false;
         p->rank = (int)json_array_size(shape);
         for (int d = 0; d < p->rank; d++) {
@@ -136,10 +135,8 @@ static bool parse_rest(ckpt_manifest *m, json_t *root) {
     json_t     *bytes = json_object_get(root, "part_bytes"), *numbers = json_object_get(root, "numbers"), *v;
     const char *key, *config = json_string_value(json_object_get(root, "config"));
     int64_t     chunk;
-    if (!get_text(root, "model", m->model, sizeof m->model) ||
-        !get_int(root, "step", 0, INT64_MAX, &m->step) ||
-        !get_int(root, "chunk", CKPT_CHUNK, CKPT_CHUNK, &chunk) ||
-        !unhex(json_object_get(root, "seed"), &m->seed) ||
+    if (!get_text(root, "model", m->model, sizeof m->model) || !get_int(root, "step", 0, INT64_MAX, &m->step) ||
+        !get_int(root, "chunk", CKPT_CHUNK, CKPT_CHUNK, &chunk) || !unhex(json_object_get(root, "seed"), &m->seed) ||
         !unhex(json_object_get(root, "fingerprint"), &m->fingerprint) || !config || !json_is_array(bytes) ||
         json_array_size(bytes) > MAX_PARTS || !json_is_object(numbers))
         return false;
@@ -147,16 +144,14 @@ static bool parse_rest(ckpt_manifest *m, json_t *root) {
     m->n_parts = (int)json_array_size(bytes);
     m->part_bytes = calloc((size_t)m->n_parts + 1, sizeof *m->part_bytes);
     CHECK(m->part_bytes, "no memory for a manifest");
-    for (int i = 0; i < m->n_parts; i++)
-        m->part_bytes[i] = json_integer_value(json_array_get(bytes, (size_t)i));
+    for (int i = 0; i < m->n_parts; i++) m->part_bytes[i] = json_integer_value(json_array_get(bytes, (size_t)i));
     json_object_foreach(numbers, key, v) {
         if (m->n_numbers == CKPT_NUMBERS || strlen(key) >= sizeof m->number[0].name || !json_is_integer(v))
             return false;
         strcpy(m->number[m->n_numbers].name, key);
         m->number[m->n_numbers++].value = json_integer_value(v);
     }
-    return parse_params(m, json_object_get(root, "params")) &&
-           parse_ranges(m, json_object_get(root, "ranges"));
+    return parse_params(m, json_object_get(root, "params")) && parse_ranges(m, json_object_get(root, "ranges"));
 }
 
 bool ckpt_manifest_parse(ckpt_manifest *m, const char *name, const char *text, int64_t n, status *st) {
@@ -169,9 +164,10 @@ bool ckpt_manifest_parse(ckpt_manifest *m, const char *name, const char *text, i
         strcmp(format, "d3s2-checkpoint")) {
         status_set(st, ST_DATA, "%s: is not the manifest of a checkpoint, or damaged: use another step", name);
     } else if (!get_int(root, "version", 0, INT64_MAX, &version) || version != CKPT_VERSION) {
-        status_set(st, ST_DATA, "%s: has checkpoint format version %lld, this program reads version %d: use the matching "
-                   "program", name,
-                   (long long)version, CKPT_VERSION);
+        status_set(st, ST_DATA,
+                   "%s: has checkpoint format version %lld, this program reads version %d: use the matching "
+                   "program",
+                   name, (long long)version, CKPT_VERSION);
     } else {
         bool has = unhex(json_object_get(root, "checksum"), &want);
         json_object_del(root, "checksum");
@@ -179,7 +175,9 @@ bool ckpt_manifest_parse(ckpt_manifest *m, const char *name, const char *text, i
         CHECK(plain, "no memory for a manifest");
         ok = has && hash_text(plain) == want && parse_rest(m, root);
         free(plain);
-        if (!ok) status_set(st, ST_DATA, "%s: does not match its checksum: the checkpoint is damaged, use another step", name);
+        if (!ok)
+            status_set(st, ST_DATA, "%s: does not match its checksum: the checkpoint is damaged, use another step",
+                       name);
     }
     json_decref(root);
     return ok;

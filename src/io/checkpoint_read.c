@@ -32,8 +32,8 @@ static bool check_parts(const ckpt_manifest *m, status *st) {
         if (info.st_size != m->part_bytes[p])
             return status_set(st, ST_DATA,
                               "%s: has %lld bytes, the manifest says %lld: the checkpoint is damaged, use "
-                              "another step", path,
-                              (long long)info.st_size, (long long)m->part_bytes[p]);
+                              "another step",
+                              path, (long long)info.st_size, (long long)m->part_bytes[p]);
     }
     return true;
 }
@@ -62,8 +62,8 @@ int64_t ckpt_slab_count(const ckpt_manifest *m, const char *slab) {
 
 /* Elements lo..hi of one stored range to out, chunk by chunk through `chunk` [CKPT_CHUNK]; out NULL only
  * checks. */
-static bool read_stored(const ckpt_manifest *m, const ckpt_range *r, int64_t lo, int64_t hi, float *chunk,
-                        float *out, status *st) {
+static bool read_stored(const ckpt_manifest *m, const ckpt_range *r, int64_t lo, int64_t hi, float *chunk, float *out,
+                        status *st) {
     char path[PATH_CAP], name[32];
     if (!ckpt_part_path(m->folder, r->part, path, st)) return false;
     hid_t f = h5_file_open(path, st);
@@ -87,15 +87,13 @@ static bool read_stored(const ckpt_manifest *m, const ckpt_range *r, int64_t lo,
     return ok;
 }
 
-bool ckpt_read_range(const ckpt_manifest *m, const char *slab, int64_t first, int64_t count, float *out,
-                     status *st) {
+bool ckpt_read_range(const ckpt_manifest *m, const char *slab, int64_t first, int64_t count, float *out, status *st) {
     int64_t total = ckpt_slab_count(m, slab);
     if (first < 0 || count < 0 || first > total - count)
-        return status_set(
-            st, ST_CONFIG,
-            "%s: slab %s has %lld elements, %lld..%lld are wanted: the checkpoint is of another "
-            "model",
-            m->folder, slab, (long long)total, (long long)first, (long long)(first + count));
+        return status_set(st, ST_CONFIG,
+                          "%s: slab %s has %lld elements, %lld..%lld are wanted: the checkpoint is of another "
+                          "model",
+                          m->folder, slab, (long long)total, (long long)first, (long long)(first + count));
     if (count == 0) return true;
     float *chunk = malloc(CKPT_CHUNK * sizeof *chunk);
     CHECK(chunk, "no memory for a chunk of a checkpoint");
@@ -183,9 +181,13 @@ bool ckpt_latest(const char *run_folder, bool verify, ckpt_manifest *m, status *
     }
     free(steps);
     if (found) return true;
-    if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no checkpoint (step-N): train first, or name another folder", run_folder);
-    return status_set(st, ST_DATA, "%s: none of its %d checkpoints is usable: remove them or choose another folder; the "
-                      "newest: %.280s", run_folder, n, why.text);
+    if (n == 0)
+        return status_set(st, ST_NO_INPUT, "%s: holds no checkpoint (step-N): train first, or name another folder",
+                          run_folder);
+    return status_set(st, ST_DATA,
+                      "%s: none of its %d checkpoints is usable: remove them or choose another folder; the "
+                      "newest: %.280s",
+                      run_folder, n, why.text);
 }
 
 bool ckpt_open_any(const char *path, bool verify, ckpt_manifest *m, status *st) {
@@ -264,24 +266,25 @@ bool ckpt_match(const ckpt_manifest *m, const ckpt_param *want, int n, status *s
                               m->folder, want[i].name, shape_text(&want[i], a));
         const ckpt_param *have = &m->param[i];
         if (i >= n)
-            return status_set(st, ST_CONFIG,
-                              "%s: has parameter %s %s, which this model lacks: the configuration differs from the checkpoint",
-                              m->folder, have->name, shape_text(have, a));
-        if (strcmp(have->name, want[i].name))
-            return status_set(
-                st, ST_CONFIG, "%s: parameter %d is %s %s, in this model %s %s: the configuration differs from the checkpoint",
-                m->folder, i, have->name, shape_text(have, a), want[i].name, shape_text(&want[i], b));
-        if (have->rank != want[i].rank ||
-            memcmp(have->shape, want[i].shape, (size_t)have->rank * sizeof *have->shape))
-            return status_set(st, ST_CONFIG,
-                              "%s: parameter %s has shape %s, in this model %s: the configuration differs from the checkpoint",
-                              m->folder, have->name, shape_text(have, a), shape_text(&want[i], b));
-        if (have->offset != want[i].offset)
             return status_set(
                 st, ST_CONFIG,
-                "%s: parameter %s starts at %lld, in this model at %lld: another program version "
-                "wrote it",
-                m->folder, have->name, (long long)have->offset, (long long)want[i].offset);
+                "%s: has parameter %s %s, which this model lacks: the configuration differs from the checkpoint",
+                m->folder, have->name, shape_text(have, a));
+        if (strcmp(have->name, want[i].name))
+            return status_set(
+                st, ST_CONFIG,
+                "%s: parameter %d is %s %s, in this model %s %s: the configuration differs from the checkpoint",
+                m->folder, i, have->name, shape_text(have, a), want[i].name, shape_text(&want[i], b));
+        if (have->rank != want[i].rank || memcmp(have->shape, want[i].shape, (size_t)have->rank * sizeof *have->shape))
+            return status_set(
+                st, ST_CONFIG,
+                "%s: parameter %s has shape %s, in this model %s: the configuration differs from the checkpoint",
+                m->folder, have->name, shape_text(have, a), shape_text(&want[i], b));
+        if (have->offset != want[i].offset)
+            return status_set(st, ST_CONFIG,
+                              "%s: parameter %s starts at %lld, in this model at %lld: another program version "
+                              "wrote it",
+                              m->folder, have->name, (long long)have->offset, (long long)want[i].offset);
     }
     return true;
 }

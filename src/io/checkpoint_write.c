@@ -50,13 +50,13 @@ bool ckpt_write_part(const char *folder, int rank, const ckpt_slab *slabs, int n
     char path[PATH_CAP], part[PATH_CAP];
     if (!ckpt_part_path(folder, rank, path, st) || !atomic_part_name(path, part, st)) return false;
     for (int i = 0; i < n; i++)
-        CHECK(slabs[i].first >= 0 && slabs[i].count >= 0 && strlen(slabs[i].name) < 64,
-              "slab %s: %lld from %lld", slabs[i].name, (long long)slabs[i].count, (long long)slabs[i].first);
+        CHECK(slabs[i].first >= 0 && slabs[i].count >= 0 && strlen(slabs[i].name) < 64, "slab %s: %lld from %lld",
+              slabs[i].name, (long long)slabs[i].count, (long long)slabs[i].first);
     hid_t f = h5_file_create(part, st);
     if (f < 0) return false;
     bool ok = h5_group(f, "range", st) && h5_group(f, "hash", st) &&
-              h5_set_text(f, "format", "d3s2-checkpoint-part", st) &&
-              h5_set_i64(f, "version", CKPT_VERSION, st) && h5_set_i64(f, "n_ranges", n, st);
+              h5_set_text(f, "format", "d3s2-checkpoint-part", st) && h5_set_i64(f, "version", CKPT_VERSION, st) &&
+              h5_set_i64(f, "n_ranges", n, st);
     for (int i = 0; ok && i < n; i++) ok = put_range(f, i, &slabs[i], st);
     if (!ok) {
         h5_file_discard(f, part);
@@ -142,8 +142,7 @@ static bool put_in_place(const char *part_folder, const char *folder, status *st
     return true;
 }
 
-bool ckpt_commit(const char *part_folder, const char *folder, int n_parts, const ckpt_manifest *given,
-                 status *st) {
+bool ckpt_commit(const char *part_folder, const char *folder, int n_parts, const ckpt_manifest *given, status *st) {
     char          path[PATH_CAP], parent[PATH_CAP];
     ckpt_manifest m = *given;
     m.n_parts = n_parts;

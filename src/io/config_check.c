@@ -16,16 +16,13 @@ static void fault(config_faults *f, const char *fmt, ...) {
 
 /* Says "a = x is not a multiple of b = y", where b "" is the plain number y. */
 static void multiple(config_faults *f, const char *a, int64_t x, const char *b, int64_t y) {
-    if (y <= 0 || x % y)
-        fault(f, "%s = %" PRId64 " is not a multiple of %s%s%" PRId64, a, x, b, *b ? " = " : "", y);
+    if (y <= 0 || x % y) fault(f, "%s = %" PRId64 " is not a multiple of %s%s%" PRId64, a, x, b, *b ? " = " : "", y);
 }
 
 static void check_vae(const options *o, config_faults *f) {
     multiple(f, "vae.width", o->vae.width, "vae.heads", o->vae.heads);
-    if (o->vae.enc_widths.n != 3)
-        fault(f, "vae.enc_widths has %d entries, 3 are needed", o->vae.enc_widths.n);
-    if (o->vae.dec_widths.n != 3)
-        fault(f, "vae.dec_widths has %d entries, 3 are needed", o->vae.dec_widths.n);
+    if (o->vae.enc_widths.n != 3) fault(f, "vae.enc_widths has %d entries, 3 are needed", o->vae.enc_widths.n);
+    if (o->vae.dec_widths.n != 3) fault(f, "vae.dec_widths has %d entries, 3 are needed", o->vae.dec_widths.n);
     for (int i = 0; i < o->vae.enc_widths.n && i < 3; i++)
         multiple(f, "an entry of vae.enc_widths", o->vae.enc_widths.v[i], "vae.groups", o->vae.groups);
     multiple(f, "vae.width", o->vae.width, "vae.groups", o->vae.groups);
@@ -54,15 +51,13 @@ static void check_rest(const options *o, config_faults *f) {
               o->prep.max_tiles);
     multiple(f, "cond.size", o->cond.size, "", 14);
     if (2 * o->cond.pad_max >= o->cond.size)
-        fault(f, "cond.pad_max = %" PRId64 " leaves nothing of cond.size = %" PRId64, o->cond.pad_max,
-              o->cond.size);
-    if (o->train.model == opt_train_model_dit && o->data.resolution &&
-        o->data.resolution > 8 * o->dit.resolution)
+        fault(f, "cond.pad_max = %" PRId64 " leaves nothing of cond.size = %" PRId64, o->cond.pad_max, o->cond.size);
+    if (o->train.model == opt_train_model_dit && o->data.resolution && o->data.resolution > 8 * o->dit.resolution)
         fault(f, "data.resolution = %" PRId64 " needs dit.resolution = %" PRId64 " or more, it is %" PRId64,
               o->data.resolution, o->data.resolution / 8, o->dit.resolution);
     if (o->train.batch_tokens && o->train.micro_tokens > o->train.batch_tokens)
-        fault(f, "train.micro_tokens = %" PRId64 " is above train.batch_tokens = %" PRId64,
-              o->train.micro_tokens, o->train.batch_tokens);
+        fault(f, "train.micro_tokens = %" PRId64 " is above train.batch_tokens = %" PRId64, o->train.micro_tokens,
+              o->train.batch_tokens);
     if (o->train.recompute == opt_train_recompute_off && o->train.memory_mb)
         fault(f, "train.recompute = off and train.memory_mb contradict: a bound needs auto or on");
     if (*o->data.train && !strcmp(o->data.train, o->data.heldout))
@@ -82,6 +77,5 @@ bool config_check(const options *o, config_faults *all, status *st) {
     char line[sizeof st->text] = "";
     for (int i = 0, at = 0; i < f->n && at < (int)sizeof line; i++)
         at += snprintf(line + at, sizeof line - (size_t)at, "%s%s", i ? "; " : "", f->text[i]);
-    return status_set(st, ST_CONFIG, "%d contradiction%s in the configuration: %s", f->n, f->n > 1 ? "s" : "",
-                      line);
+    return status_set(st, ST_CONFIG, "%d contradiction%s in the configuration: %s", f->n, f->n > 1 ? "s" : "", line);
 }

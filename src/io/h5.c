@@ -32,12 +32,10 @@ static const char *where(hid_t object, const char *name, char out[768]) {
     return out;
 }
 
-#define DAMAGED(object, name, what)                                                                          \
-    status_set(st, ST_DATA, "%s: %s: the file is damaged or of another kind",                                \
-               where(object, name, (char[768]){0}), what)
-#define NOT_WRITTEN(object, name)                                                                            \
-    status_set(st, ST_IO,                                                                                    \
-               "%s: write failed: the disk is full or the device failed; free some space and run again",     \
+#define DAMAGED(object, name, what)                                                                                    \
+    status_set(st, ST_DATA, "%s: %s: the file is damaged or of another kind", where(object, name, (char[768]){0}), what)
+#define NOT_WRITTEN(object, name)                                                                                      \
+    status_set(st, ST_IO, "%s: write failed: the disk is full or the device failed; free some space and run again",    \
                where(object, name, (char[768]){0}))
 
 static hid_t access_list(void) {
@@ -70,8 +68,7 @@ hid_t h5_file_open(const char *path, status *st) {
     hid_t fapl = access_list();
     hid_t f = H5Fopen(path, H5F_ACC_RDONLY, fapl);
     H5Pclose(fapl);
-    if (f < 0)
-        status_set(st, ST_DATA, "%s: is not an HDF5 file, or cut short or damaged: make it again", path);
+    if (f < 0) status_set(st, ST_DATA, "%s: is not an HDF5 file, or cut short or damaged: make it again", path);
     return f;
 }
 
@@ -94,8 +91,7 @@ bool h5_file_finish(hid_t file, const char *path, status *st) {
 void h5_file_discard(hid_t file, const char *path) {
     quiet();
     h5_driver_drop(file);
-    if (H5Fclose(file) < 0)
-        log_warn("%s: HDF5 cannot close it; its space comes back when the program ends", path);
+    if (H5Fclose(file) < 0) log_warn("%s: HDF5 cannot close it; its space comes back when the program ends", path);
     unlink(path);
 }
 
@@ -171,8 +167,7 @@ static hid_t open_attr(hid_t object, const char *name, H5T_class_t want, hid_t *
     hid_t a = H5Aopen(object, name, H5P_DEFAULT);
     hid_t space = a >= 0 ? H5Aget_space(a) : -1;
     *type = a >= 0 ? H5Aget_type(a) : -1;
-    bool ok =
-        space >= 0 && *type >= 0 && H5Sget_simple_extent_npoints(space) == 1 && H5Tget_class(*type) == want;
+    bool ok = space >= 0 && *type >= 0 && H5Sget_simple_extent_npoints(space) == 1 && H5Tget_class(*type) == want;
     if (space >= 0) H5Sclose(space);
     if (ok) return a;
     DAMAGED(object, name, "the attribute has another type or shape");
@@ -194,8 +189,7 @@ bool h5_get_text(hid_t object, const char *name, char *out, size_t cap, status *
         H5Tclose(mem);
     } else {
         size_t size = H5Tget_size(type);
-        ok = size <= STRING_CAP && (text = calloc(size + 1, 1)) && H5Aread(a, type, text) >= 0 &&
-             strlen(text) < cap;
+        ok = size <= STRING_CAP && (text = calloc(size + 1, 1)) && H5Aread(a, type, text) >= 0 && strlen(text) < cap;
         if (ok) strcpy(out, text);
         free(text);
     }
@@ -313,8 +307,7 @@ bool h5_table_append(hid_t table, hid_t type, int64_t rows, const void *data, st
     return no_write_failed(table, st);
 }
 
-bool h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, const void *data,
-                  status *st) {
+bool h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, const void *data, status *st) {
     int64_t width = (int64_t)H5Tget_size(type) * (cols ? cols : 1), chunk = (256 << 10) / width;
     if (chunk > rows) chunk = rows;
     hid_t table = h5_table_create(file, name, type, cols, chunk, 4, st);
@@ -341,8 +334,8 @@ bool h5_strings_put(hid_t file, const char *name, int64_t rows, char *const *tex
     for (int64_t i = 0; i < rows; i++)
         if (strlen(text[i]) > size) size = strlen(text[i]);
     if (size > STRING_CAP)
-        return status_set(st, ST_DATA, "%s: a text of %zu bytes is longer than %d",
-                          where(file, name, (char[768]){0}), size, STRING_CAP);
+        return status_set(st, ST_DATA, "%s: a text of %zu bytes is longer than %d", where(file, name, (char[768]){0}),
+                          size, STRING_CAP);
     char *flat = calloc((size_t)(rows ? rows : 1), size);
     CHECK(flat, "no memory for %lld strings of %zu bytes", (long long)rows, size);
     for (int64_t i = 0; i < rows; i++) memcpy(flat + (size_t)i * size, text[i], strlen(text[i]));
@@ -364,13 +357,12 @@ static bool plausible(hid_t table, const hsize_t dims[2], size_t size) {
     bool  chunked = dcpl >= 0 && H5Pget_layout(dcpl) == H5D_CHUNKED;
     if (chunked) H5Pget_chunk(dcpl, 2, chunk);
     if (dcpl >= 0) H5Pclose(dcpl);
-    double claimed = (double)dims[0] * (double)cols * (double)size,
-           stored = (double)H5Dget_storage_size(table);
+    double claimed = (double)dims[0] * (double)cols * (double)size, stored = (double)H5Dget_storage_size(table);
     return claimed <= stored * (chunked ? DEFLATE_BOUND : 1) && (double)chunk[0] * (double)chunk[1] < 2e9;
 }
 
-static hid_t open_table(hid_t file, const char *name, int64_t cols, int64_t rows, hsize_t dims[2],
-                        hid_t *type, status *st) {
+static hid_t open_table(hid_t file, const char *name, int64_t cols, int64_t rows, hsize_t dims[2], hid_t *type,
+                        status *st) {
     quiet();
     hid_t table = h5_has(file, name) ? H5Dopen2(file, name, H5P_DEFAULT) : -1;
     if (table < 0) {
@@ -384,8 +376,8 @@ static hid_t open_table(hid_t file, const char *name, int64_t cols, int64_t rows
         status_set(st, ST_DATA,
                    "%s: has shape [%llu,%llu], expected [%lld,%lld]: the file is damaged or of another "
                    "kind",
-                   where(file, name, (char[768]){0}), (unsigned long long)dims[0],
-                   (unsigned long long)dims[1], (long long)rows, (long long)cols);
+                   where(file, name, (char[768]){0}), (unsigned long long)dims[0], (unsigned long long)dims[1],
+                   (long long)rows, (long long)cols);
     } else if (!plausible(table, dims, H5Tget_size(*type))) {
         DAMAGED(file, name, "claims more rows than its stored bytes can hold");
     } else {
@@ -396,8 +388,7 @@ static hid_t open_table(hid_t file, const char *name, int64_t cols, int64_t rows
     return -1;
 }
 
-hid_t h5_table_open(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, int64_t *found,
-                    status *st) {
+hid_t h5_table_open(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, int64_t *found, status *st) {
     hsize_t dims[2];
     hid_t   have, table = open_table(file, name, cols, rows, dims, &have, st);
     if (table < 0) return -1;
@@ -418,8 +409,7 @@ bool h5_table_rows(hid_t table, hid_t type, int64_t first, int64_t n, void *out,
     quiet();
     if (n == 0) return true;
     if (!move_rows(table, type, (hsize_t)first, (hsize_t)n, NULL, out))
-        return status_set(st, ST_DATA,
-                          "%s: rows %lld..%lld cannot be read: a checksum failed or the file is cut short",
+        return status_set(st, ST_DATA, "%s: rows %lld..%lld cannot be read: a checksum failed or the file is cut short",
                           where(table, NULL, (char[768]){0}), (long long)first, (long long)(first + n - 1));
     return true;
 }
@@ -452,8 +442,7 @@ char **h5_strings_get(hid_t file, const char *name, int64_t rows, status *st) {
         if (h5_table_rows(table, type, 0, (int64_t)dims[0], flat, st)) {
             out = malloc(((size_t)dims[0] + 1) * sizeof *out);
             CHECK(out, "no memory for the strings of %s", name);
-            for (hsize_t i = 0; i < dims[0]; i++)
-                CHECK((out[i] = strndup(flat + i * size, size)), "no memory");
+            for (hsize_t i = 0; i < dims[0]; i++) CHECK((out[i] = strndup(flat + i * size, size)), "no memory");
         }
         free(flat);
     }

@@ -14,8 +14,9 @@
 hid_t h5_file_create(const char *path, status *st);
 hid_t h5_file_open(const char *path, status *st);
 /* Closes a file that was opened for reading. */
-void h5_file_close(hid_t file);
-/* Flushes and closes a file that h5_file_create made; a failed write (disk full) shows here at the latest, and removes it. */
+void  h5_file_close(hid_t file);
+/* Flushes and closes a file that h5_file_create made; a failed write (disk full) shows here at the latest, and removes
+ * it. */
 bool  h5_file_finish(hid_t file, const char *path, status *st);
 /* Closes and removes a file under writing, also when the disk is full. */
 void  h5_file_discard(hid_t file, const char *path);
@@ -40,8 +41,7 @@ hid_t h5_table_create(hid_t file, const char *name, hid_t type, int64_t cols, in
                       status *st);
 bool  h5_table_append(hid_t table, hid_t type, int64_t rows, const void *data, status *st);
 /* create + append + close, deflate 4 */
-bool  h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, const void *data,
-                   status *st);
+bool  h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, const void *data, status *st);
 /* A rank-1 dataset in one piece, without filters: fastest, for data with checksums of its own. */
 bool  h5_flat_put(hid_t file, const char *name, hid_t type, int64_t count, const void *data, status *st);
 /* Strings as a table of fixed-length UTF-8, zero padded to the longest. */
@@ -49,8 +49,7 @@ bool  h5_strings_put(hid_t file, const char *name, int64_t rows, char *const *te
 
 /* Opens a table whose class and size must be those of `type`, with exactly `cols` columns. rows < 0: any
  * number, told through *found (may be NULL). Negative on failure. */
-hid_t  h5_table_open(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, int64_t *found,
-                     status *st);
+hid_t  h5_table_open(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, int64_t *found, status *st);
 bool   h5_table_rows(hid_t table, hid_t type, int64_t first, int64_t n, void *out, status *st);
 /* The whole table, malloc'ed (never NULL on success). */
 void  *h5_table_get(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, status *st);

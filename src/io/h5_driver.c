@@ -22,9 +22,8 @@ static H5FD_t *driver_open(const char *name, unsigned flags, hid_t fapl, haddr_t
     struct stat  info;
     driver_file *f = calloc(1, sizeof *f);
     if (!f) return NULL;
-    f->fd = open(
-        name, how | (flags & H5F_ACC_CREAT ? O_CREAT : 0) | (flags & H5F_ACC_EXCL ? O_EXCL : 0) | O_CLOEXEC,
-        0666);
+    f->fd =
+        open(name, how | (flags & H5F_ACC_CREAT ? O_CREAT : 0) | (flags & H5F_ACC_EXCL ? O_EXCL : 0) | O_CLOEXEC, 0666);
     if (f->fd < 0 || fstat(f->fd, &info)) {
         int err = errno;
         if (f->fd >= 0) close(f->fd);
@@ -93,8 +92,7 @@ static herr_t driver_read(H5FD_t *base, H5FD_mem_t type, hid_t dxpl, haddr_t at,
     return 0;
 }
 
-static herr_t driver_write(H5FD_t *base, H5FD_mem_t type, hid_t dxpl, haddr_t at, size_t n,
-                           const void *data) {
+static herr_t driver_write(H5FD_t *base, H5FD_mem_t type, hid_t dxpl, haddr_t at, size_t n, const void *data) {
     driver_file *f = (driver_file *)base;
     (void)type, (void)dxpl;
     for (size_t done = 0; done < n && !f->error && !f->dropped;) {

@@ -42,8 +42,7 @@ static bool decode_png(const uint8_t *bytes, int64_t n, const char *name, image 
         png_image_free(&p);
         return false;
     }
-    if (png_image_finish_read(&p, NULL, im->pixel, 0, NULL) && !(p.warning_or_error & PNG_IMAGE_ERROR))
-        return true;
+    if (png_image_finish_read(&p, NULL, im->pixel, 0, NULL) && !(p.warning_or_error & PNG_IMAGE_ERROR)) return true;
 bad:
     image_free(im);
     png_image_free(&p);
@@ -51,8 +50,7 @@ bad:
 }
 
 bool image_encode_png(const image *im, uint8_t **bytes, int64_t *n, status *st) {
-    CHECK(im->pixel && im->width > 0 && im->height > 0 &&
-              (im->channels == 1 || im->channels == 3 || im->channels == 4),
+    CHECK(im->pixel && im->width > 0 && im->height > 0 && (im->channels == 1 || im->channels == 3 || im->channels == 4),
           "image of %dx%dx%d", im->width, im->height, im->channels);
     png_image        p = {.version = PNG_IMAGE_VERSION,
                           .width = (png_uint_32)im->width,
@@ -128,8 +126,7 @@ static bool decode_jpeg(const uint8_t *bytes, int64_t n, const char *name, image
 bool image_decode(const uint8_t *bytes, int64_t n, const char *name, image *im, status *st) {
     *im = (image){0};
     if (n > 8 && !png_sig_cmp(bytes, 0, 8)) return decode_png(bytes, n, name, im, st);
-    if (n > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF)
-        return decode_jpeg(bytes, n, name, im, st);
+    if (n > 3 && bytes[0] == 0xFF && bytes[1] == 0xD8 && bytes[2] == 0xFF) return decode_jpeg(bytes, n, name, im, st);
     return status_set(st, ST_DATA, "%s: is neither PNG nor JPEG: convert it to PNG", name);
 }
 

@@ -8,7 +8,7 @@ typedef struct {
 } image;
 
 void image_free(image *im);
-bool image_read(const char *path, image *im, status *st);                              /* PNG or JPEG by content */
+bool image_read(const char *path, image *im, status *st); /* PNG or JPEG by content */
 bool image_decode(const uint8_t *bytes, int64_t n, const char *name, image *im, status *st);
-bool image_encode_png(const image *im, uint8_t **bytes, int64_t *n, status *st);       /* malloc'ed */
+bool image_encode_png(const image *im, uint8_t **bytes, int64_t *n, status *st); /* malloc'ed */
 bool image_write_png(const char *path, const image *im, status *st);

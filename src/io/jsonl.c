@@ -17,8 +17,7 @@ struct jsonl {
 };
 
 /* Calls fn for each whole line that is an object; returns the bytes of the whole lines. */
-static void each_record(char *text, int64_t n, void (*fn)(const json_t *, const char *, int64_t, void *),
-                        void *user) {
+static void each_record(char *text, int64_t n, void (*fn)(const json_t *, const char *, int64_t, void *), void *user) {
     for (char *p = text, *end; (end = memchr(p, '\n', (size_t)(text + n - p))); p = end + 1) {
         json_t *r = json_loadb(p, (size_t)(end - p), JSON_ALLOW_NUL, NULL);
         if (json_is_object(r)) fn(r, p, end + 1 - p, user);
@@ -85,8 +84,8 @@ void jsonl_begin(jsonl *j) {
 
 static void set(jsonl *j, const char *key, json_t *v) {
     CHECK(j->record, "%s: a field outside of a record", j->path);
-    CHECK(v && json_object_set_new(j->record, key, v) == 0,
-          "%s: field %s is not valid UTF-8 or memory is out", j->path, key);
+    CHECK(v && json_object_set_new(j->record, key, v) == 0, "%s: field %s is not valid UTF-8 or memory is out", j->path,
+          key);
 }
 
 static json_t *number(double v) {

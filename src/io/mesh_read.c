@@ -11,11 +11,11 @@
 
 #define MAX_FILE (1ll << 36)
 
-#define REFUSE(...)                                                                                          \
-    do {                                                                                                     \
-        char why[200];                                                                                       \
-        snprintf(why, sizeof why, __VA_ARGS__);                                                              \
-        return status_set(st, ST_DATA, "%s: %s", path, why);                                                 \
+#define REFUSE(...)                                                                                                    \
+    do {                                                                                                               \
+        char why[200];                                                                                                 \
+        snprintf(why, sizeof why, __VA_ARGS__);                                                                        \
+        return status_set(st, ST_DATA, "%s: %s", path, why);                                                           \
     } while (0)
 
 static void *copy(const void *from, int64_t bytes) {
@@ -30,8 +30,7 @@ static bool content_ok(const char *path, const mesh *m, status *st) {
         if (!isfinite(m->position[i])) REFUSE("vertex %lld is not finite", (long long)(i / 3));
     for (int64_t i = 0; i < 3 * m->n_faces; i++)
         if (m->face[i] < 0 || m->face[i] >= m->n_vertices)
-            REFUSE("face %lld names vertex %d of %lld", (long long)(i / 3), m->face[i],
-                   (long long)m->n_vertices);
+            REFUSE("face %lld names vertex %d of %lld", (long long)(i / 3), m->face[i], (long long)m->n_vertices);
     return true;
 }
 
@@ -57,13 +56,11 @@ static bool take_count(const char **at, int64_t *n) {
 
 static bool read_ply(const char *path, const uint8_t *bytes, int64_t size, mesh *m, status *st) {
     const char *at = (const char *)bytes; /* a zero byte follows the content, so the text calls end */
-    if (!take(&at, "ply\nformat binary_little_endian 1.0\nelement vertex ") ||
-        !take_count(&at, &m->n_vertices) ||
+    if (!take(&at, "ply\nformat binary_little_endian 1.0\nelement vertex ") || !take_count(&at, &m->n_vertices) ||
         !take(&at, "property float x\nproperty float y\nproperty float z\n"))
         REFUSE("is not a PLY file of this program");
     bool normal = take(&at, "property float nx\nproperty float ny\nproperty float nz\n");
-    bool color =
-        take(&at, "property uchar red\nproperty uchar green\nproperty uchar blue\nproperty uchar alpha\n");
+    bool color = take(&at, "property uchar red\nproperty uchar green\nproperty uchar blue\nproperty uchar alpha\n");
     bool uv = take(&at, "property float s\nproperty float t\n");
     if (!take(&at, "element face ") || !take_count(&at, &m->n_faces) ||
         !take(&at, "property list uchar int vertex_indices\nend_header\n"))
@@ -122,15 +119,15 @@ static const uint8_t *array_of(const glb *g, int64_t number, int kind, const cha
         return NULL;
     json_t *v = json_array_get(json_object_get(g->gltf, "bufferViews"), (size_t)view);
     int64_t offset = member(v, "byteOffset"), bytes = member(v, "byteLength");
-    if (offset < 0 || offset > g->bin_bytes || bytes < 0 || bytes > g->bin_bytes - offset ||
-        n > bytes / element || n * element != bytes)
+    if (offset < 0 || offset > g->bin_bytes || bytes < 0 || bytes > g->bin_bytes - offset || n > bytes / element ||
+        n * element != bytes)
         return NULL;
     *count = n;
     return g->bin + offset;
 }
 
-static bool read_attribute(const glb *g, const json_t *attributes, const char *key, int kind,
-                           const char *shape, int64_t element, int64_t want, void **out) {
+static bool read_attribute(const glb *g, const json_t *attributes, const char *key, int kind, const char *shape,
+                           int64_t element, int64_t want, void **out) {
     int64_t n;
     *out = NULL;
     if (!json_object_get(attributes, key)) return true;
@@ -172,8 +169,7 @@ static bool read_glb(const char *path, const uint8_t *bytes, int64_t size, mesh 
     if (size < 20) REFUSE("is too short for GLB");
     memcpy(head, bytes, 20);
     if (head[0] != 0x46546C67 || head[1] != 2 || head[4] != 0x4E4F534A) REFUSE("is not GLB version 2");
-    if (head[2] != size || head[3] > size - 20)
-        REFUSE("its length does not match its header: it is cut short");
+    if (head[2] != size || head[3] > size - 20) REFUSE("its length does not match its header: it is cut short");
     int64_t at = 20 + (int64_t)head[3];
     if (size - at >= 8) memcpy(chunk, bytes + at, 8);
     if (size != at && (size - at < 8 || chunk[1] != 0x004E4942 || chunk[0] != size - at - 8))

@@ -27,8 +27,8 @@ static bool usable(const char *path, const mesh *m, status *st) {
             return status_set(st, ST_DATA, "%s: vertex %lld is not finite: the mesh is not written", path,
                               (long long)(i / 3));
     for (int64_t i = 0; i < 3 * m->n_faces; i++)
-        CHECK(m->face[i] >= 0 && m->face[i] < m->n_vertices, "face %lld names vertex %d of %lld",
-              (long long)(i / 3), m->face[i], (long long)m->n_vertices);
+        CHECK(m->face[i] >= 0 && m->face[i] < m->n_vertices, "face %lld names vertex %d of %lld", (long long)(i / 3),
+              m->face[i], (long long)m->n_vertices);
     return true;
 }
 
@@ -75,11 +75,9 @@ static void write_ply(const mesh *m, FILE *f) {
     fprintf(f, "ply\nformat binary_little_endian 1.0\nelement vertex %lld\n", (long long)m->n_vertices);
     fputs("property float x\nproperty float y\nproperty float z\n", f);
     if (m->normal) fputs("property float nx\nproperty float ny\nproperty float nz\n", f);
-    if (m->color)
-        fputs("property uchar red\nproperty uchar green\nproperty uchar blue\nproperty uchar alpha\n", f);
+    if (m->color) fputs("property uchar red\nproperty uchar green\nproperty uchar blue\nproperty uchar alpha\n", f);
     if (m->uv) fputs("property float s\nproperty float t\n", f);
-    fprintf(f, "element face %lld\nproperty list uchar int vertex_indices\nend_header\n",
-            (long long)m->n_faces);
+    fprintf(f, "element face %lld\nproperty list uchar int vertex_indices\nend_header\n", (long long)m->n_faces);
     for (int64_t i = 0; i < m->n_vertices; i++) {
         fwrite(m->position + 3 * i, sizeof(float), 3, f);
         if (m->normal) fwrite(m->normal + 3 * i, sizeof(float), 3, f);
@@ -102,12 +100,10 @@ enum { GL_UBYTE = 5121, GL_UINT = 5125, GL_FLOAT = 5126, GL_ARRAY = 34962, GL_EL
 static int add_array(json_t *gltf, int64_t *offset, int64_t count, int64_t bytes, int kind, const char *shape,
                      int target) {
     json_t *views = json_object_get(gltf, "bufferViews"), *accessors = json_object_get(gltf, "accessors");
-    json_array_append_new(views,
-                          json_pack("{s:i, s:I, s:I, s:i}", "buffer", 0, "byteOffset", (json_int_t)*offset,
-                                    "byteLength", (json_int_t)bytes, "target", target));
-    json_array_append_new(accessors,
-                          json_pack("{s:i, s:i, s:I, s:s}", "bufferView", (int)json_array_size(views) - 1,
-                                    "componentType", kind, "count", (json_int_t)count, "type", shape));
+    json_array_append_new(views, json_pack("{s:i, s:I, s:I, s:i}", "buffer", 0, "byteOffset", (json_int_t)*offset,
+                                           "byteLength", (json_int_t)bytes, "target", target));
+    json_array_append_new(accessors, json_pack("{s:i, s:i, s:I, s:s}", "bufferView", (int)json_array_size(views) - 1,
+                                               "componentType", kind, "count", (json_int_t)count, "type", shape));
     *offset += bytes; /* every element is a multiple of 4 bytes, so the next one is aligned */
     return (int)json_array_size(accessors) - 1;
 }
@@ -131,9 +127,9 @@ static void set_bounds(json_t *gltf, int accessor, const mesh *m) {
 /* The JSON chunk; *bin_bytes is the length of the binary one. */
 static char *glb_json(const mesh *m, int64_t *bin_bytes) {
     int64_t at = 0, n = m->n_vertices;
-    json_t *g = json_pack("{s:{s:s,s:s}, s:i, s:[{s:[i]}], s:[{s:i}], s:[], s:[]}", "asset", "version", "2.0",
-                          "generator", "d3s2", "scene", 0, "scenes", "nodes", 0, "nodes", "mesh", 0,
-                          "bufferViews", "accessors");
+    json_t *g =
+        json_pack("{s:{s:s,s:s}, s:i, s:[{s:[i]}], s:[{s:i}], s:[], s:[]}", "asset", "version", "2.0", "generator",
+                  "d3s2", "scene", 0, "scenes", "nodes", 0, "nodes", "mesh", 0, "bufferViews", "accessors");
     CHECK(g, "no memory for a glTF header");
     json_t *attributes = json_object();
     int     position = add_array(g, &at, n, n * 12, GL_FLOAT, "VEC3", GL_ARRAY);
@@ -144,17 +140,16 @@ static char *glb_json(const mesh *m, int64_t *bin_bytes) {
                             json_integer(add_array(g, &at, n, n * 12, GL_FLOAT, "VEC3", GL_ARRAY)));
     if (m->color) {
         int color = add_array(g, &at, n, n * 4, GL_UBYTE, "VEC4", GL_ARRAY);
-        json_object_set_new(json_array_get(json_object_get(g, "accessors"), (size_t)color), "normalized",
-                            json_true());
+        json_object_set_new(json_array_get(json_object_get(g, "accessors"), (size_t)color), "normalized", json_true());
         json_object_set_new(attributes, "COLOR_0", json_integer(color));
     }
     if (m->uv)
         json_object_set_new(attributes, "TEXCOORD_0",
                             json_integer(add_array(g, &at, n, n * 8, GL_FLOAT, "VEC2", GL_ARRAY)));
     int faces = add_array(g, &at, 3 * m->n_faces, m->n_faces * 12, GL_UINT, "SCALAR", GL_ELEMENTS);
-    json_object_set_new(g, "meshes",
-                        json_pack("[{s:[{s:o, s:i, s:i}]}]", "primitives", "attributes", attributes,
-                                  "indices", faces, "material", 0));
+    json_object_set_new(
+        g, "meshes",
+        json_pack("[{s:[{s:o, s:i, s:i}]}]", "primitives", "attributes", attributes, "indices", faces, "material", 0));
     json_object_set_new(g, "materials",
                         json_pack("[{s:{s:f, s:f}, s:b}]", "pbrMetallicRoughness", "metallicFactor", 0.0,
                                   "roughnessFactor", 0.8, "doubleSided", 1));
@@ -168,10 +163,9 @@ static char *glb_json(const mesh *m, int64_t *bin_bytes) {
 
 static bool write_glb(const char *path, const mesh *m, FILE *f, status *st) {
     if (m->n_vertices == 0 || m->n_faces == 0) { /* glTF forbids empty accessors, an empty scene is valid */
-        const char *empty =
-            "{\"asset\":{\"version\":\"2.0\",\"generator\":\"d3s2\"},\"scene\":0,\"scenes\":[{}]}   ";
-        uint32_t len = (uint32_t)strlen(empty) & ~3u; /* a multiple of 4, cut within the trailing spaces */
-        uint32_t head[5] = {0x46546C67, 2, 20 + len, len, 0x4E4F534A};
+        const char *empty = "{\"asset\":{\"version\":\"2.0\",\"generator\":\"d3s2\"},\"scene\":0,\"scenes\":[{}]}   ";
+        uint32_t    len = (uint32_t)strlen(empty) & ~3u; /* a multiple of 4, cut within the trailing spaces */
+        uint32_t    head[5] = {0x46546C67, 2, 20 + len, len, 0x4E4F534A};
         fwrite(head, 4, 5, f);
         fwrite(empty, 1, len, f);
         return true;
@@ -206,8 +200,7 @@ bool mesh_write(const char *path, const mesh *m, status *st) {
     bool        glb = dot && !strcasecmp(dot, ".glb"), ply = dot && !strcasecmp(dot, ".ply");
     bool        obj = dot && !strcasecmp(dot, ".obj");
     atomic_file a;
-    if (!glb && !ply && !obj)
-        return status_set(st, ST_USAGE, "%s: mesh files end in .glb, .ply or .obj", path);
+    if (!glb && !ply && !obj) return status_set(st, ST_USAGE, "%s: mesh files end in .glb, .ply or .obj", path);
     if (!usable(path, m, st) || !atomic_begin(&a, path, st)) return false;
     /* Short writes set the stream's error flag, which commit looks at. */
     if (obj)

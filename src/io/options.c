@@ -223,8 +223,8 @@ static bool take(const yaml_entry *e, void *user, status *st) {
     if (!r) {
         char best[2 * NAME_CAP];
         nearest(e->section, e->key, best);
-        return status_set(st, ST_USAGE, "%s: %.60s.%.60s is not an option; did you mean %s?", place,
-                          e->section, e->key, best);
+        return status_set(st, ST_USAGE, "%s: %.60s.%.60s is not an option; did you mean %s?", place, e->section, e->key,
+                          best);
     }
     if (store(r, (char *)user + r->at, e)) return true;
     accepted(r, words, sizeof words);
@@ -239,8 +239,7 @@ void options_default(options *o) {
     status st = {0};
     memset(o, 0, sizeof *o);
     for (int i = 0; i < N_ROWS; i++)
-        CHECK(yaml_read_value("options.def", rows[i].section, rows[i].key, rows[i].def, take, o, &st), "%s",
-              st.text);
+        CHECK(yaml_read_value("options.def", rows[i].section, rows[i].key, rows[i].def, take, o, &st), "%s", st.text);
 }
 
 static bool take_known(const yaml_entry *e, void *user, status *st) {
@@ -280,8 +279,8 @@ static bool set_named(options *o, const char *file, const char *name, const char
     char        section[NAME_CAP];
     const char *dot = strchr(name, '.');
     if (!dot || dot - name >= NAME_CAP)
-        return status_set(st, ST_USAGE, "%s: %.80s is not an option: options are written section.key=value",
-                          file, name);
+        return status_set(st, ST_USAGE, "%s: %.80s is not an option: options are written section.key=value", file,
+                          name);
     snprintf(section, sizeof section, "%.*s", (int)(dot - name), name);
     options *fresh = malloc(sizeof *fresh);
     CHECK(fresh, "no memory for the options");
@@ -474,8 +473,7 @@ void options_help(FILE *f, const char *wanted) {
             snprintf(left, sizeof left, "%s.%s=%s", rows[i].section, rows[i].key, rows[i].def);
             accepted(&rows[i], words, sizeof words);
             fprintf(f, "  %-34s %s\n", left, rows[i].help);
-            if (rows[i].type != TYPE_BOOL && rows[i].type != TYPE_STRING)
-                fprintf(f, "  %-34s (%s)\n", "", words);
+            if (rows[i].type != TYPE_BOOL && rows[i].type != TYPE_STRING) fprintf(f, "  %-34s (%s)\n", "", words);
         }
         if (shown) fputc('\n', f);
     }

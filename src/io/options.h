@@ -17,25 +17,27 @@ typedef struct {
 } option_floats;
 
 /* Constants of an enum row: opt_<section>_<key>_<name>, counted from 0. */
-#define OPT_NAMES1(p, a)      p##a
+#define OPT_NAMES1(p, a) p##a
 #define OPT_NAMES2(p, a, ...) p##a, OPT_NAMES1(p, __VA_ARGS__)
 #define OPT_NAMES3(p, a, ...) p##a, OPT_NAMES2(p, __VA_ARGS__)
 #define OPT_NAMES4(p, a, ...) p##a, OPT_NAMES3(p, __VA_ARGS__)
 #define OPT_NAMES5(p, a, ...) p##a, OPT_NAMES4(p, __VA_ARGS__)
 #define OPT_COUNT(a, b, c, d, e, n, ...) n
-#define OPT_CAT(a, b)         a##b
+#define OPT_CAT(a, b) a##b
 #define OPT_NAMES_N(n, p, ...) OPT_CAT(OPT_NAMES, n)(p, __VA_ARGS__)
-#define OPT_NAMES(p, ...)     OPT_NAMES_N(OPT_COUNT(__VA_ARGS__, 5, 4, 3, 2, 1, 0), p, __VA_ARGS__)
+#define OPT_NAMES(p, ...) OPT_NAMES_N(OPT_COUNT(__VA_ARGS__, 5, 4, 3, 2, 1, 0), p, __VA_ARGS__)
 
-#define OPTION_SECTION(section, help)                         struct {
-#define OPTION_INT(section, key, def, least, most, help)      int64_t key;
-#define OPTION_FLOAT(section, key, def, least, most, help)    double key;
-#define OPTION_BOOL(section, key, def, help)                  bool key;
-#define OPTION_STRING(section, key, def, help)                char key[OPTION_TEXT];
-#define OPTION_INTS(section, key, def, least, most, help)     option_ints key;
-#define OPTION_FLOATS(section, key, def, least, most, help)   option_floats key;
-#define OPTION_ENUM(section, key, def, help, ...)             enum { OPT_NAMES(opt_##section##_##key##_, __VA_ARGS__) } key;
-#define OPTION_END(section)                                   } section;
+#define OPTION_SECTION(section, help) struct {
+#define OPTION_INT(section, key, def, least, most, help) int64_t key;
+#define OPTION_FLOAT(section, key, def, least, most, help) double key;
+#define OPTION_BOOL(section, key, def, help) bool key;
+#define OPTION_STRING(section, key, def, help) char key[OPTION_TEXT];
+#define OPTION_INTS(section, key, def, least, most, help) option_ints key;
+#define OPTION_FLOATS(section, key, def, least, most, help) option_floats key;
+#define OPTION_ENUM(section, key, def, help, ...) enum { OPT_NAMES(opt_##section##_##key##_, __VA_ARGS__) } key;
+#define OPTION_END(section)                                                                                            \
+    }                                                                                                                  \
+    section;
 
 /* What the command line says beside the table. */
 typedef struct {
@@ -75,9 +77,10 @@ bool options_set(options *o, const char *name, const char *value, status *st);
 bool options_parse(int argc, char **argv, options *o, status *st);
 
 /* The whole resolved configuration; reading it back gives equal options. Returns false when writing failed. */
-bool options_dump_yaml(const options *o, FILE *f);
-char *options_to_yaml(const options *o); /* malloc'ed */
+bool     options_dump_yaml(const options *o, FILE *f);
+char    *options_to_yaml(const options *o); /* malloc'ed */
 /* XXH3 of the dump. */
 uint64_t options_hash(const options *o);
-/* One line per option with default, range and help. wanted: sections and options ("train vae sample.ema"); NULL lists all. */
-void options_help(FILE *f, const char *wanted);
+/* One line per option with default, range and help. wanted: sections and options ("train vae sample.ema"); NULL lists
+ * all. */
+void     options_help(FILE *f, const char *wanted);

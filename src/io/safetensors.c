@@ -41,16 +41,15 @@ static bool parse_tensor(safetensors *s, safe_tensor *t, const char *name, json_
     json_t *dtype = json_object_get(entry, "dtype"), *shape = json_object_get(entry, "shape");
     json_t *offsets = json_object_get(entry, "data_offsets");
     *t = (safe_tensor){.dtype = SAFE_DTYPES, .count = 1};
-    if (!json_is_object(entry) || json_object_size(entry) != 3 || !json_is_string(dtype) ||
-        !json_is_array(shape) || !json_is_array(offsets) || json_array_size(offsets) != 2)
+    if (!json_is_object(entry) || json_object_size(entry) != 3 || !json_is_string(dtype) || !json_is_array(shape) ||
+        !json_is_array(offsets) || json_array_size(offsets) != 2)
         return refuse(s, name, "the entry is not {dtype, shape, data_offsets}", st);
     for (int d = 0; d < SAFE_DTYPES; d++)
         if (!strcmp(json_string_value(dtype), dtypes[d].name)) t->dtype = (safe_dtype)d;
     if (t->dtype == SAFE_DTYPES)
         return status_set(st, ST_DATA, "%s: %.160s: dtype %.20s is not supported", s->path, name,
                           json_string_value(dtype));
-    if (json_array_size(shape) > SAFETENSORS_RANK)
-        return refuse(s, name, "it has more than 8 dimensions", st);
+    if (json_array_size(shape) > SAFETENSORS_RANK) return refuse(s, name, "it has more than 8 dimensions", st);
     t->rank = (int)json_array_size(shape);
     bool empty = false;
     for (int d = 0; d < t->rank; d++) {
@@ -62,16 +61,14 @@ static bool parse_tensor(safetensors *s, safe_tensor *t, const char *name, json_
     }
     /* No tensor is larger than the file, so the product is bounded before it can overflow. */
     for (int d = 0; d < t->rank && !empty; d++) {
-        if (t->shape[d] > data_bytes / t->count)
-            return refuse(s, name, "its shape is larger than the file", st);
+        if (t->shape[d] > data_bytes / t->count) return refuse(s, name, "its shape is larger than the file", st);
         t->count *= t->shape[d];
     }
     if (empty) t->count = 0;
     json_t *b = json_array_get(offsets, 0), *e = json_array_get(offsets, 1);
     int64_t first = json_is_integer(b) ? json_integer_value(b) : -1,
             end = json_is_integer(e) ? json_integer_value(e) : -1;
-    if (first < 0 || end < first || end > data_bytes)
-        return refuse(s, name, "its offsets leave the file", st);
+    if (first < 0 || end < first || end > data_bytes) return refuse(s, name, "its offsets leave the file", st);
     if (t->count > INT64_MAX / 8 || end - first != t->count * dtypes[t->dtype].bytes)
         return refuse(s, name, "its shape, dtype and bytes do not agree", st);
     t->first = first;
@@ -91,8 +88,7 @@ static bool parse_meta(safetensors *s, json_t *meta, status *st) {
         if (!json_is_string(v)) return refuse(s, "__metadata__", "a value is not text", st);
         s->meta_key[s->n_meta] = strdup(key);
         s->meta_value[s->n_meta] = strdup(json_string_value(v));
-        CHECK(s->meta_key[s->n_meta] && s->meta_value[s->n_meta], "no memory for the metadata of %s",
-              s->path);
+        CHECK(s->meta_key[s->n_meta] && s->meta_value[s->n_meta], "no memory for the metadata of %s", s->path);
         s->n_meta++;
     }
     return true;
@@ -117,8 +113,8 @@ static bool check_cover(safetensors *s, int64_t data_bytes, status *st) {
     qsort(t, (size_t)s->n, sizeof *t, by_first);
     for (int i = 0; ok && i < s->n; i++) {
         if (t[i]->first != at)
-            ok = refuse(s, t[i]->name,
-                        t[i]->first < at ? "it overlaps another tensor" : "there is a hole before it", st);
+            ok = refuse(s, t[i]->name, t[i]->first < at ? "it overlaps another tensor" : "there is a hole before it",
+                        st);
         at = t[i]->first + t[i]->bytes;
     }
     free(t);
@@ -128,7 +124,7 @@ static bool check_cover(safetensors *s, int64_t data_bytes, status *st) {
 static bool parse_header(safetensors *s, const char *text, int64_t n, int64_t data_bytes, status *st) {
     json_error_t err;
     const char  *name;
-    json_t *entry, *root = *text == '{' ? json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, &err) : NULL;
+    json_t      *entry, *root = *text == '{' ? json_loadb(text, (size_t)n, JSON_REJECT_DUPLICATES, &err) : NULL;
     if (!json_is_object(root)) {
         json_decref(root);
         return refuse(s, "header", "it is not a JSON object", st);
@@ -155,8 +151,7 @@ static bool open_file(safetensors *s, status *st) {
     s->file = fopen(s->path, "rbe");
     if (!s->file || fstat(fileno(s->file), &info))
         return status_set(st, ST_NO_INPUT, "%s: cannot open: %s", s->path, strerror(errno));
-    if (!S_ISREG(info.st_mode) || fread(&n, 8, 1, s->file) != 1)
-        return refuse(s, "", "too short for a header", st);
+    if (!S_ISREG(info.st_mode) || fread(&n, 8, 1, s->file) != 1) return refuse(s, "", "too short for a header", st);
     if (n > MAX_HEADER || n > (uint64_t)info.st_size - 8 || n < 2)
         return refuse(s, "", "the header length is impossible", st);
     char *text = malloc((size_t)n + 1);
@@ -172,8 +167,7 @@ static bool open_file(safetensors *s, status *st) {
 
 bool safetensors_open(safetensors *s, const char *path, status *st) {
     *s = (safetensors){0};
-    if (strlen(path) >= sizeof s->path)
-        return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
+    if (strlen(path) >= sizeof s->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
     strcpy(s->path, path);
     if (open_file(s, st)) return true;
     safetensors_close(s);
@@ -227,8 +221,8 @@ static int64_t source_count(const safe_source *t) {
     return n;
 }
 
-bool safetensors_write(const char *path, const safe_source *tensors, int n, const char *const (*meta)[2],
-                       int n_meta, status *st) {
+bool safetensors_write(const char *path, const safe_source *tensors, int n, const char *const (*meta)[2], int n_meta,
+                       status *st) {
     json_t *root = json_object();
     int64_t at = 0;
     if (n_meta > 0) {
@@ -238,8 +232,8 @@ bool safetensors_write(const char *path, const safe_source *tensors, int n, cons
     }
     for (int i = 0; i < n; i++) {
         const safe_source *t = &tensors[i];
-        CHECK(t->dtype <= SAFE_BF16 && t->rank >= 0 && t->rank <= SAFETENSORS_RANK, "%s: dtype %d, rank %d",
-              t->name, (int)t->dtype, t->rank);
+        CHECK(t->dtype <= SAFE_BF16 && t->rank >= 0 && t->rank <= SAFETENSORS_RANK, "%s: dtype %d, rank %d", t->name,
+              (int)t->dtype, t->rank);
         CHECK(!json_object_get(root, t->name), "two tensors are called %s", t->name);
         int64_t bytes = source_count(t) * dtypes[t->dtype].bytes;
         json_t *shape = json_array();
@@ -250,8 +244,7 @@ bool safetensors_write(const char *path, const safe_source *tensors, int n, cons
         at += bytes;
     }
     char *text = json_dumps(root, JSON_COMPACT);
-    CHECK(text && json_object_size(root) == (size_t)(n + (n_meta > 0)), "%s: a name is not valid UTF-8",
-          path);
+    CHECK(text && json_object_size(root) == (size_t)(n + (n_meta > 0)), "%s: a name is not valid UTF-8", path);
     json_decref(root);
     size_t      len = strlen(text), pad = -len & 7; /* spaces, so that the data are aligned */
     uint64_t    total = len + pad;

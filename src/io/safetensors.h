@@ -54,5 +54,5 @@ typedef struct {
 } safe_source;
 
 /* meta: n_meta pairs key, value; NULL when 0. Names must differ. Written to a temporary name and renamed. */
-bool safetensors_write(const char *path, const safe_source *tensors, int n, const char *const (*meta)[2],
-                       int n_meta, status *st);
+bool safetensors_write(const char *path, const safe_source *tensors, int n, const char *const (*meta)[2], int n_meta,
+                       status *st);

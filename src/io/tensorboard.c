@@ -138,8 +138,7 @@ tensorboard *tensorboard_open(const char *folder, status *st) {
     if (!make_folder(folder, st)) return NULL;
     tensorboard *t = calloc(1, sizeof *t);
     CHECK(t, "no memory for an event file");
-    snprintf(name, sizeof name, "events.out.tfevents.%lld.%s.%lld", (long long)time(NULL), host,
-             (long long)getpid());
+    snprintf(name, sizeof name, "events.out.tfevents.%lld.%s.%lld", (long long)time(NULL), host, (long long)getpid());
     if (!join_path(folder, name, t->path, st)) goto fail;
     t->file = fopen(t->path, "abe");
     if (!t->file) {

@@ -48,8 +48,7 @@ static bool next(reader *r) {
     case YAML_SCALAR_EVENT:
         anchor = r->event.data.scalar.anchor;
         tag = r->event.data.scalar.tag;
-        if (strlen(scalar(r)) != r->event.data.scalar.length)
-            return refuse(r, line_of(r), "a zero byte in a value");
+        if (strlen(scalar(r)) != r->event.data.scalar.length) return refuse(r, line_of(r), "a zero byte in a value");
         break;
     case YAML_SEQUENCE_START_EVENT:
         anchor = r->event.data.sequence_start.anchor;
@@ -93,19 +92,16 @@ static bool read_value(reader *r, int line, const char *section, const char *key
         e.list = true;
         while ((ok = next(r)) && r->event.type != YAML_SEQUENCE_END_EVENT) {
             if (r->event.type != YAML_SCALAR_EVENT)
-                ok = REFUSE(r, line_of(r),
-                            "%.80s.%.80s: a list of plain values is expected, not deeper nesting", section,
-                            key);
+                ok = REFUSE(r, line_of(r), "%.80s.%.80s: a list of plain values is expected, not deeper nesting",
+                            section, key);
             else if (e.n == MAX_VALUES)
-                ok = REFUSE(r, line_of(r), "%.80s.%.80s: a list of more than %d values", section, key,
-                            MAX_VALUES);
+                ok = REFUSE(r, line_of(r), "%.80s.%.80s: a list of more than %d values", section, key, MAX_VALUES);
             else
                 CHECK((text[e.n++] = strdup(scalar(r))), "no memory for a value of %s", r->file);
             if (!ok) break;
         }
     } else {
-        ok = REFUSE(r, line_of(r), "%.80s.%.80s: a value or a list is expected, not deeper nesting", section,
-                    key);
+        ok = REFUSE(r, line_of(r), "%.80s.%.80s: a value or a list is expected, not deeper nesting", section, key);
     }
     for (int i = 0; i < e.n; i++) value[i] = text[i];
     ok = ok && r->sink(&e, r->user, r->st);
@@ -121,8 +117,7 @@ static bool read_section(reader *r, const char *section) {
         if (r->event.type == YAML_MAPPING_END_EVENT) return true;
         int line = line_of(r);
         if (r->event.type != YAML_SCALAR_EVENT) return refuse(r, line, "a key must be plain text");
-        if (strlen(scalar(r)) >= sizeof key)
-            return REFUSE(r, line, "the key %.40s... is too long", scalar(r));
+        if (strlen(scalar(r)) >= sizeof key) return REFUSE(r, line, "the key %.40s... is too long", scalar(r));
         strcpy(key, scalar(r));
         snprintf(name, sizeof name, "%s.%s", section, key);
         if (!first_time(r, line, name) || !next(r) || !read_value(r, line, section, key)) return false;
@@ -136,12 +131,10 @@ static bool read_document(reader *r) {
         if (r->event.type == YAML_MAPPING_END_EVENT) return true;
         int line = line_of(r);
         if (r->event.type != YAML_SCALAR_EVENT) return refuse(r, line, "a section name must be plain text");
-        if (strlen(scalar(r)) >= sizeof section)
-            return REFUSE(r, line, "the section %.40s... is too long", scalar(r));
+        if (strlen(scalar(r)) >= sizeof section) return REFUSE(r, line, "the section %.40s... is too long", scalar(r));
         strcpy(section, scalar(r));
         if (!first_time(r, line, section) || !next(r)) return false;
-        if (r->event.type == YAML_SCALAR_EVENT && !*scalar(r) &&
-            r->event.data.scalar.style == YAML_PLAIN_SCALAR_STYLE)
+        if (r->event.type == YAML_SCALAR_EVENT && !*scalar(r) && r->event.data.scalar.style == YAML_PLAIN_SCALAR_STYLE)
             continue; /* a section without keys */
         if (r->event.type != YAML_MAPPING_START_EVENT)
             return REFUSE(r, line, "%.100s: a section with keys is expected here", section);

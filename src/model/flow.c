@@ -2,9 +2,13 @@
 
 #include <math.h>
 
-double flow_time(double n, double mean, double std) { return 1.0 / (1.0 + exp(-(mean + std * n))); }
+double flow_time(double n, double mean, double std) {
+    return 1.0 / (1.0 + exp(-(mean + std * n)));
+}
 
-static double shifted(double s, double shift) { return shift * s / (1.0 + (shift - 1.0) * s); }
+static double shifted(double s, double shift) {
+    return shift * s / (1.0 + (shift - 1.0) * s);
+}
 
 void flow_sigmas(int steps, double shift, double *sigma) {
     CHECK(steps > 0 && shift > 0, "schedule of %d steps, shift %g", steps, shift);

@@ -1,5 +1,6 @@
 /* Guided Euler sampling of a ragged batch (R§6): standard normal latents at the given coordinates, moved along the
- * predicted velocity from sigma 1 to 0. The noise belongs to the sample (seed, id), so a sample comes out the same in any batch. */
+ * predicted velocity from sigma 1 to 0. The noise belongs to the sample (seed, id), so a sample comes out the same in
+ * any batch. */
 #pragma once
 #include "model/flow.h"
 #include "model/ssdit.h"
@@ -9,8 +10,8 @@ typedef enum { SCHEDULE_PUBLISHED, SCHEDULE_TRELLIS } schedule_kind; /* flow_sig
 typedef struct {
     schedule_kind schedule;
     int           steps;
-    double        shift, guidance; /* guidance > 0: two passes, with the condition and with zeros in its place (R§5.4) */
-    uint64_t      seed;
+    double   shift, guidance; /* guidance > 0: two passes, with the condition and with zeros in its place (R§5.4) */
+    uint64_t seed;
     void (*on_step)(void *user, int done, int steps); /* may be NULL */
     void *user;
 } sampler_config;

@@ -8,7 +8,9 @@ static param *add_linear(params *p, int layer, int64_t out, int64_t in, const ch
 }
 
 /* Convolutions start uniform in +-1/sqrt(fan in), weights and biases (R§3.1). */
-static double conv_bound(int64_t channels, int taps) { return 1.0 / sqrt((double)(channels * taps)); }
+static double conv_bound(int64_t channels, int taps) {
+    return 1.0 / sqrt((double)(channels * taps));
+}
 
 static void add_norm(params *p, int layer, int64_t c, const char *prefix, const char *name, param **g, param **b) {
     *g = params_add(p, layer, INIT_ONE, 0, DIMS(c), "%s%s.weight", prefix, name);
@@ -42,7 +44,8 @@ static void add_compression(ssa_compression *n, params *p, const ssa_config *cfg
 void ssa_add_params(ssa_layer *l, params *p, const ssa_config *cfg, int layer, const char *prefix) {
     CHECK(cfg->width > 0 && cfg->heads > 0 && cfg->kv_heads > 0 && cfg->heads % cfg->kv_heads == 0,
           "SSA of width %d: %d key heads have to divide %d heads", cfg->width, cfg->kv_heads, cfg->heads);
-    CHECK(cfg->head_dim || cfg->width % cfg->heads == 0, "SSA: %d heads do not divide width %d", cfg->heads, cfg->width);
+    CHECK(cfg->head_dim || cfg->width % cfg->heads == 0, "SSA: %d heads do not divide width %d", cfg->heads,
+          cfg->width);
     CHECK(cfg->top_k > 0, "SSA: top-k is %d", cfg->top_k);
     int64_t d = ssa_head_dim(cfg), q = cfg->heads * d, kv = cfg->kv_heads * d, m = cfg->m_cmp;
     l->pe = params_add(p, layer, INIT_ZERO, 0, DIMS(m, m, m, kv), "%sintra_block_pe", prefix);
@@ -91,7 +94,7 @@ var *ssa_forward(tape *t, const ssa_config *cfg, const ssa_layer *l, var *x, con
     o[1] = nn_attn_select(t, q, k, v, heads, kv, &block, b);
     o[2] = nn_attn(t, q, k, v, heads, kv, (segments){&w->first, &w->first, order, order}, NULL);
     if (trace)
-        *trace = (ssa_trace){.ck = ck, .cv = cv, .branch = {o[0], o[1], o[2]}, .gate = gate, .cmp_lse = lse,
-                             .block = block};
+        *trace =
+            (ssa_trace){.ck = ck, .cv = cv, .branch = {o[0], o[1], o[2]}, .gate = gate, .cmp_lse = lse, .block = block};
     return nn_linear(t, nn_branch_gate(t, o, gate), l->proj_o, NULL, ACT_NONE);
 }

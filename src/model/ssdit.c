@@ -53,9 +53,13 @@ static void add_block(block_rows *r, params *p, const ssdit_config *cfg, int b) 
     if (!cfg->share_mod) r->mod = add_linear(p, b, INIT_ZERO, 0, 6 * c, c, at, "adaLN_modulation.1");
 }
 
-static int time_width(const ssdit_config *cfg) { return cfg->time_width ? cfg->time_width : 256; }
+static int time_width(const ssdit_config *cfg) {
+    return cfg->time_width ? cfg->time_width : 256;
+}
 
-int ssdit_n_layers(const ssdit_config *cfg) { return cfg->blocks + 1; }
+int ssdit_n_layers(const ssdit_config *cfg) {
+    return cfg->blocks + 1;
+}
 
 void ssdit_init(ssdit *m, const ssdit_config *cfg) {
     int64_t c = cfg->ssa.width;
@@ -98,8 +102,12 @@ ssdit_batch ssdit_batch_build(arena *host, const ssdit_config *cfg, const tensor
           (long long)cond_first->dim[0] - 1, (long long)n_samples);
     for (int64_t s = 0; s < n_samples; s++)
         CHECK(cf[s] <= cf[s + 1], "condition rows of sample %lld run from %d to %d", (long long)s, cf[s], cf[s + 1]);
-    ssdit_batch b = {.n_samples = (int)n_samples, .n_tokens = n, .n_cond = cf[n_samples], .coord = *coord,
-                     .sample_first = *sample_first, .cond_first = *cond_first};
+    ssdit_batch b = {.n_samples = (int)n_samples,
+                     .n_tokens = n,
+                     .n_cond = cf[n_samples],
+                     .coord = *coord,
+                     .sample_first = *sample_first,
+                     .cond_first = *cond_first};
     if (cfg->sparse_cond) {
         CHECK(tensor_given(cond_coord) && cond_coord->dt == DT_I32 && cond_coord->n_dims == 2 &&
                   cond_coord->dim[0] == b.n_cond && cond_coord->dim[1] == 3,
@@ -123,7 +131,9 @@ typedef struct {
     ssa_trace           *trace;
 } block_args;
 
-static var *linear(tape *t, var *x, linear_rows r, act_kind act) { return nn_linear(t, x, r.w, r.b, act); }
+static var *linear(tape *t, var *x, linear_rows r, act_kind act) {
+    return nn_linear(t, x, r.w, r.b, act);
+}
 
 static var *cross_attention(tape *t, const block_args *a, var *h, var *cond) {
     const block_rows *r = a->rows;
@@ -188,7 +198,10 @@ var *ssdit_forward_traced(tape *t, ssdit *m, const ssdit_batch *b, var *x, const
         trace->in = x;
     }
     for (int i = 0; i < cfg->blocks; i++) {
-        block_args a = {.cfg = cfg, .rows = &l->block[i], .b = b, .window = window_of(cfg, b, i),
+        block_args a = {.cfg = cfg,
+                        .rows = &l->block[i],
+                        .b = b,
+                        .window = window_of(cfg, b, i),
                         .trace = trace ? &trace->ssa[i] : NULL};
         x = tape_segment(t, i, block_forward, &a, sizeof a, (var *const[]){x, source, cond}, 3);
         if (trace) trace->out[i] = x;

@@ -24,9 +24,9 @@ typedef struct {
     bool       share_mod;   /* one modulation layer for all blocks */
     bool       cross_norm;  /* RMS norm of queries and keys in cross attention */
     shift_rule shift;
-    int        time_width;  /* of the sinusoidal time embedding; 0: 256 */
-    int        resolution;  /* latent grid L: coordinates lie in [0,L) */
-    double     factor;      /* APE multiplier */
+    int        time_width; /* of the sinusoidal time embedding; 0: 256 */
+    int        resolution; /* latent grid L: coordinates lie in [0,L) */
+    double     factor;     /* APE multiplier */
 } ssdit_config;
 
 typedef struct ssdit_layers ssdit_layers;
@@ -37,8 +37,8 @@ typedef struct {
     ssdit_layers *l;
 } ssdit;
 
-/* Adds all rows; slabs come from params_alloc(&m->p, ...). Layer ids: blocks 0 .. blocks-1, the output layer `blocks`; what
- * every block's backward adds to (embeddings, condition, a shared modulation) is -1: complete at the end. */
+/* Adds all rows; slabs come from params_alloc(&m->p, ...). Layer ids: blocks 0 .. blocks-1, the output layer `blocks`;
+ * what every block's backward adds to (embeddings, condition, a shared modulation) is -1: complete at the end. */
 void ssdit_init(ssdit *m, const ssdit_config *cfg);
 void ssdit_free(ssdit *m);
 int  ssdit_n_layers(const ssdit_config *cfg);
@@ -47,9 +47,9 @@ int  ssdit_n_layers(const ssdit_config *cfg);
 typedef struct {
     int           n_samples;
     int64_t       n_tokens, n_cond;
-    tensor        coord, sample_first;  /* (N,3), (B+1) i32 */
+    tensor        coord, sample_first; /* (N,3), (B+1) i32 */
     block_tables  blocks;
-    window_tables window[2];            /* shift 0, m_win/2; only what the shift rule uses */
+    window_tables window[2];              /* shift 0, m_win/2; only what the shift rule uses */
     tensor        cond_coord, cond_first; /* (Lc,3) (only sparse_cond), (B+1) i32 */
 } ssdit_batch;
 
@@ -58,8 +58,8 @@ typedef struct {
 ssdit_batch ssdit_batch_build(arena *host, const ssdit_config *cfg, const tensor *coord, const tensor *sample_first,
                               const tensor *cond_first, const tensor *cond_coord);
 
-/* x (N,in) noisy latents, time (B) f32 in [0,1000], cond (Lc,cond_width) -> velocity (N,out). `time` lives as long as the
- * micro-batch. */
+/* x (N,in) noisy latents, time (B) f32 in [0,1000], cond (Lc,cond_width) -> velocity (N,out). `time` lives as long as
+ * the micro-batch. */
 var *ssdit_forward(tape *t, ssdit *m, const ssdit_batch *b, var *x, const tensor *time, var *cond);
 
 /* The same, and what happened inside (step memory; without recompute). ssa and out have one entry per block. */

@@ -7,16 +7,34 @@
 /* ---- rows ----------------------------------------------------------------------------------------------------- */
 
 /* Layer ids in forward order; one segment each. */
-static int layer_enc_stem(const ssvae_config *cfg) { return (void)cfg, SSVAE_LEVELS; }
-static int layer_enc_block(const ssvae_config *cfg, int i) { return layer_enc_stem(cfg) + 1 + i; }
-static int layer_enc_head(const ssvae_config *cfg) { return layer_enc_block(cfg, cfg->blocks_enc); }
-static int layer_dec_stem(const ssvae_config *cfg) { return layer_enc_head(cfg) + 1; }
-static int layer_dec_block(const ssvae_config *cfg, int i) { return layer_dec_stem(cfg) + 1 + i; }
-static int layer_up(const ssvae_config *cfg, int level) { return layer_dec_block(cfg, cfg->blocks_dec) + level; }
-int        ssvae_n_layers(const ssvae_config *cfg) { return layer_up(cfg, SSVAE_LEVELS); }
+static int layer_enc_stem(const ssvae_config *cfg) {
+    return (void)cfg, SSVAE_LEVELS;
+}
+static int layer_enc_block(const ssvae_config *cfg, int i) {
+    return layer_enc_stem(cfg) + 1 + i;
+}
+static int layer_enc_head(const ssvae_config *cfg) {
+    return layer_enc_block(cfg, cfg->blocks_enc);
+}
+static int layer_dec_stem(const ssvae_config *cfg) {
+    return layer_enc_head(cfg) + 1;
+}
+static int layer_dec_block(const ssvae_config *cfg, int i) {
+    return layer_dec_stem(cfg) + 1 + i;
+}
+static int layer_up(const ssvae_config *cfg, int level) {
+    return layer_dec_block(cfg, cfg->blocks_dec) + level;
+}
+int ssvae_n_layers(const ssvae_config *cfg) {
+    return layer_up(cfg, SSVAE_LEVELS);
+}
 
-int ssvae_dec_width(const ssvae_config *cfg) { return cfg->width_dec ? cfg->width_dec : cfg->width; }
-int ssvae_dec_heads(const ssvae_config *cfg) { return cfg->heads_dec ? cfg->heads_dec : cfg->heads; }
+int ssvae_dec_width(const ssvae_config *cfg) {
+    return cfg->width_dec ? cfg->width_dec : cfg->width;
+}
+int ssvae_dec_heads(const ssvae_config *cfg) {
+    return cfg->heads_dec ? cfg->heads_dec : cfg->heads;
+}
 
 static window_block_rows *add_blocks(params *p, int n, int layer, int64_t width, const ssvae_config *cfg,
                                      const char *part) {
@@ -32,14 +50,17 @@ static window_block_rows *add_blocks(params *p, int n, int layer, int64_t width,
 
 static void check_config(const ssvae_config *c) {
     int dec = ssvae_dec_width(c), dec_heads = ssvae_dec_heads(c);
-    CHECK(c->heads > 0 && c->width % c->heads == 0, "SS-VAE: encoder width %d is not divisible by %d heads", c->width, c->heads);
-    CHECK(dec_heads > 0 && dec % dec_heads == 0, "SS-VAE: decoder width %d is not divisible by %d heads", dec, dec_heads);
+    CHECK(c->heads > 0 && c->width % c->heads == 0, "SS-VAE: encoder width %d is not divisible by %d heads", c->width,
+          c->heads);
+    CHECK(dec_heads > 0 && dec % dec_heads == 0, "SS-VAE: decoder width %d is not divisible by %d heads", dec,
+          dec_heads);
     CHECK(c->mlp_ratio > 0 && c->latent_channels > 0 && c->window > 0 && c->blocks_enc >= 0 && c->blocks_dec >= 0,
-          "SS-VAE: mlp_ratio %d, latent_channels %d, window %d, blocks %d and %d", c->mlp_ratio, c->latent_channels, c->window,
-          c->blocks_enc, c->blocks_dec);
+          "SS-VAE: mlp_ratio %d, latent_channels %d, window %d, blocks %d and %d", c->mlp_ratio, c->latent_channels,
+          c->window, c->blocks_enc, c->blocks_dec);
     for (int i = 0; i < SSVAE_LEVELS; i++)
         CHECK(c->groups > 0 && c->enc_width[i] % c->groups == 0 && c->dec_width[i] > 0,
-              "SS-VAE: level %d has width %d down and %d up, %d groups", i, c->enc_width[i], c->dec_width[i], c->groups);
+              "SS-VAE: level %d has width %d down and %d up, %d groups", i, c->enc_width[i], c->dec_width[i],
+              c->groups);
     CHECK(c->width % c->groups == 0, "SS-VAE: width %d, %d groups", c->width, c->groups);
 }
 
@@ -55,7 +76,8 @@ void ssvae_init(ssvae *m, const ssvae_config *cfg) {
     l->lift = affine_linear(p, 0, cfg->enc_width[0], 1, "encoder.input_layer1");
     for (int i = 0; i < SSVAE_LEVELS; i++) {
         snprintf(name, sizeof name, "encoder.downsample.%d", i);
-        l->down[i] = down_rows_add(p, i, cfg->enc_width[i], i + 1 < SSVAE_LEVELS ? cfg->enc_width[i + 1] : cfg->width, name);
+        l->down[i] =
+            down_rows_add(p, i, cfg->enc_width[i], i + 1 < SSVAE_LEVELS ? cfg->enc_width[i + 1] : cfg->width, name);
     }
     l->enc_in = affine_linear(p, layer_enc_stem(cfg), cfg->width, cfg->width, "encoder.input_layer");
     l->enc_block = add_blocks(p, cfg->blocks_enc, layer_enc_block(cfg, 0), cfg->width, cfg, "encoder");
@@ -70,7 +92,8 @@ void ssvae_init(ssvae *m, const ssvae_config *cfg) {
         l->up[i] = up_rows_add(p, layer_up(cfg, i), i ? cfg->dec_width[i - 1] : dec_width, cfg->dec_width[i],
                                cfg->up_gain > 0 ? cfg->up_gain : 1, name);
     }
-    l->dec_out = affine_linear(p, layer_up(cfg, SSVAE_LEVELS - 1), 1, cfg->dec_width[SSVAE_LEVELS - 1], "decoder.out_layer");
+    l->dec_out =
+        affine_linear(p, layer_up(cfg, SSVAE_LEVELS - 1), 1, cfg->dec_width[SSVAE_LEVELS - 1], "decoder.out_layer");
 }
 
 void ssvae_free(ssvae *m) {
@@ -99,8 +122,12 @@ static var *head(tape *t, const void *args, var *const *in) {
 }
 
 var *ssvae_down(tape *t, ssvae *m, const ssvae_batch *b, int level, var *x) {
-    down_args a = {.r = &m->l->down[level], .lift = level == 0 ? &m->l->lift : NULL, .fine = &b->enc[level],
-                   .coarse = &b->enc[level + 1], .pool_first = &b->pool_first[level], .groups = m->cfg.groups,
+    down_args a = {.r = &m->l->down[level],
+                   .lift = level == 0 ? &m->l->lift : NULL,
+                   .fine = &b->enc[level],
+                   .coarse = &b->enc[level + 1],
+                   .pool_first = &b->pool_first[level],
+                   .groups = m->cfg.groups,
                    .pool_add_one = m->cfg.pool_add_one};
     return tape_segment(t, level, down_block, &a, sizeof a, &x, 1);
 }
@@ -131,7 +158,9 @@ var *ssvae_dec_block(tape *t, ssvae *m, const ssvae_batch *b, int i, var *x) {
 }
 
 var *ssvae_up(tape *t, ssvae *m, const grid dec[4], int level, var *x) {
-    up_args a = {.r = &m->l->up[level], .head = level == SSVAE_LEVELS - 1 ? &m->l->dec_out : NULL, .coarse = &dec[level],
+    up_args a = {.r = &m->l->up[level],
+                 .head = level == SSVAE_LEVELS - 1 ? &m->l->dec_out : NULL,
+                 .coarse = &dec[level],
                  .fine = &dec[level + 1]};
     return tape_segment(t, layer_up(&m->cfg, level), up_block, &a, sizeof a, &x, 1);
 }

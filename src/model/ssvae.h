@@ -1,5 +1,5 @@
-/* SS-VAE: the sparse SDF auto-encoder (R§3). Encoder: active voxels -> posterior of every tile; decoder: latent tokens ->
- * all 512 voxels of every tile. Parameter names and shapes as R§10.2. */
+/* SS-VAE: the sparse SDF auto-encoder (R§3). Encoder: active voxels -> posterior of every tile; decoder: latent tokens
+ * -> all 512 voxels of every tile. Parameter names and shapes as R§10.2. */
 #pragma once
 #include "nn/layers.h"
 
@@ -13,11 +13,11 @@ typedef struct {
     int    groups;                  /* GroupNorm groups of the down blocks */
     int    window;                  /* shift is window/2 in odd blocks */
     bool   pool_add_one;            /* R§3.1: sum/(n+1) */
-    double up_gain;                 /* initial kernels of the up blocks over the published bound; 0 is 1. Those blocks have
-                                       no norm: sqrt(6) keeps the signal's variance through SiLU, 1 shrinks it 3-fold a layer */
-    bool   blocks_start_zero;       /* output projections of the transformer blocks start at 0 (published: Xavier) */
-    double logvar_init;             /* initial bias of the posterior's log-variance; published 0 */
-    double factor;                  /* positional-embedding multiplier, R§3.7 */
+    double up_gain;           /* initial kernels of the up blocks over the published bound; 0 is 1. Those blocks have
+                                 no norm: sqrt(6) keeps the signal's variance through SiLU, 1 shrinks it 3-fold a layer */
+    bool   blocks_start_zero; /* output projections of the transformer blocks start at 0 (published: Xavier) */
+    double logvar_init;       /* initial bias of the posterior's log-variance; published 0 */
+    double factor;            /* positional-embedding multiplier, R§3.7 */
 } ssvae_config;
 
 typedef struct ssvae_layers ssvae_layers; /* the rows of the table by role; ssvae.c */
@@ -33,7 +33,8 @@ void ssvae_init(ssvae *m, const ssvae_config *cfg);
 void ssvae_free(ssvae *m);
 int  ssvae_n_layers(const ssvae_config *cfg);
 
-/* Ragged batch of tiles: everything the network needs besides weights. Host tables in the arena given to the builder. */
+/* Ragged batch of tiles: everything the network needs besides weights. Host tables in the arena given to the builder.
+ */
 typedef struct {
     int           n_samples;
     int64_t       n_tiles, n_active;
@@ -43,12 +44,12 @@ typedef struct {
     window_tables window[2];    /* shift 0 and window/2 */
     grid          enc[4];       /* masked, side 8, 4, 2, 1; only with voxels */
     tensor        pool_first[3];
-    tensor        sdf;          /* (V,1) f32 values of the active voxels, row order of enc[0]; only with voxels */
-    grid          dec[4];       /* dense, side 1, 2, 4, 8 */
+    tensor        sdf;    /* (V,1) f32 values of the active voxels, row order of enc[0]; only with voxels */
+    grid          dec[4]; /* dense, side 1, 2, 4, 8 */
 } ssvae_batch;
 
-/* coord (T,3) i32 in R§4.2 order with block edge cfg->window, sample_first (B+1). value (T,512) f32 normalised truncated SDF in Morton order, or NULL
- * for a batch that is only decoded; |value| < 1 marks the active voxels. */
+/* coord (T,3) i32 in R§4.2 order with block edge cfg->window, sample_first (B+1). value (T,512) f32 normalised
+ * truncated SDF in Morton order, or NULL for a batch that is only decoded; |value| < 1 marks the active voxels. */
 ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
                               const float *value);
 
@@ -57,12 +58,12 @@ var *ssvae_encode(tape *t, ssvae *m, const ssvae_batch *b);
 /* z (T,latent) -> prediction (512 T, 1) after tanh; row 512*tile + Morton cell. */
 var *ssvae_decode(tape *t, ssvae *m, const ssvae_batch *b, var *z);
 
-/* Chunked decoding (R§3.8): the transformer on the whole sample, the up blocks on sub-cubes of `chunk_edge` tiles per axis
- * with `padding` tiles around (4 is exact), each voxel once. Forward only; out (512 T) f32 host memory. */
+/* Chunked decoding (R§3.8): the transformer on the whole sample, the up blocks on sub-cubes of `chunk_edge` tiles per
+ * axis with `padding` tiles around (4 is exact), each voxel once. Forward only; out (512 T) f32 host memory. */
 void ssvae_decode_chunked(tape *t, ssvae *m, const ssvae_batch *b, var *z, int chunk_edge, int padding, float *out);
 
-/* Training on a part: the transformer on everything, the up blocks on the tiles of one box per sample, lo <= tile coord < hi
- * (B,2,3) int32, plus `padding` tiles of context whose prediction is dropped. kept (returned through *kept, host, i32) lists
- * the tile rows whose 512 predictions the result holds, in order. */
+/* Training on a part: the transformer on everything, the up blocks on the tiles of one box per sample, lo <= tile coord
+ * < hi (B,2,3) int32, plus `padding` tiles of context whose prediction is dropped. kept (returned through *kept, host,
+ * i32) lists the tile rows whose 512 predictions the result holds, in order. */
 var *ssvae_decode_part(tape *t, ssvae *m, const ssvae_batch *b, var *z, const int32_t *box, int padding, arena *host,
                        tensor *kept);

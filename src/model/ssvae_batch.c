@@ -31,7 +31,9 @@ static tensor active_values(arena *host, const float *value, const grid *g) {
 
 ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
                               const float *value) {
-    ssvae_batch b = {.n_samples = (int)sample_first->dim[0] - 1, .n_tiles = coord->dim[0], .coord = *coord,
+    ssvae_batch b = {.n_samples = (int)sample_first->dim[0] - 1,
+                     .n_tiles = coord->dim[0],
+                     .coord = *coord,
                      .sample_first = *sample_first};
     b.nb = tiles_neighbors(host, coord, sample_first);
     for (int i = 0; i < 2; i++)

@@ -83,8 +83,8 @@ var *ssvae_decode_part(tape *t, ssvae *m, const ssvae_batch *b, var *z, const in
 /* Decodes one chunk into out. The tables and the activations of a chunk are gone when it is done. */
 static void chunk_decode(tape *t, ssvae *m, const ssvae_batch *b, var *x, int sample, const int32_t box[6], int padding,
                          float *out) {
-    size_t      step = arena_mark(t->step), book = arena_mark(t->book);
-    part        p = part_build(t->book, b, sample, 1, box, padding);
+    size_t       step = arena_mark(t->step), book = arena_mark(t->book);
+    part         p = part_build(t->book, b, sample, 1, box, padding);
     const float *y = F32(&part_decode(t, m, &p, x)->v);
     for (int64_t i = 0; i < p.n_kept && !t->c->dry; i++)
         memcpy(out + TILE_CELLS * (int64_t)I32(&p.kept_row)[i], y + TILE_CELLS * i, TILE_CELLS * sizeof *out);

@@ -3,8 +3,8 @@
 #include "model/ssvae.h"
 #include "model/transformer.h"
 
-/* DownBlock (R§3.2): a = pool(SiLU(GN(x)));  a = conv3(SiLU(GN(conv3(a))));  out = a + skip(pool(x)). skip: NULL rows when the width
- * does not change. */
+/* DownBlock (R§3.2): a = pool(SiLU(GN(x)));  a = conv3(SiLU(GN(conv3(a))));  out = a + skip(pool(x)). skip: NULL rows
+ * when the width does not change. */
 typedef struct {
     affine norm_in, conv_in, norm_out, conv_out, skip;
 } down_rows;
@@ -19,11 +19,12 @@ up_rows   up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain
 
 typedef struct {
     const down_rows *r;
-    const affine    *lift; /* Linear in front (input_layer1), or NULL: a voxel's 32 channels live only inside the segment */
-    const grid      *fine, *coarse;
-    const tensor    *pool_first;
-    int              groups;
-    bool             pool_add_one;
+    const affine
+               *lift; /* Linear in front (input_layer1), or NULL: a voxel's 32 channels live only inside the segment */
+    const grid *fine, *coarse;
+    const tensor *pool_first;
+    int           groups;
+    bool          pool_add_one;
 } down_args;
 
 typedef struct {

@@ -17,8 +17,9 @@ affine affine_conv(params *p, int layer, int volume, int64_t in, int64_t out, co
     const int64_t dims[3] = {volume, in, out};
     bool          point = volume == 1;
     double        bound = 1 / sqrt((double)in * volume);
-    return (affine){params_add(p, layer, INIT_UNIFORM, bound, point ? dims + 1 : dims, point ? 2 : 3, "%s.conv.kernel", name),
-                    params_add(p, layer, INIT_UNIFORM, bound, DIMS(out), "%s.conv.bias", name)};
+    return (affine){
+        params_add(p, layer, INIT_UNIFORM, bound, point ? dims + 1 : dims, point ? 2 : 3, "%s.conv.kernel", name),
+        params_add(p, layer, INIT_UNIFORM, bound, DIMS(out), "%s.conv.bias", name)};
 }
 
 window_block_rows window_block_add(params *p, int layer, int64_t width, int64_t mlp_width, const char *prefix) {

@@ -12,7 +12,8 @@ typedef struct {
 affine affine_linear(params *p, int layer, int64_t out, int64_t in, const char *name);
 /* <name>.weight one, <name>.bias zero, (width). */
 affine affine_norm(params *p, int layer, int64_t width, const char *name);
-/* <name>.conv.kernel (27,in,out), or (in,out) for volume 1, and <name>.conv.bias (out): uniform within 1/sqrt(in*volume). */
+/* <name>.conv.kernel (27,in,out), or (in,out) for volume 1, and <name>.conv.bias (out): uniform within
+ * 1/sqrt(in*volume). */
 affine affine_conv(params *p, int layer, int volume, int64_t in, int64_t out, const char *name);
 
 typedef struct {
@@ -27,6 +28,6 @@ typedef struct {
     int                      heads;
 } window_block_args;
 
-/* A segment_fn over in[0] (N,C):  x += Out(Attn(LN(x))), x += MLP(LN(x)); LN without affine, eps 1e-6; softmax attention
- * inside each window; tanh-approximated GELU. */
+/* A segment_fn over in[0] (N,C):  x += Out(Attn(LN(x))), x += MLP(LN(x)); LN without affine, eps 1e-6; softmax
+ * attention inside each window; tanh-approximated GELU. */
 var *window_block(tape *t, const void *args, var *const *in);

@@ -13,7 +13,9 @@ clip_state clip_new(arena *a, double max_norm, double percentile, int64_t window
     return s;
 }
 
-double clip_limit(const clip_state *s) { return s->limit; }
+double clip_limit(const clip_state *s) {
+    return s->limit;
+}
 
 double clip_factor(double norm, double limit) {
     float f = (float)limit / ((float)norm + 1e-6f);

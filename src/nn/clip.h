@@ -1,6 +1,6 @@
-/* Clipping by the global gradient norm, with an adaptive limit (R§8.2): the limit is max_norm until `window` finite norms
- * were seen, then min(max_norm, percentile of the last `window` norms before clipping), linear interpolation between
- * order statistics. window 0: the limit stays max_norm.
+/* Clipping by the global gradient norm, with an adaptive limit (R§8.2): the limit is max_norm until `window` finite
+ * norms were seen, then min(max_norm, percentile of the last `window` norms before clipping), linear interpolation
+ * between order statistics. window 0: the limit stays max_norm.
  *
  * One step:  f = clip_factor(norm, clip_limit(&s));  gradients *= f;  clip_observe(&s, norm). */
 #pragma once

@@ -1,6 +1,6 @@
 /* Layers of one row in, one row out: linear, norms, embeddings, residuals. Attention is in layers_attn.c, convolution,
- * pooling and losses in layers_sparse.c. Each layer is a record (entry + argument struct + inputs), a backward that fills in the
- * gradient fields, and the forward that fills in the rest. */
+ * pooling and losses in layers_sparse.c. Each layer is a record (entry + argument struct + inputs), a backward that
+ * fills in the gradient fields, and the forward that fills in the rest. */
 #include "nn/layers.h"
 
 #include "kernels/backend.h"
@@ -35,16 +35,23 @@ static var *linear(tape *t, var *x, param *w, param *b, act_kind act, bool w_in_
     int64_t      n = x->v.dim[0], width = w->dim[w_in_out ? 1 : 0];
     var         *y = tape_new(t, n, width, true);
     tensor      *pre = act == ACT_NONE ? NULL : step_tensor(t, DT_F32, DIMS(n, width));
-    linear_entry l = {.e = {.bwd = linear_back, .out = y}, .x = x, .w = w, .b = b,
-                      .a = {.x = &x->v, .w = &w->w, .b = param_value(b), .w_in_out = w_in_out, .act = act,
-                            .y = &y->v, .pre = pre}};
+    linear_entry l = {
+        .e = {.bwd = linear_back, .out = y},
+        .x = x,
+        .w = w,
+        .b = b,
+        .a = {.x = &x->v, .w = &w->w, .b = param_value(b), .w_in_out = w_in_out, .act = act, .y = &y->v, .pre = pre}};
     linear_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
     return y;
 }
 
-var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act) { return linear(t, x, w, b, act, false); }
-var *nn_conv1(tape *t, var *x, param *w, param *b) { return linear(t, x, w, b, ACT_NONE, true); }
+var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act) {
+    return linear(t, x, w, b, act, false);
+}
+var *nn_conv1(tape *t, var *x, param *w, param *b) {
+    return linear(t, x, w, b, ACT_NONE, true);
+}
 
 /* ---- act ------------------------------------------------------------------------------------------------------ */
 
@@ -104,11 +111,19 @@ static var *layer_norm(tape *t, var *x, param *gamma, param *beta, var *shift, v
                        double eps) {
     int64_t          n = x->v.dim[0];
     var             *y = tape_new(t, n, x->v.dim[1], true);
-    layer_norm_entry l = {.e = {.bwd = layer_norm_back, .out = y}, .x = {x, scale, shift}, .gamma = gamma,
+    layer_norm_entry l = {.e = {.bwd = layer_norm_back, .out = y},
+                          .x = {x, scale, shift},
+                          .gamma = gamma,
                           .beta = beta,
-                          .a = {.x = &x->v, .gamma = param_value(gamma), .beta = param_value(beta),
-                                .scale = scale ? &scale->v : NULL, .shift = shift ? &shift->v : NULL, .first = first,
-                                .eps = eps, .y = &y->v, .mean = step_tensor(t, DT_F32, DIMS(n)),
+                          .a = {.x = &x->v,
+                                .gamma = param_value(gamma),
+                                .beta = param_value(beta),
+                                .scale = scale ? &scale->v : NULL,
+                                .shift = shift ? &shift->v : NULL,
+                                .first = first,
+                                .eps = eps,
+                                .y = &y->v,
+                                .mean = step_tensor(t, DT_F32, DIMS(n)),
                                 .rstd = step_tensor(t, DT_F32, DIMS(n))}};
     layer_norm_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
@@ -146,9 +161,18 @@ static void group_norm_back(tape *t, tape_entry *e) {
 var *nn_group_norm(tape *t, var *x, param *gamma, param *beta, const tensor *first, int groups, act_kind act) {
     int64_t          samples = first->dim[0] - 1;
     var             *y = tape_new(t, x->v.dim[0], x->v.dim[1], true);
-    group_norm_entry l = {.e = {.bwd = group_norm_back, .out = y}, .x = x, .gamma = gamma, .beta = beta,
-                          .a = {.x = &x->v, .gamma = &gamma->w, .beta = &beta->w, .first = first, .groups = groups,
-                                .act = act, .eps = 1e-5, .y = &y->v,
+    group_norm_entry l = {.e = {.bwd = group_norm_back, .out = y},
+                          .x = x,
+                          .gamma = gamma,
+                          .beta = beta,
+                          .a = {.x = &x->v,
+                                .gamma = &gamma->w,
+                                .beta = &beta->w,
+                                .first = first,
+                                .groups = groups,
+                                .act = act,
+                                .eps = 1e-5,
+                                .y = &y->v,
                                 .mean = step_tensor(t, DT_F32, DIMS(samples, groups)),
                                 .rstd = step_tensor(t, DT_F32, DIMS(samples, groups))}};
     group_norm_fwd(t->c, &l.a);
@@ -183,8 +207,11 @@ static void rms_norm_back(tape *t, tape_entry *e) {
 
 var *nn_rms_norm(tape *t, var *x, param *gamma) {
     var           *y = tape_new(t, x->v.dim[0], x->v.dim[1], true);
-    rms_norm_entry l = {.e = {.bwd = rms_norm_back, .out = y}, .x = x, .gamma = gamma,
-                        .a = {.x = tape_keep(t, heads_view(&x->v, gamma->dim[0])), .gamma = &gamma->w,
+    rms_norm_entry l = {.e = {.bwd = rms_norm_back, .out = y},
+                        .x = x,
+                        .gamma = gamma,
+                        .a = {.x = tape_keep(t, heads_view(&x->v, gamma->dim[0])),
+                              .gamma = &gamma->w,
                               .y = tape_keep(t, heads_view(&y->v, gamma->dim[0]))}};
     rms_norm_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
@@ -223,9 +250,11 @@ static void residual_back(tape *t, tape_entry *e) {
 
 var *nn_gate_residual(tape *t, var *x, var *h, var *gate, const tensor *first) {
     var           *y = tape_new(t, x->v.dim[0], x->v.dim[1], true);
-    residual_entry l = {.e = {.bwd = residual_back, .out = y}, .x = x, .in = {h, gate},
-                        .a = {.x = &x->v, .h = &h->v, .gate = gate ? &gate->v : NULL, .first = gate ? first : NULL,
-                              .y = &y->v}};
+    residual_entry l = {
+        .e = {.bwd = residual_back, .out = y},
+        .x = x,
+        .in = {h, gate},
+        .a = {.x = &x->v, .h = &h->v, .gate = gate ? &gate->v : NULL, .first = gate ? first : NULL, .y = &y->v}};
     gate_residual_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
     return y;
@@ -306,7 +335,9 @@ var *nn_add_table(tape *t, var *x, param *table, const tensor *index) {
     int64_t   width = x->v.dim[1];
     var      *y = tape_new(t, x->v.dim[0], width, true);
     tensor   *rows = tape_keep(t, tensor_view(&table->w, DIMS(table->count / width, width)));
-    add_entry l = {.e = {.bwd = add_back, .out = y}, .x = x, .table = table,
+    add_entry l = {.e = {.bwd = add_back, .out = y},
+                   .x = x,
+                   .table = table,
                    .a = {.x = &x->v, .table = rows, .index = index, .y = &y->v}};
     add_table_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);

@@ -47,10 +47,10 @@ var *nn_attn_cross(tape *t, var *q, var *kv, int heads, segments s);
 /* Selection (no gradient): block (G,N,K) i32 in step memory. lse from nn_attn over the compression blocks. */
 tensor nn_topk(tape *t, const var *q, const var *ck, const tensor *lse, int heads, int kv_heads, int k,
                const block_tables *b);
-var *nn_attn_select(tape *t, var *q, var *k, var *v, int heads, int kv_heads, const tensor *block,
-                    const block_tables *b);
+var   *nn_attn_select(tape *t, var *q, var *k, var *v, int heads, int kv_heads, const tensor *block,
+                      const block_tables *b);
 /* sum_i sigmoid(z[:,i]) o_i; o (N,C) each, z (N,3). */
-var *nn_branch_gate(tape *t, var *const o[3], var *z);
+var   *nn_branch_gate(tape *t, var *const o[3], var *z);
 
 /* z = mean + exp(logvar/2) eps (eps NULL: mean); *kl gets the f64 sum. kl_scale enters backward. */
 var *nn_vae_sample(tape *t, var *moments, const tensor *eps, double kl_scale, tensor *kl);

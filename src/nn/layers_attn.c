@@ -50,10 +50,17 @@ static var *attn(tape *t, attn_entry *l, segments s, tensor *lse) {
     for (int i = 0; i < l->n_in; i++) needs |= l->in[i]->needs_grad;
     var *out = tape_new(t, n, l->heads * l->head_dim, needs);
     l->e = (tape_entry){.bwd = attn_back, .out = out};
-    l->a = (attn_segment_args){.q = tape_keep(t, qkv[0]), .k = tape_keep(t, qkv[1]), .v = tape_keep(t, qkv[2]),
-                               .q_stride = stride[0], .k_stride = stride[1], .v_stride = stride[2],
-                               .q_first = s.q_first, .k_first = s.k_first, .q_order = s.q_order,
-                               .k_order = s.k_order, .scale = (float)(1.0 / sqrt((double)l->head_dim)),
+    l->a = (attn_segment_args){.q = tape_keep(t, qkv[0]),
+                               .k = tape_keep(t, qkv[1]),
+                               .v = tape_keep(t, qkv[2]),
+                               .q_stride = stride[0],
+                               .k_stride = stride[1],
+                               .v_stride = stride[2],
+                               .q_first = s.q_first,
+                               .k_first = s.k_first,
+                               .q_order = s.q_order,
+                               .k_order = s.k_order,
+                               .scale = (float)(1.0 / sqrt((double)l->head_dim)),
                                .out = tape_keep(t, columns(&out->v, 0, l->heads, l->head_dim)),
                                .lse = tape_keep(t, arena_tensor(t->step, DT_F32, DIMS(n, l->heads)))};
     attn_segment_fwd(t->c, &l->a);
@@ -63,21 +70,30 @@ static var *attn(tape *t, attn_entry *l, segments s, tensor *lse) {
 }
 
 var *nn_attn(tape *t, var *q, var *k, var *v, int heads, int kv_heads, segments s, tensor *lse) {
-    attn_entry l = {.in = {q, k, v}, .n_in = 3, .src = {0, 1, 2}, .heads = heads, .kv_heads = kv_heads,
+    attn_entry l = {.in = {q, k, v},
+                    .n_in = 3,
+                    .src = {0, 1, 2},
+                    .heads = heads,
+                    .kv_heads = kv_heads,
                     .head_dim = q->v.dim[1] / heads};
     return attn(t, &l, s, lse);
 }
 
 var *nn_attn_qkv(tape *t, var *qkv, int heads, const tensor *first, const tensor *order) {
     int64_t    c = qkv->v.dim[1] / 3;
-    attn_entry l = {.in = {qkv}, .n_in = 1, .col = {0, c, 2 * c}, .heads = heads, .kv_heads = heads,
-                    .head_dim = c / heads};
+    attn_entry l = {
+        .in = {qkv}, .n_in = 1, .col = {0, c, 2 * c}, .heads = heads, .kv_heads = heads, .head_dim = c / heads};
     return attn(t, &l, (segments){first, first, order, order}, NULL);
 }
 
 var *nn_attn_cross(tape *t, var *q, var *kv, int heads, segments s) {
     int64_t    c = q->v.dim[1];
-    attn_entry l = {.in = {q, kv}, .n_in = 2, .src = {0, 1, 1}, .col = {0, 0, c}, .heads = heads, .kv_heads = heads,
+    attn_entry l = {.in = {q, kv},
+                    .n_in = 2,
+                    .src = {0, 1, 1},
+                    .col = {0, 0, c},
+                    .heads = heads,
+                    .kv_heads = heads,
                     .head_dim = c / heads};
     return attn(t, &l, s, NULL);
 }
@@ -89,11 +105,15 @@ tensor nn_topk(tape *t, const var *q, const var *ck, const tensor *lse, int head
     int64_t n = q->v.dim[0], d = q->v.dim[1] / heads;
     tensor  block = arena_tensor(t->step, DT_I32, DIMS(kv_heads, n, k));
     tensor  q3 = columns(&q->v, 0, heads, d), ck3 = columns(&ck->v, 0, kv_heads, d);
-    topk_blocks_fwd(t->c, &(topk_blocks_args){.q = &q3, .ck = &ck3, .lse = lse, .sample_first = &b->sample_first,
+    topk_blocks_fwd(t->c, &(topk_blocks_args){.q = &q3,
+                                              .ck = &ck3,
+                                              .lse = lse,
+                                              .sample_first = &b->sample_first,
                                               .cmp_sample_first = &b->cmp_sample_first,
                                               .slc_sample_first = &b->slc_sample_first,
                                               .slc_cmp_first = &b->slc_cmp_first,
-                                              .scale = (float)(1.0 / sqrt((double)d)), .block = &block});
+                                              .scale = (float)(1.0 / sqrt((double)d)),
+                                              .block = &block});
     return block;
 }
 
@@ -124,10 +144,16 @@ var *nn_attn_select(tape *t, var *q, var *k, var *v, int heads, int kv_heads, co
                     const block_tables *b) {
     int64_t      n = q->v.dim[0], d = q->v.dim[1] / heads;
     var         *out = tape_new(t, n, q->v.dim[1], true);
-    select_entry l = {.e = {.bwd = select_back, .out = out}, .in = {q, k, v}, .heads = heads, .kv_heads = kv_heads,
-                      .a = {.q = tape_keep(t, columns(&q->v, 0, heads, d)), .k = tape_keep(t, columns(&k->v, 0, kv_heads, d)),
-                            .v = tape_keep(t, columns(&v->v, 0, kv_heads, d)), .block = tape_keep(t, *block),
-                            .first = &b->slc_first, .scale = (float)(1.0 / sqrt((double)d)),
+    select_entry l = {.e = {.bwd = select_back, .out = out},
+                      .in = {q, k, v},
+                      .heads = heads,
+                      .kv_heads = kv_heads,
+                      .a = {.q = tape_keep(t, columns(&q->v, 0, heads, d)),
+                            .k = tape_keep(t, columns(&k->v, 0, kv_heads, d)),
+                            .v = tape_keep(t, columns(&v->v, 0, kv_heads, d)),
+                            .block = tape_keep(t, *block),
+                            .first = &b->slc_first,
+                            .scale = (float)(1.0 / sqrt((double)d)),
                             .out = tape_keep(t, columns(&out->v, 0, heads, d)),
                             .lse = tape_keep(t, arena_tensor(t->step, DT_F32, DIMS(n, heads)))}};
     attn_select_fwd(t->c, &l.a);
@@ -142,7 +168,9 @@ typedef struct {
     int64_t          head_dim;
 } gate_entry;
 
-static tensor rows3(const tensor *x) { return tensor_view(x, DIMS(x->dim[0], 1, x->dim[1])); }
+static tensor rows3(const tensor *x) {
+    return tensor_view(x, DIMS(x->dim[0], 1, x->dim[1]));
+}
 
 static void gate_back(tape *t, tape_entry *e) {
     gate_entry *l = (gate_entry *)e;

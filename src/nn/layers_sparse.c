@@ -29,9 +29,12 @@ var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act) 
     int64_t n = x->v.dim[0], width = w->dim[2];
     var    *y = tape_new(t, n, width, true), *pre = NULL;
     if (act != ACT_NONE) pre = tape_new(t, n, width, false);
-    conv3_entry l = {.e = {.bwd = conv3_back, .out = y}, .x = x, .w = w, .b = b,
-                     .a = {.g = g, .x = &x->v, .w = &w->w, .b = &b->w, .act = act, .y = &y->v,
-                           .pre = pre ? &pre->v : NULL}};
+    conv3_entry l = {
+        .e = {.bwd = conv3_back, .out = y},
+        .x = x,
+        .w = w,
+        .b = b,
+        .a = {.g = g, .x = &x->v, .w = &w->w, .b = &b->w, .act = act, .y = &y->v, .pre = pre ? &pre->v : NULL}};
     conv3_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
     return y;
@@ -58,7 +61,8 @@ static void pool_back(tape *t, tape_entry *e) {
 
 var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add_one) {
     var           *y = tape_new(t, first->dim[0] - 1, x->v.dim[1], x->needs_grad);
-    resample_entry l = {.e = {.bwd = pool_back, .out = y}, .x = x,
+    resample_entry l = {.e = {.bwd = pool_back, .out = y},
+                        .x = x,
                         .pool = {.x = &x->v, .first = first, .order = order, .add_one = add_one, .y = &y->v}};
     pool_fwd(t->c, &l.pool);
     tape_record(t, &l, sizeof l);
@@ -108,7 +112,8 @@ static void gather_back(tape *t, tape_entry *e) {
 }
 
 var *nn_gather(tape *t, var *x, const tensor *index, int64_t group) {
-    CHECK(group > 0 && x->v.dim[0] % group == 0, "%lld rows in groups of %lld", (long long)x->v.dim[0], (long long)group);
+    CHECK(group > 0 && x->v.dim[0] % group == 0, "%lld rows in groups of %lld", (long long)x->v.dim[0],
+          (long long)group);
     int64_t      n = index->dim[0];
     var         *y = tape_new(t, n * group, x->v.dim[1], x->needs_grad);
     gather_entry l = {.e = {.bwd = gather_back, .out = y}, .x = x, .index = index, .group = group};
@@ -142,14 +147,18 @@ static void posterior_back(tape *t, tape_entry *e) {
     grad_close(t, &s);
 }
 
-static tensor scalars(tape *t, int64_t n) { return arena_tensor(t->step, DT_F64, DIMS(n)); }
+static tensor scalars(tape *t, int64_t n) {
+    return arena_tensor(t->step, DT_F64, DIMS(n));
+}
 
 var *nn_vae_sample(tape *t, var *moments, const tensor *eps, double kl_scale, tensor *kl) {
     var *z = tape_new(t, moments->v.dim[0], moments->v.dim[1] / 2, moments->needs_grad);
     *kl = scalars(t, 1);
-    posterior_entry l = {.e = {.bwd = posterior_back}, .moments = moments, .z = z,
-                         .a = {.moments = &moments->v, .eps = eps, .kl_scale = kl_scale, .z = &z->v,
-                               .kl = tape_keep(t, *kl)}};
+    posterior_entry l = {
+        .e = {.bwd = posterior_back},
+        .moments = moments,
+        .z = z,
+        .a = {.moments = &moments->v, .eps = eps, .kl_scale = kl_scale, .z = &z->v, .kl = tape_keep(t, *kl)}};
     vae_sample_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
     return z;
@@ -176,9 +185,13 @@ static void sdf_loss_back(tape *t, tape_entry *e) {
 
 void nn_sdf_loss(tape *t, var *pred, const tensor *target, const tensor *sharp, const double scale[3], tensor *sums) {
     *sums = scalars(t, 3);
-    loss_entry l = {.e = {.bwd = sdf_loss_back}, .pred = pred,
-                    .sdf = {.pred = tape_keep(t, tensor_view(&pred->v, DIMS(tensor_count(&pred->v)))), .target = target,
-                            .sharp = sharp, .sums = tape_keep(t, *sums), .counts = tape_keep(t, scalars(t, 3)),
+    loss_entry l = {.e = {.bwd = sdf_loss_back},
+                    .pred = pred,
+                    .sdf = {.pred = tape_keep(t, tensor_view(&pred->v, DIMS(tensor_count(&pred->v)))),
+                            .target = target,
+                            .sharp = sharp,
+                            .sums = tape_keep(t, *sums),
+                            .counts = tape_keep(t, scalars(t, 3)),
                             .scale = {scale[0], scale[1], scale[2]}}};
     sdf_loss_fwd(t->c, &l.sdf);
     tape_record(t, &l, sizeof l);
@@ -197,9 +210,10 @@ static void mse_back(tape *t, tape_entry *e) {
 
 void nn_mse(tape *t, var *pred, const tensor *target, const tensor *first, double scale, tensor *sums) {
     *sums = scalars(t, first->dim[0] - 1);
-    loss_entry l = {.e = {.bwd = mse_back}, .pred = pred,
-                    .mse = {.pred = &pred->v, .target = target, .first = first, .sums = tape_keep(t, *sums),
-                            .scale = scale}};
+    loss_entry l = {
+        .e = {.bwd = mse_back},
+        .pred = pred,
+        .mse = {.pred = &pred->v, .target = target, .first = first, .sums = tape_keep(t, *sums), .scale = scale}};
     mse_rows_fwd(t->c, &l.mse);
     tape_record(t, &l, sizeof l);
 }

@@ -21,8 +21,8 @@ param *params_find(const params *p, const char *name) {
     return NULL;
 }
 
-param *params_add(params *p, int layer, init_kind init, double arg, const int64_t *dims, int n_dims,
-                  const char *name, ...) {
+param *params_add(params *p, int layer, init_kind init, double arg, const int64_t *dims, int n_dims, const char *name,
+                  ...) {
     CHECK(p->n < MAX_ROWS, "more than %d parameters", MAX_ROWS);
     param  *r = arena_zeros(&p->rows, sizeof *r);
     va_list ap;

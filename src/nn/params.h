@@ -1,5 +1,5 @@
-/* The parameter table of a model: name, shape, init, decay flag, layer. Weights, gradients, moments and EMA are slabs with
- * equal offsets, so update, clip, reduction, checkpoint are loops over ranges. Names and storage are those of the
+/* The parameter table of a model: name, shape, init, decay flag, layer. Weights, gradients, moments and EMA are slabs
+ * with equal offsets, so update, clip, reduction, checkpoint are loops over ranges. Names and storage are those of the
  * published state dict (R§10), so weights move in both directions. */
 #pragma once
 #include "core/arena.h"
@@ -23,32 +23,36 @@ typedef struct {
     bool      decay; /* weight decay applies: matrices and kernels, not biases, norms or tables */
     int       layer; /* segment whose backward completes this gradient; -1: complete at the end of the whole backward */
     int64_t   offset, count;
-    tensor    w, g;  /* views into the slabs, after params_alloc */
+    tensor    w, g; /* views into the slabs, after params_alloc */
 } param;
 
 typedef struct {
     param  *row[4096];
     int     n;
-    int64_t total; /* floats per slab, padding included */
+    int64_t total;               /* floats per slab, padding included */
     float  *w, *g, *m, *v, *ema; /* g, m, v, ema NULL without training */
-    arena   rows;  /* owns the rows */
+    arena   rows;                /* owns the rows */
 } params;
 
 /* An optional parameter as an op argument; the gradient is NULL outside training. */
-static inline tensor *param_value(param *p) { return p ? &p->w : NULL; }
-static inline tensor *param_grad(param *p) { return p && p->g.data ? &p->g : NULL; }
+static inline tensor *param_value(param *p) {
+    return p ? &p->w : NULL;
+}
+static inline tensor *param_grad(param *p) {
+    return p && p->g.data ? &p->g : NULL;
+}
 
 void params_init(params *p);
 void params_free(params *p);
 
 /* Adds a row; the name is printf-style and unique (checked). Returns the row, which stays where it is. */
-param *params_add(params *p, int layer, init_kind init, double arg, const int64_t *dims, int n_dims,
-                  const char *name, ...) PRINTF_LIKE(7, 8);
+param *params_add(params *p, int layer, init_kind init, double arg, const int64_t *dims, int n_dims, const char *name,
+                  ...) PRINTF_LIKE(7, 8);
 param *params_find(const params *p, const char *name); /* NULL when absent */
 
 /* Slabs from `weights` (counting arenas welcome): w always, the rest for training. w, m, v, g, ema start at zero. */
-void params_alloc(params *p, arena *weights, bool training, bool with_ema);
+void     params_alloc(params *p, arena *weights, bool training, bool with_ema);
 /* Initial weights: pure function of (seed, name). EMA = w. */
-void params_randomize(params *p, uint64_t seed);
+void     params_randomize(params *p, uint64_t seed);
 /* Hash of names, shapes and weights: says which weights latents were made with. */
 uint64_t params_fingerprint(const params *p);

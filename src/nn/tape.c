@@ -34,8 +34,12 @@ void tape_record(tape *t, const void *entry, size_t bytes) {
     t->last = e;
 }
 
-static void add_into(tape *t, const tensor *x, tensor *y) { add_fwd(t->c, &(xy_args){.x = x, .y = y}); }
-static void copy_into(tape *t, const tensor *x, tensor *y) { copy_fwd(t->c, &(xy_args){.x = x, .y = y}); }
+static void add_into(tape *t, const tensor *x, tensor *y) {
+    add_fwd(t->c, &(xy_args){.x = x, .y = y});
+}
+static void copy_into(tape *t, const tensor *x, tensor *y) {
+    copy_fwd(t->c, &(xy_args){.x = x, .y = y});
+}
 
 static void grad_alloc(tape *t, var *x) {
     if (!x->g.data) x->g = arena_tensor(t->step, DT_F32, x->v.dim, x->v.n_dims);
@@ -118,8 +122,8 @@ typedef struct {
     var *const *in;
     int         n_in, layer;
     bool        recompute;
-    var        *out;        /* not e.out: the hook fires for a segment without gradient, too */
-    var        *inner_out;  /* of the recorded forward; NULL with recompute */
+    var        *out;       /* not e.out: the hook fires for a segment without gradient, too */
+    var        *inner_out; /* of the recorded forward; NULL with recompute */
     tape_entry *inner_last;
 } segment_entry;
 
@@ -187,8 +191,14 @@ var *tape_segment(tape *t, int layer, segment_fn fn, const void *args, size_t ar
         arena_reset(t->book, book_mark);
         out->v = move_down(t, &inner);
         out->needs_grad = recording;
-        segment_entry s = {.e = {.bwd = segment_bwd}, .out = out, .fn = fn, .args = kept_args, .in = kept_in,
-                           .n_in = n_in, .layer = layer, .recompute = true};
+        segment_entry s = {.e = {.bwd = segment_bwd},
+                           .out = out,
+                           .fn = fn,
+                           .args = kept_args,
+                           .in = kept_in,
+                           .n_in = n_in,
+                           .layer = layer,
+                           .recompute = true};
         tape_record(t, &s, sizeof s);
         return out;
     }
@@ -196,10 +206,16 @@ var *tape_segment(tape *t, int layer, segment_fn fn, const void *args, size_t ar
     memcpy(kept_in, in, (size_t)n_in * sizeof *kept_in);
     tape_entry *outer = t->last;
     t->last = NULL;
-    var *inner = fn(t, args, in);
-    var *out = tape_leaf(t, inner->v, true);
-    segment_entry s = {.e = {.bwd = segment_bwd}, .out = out, .fn = fn, .in = kept_in, .n_in = n_in,
-                       .layer = layer, .inner_out = inner, .inner_last = t->last};
+    var          *inner = fn(t, args, in);
+    var          *out = tape_leaf(t, inner->v, true);
+    segment_entry s = {.e = {.bwd = segment_bwd},
+                       .out = out,
+                       .fn = fn,
+                       .in = kept_in,
+                       .n_in = n_in,
+                       .layer = layer,
+                       .inner_out = inner,
+                       .inner_last = t->last};
     t->last = outer;
     tape_record(t, &s, sizeof s);
     return out;

@@ -1,14 +1,15 @@
-/* The tape: a model states its forward pass only, as calls of the functions in nn/layers.h; the tape records them and runs
- * their backwards in reverse. No graph, no strings, no inferred shapes.
+/* The tape: a model states its forward pass only, as calls of the functions in nn/layers.h; the tape records them and
+ * runs their backwards in reverse. No graph, no strings, no inferred shapes.
  *
- * A `var` is a value (N,C) and, in backward, its gradient. Gradients of vars are written by the first consumer's backward
- * and added to by later ones; gradients of parameters accumulate in the gradient slab.
+ * A `var` is a value (N,C) and, in backward, its gradient. Gradients of vars are written by the first consumer's
+ * backward and added to by later ones; gradients of parameters accumulate in the gradient slab.
  *
- * A segment (a transformer block, a conv block) is the unit of memory: its inner gradients live only during its backward;
- * with recompute its inner activations live only during its forward and are made again in backward; without recording
- * (sampling, evaluation) its inner activations are dropped as soon as its output is there. When its backward is done, its
- * parameters' gradients of this micro-batch are complete and `on_layer_done` fires: reduction may start. It fires for
- * every recorded segment, in reverse order, also for one that no gradient reached, so that all ranks see one sequence.
+ * A segment (a transformer block, a conv block) is the unit of memory: its inner gradients live only during its
+ * backward; with recompute its inner activations live only during its forward and are made again in backward; without
+ * recording (sampling, evaluation) its inner activations are dropped as soon as its output is there. When its backward
+ * is done, its parameters' gradients of this micro-batch are complete and `on_layer_done` fires: reduction may start.
+ * It fires for every recorded segment, in reverse order, also for one that no gradient reached, so that all ranks see
+ * one sequence.
  *
  * Memory: values and gradients come from the `step` arena (device memory), records from `book` (host memory). Both are
  * reset by tape_begin. With ctx.dry and a counting step arena the same code only counts. */
@@ -17,9 +18,9 @@
 #include "nn/params.h"
 
 typedef struct var {
-    tensor v, g;       /* (N,C) each; g.data NULL until allocated */
+    tensor v, g; /* (N,C) each; g.data NULL until allocated */
     bool   needs_grad;
-    bool   g_live;     /* g holds a gradient */
+    bool   g_live; /* g holds a gradient */
 } var;
 
 typedef struct tape tape;
@@ -32,11 +33,11 @@ typedef struct tape_entry {
 } tape_entry;
 
 struct tape {
-    ctx        *c;
-    arena      *step, *book;
-    bool        recording;       /* training or golden tests; false: forward only */
-    int         recompute_first; /* segments 0 .. recompute_first-1 are recomputed in backward; one alone saves nothing */
-    int         n_segments;      /* counted in the forward pass */
+    ctx   *c;
+    arena *step, *book;
+    bool   recording;       /* training or golden tests; false: forward only */
+    int    recompute_first; /* segments 0 .. recompute_first-1 are recomputed in backward; one alone saves nothing */
+    int    n_segments;      /* counted in the forward pass */
     tape_entry *last;
     void (*on_layer_done)(void *user, int layer);
     void *user;
@@ -46,13 +47,13 @@ struct tape {
 void tape_begin(tape *t);
 
 /* A value from outside (input, constant). With needs_grad its gradient is there after tape_backward. */
-var *tape_leaf(tape *t, tensor v, bool needs_grad);
+var    *tape_leaf(tape *t, tensor v, bool needs_grad);
 /* An uninitialised value of n rows, c columns, f32, from the step arena. */
-var *tape_new(tape *t, int64_t n, int64_t c, bool needs_grad);
+var    *tape_new(tape *t, int64_t n, int64_t c, bool needs_grad);
 /* A tensor value that lives as long as the records. */
 tensor *tape_keep(tape *t, tensor v);
 /* Records an entry of `bytes` (copied from e); no-op when not recording. */
-void tape_record(tape *t, const void *entry, size_t bytes);
+void    tape_record(tape *t, const void *entry, size_t bytes);
 
 /* Sets the gradient of `x` (same shape), before tape_backward. */
 void tape_seed(tape *t, var *x, const tensor *g);
@@ -77,11 +78,13 @@ typedef struct {
 } grad_slots;
 
 /* Opens slots for n inputs; slot i is overwritten by the op's backward. A var may appear twice. */
-void grad_open(tape *t, grad_slots *s, int n, var *const *x);
+void                  grad_open(tape *t, grad_slots *s, int n, var *const *x);
 /* Slot i as an op argument: NULL when the input needs no gradient. */
-static inline tensor *grad_slot(grad_slots *s, int i) { return s->slot[i].data ? &s->slot[i] : NULL; }
+static inline tensor *grad_slot(grad_slots *s, int i) {
+    return s->slot[i].data ? &s->slot[i] : NULL;
+}
 /* Slot i for an op that insists on it: memory that is dropped when the input needs no gradient. */
 tensor *grad_need(tape *t, grad_slots *s, int i);
 void    grad_close(tape *t, grad_slots *s);
 /* The gradient of y flows unchanged into x (residual, added constant): hands the buffer over, or adds. */
-void grad_pass(tape *t, var *y, var *x);
+void    grad_pass(tape *t, var *y, var *x);

@@ -1,11 +1,10 @@
 /* Softmax attention inside ragged segments: window, cross, compression and full attention are this one op.
  *   out[n,h] = sum_j softmax_j(scale <q[n,h], k[j,g]>) v[j,g],  g = h/(H/G),  j over the keys of n's segment.
- *   Segment s: queries q_order[q_first[s] .. q_first[s+1]-1], keys k_order[k_first[s] .. k_first[s+1]-1]; an order that is
- *   not given is the identity. Every query row belongs to exactly one segment.
- *   q (N,H,D), k, v (M,G,D), out (N,H,D), lse (N,H) f32 natural; G divides H. No key: out = 0, lse = -inf.
- *   q, k, v may be column blocks of wider rows: q_stride, k_stride, v_stride are elements between rows (0: contiguous).
- * bwd: dq, dk, dv overwritten, with the same strides as q, k, v (so that a fused qkv gradient is one tensor);
- *   key rows that no segment names get 0. */
+ *   Segment s: queries q_order[q_first[s] .. q_first[s+1]-1], keys k_order[k_first[s] .. k_first[s+1]-1]; an order that
+ * is not given is the identity. Every query row belongs to exactly one segment. q (N,H,D), k, v (M,G,D), out (N,H,D),
+ * lse (N,H) f32 natural; G divides H. No key: out = 0, lse = -inf. q, k, v may be column blocks of wider rows:
+ * q_stride, k_stride, v_stride are elements between rows (0: contiguous). bwd: dq, dk, dv overwritten, with the same
+ * strides as q, k, v (so that a fused qkv gradient is one tensor); key rows that no segment names get 0. */
 #pragma once
 #include "core/ctx.h"
 

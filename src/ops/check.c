@@ -13,7 +13,9 @@ static void present(const char *op, const char *name, const tensor *t) {
     CHECK(tensor_given(t), "%s: %s is not given", op, bare(name));
 }
 
-static bool readable(const ctx *c, const tensor *t) { return t->dev == DEV_CPU && !c->dry; }
+static bool readable(const ctx *c, const tensor *t) {
+    return t->dev == DEV_CPU && !c->dry;
+}
 
 static void on_device(const ctx *c, const char *op, const char *name, const tensor *t) {
     CHECK(c->be, "%s: no back end", op);
@@ -27,7 +29,8 @@ int64_t op_dim(const char *op, const char *name, const tensor *t, int axis) {
     return t->dim[axis];
 }
 
-void op_want(const ctx *c, const char *op, const char *name, const tensor *t, dtype dt, const int64_t *dims, int n_dims) {
+void op_want(const ctx *c, const char *op, const char *name, const tensor *t, dtype dt, const int64_t *dims,
+             int n_dims) {
     present(op, name, t);
     on_device(c, op, name, t);
     bool fits = t->dt == dt && t->n_dims == n_dims;

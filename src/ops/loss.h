@@ -1,13 +1,11 @@
 /* Losses as SUMS; the caller divides by global counts (design: splitting a batch does not change the mathematics).
- *   sdf_loss (R§3.9): pred, target (M) f32; class from the target: in = |target| < 1, ext = the others, sharp = bit set in
- *     sharp (M/8 bytes, element m: byte m/8, bit m%8; optional) and in.
- *     sums (3) f64 = sum of squared differences over in, ext, sharp.
- *     counts (3) f64 = their numbers.
- *     bwd: dpred overwritten = 2 (pred - target) * (scale[in|ext] + scale[sharp] if sharp).
- *   mse_rows: pred, target (N,C), first (B+1): sums (B) f64 of squared differences per sample.
+ *   sdf_loss (R§3.9): pred, target (M) f32; class from the target: in = |target| < 1, ext = the others, sharp = bit set
+ * in sharp (M/8 bytes, element m: byte m/8, bit m%8; optional) and in. sums (3) f64 = sum of squared differences over
+ * in, ext, sharp. counts (3) f64 = their numbers. bwd: dpred overwritten = 2 (pred - target) * (scale[in|ext] +
+ * scale[sharp] if sharp). mse_rows: pred, target (N,C), first (B+1): sums (B) f64 of squared differences per sample.
  *     bwd: dpred overwritten = 2 (pred - target) * scale.
- *   flow_noise (R§6): x_t = (1-t) x0 + (s + (1-s) t) eps, v = (1-s) eps - x0; t (B) f32 per sample, x0, eps, x_t, v (N,C),
- *     first (B+1). Forward only. */
+ *   flow_noise (R§6): x_t = (1-t) x0 + (s + (1-s) t) eps, v = (1-s) eps - x0; t (B) f32 per sample, x0, eps, x_t, v
+ * (N,C), first (B+1). Forward only. */
 #pragma once
 #include "core/ctx.h"
 

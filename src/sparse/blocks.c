@@ -14,7 +14,9 @@ static uint64_t block_key(const int32_t *p, int m, uint64_t n) {
     return b * (u * u * u) + in;
 }
 
-static uint64_t n_blocks_axis(int m) { return (uint64_t)(COORD_LIMIT - 1) / (uint64_t)m + 1; }
+static uint64_t n_blocks_axis(int m) {
+    return (uint64_t)(COORD_LIMIT - 1) / (uint64_t)m + 1;
+}
 
 void blocks_sort(const int32_t *coord, const int32_t *sample_first, int n_samples, int m, int32_t *order) {
     CHECK(m >= 1 && m <= COORD_LIMIT, "blocks_sort: block size %d", m);
@@ -79,7 +81,8 @@ static void group_rows(arena *a, const tensor *coord, const int32_t *outer, int6
     for (int64_t s = 0; s < n_outer; s++)
         if (outer[s + 1] - outer[s] > longest) longest = outer[s + 1] - outer[s];
     size_t   mark = arena_mark(a);
-    key_row *pair = arena_alloc(a, (size_t)longest * sizeof *pair), *spare = arena_alloc(a, (size_t)longest * sizeof *pair);
+    key_row *pair = arena_alloc(a, (size_t)longest * sizeof *pair),
+            *spare = arena_alloc(a, (size_t)longest * sizeof *pair);
     for (int64_t s = 0; s < n_outer; s++) {
         int64_t n = outer[s + 1] - outer[s];
         for (int64_t i = 0; i < n; i++) {
@@ -99,7 +102,8 @@ static void check_sorted(const tensor *coord, const tensor *sample_first, int m)
         for (int64_t i = first[s] + 1; i < first[s + 1]; i++) {
             const int32_t *p = xyz + 3 * (i - 1), *q = p + 3;
             uint64_t       kp = block_key(p, m, n_blocks_axis(m)), kq = block_key(q, m, n_blocks_axis(m));
-            CHECK(kp < kq, "blocks_build: rows %lld (%d,%d,%d) and %lld (%d,%d,%d) of sample %lld are %s; sort by blocks of %d",
+            CHECK(kp < kq,
+                  "blocks_build: rows %lld (%d,%d,%d) and %lld (%d,%d,%d) of sample %lld are %s; sort by blocks of %d",
                   (long long)i - 1, p[0], p[1], p[2], (long long)i, q[0], q[1], q[2], (long long)s,
                   kp == kq ? "the same" : "out of order", m);
         }

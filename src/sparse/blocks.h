@@ -30,14 +30,16 @@ typedef struct {
 typedef struct {
     int64_t n_windows;
     tensor  first; /* (W+1) into order */
-    tensor  order; /* (N) token rows grouped by window; data NULL when windows are row ranges (shift 0 and m_win == m_slc) */
+    tensor  order; /* (N) token rows grouped by window; data NULL when windows are row ranges (shift 0 and m_win ==
+                      m_slc) */
 } window_tables;
 
 /* Sort permutation of R§4.2 for tokens in any order inside their samples: order[i] = row that comes i-th. m = m_slc. */
 void blocks_sort(const int32_t *coord, const int32_t *sample_first, int n_samples, int m, int32_t *order);
 
 /* coord (N,3) i32 sorted as above (checked, fatal). want_grid: fill cmp_grid. */
-block_tables blocks_build(arena *a, const tensor *coord, const tensor *sample_first, int m_cmp, int m_slc, bool want_grid);
+block_tables blocks_build(arena *a, const tensor *coord, const tensor *sample_first, int m_cmp, int m_slc,
+                          bool want_grid);
 
 /* Windows of (coord + shift) div m_win, same shift on all axes, no wrap (R§4.6), ordered by (sample, wx, wy, wz). */
 window_tables windows_build(arena *a, const tensor *coord, const tensor *sample_first, int m_win, int shift,

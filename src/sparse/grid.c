@@ -7,7 +7,8 @@ static void check_tables(const char *what, const arena *a, const tensor *coord, 
     CHECK(!a->counting && a->dev == DEV_CPU, "%s: index tables need host memory, arena %s has none", what, a->name);
     CHECK(coord->dt == DT_I32 && coord->dev == DEV_CPU && coord->n_dims == 2 && coord->dim[1] == 3,
           "%s: coord is %s, (n,3) i32 wanted", what, tensor_describe(coord, text));
-    CHECK(sample_first->dt == DT_I32 && sample_first->dev == DEV_CPU && sample_first->n_dims == 1 && sample_first->dim[0] >= 1,
+    CHECK(sample_first->dt == DT_I32 && sample_first->dev == DEV_CPU && sample_first->n_dims == 1 &&
+              sample_first->dim[0] >= 1,
           "%s: sample_first is %s, (B+1) i32 wanted", what, tensor_describe(sample_first, text));
     coords_check(what, I32(coord), coord->dim[0], I32(sample_first), sample_first->dim[0] - 1);
 }
@@ -57,7 +58,9 @@ tensor tiles_neighbors(arena *a, const tensor *coord, const tensor *sample_first
     return out;
 }
 
-static int n_cells(int side) { return side * side * side; }
+static int n_cells(int side) {
+    return side * side * side;
+}
 
 static grid grid_new(arena *a, int side, const tensor *nb, const tensor *tile_sample_first) {
     char text[96];
@@ -171,7 +174,9 @@ static inline axis_step step_axis(int cell, int bits) {
                        .tile = {bits == 0 || at == 0 ? -1 : 0, 0, bits == 0 || at == bits ? 1 : 0}};
 }
 
-static inline int n_words(int side) { return side == 8 ? 8 : 1; }
+static inline int n_words(int side) {
+    return side == 8 ? 8 : 1;
+}
 
 /* The 27 tiles around one tile: first row, and for masked levels the mask and the rows before each word. */
 typedef struct {
@@ -216,8 +221,10 @@ static int64_t tile_of_row(const grid *g, int64_t row) {
     int64_t        lo = 0, hi = g->n_tiles;
     while (hi - lo > 1) {
         int64_t mid = (lo + hi) / 2;
-        if (first[mid] <= row) lo = mid;
-        else hi = mid;
+        if (first[mid] <= row)
+            lo = mid;
+        else
+            hi = mid;
     }
     return lo;
 }
@@ -226,8 +233,8 @@ void grid_neighbors(const grid *g, int64_t row0, int64_t n, int32_t *out) {
     CHECK(row0 >= 0 && n >= 0 && row0 + n <= g->n_rows, "grid_neighbors: rows %lld+%lld of %lld", (long long)row0,
           (long long)n, (long long)g->n_rows);
     if (n == 0) return;
-    bool masked = g->mask.data != NULL;
-    int  all = n_cells(g->side) - 1, bits[3] = {0444 & all, 0222 & all, 0111 & all}, words = n_words(g->side);
+    bool           masked = g->mask.data != NULL;
+    int            all = n_cells(g->side) - 1, bits[3] = {0444 & all, 0222 & all, 0111 & all}, words = n_words(g->side);
     const int32_t *first = I32(&g->first);
     tile_around    o;
     for (int64_t tile = tile_of_row(g, row0), row = row0; row < row0 + n; tile++) {

@@ -1,6 +1,7 @@
 /* The hierarchy voxel -> tile -> block, as index tables of one ragged batch.
  *
- *     voxel (R grid)  --8^3-->  tile = latent token (R/8 grid)  --8^3-->  block = SSA selection block = unshifted window
+ *     voxel (R grid)  --8^3-->  tile = latent token (R/8 grid)  --8^3-->  block = SSA selection block = unshifted
+ * window
  *
  * Nothing hashes voxels: neighbours are found through the tile table (27 neighbour rows per tile), inside a tile they
  * are arithmetic. A `grid` is one level: tiles with side^3 cells each, side 1, 2, 4 or 8. Cells of a tile are in Morton
@@ -16,13 +17,13 @@ extern "C" {
 #endif
 
 typedef struct {
-    int     side;      /* cells per tile edge */
+    int     side; /* cells per tile edge */
     int64_t n_tiles, n_rows;
     int     n_samples;
-    tensor  nb;        /* (T,27) i32: tile row of the neighbour at (dx,dy,dz), k = (dx+1)+3(dy+1)+9(dz+1); -1 absent */
-    tensor  first;     /* (T+1) i32: first row of each tile */
-    tensor  mask;      /* (T, words) u64: bit c%64 of word c/64 = cell c exists; data NULL: dense. words = max(1,side^3/64) */
-    tensor  sample_first; /* (B+1) i32: first row of each sample, at this level */
+    tensor  nb;    /* (T,27) i32: tile row of the neighbour at (dx,dy,dz), k = (dx+1)+3(dy+1)+9(dz+1); -1 absent */
+    tensor  first; /* (T+1) i32: first row of each tile */
+    tensor mask; /* (T, words) u64: bit c%64 of word c/64 = cell c exists; data NULL: dense. words = max(1,side^3/64) */
+    tensor sample_first; /* (B+1) i32: first row of each sample, at this level */
 } grid;
 
 /* Neighbour table of n tiles. coord (n,3) i32 rows grouped by sample, any order inside a sample, no duplicates (a

@@ -35,9 +35,11 @@ static bool coords_agree(const shard *s, const latents *l, status *st) {
 
 static bool latents_fit(const shard *s, const latents *l, status *st) {
     if (l->n_samples != s->n_samples || l->resolution != s->meta.resolution || l->tau_voxels != s->meta.tau_voxels)
-        return status_set(st, ST_DATA, "%s: made from another version of %s (%lld samples at %d, the shard has %lld at %d): "
-                          "encode the shards again", l->path, s->path, (long long)l->n_samples, l->resolution,
-                          (long long)s->n_samples, s->meta.resolution);
+        return status_set(st, ST_DATA,
+                          "%s: made from another version of %s (%lld samples at %d, the shard has %lld at %d): "
+                          "encode the shards again",
+                          l->path, s->path, (long long)l->n_samples, l->resolution, (long long)s->n_samples,
+                          s->meta.resolution);
     for (int64_t i = 0; i < s->n_samples; i++)
         if (l->id[i] != s->id[i] || l->first[i + 1] - l->first[i] != s->first[i + 1] - s->first[i])
             return status_set(st, ST_DATA, "%s: sample %lld is not the one of %s: encode the shards again", l->path,
@@ -103,7 +105,11 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
                 d->n_left_out++;
                 continue;
             }
-            d->entry[d->n] = (data_entry){.shard = i, .at = k, .id = s->id[k], .tiles = tiles, .n_in = s->n_in[k],
+            d->entry[d->n] = (data_entry){.shard = i,
+                                          .at = k,
+                                          .id = s->id[k],
+                                          .tiles = tiles,
+                                          .n_in = s->n_in[k],
                                           .n_sharp = s->n_sharp[k],
                                           .views = (int)(s->view_first[k + 1] - s->view_first[k])};
             d->tokens[d->n] = tiles;
@@ -113,8 +119,8 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
         }
     }
     if (d->n == 0)
-        return status_set(st, ST_NO_INPUT, "%s holds no sample to train on (%lld left out by data.max_tiles)", r->shards,
-                          (long long)d->n_left_out);
+        return status_set(st, ST_NO_INPUT, "%s holds no sample to train on (%lld left out by data.max_tiles)",
+                          r->shards, (long long)d->n_left_out);
     return ids_unique(d, st);
 }
 
@@ -127,7 +133,8 @@ bool dataset_open(dataset *d, const dataset_request *r, status *st) {
         d->lat_of = calloc((size_t)d->n_shards, sizeof *d->lat_of);
         CHECK(d->lat_of, "no memory for %d shards", d->n_shards);
         if (r->resolution > 0 && r->resolution != d->resolution)
-            ok = status_set(st, ST_CONFIG, "%s: resolution is %d, data.resolution says %d: leave it out or choose other data",
+            ok = status_set(st, ST_CONFIG,
+                            "%s: resolution is %d, data.resolution says %d: leave it out or choose other data",
                             d->shards[0].path, d->resolution, r->resolution);
     }
     ok = ok && (!r->latents || !r->latents[0] || join_latents(d, r->latents, st)) && list_samples(d, r, st);

@@ -1,6 +1,6 @@
 /* The data of a run as one list: all shards of a folder and, for the transformer, their latents. Tables are small and
- * read at the start; tiles, views and latents are read by index. Every rank opens the same files in the same order, so an
- * index means the same sample everywhere. Reading is not thread-safe: one thread at a time. */
+ * read at the start; tiles, views and latents are read by index. Every rank opens the same files in the same order, so
+ * an index means the same sample everywhere. Reading is not thread-safe: one thread at a time. */
 #pragma once
 #include "data/latents.h"
 #include "data/shard.h"
@@ -34,7 +34,8 @@ typedef struct {
     int64_t     max_tiles;        /* 0: all */
 } dataset_request;
 
-/* Latents must fit: a file for every shard, the same ids and tile counts, the coordinates of each shard's first sample. */
+/* Latents must fit: a file for every shard, the same ids and tile counts, the coordinates of each shard's first sample.
+ */
 bool dataset_open(dataset *d, const dataset_request *r, status *st);
 void dataset_close(dataset *d);
 

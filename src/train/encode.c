@@ -120,7 +120,9 @@ static bool encode_sample(encoder *e, int shard_number, int64_t at, latents_writ
 
 static bool encode_shard(encoder *e, int k, const char *path, status *st) {
     const shard *s = &e->d.shards[k];
-    latents      meta = {.vae = e->fingerprint, .channels = e->m.cfg.latent_channels, .resolution = s->meta.resolution,
+    latents      meta = {.vae = e->fingerprint,
+                         .channels = e->m.cfg.latent_channels,
+                         .resolution = s->meta.resolution,
                          .tau_voxels = s->meta.tau_voxels};
     snprintf(meta.shard, sizeof meta.shard, "%.255s", base_name(s->path));
     if (remove_tree(path, st)) { /* of another auto-encoder or an older shard */
@@ -164,7 +166,8 @@ static void share(const encoder *e, const char *output, const comm *c, int *owne
 
 static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
     if (!o->encode.input[0] || !o->encode.output[0] || !o->encode.vae[0])
-        status_set(st, ST_USAGE, "encode.input (shards), encode.output (folder for latents) and encode.vae (checkpoint) are "
+        status_set(st, ST_USAGE,
+                   "encode.input (shards), encode.output (folder for latents) and encode.vae (checkpoint) are "
                    "needed");
     if (!comm_agree(c, st)) return false;
     dataset_request r = {.shards = o->encode.input};
@@ -210,8 +213,8 @@ bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
         share(&e, o->encode.output, c, owner);
         int64_t mine = tally(&e, owner, c->rank, r);
         if (o->command.dry_run) {
-            log_info("encode: %lld samples, %lld tokens of %lld shards to do, %lld shards are there", (long long)r->n_samples,
-                     (long long)r->n_tiles, (long long)r->n_shards, (long long)r->n_skipped);
+            log_info("encode: %lld samples, %lld tokens of %lld shards to do, %lld shards are there",
+                     (long long)r->n_samples, (long long)r->n_tiles, (long long)r->n_shards, (long long)r->n_skipped);
         } else {
             progress_begin(&e.bar, "encode", 0, mine);
             encode_mine(&e, o->encode.output, owner, c->rank, st);

@@ -1,8 +1,9 @@
 #include "train/engine.h"
 
-/* Address space, not memory: pages that are not touched cost nothing. The records of a tape and the scratch of one op are
- * small beside the activations; the reference kernels take most (neighbour rows of every voxel). */
-static const size_t BOOK_BYTES = (size_t)256 << 20, SCRATCH_BASE = (size_t)256 << 20, SCRATCH_PER_TILE = (size_t)96 << 10;
+/* Address space, not memory: pages that are not touched cost nothing. The records of a tape and the scratch of one op
+ * are small beside the activations; the reference kernels take most (neighbour rows of every voxel). */
+static const size_t BOOK_BYTES = (size_t)256 << 20, SCRATCH_BASE = (size_t)256 << 20,
+                    SCRATCH_PER_TILE = (size_t)96 << 10;
 
 void engine_init(engine *e, const struct backend *be, size_t bound, recompute_rule rule) {
     *e = (engine){.bound = bound, .rule = rule, .book = arena_new("book", BOOK_BYTES), .step = arena_new("step", 0)};
@@ -19,8 +20,13 @@ void engine_free(engine *e) {
 static void attach(engine *e, arena *step, bool recording, int recompute) {
     void (*hook)(void *, int) = e->t.on_layer_done;
     void *user = e->t.user;
-    e->t = (tape){.c = &e->c, .step = step, .book = &e->book, .recording = recording, .recompute_first = recompute,
-                  .on_layer_done = hook, .user = user};
+    e->t = (tape){.c = &e->c,
+                  .step = step,
+                  .book = &e->book,
+                  .recording = recording,
+                  .recompute_first = recompute,
+                  .on_layer_done = hook,
+                  .user = user};
 }
 
 static size_t dry_pass(engine *e, task *t, const micro_batch *b, bool recording, int recompute, int *n_segments) {

@@ -1,6 +1,7 @@
 #include "train/heldout.h"
 
-static bool one_sample(stepper *w, const dataset *d, int64_t i, double sum[TASK_SUMS], double count[TASK_SUMS], status *st) {
+static bool one_sample(stepper *w, const dataset *d, int64_t i, double sum[TASK_SUMS], double count[TASK_SUMS],
+                       status *st) {
     plan_item        item = {.index = i};
     const plan_item *list[1] = {&item};
     arena            host = arena_new("host batch", w->t->host_bytes(w->t, d->entry[i].tiles, 1));

@@ -24,7 +24,8 @@ static bool open_model(const char *path, const char *model, ckpt_manifest *m, op
     if (!ckpt_open_any(path, false, m, st)) return false;
     bool ok = stored_options(m, o, st);
     if (ok && strcmp(m->model, model) != 0)
-        ok = status_set(st, ST_CONFIG, "%s: a checkpoint of the %s, one of the %s is wanted", m->folder, m->model, model);
+        ok = status_set(st, ST_CONFIG, "%s: a checkpoint of the %s, one of the %s is wanted", m->folder, m->model,
+                        model);
     if (!ok) ckpt_close(m);
     return ok;
 }

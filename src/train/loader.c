@@ -178,5 +178,9 @@ bool loader_counts(loader *l, int n, double count[TASK_SUMS], status *st) {
     return ok;
 }
 
-void loader_lock(loader *l) { pthread_mutex_lock(&l->files); }
-void loader_unlock(loader *l) { pthread_mutex_unlock(&l->files); }
+void loader_lock(loader *l) {
+    pthread_mutex_lock(&l->files);
+}
+void loader_unlock(loader *l) {
+    pthread_mutex_unlock(&l->files);
+}

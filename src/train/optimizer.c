@@ -42,9 +42,16 @@ static void join_ranges(optimizer *x) {
 }
 
 void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, arena *weights) {
-    *x = (optimizer){.p = p, .lr = o->train.lr, .beta1 = o->train.beta1, .beta2 = o->train.beta2, .eps = o->train.eps,
-                     .weight_decay = o->train.weight_decay, .ema = o->train.ema, .warmup = o->train.warmup,
-                     .steps = o->train.steps, .lr_end = o->train.lr_end};
+    *x = (optimizer){.p = p,
+                     .lr = o->train.lr,
+                     .beta1 = o->train.beta1,
+                     .beta2 = o->train.beta2,
+                     .eps = o->train.eps,
+                     .weight_decay = o->train.weight_decay,
+                     .ema = o->train.ema,
+                     .warmup = o->train.warmup,
+                     .steps = o->train.steps,
+                     .lr_end = o->train.lr_end};
     join_ranges(x);
     x->sharded = o->train.sharded_optimizer && c->size > 1;
     owned(p, o, c, &x->own, &x->n_own);
@@ -84,7 +91,9 @@ double optimizer_norm(ctx *c, const optimizer *x) {
     return sqrt(sum);
 }
 
-static tensor piece(float *slab, int64_t first, int64_t n) { return tensor_wrap(slab + first, DT_F32, DIMS(n)); }
+static tensor piece(float *slab, int64_t first, int64_t n) {
+    return tensor_wrap(slab + first, DT_F32, DIMS(n));
+}
 
 void optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, double grad_scale) {
     params *p = x->p;
@@ -95,12 +104,22 @@ void optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, dou
         if (end > x->own + x->n_own) end = x->own + x->n_own;
         int64_t n = end - from, at = from - x->own;
         if (n <= 0) continue;
-        tensor w = piece(p->w, from, n), g = piece(p->g, from, n), m = piece(x->m, at, n), v = piece(x->v, at, n), e = {0};
+        tensor w = piece(p->w, from, n), g = piece(p->g, from, n), m = piece(x->m, at, n), v = piece(x->v, at, n),
+               e = {0};
         if (x->average) e = piece(x->average, at, n);
-        adamw_fwd(c, &(adamw_args){.w = &w, .m = &m, .v = &v, .ema = x->average ? &e : NULL, .grad = &g,
-                                   .grad_scale = grad_scale, .lr = optimizer_lr(x, step), .beta1 = x->beta1,
-                                   .beta2 = x->beta2, .eps = x->eps, .weight_decay = r->decay ? x->weight_decay : 0,
-                                   .ema_decay = x->ema, .step = x->updates});
+        adamw_fwd(c, &(adamw_args){.w = &w,
+                                   .m = &m,
+                                   .v = &v,
+                                   .ema = x->average ? &e : NULL,
+                                   .grad = &g,
+                                   .grad_scale = grad_scale,
+                                   .lr = optimizer_lr(x, step),
+                                   .beta1 = x->beta1,
+                                   .beta2 = x->beta2,
+                                   .eps = x->eps,
+                                   .weight_decay = r->decay ? x->weight_decay : 0,
+                                   .ema_decay = x->ema,
+                                   .step = x->updates});
     }
     for (int r = 0; x->sharded && r < ranks->size; r++) {
         int64_t first, count;

@@ -146,4 +146,6 @@ uint64_t plan_fingerprint(const plan_step *s, const uint64_t *ids) {
     return h;
 }
 
-uint64_t plan_key(uint64_t id, int copy) { return copy == 0 ? id : hash_bytes(&copy, sizeof copy, id); }
+uint64_t plan_key(uint64_t id, int copy) {
+    return copy == 0 ? id : hash_bytes(&copy, sizeof copy, id);
+}

@@ -1,5 +1,5 @@
-/* Who trains what at step n: a pure function of the seed, the step, the data index and the number of ranks. Nothing else
- * decides, so resume needs only the step number and a run may continue on another number of ranks.
+/* Who trains what at step n: a pure function of the seed, the step, the data index and the number of ranks. Nothing
+ * else decides, so resume needs only the step number and a run may continue on another number of ranks.
  *
  *   stream:  epoch after epoch, each a permutation of the data set keyed (seed, RNG_ORDER, epoch); no rank in it.
  *   batch n: the next `batch_samples` samples of the stream, or as many as fit into `batch_tokens` (at least one).
@@ -12,25 +12,25 @@
 typedef struct {
     uint64_t       seed;
     int64_t        n_samples;
-    const int64_t *tokens; /* [n_samples] cost of each, kept by the caller */
+    const int64_t *tokens;        /* [n_samples] cost of each, kept by the caller */
     int64_t        batch_samples; /* > 0, or 0: by tokens */
     int64_t        batch_tokens;
-    int64_t        micro_tokens;  /* 0: one sample per micro-batch */
+    int64_t        micro_tokens; /* 0: one sample per micro-batch */
 } plan_config;
 
 typedef struct {
-    int64_t index;    /* into the data set */
-    int64_t position; /* in the stream */
-    int     copy;     /* how many times the same index came earlier in this batch (small data sets) */
+    int64_t index;       /* into the data set */
+    int64_t position;    /* in the stream */
+    int     copy;        /* how many times the same index came earlier in this batch (small data sets) */
     int     rank, micro; /* micro: number within the rank */
 } plan_item;
 
 typedef struct {
     int64_t    step, first_position, n_items, tokens;
-    plan_item *item; /* [n_items] in stream order */
-    int64_t    epoch;     /* of the first item */
-    int       *n_micro;   /* [world] */
-    double     balance;   /* tokens of the fullest rank / mean over ranks */
+    plan_item *item;    /* [n_items] in stream order */
+    int64_t    epoch;   /* of the first item */
+    int       *n_micro; /* [world] */
+    double     balance; /* tokens of the fullest rank / mean over ranks */
 } plan_step;
 
 typedef struct plan plan;
@@ -44,7 +44,7 @@ plan_step plan_of_step(plan *p, int64_t step, int world);
 void      plan_step_free(plan_step *s);
 
 /* Items of one micro-batch of one rank, in stream order; returns the count, out has room for n_items. */
-int64_t plan_micro(const plan_step *s, int rank, int micro, const plan_item **out);
+int64_t  plan_micro(const plan_step *s, int rank, int micro, const plan_item **out);
 /* Order and content of the global batch, independent of the ranks. */
 uint64_t plan_fingerprint(const plan_step *s, const uint64_t *ids);
 /* Stands for a sample in random keys: its id, or a hash of id and copy, so that copies get noise of their own. */

@@ -61,7 +61,8 @@ static void end(run_log *l) {
 }
 
 /* Sets without elements have no mean. */
-static void put_means(run_log *l, const task *t, const char *prefix, double loss, const double *mean, const double *count) {
+static void put_means(run_log *l, const task *t, const char *prefix, double loss, const double *mean,
+                      const double *count) {
     char key[64];
     snprintf(key, sizeof key, "%sloss", prefix);
     put(l, key, loss);
@@ -76,12 +77,12 @@ void run_log_step(run_log *l, const comm *c, const stepper *w, const step_result
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
     double steps = (double)span->steps, wall = now_seconds() - span->t0;
-    double slow[7] = {span->times.data,   span->times.forward, span->times.backward, span->times.reduce,
+    double slow[7] = {span->times.data,   span->times.forward, span->times.backward,        span->times.reduce,
                       span->times.update, span->checkpoint,    (double)use.ru_maxrss / 1024};
     comm_max_f64(c, slow, 7);
     if (l) {
-        static const char *const name[7] = {"data_s", "forward_s", "backward_s", "reduce_s", "update_s", "checkpoint_s",
-                                            "memory_mb"};
+        static const char *const name[7] = {"data_s",   "forward_s",    "backward_s", "reduce_s",
+                                            "update_s", "checkpoint_s", "memory_mb"};
         begin(l, w->s.step);
         put_means(l, w->t, "", r->loss, r->mean, r->count);
         put(l, "grad_norm", r->grad_norm);

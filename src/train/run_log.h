@@ -1,4 +1,5 @@
-/* Metrics of a run on rank 0: metrics.jsonl and TensorBoard events. A failed write is warned of once; training goes on. */
+/* Metrics of a run on rank 0: metrics.jsonl and TensorBoard events. A failed write is warned of once; training goes on.
+ */
 #pragma once
 #include "train/heldout.h"
 #include "train/step.h"

@@ -4,12 +4,19 @@
 #include <string.h>
 
 ssvae_config ssvae_config_of(const options *o) {
-    ssvae_config c = {.width = (int)o->vae.width, .blocks_enc = (int)o->vae.blocks, .blocks_dec = (int)o->vae.blocks,
-                      .heads = (int)o->vae.heads, .mlp_ratio = (int)o->vae.mlp_ratio,
-                      .latent_channels = (int)o->vae.latent_channels, .groups = (int)o->vae.groups,
-                      .window = (int)o->vae.window, .pool_add_one = o->vae.pool_add_one,
-                      .up_gain = o->vae.up_gain, .blocks_start_zero = o->vae.blocks_start_zero,
-                      .logvar_init = o->vae.logvar_init, .factor = o->vae.factor};
+    ssvae_config c = {.width = (int)o->vae.width,
+                      .blocks_enc = (int)o->vae.blocks,
+                      .blocks_dec = (int)o->vae.blocks,
+                      .heads = (int)o->vae.heads,
+                      .mlp_ratio = (int)o->vae.mlp_ratio,
+                      .latent_channels = (int)o->vae.latent_channels,
+                      .groups = (int)o->vae.groups,
+                      .window = (int)o->vae.window,
+                      .pool_add_one = o->vae.pool_add_one,
+                      .up_gain = o->vae.up_gain,
+                      .blocks_start_zero = o->vae.blocks_start_zero,
+                      .logvar_init = o->vae.logvar_init,
+                      .factor = o->vae.factor};
     for (int i = 0; i < SSVAE_LEVELS; i++) {
         c.enc_width[i] = (int)o->vae.enc_widths.v[i];
         c.dec_width[i] = (int)o->vae.dec_widths.v[i];
@@ -19,15 +26,27 @@ ssvae_config ssvae_config_of(const options *o) {
 
 ssdit_config ssdit_config_of(const options *o) {
     return (ssdit_config){
-        .ssa = {.width = (int)o->dit.width, .heads = (int)o->dit.heads, .kv_heads = (int)o->dit.kv_heads,
-                .m_cmp = (int)o->dit.m_cmp, .m_slc = (int)o->dit.m_slc, .m_win = (int)o->dit.m_win,
-                .top_k = (int)o->dit.topk, .groups = (int)o->dit.groups, .pool_add_one = o->dit.pool_add_one,
+        .ssa = {.width = (int)o->dit.width,
+                .heads = (int)o->dit.heads,
+                .kv_heads = (int)o->dit.kv_heads,
+                .m_cmp = (int)o->dit.m_cmp,
+                .m_slc = (int)o->dit.m_slc,
+                .m_win = (int)o->dit.m_win,
+                .top_k = (int)o->dit.topk,
+                .groups = (int)o->dit.groups,
+                .pool_add_one = o->dit.pool_add_one,
                 .compression = o->dit.compression == opt_dit_compression_v1 ? COMPRESSION_V1 : COMPRESSION_V2},
-        .blocks = (int)o->dit.blocks, .mlp_ratio = (int)o->dit.mlp_ratio,
-        .in_channels = (int)o->vae.latent_channels, .out_channels = (int)o->vae.latent_channels,
-        .cond_width = (int)o->dit.cond_width, .sparse_cond = o->dit.sparse_cond, .share_mod = o->dit.share_mod,
-        .cross_norm = o->dit.cross_norm, .shift = o->dit.use_shift ? SHIFT_ALTERNATE : SHIFT_ALWAYS,
-        .resolution = (int)o->dit.resolution, .factor = o->dit.factor};
+        .blocks = (int)o->dit.blocks,
+        .mlp_ratio = (int)o->dit.mlp_ratio,
+        .in_channels = (int)o->vae.latent_channels,
+        .out_channels = (int)o->vae.latent_channels,
+        .cond_width = (int)o->dit.cond_width,
+        .sparse_cond = o->dit.sparse_cond,
+        .share_mod = o->dit.share_mod,
+        .cross_norm = o->dit.cross_norm,
+        .shift = o->dit.use_shift ? SHIFT_ALTERNATE : SHIFT_ALWAYS,
+        .resolution = (int)o->dit.resolution,
+        .factor = o->dit.factor};
 }
 
 bool tile_order(arena *host, const uint16_t *coord, int64_t n, int m, int limit, const char *name, int32_t **order,
@@ -56,6 +75,8 @@ const char *sample_name(const dataset *d, int64_t i) {
 }
 
 rng_key item_key(const task *t, const dataset *d, rng_purpose purpose, batch_purpose why, const plan_item *item) {
-    return (rng_key){.seed = t->seed, .purpose = purpose, .step = why.eval ? UINT32_MAX : (uint64_t)why.step,
+    return (rng_key){.seed = t->seed,
+                     .purpose = purpose,
+                     .step = why.eval ? UINT32_MAX : (uint64_t)why.step,
                      .sample = plan_key(d->ids[item->index], item->copy)};
 }

@@ -15,5 +15,6 @@ bool tile_order(arena *host, const uint16_t *coord, int64_t n, int m, int limit,
 /* "FILE sample N (SOURCE)" for messages; static per thread. */
 const char *sample_name(const dataset *d, int64_t i);
 
-/* The key of everything random about one item: pure functions of (seed, purpose, step, sample). Held-out data keep one step. */
+/* The key of everything random about one item: pure functions of (seed, purpose, step, sample). Held-out data keep one
+ * step. */
 rng_key item_key(const task *t, const dataset *d, rng_purpose purpose, batch_purpose why, const plan_item *item);

@@ -14,9 +14,12 @@ static int largest_first(const void *pa, const void *pb) {
 }
 
 plan_config plan_config_of(const options *o, const dataset *d, int64_t micro_tokens) {
-    return (plan_config){.seed = (uint64_t)o->train.seed, .n_samples = d->n, .tokens = d->tokens,
+    return (plan_config){.seed = (uint64_t)o->train.seed,
+                         .n_samples = d->n,
+                         .tokens = d->tokens,
                          .batch_samples = o->train.batch_tokens > 0 ? 0 : o->train.batch_samples,
-                         .batch_tokens = o->train.batch_tokens, .micro_tokens = micro_tokens};
+                         .batch_tokens = o->train.batch_tokens,
+                         .micro_tokens = micro_tokens};
 }
 
 /* The fullest micro-batch there can be: the largest samples within the limit, at least one. */
@@ -49,7 +52,7 @@ static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, micro
 
 static size_t machine_share(const comm *c) {
     static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_NTASKS_PER_NODE"};
-    long ranks = 0;
+    long                     ranks = 0;
     for (size_t i = 0; i < sizeof names / sizeof names[0] && ranks <= 0; i++)
         if (getenv(names[i])) ranks = atol(getenv(names[i]));
     if (ranks <= 0) ranks = c->size;
@@ -105,8 +108,9 @@ bool sizing_time(stepper *w, const options *o, const sizing *z, double *seconds,
     arena_free(&host);
     if (!comm_agree(w->c, st)) return false;
     comm_max_f64(w->c, &t, 1);
-    double batch = o->train.batch_tokens > 0 ? (double)o->train.batch_tokens
-                                             : (double)o->train.batch_samples * (double)w->d->total_tiles / (double)w->d->n;
+    double batch = o->train.batch_tokens > 0
+                       ? (double)o->train.batch_tokens
+                       : (double)o->train.batch_samples * (double)w->d->total_tiles / (double)w->d->n;
     *seconds = t * batch / (double)tiles / w->c->size;
     return true;
 }
@@ -127,10 +131,11 @@ void sizing_print(const stepper *w, const options *o, const sizing *z, double st
         log_info("steps: %lld of %lld samples (%.1f epochs) on %d ranks", (long long)o->train.steps,
                  (long long)o->train.batch_samples,
                  (double)o->train.steps * (double)o->train.batch_samples / (double)d->n, w->c->size);
-    log_info("micro-batch: at most %lld tokens; the fullest has %lld in %lld samples and needs %.1f MB (%d of %d segments "
-             "recomputed), %.1f MB to prepare", (long long)z->micro_tokens, (long long)z->worst_tiles,
-             (long long)z->worst_samples, (double)z->need.bytes / 1e6, z->need.recomputed, z->need.n_segments,
-             (double)z->host_bytes / 1e6);
+    log_info(
+        "micro-batch: at most %lld tokens; the fullest has %lld in %lld samples and needs %.1f MB (%d of %d segments "
+        "recomputed), %.1f MB to prepare",
+        (long long)z->micro_tokens, (long long)z->worst_tiles, (long long)z->worst_samples, (double)z->need.bytes / 1e6,
+        z->need.recomputed, z->need.n_segments, (double)z->host_bytes / 1e6);
     if (step_seconds > 0)
         log_info("time: about %.2f s a step, %.1f hours in all (measured on one micro-batch)", step_seconds,
                  step_seconds * (double)o->train.steps / 3600);

@@ -11,8 +11,8 @@ typedef struct {
 
 /* Collective. Loads the largest samples, measures them dry, chooses micro_tokens when train.micro_tokens is 0 (from
  * train.memory_mb, or from half of the machine's memory), and makes the arenas. */
-bool sizing_run(stepper *w, const options *o, sizing *z, status *st);
+bool        sizing_run(stepper *w, const options *o, sizing *z, status *st);
 /* Seconds of a step, from one measured forward and backward of the largest micro-batch. Gradients are left dirty. */
-bool sizing_time(stepper *w, const options *o, const sizing *z, double *seconds, status *st);
-void sizing_print(const stepper *w, const options *o, const sizing *z, double step_seconds);
+bool        sizing_time(stepper *w, const options *o, const sizing *z, double *seconds, status *st);
+void        sizing_print(const stepper *w, const options *o, const sizing *z, double step_seconds);
 plan_config plan_config_of(const options *o, const dataset *d, int64_t micro_tokens);

@@ -43,8 +43,12 @@ bool state_save(const char *run, const comm *c, const task *t, const optimizer *
                 status *st) {
     const params *p = t->p;
     int64_t       first, count;
-    ckpt_manifest m = {.step = s->step, .seed = (uint64_t)o->train.seed, .fingerprint = shape_hash(p),
-                       .n_params = p->n, .param = state_params(p), .config = options_to_yaml(o)};
+    ckpt_manifest m = {.step = s->step,
+                       .seed = (uint64_t)o->train.seed,
+                       .fingerprint = shape_hash(p),
+                       .n_params = p->n,
+                       .param = state_params(p),
+                       .config = options_to_yaml(o)};
     snprintf(m.model, sizeof m.model, "%s", t->name);
     put_number(&m, "updates", x->updates);
     put_number(&m, "bad_in_row", s->bad_in_row);
@@ -76,15 +80,15 @@ static bool read_slab(const ckpt_manifest *m, const char *name, int64_t first, i
                       status *st) {
     int64_t stored = ckpt_slab_count(m, name);
     if (stored != whole)
-        return status_set(st, ST_DATA, "%s: slab %s has %lld floats, %lld are wanted: another version wrote it", m->folder, name, (long long)stored,
-                          (long long)whole);
+        return status_set(st, ST_DATA, "%s: slab %s has %lld floats, %lld are wanted: another version wrote it",
+                          m->folder, name, (long long)stored, (long long)whole);
     return ckpt_read_range(m, name, first, count, out, st);
 }
 
 static bool check_model(const ckpt_manifest *m, const char *model, const params *p, status *st) {
     if (model && strcmp(m->model, model) != 0)
-        return status_set(st, ST_CONFIG, "%s: a checkpoint of the %s, train.model is %s: choose another train.run", m->folder, m->model,
-                          model);
+        return status_set(st, ST_CONFIG, "%s: a checkpoint of the %s, train.model is %s: choose another train.run",
+                          m->folder, m->model, model);
     ckpt_param *want = state_params(p);
     bool        ok = ckpt_match(m, want, p->n, st);
     free(want);
@@ -95,8 +99,10 @@ static bool read_state(const ckpt_manifest *m, const task *t, optimizer *x, run_
     int64_t total = t->p->total, before = (int64_t)s->vae;
     if (!check_model(m, t->name, t->p, st)) return false;
     if (ckpt_number_of(m, "vae", before) != before)
-        return status_set(st, ST_CONFIG, "%s: trained on latents of another auto-encoder than those of data.latents: start "
-                          "a new run", m->folder);
+        return status_set(st, ST_CONFIG,
+                          "%s: trained on latents of another auto-encoder than those of data.latents: start "
+                          "a new run",
+                          m->folder);
     bool ok = read_slab(m, "params", 0, total, total, t->p->w, st) &&
               read_slab(m, "adam_m", x->own, x->n_own, total, x->m, st) &&
               read_slab(m, "adam_v", x->own, x->n_own, total, x->v, st);
@@ -144,8 +150,8 @@ bool state_load_weights(const char *path, bool ema, params *p, status *st) {
     ckpt_manifest m = {0};
     if (!ckpt_open_any(path, false, &m, st)) return false;
     bool averaged = ema && ckpt_slab_count(&m, "ema") > 0;
-    bool ok = check_model(&m, NULL, p, st) &&
-              read_slab(&m, averaged ? "ema" : "params", 0, p->total, p->total, p->w, st);
+    bool ok =
+        check_model(&m, NULL, p, st) && read_slab(&m, averaged ? "ema" : "params", 0, p->total, p->total, p->w, st);
     ckpt_close(&m);
     return ok;
 }

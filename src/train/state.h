@@ -7,10 +7,10 @@
 #include "train/task.h"
 
 typedef struct {
-    int64_t  step;                 /* steps done, skipped ones included */
-    int64_t  bad_in_row, bad_total; /* steps with non-finite gradients */
-    int64_t  tokens;                /* trained on so far */
-    uint64_t vae, data;             /* fingerprints of the latents' VAE (0 without) and of the sample list */
+    int64_t    step;                  /* steps done, skipped ones included */
+    int64_t    bad_in_row, bad_total; /* steps with non-finite gradients */
+    int64_t    tokens;                /* trained on so far */
+    uint64_t   vae, data;             /* fingerprints of the latents' VAE (0 without) and of the sample list */
     clip_state clip;
 } run_state;
 
@@ -20,8 +20,8 @@ ckpt_param *state_params(const params *p);
 /* Collective. Saves run/step-N; the ranks write their slices side by side. */
 bool state_save(const char *run, const comm *c, const task *t, const optimizer *x, const run_state *s, const options *o,
                 status *st);
-/* Collective. Continues from the newest good checkpoint of the run folder; *found says whether there was one. A checkpoint
- * that does not fit the configuration is ST_CONFIG with the first difference. */
+/* Collective. Continues from the newest good checkpoint of the run folder; *found says whether there was one. A
+ * checkpoint that does not fit the configuration is ST_CONFIG with the first difference. */
 bool state_resume(const char *run, const comm *c, const task *t, optimizer *x, run_state *s, bool *found, status *st);
 /* Weights (the averaged ones when there are any and `ema`) of another checkpoint into p->w. Not collective. */
 bool state_load_weights(const char *path, bool ema, params *p, status *st);

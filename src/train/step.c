@@ -3,7 +3,9 @@
 #include <math.h>
 #include <string.h>
 
-static void layer_done(void *user, int layer) { buckets_layer_done(user, layer); }
+static void layer_done(void *user, int layer) {
+    buckets_layer_done(user, layer);
+}
 
 /* Global counts of the step, from the index or from the batches of all ranks (collective). */
 static bool step_counts(stepper *w, const plan_step *s, double count[TASK_SUMS], status *st) {

@@ -1,4 +1,5 @@
-/* One optimiser step over all ranks: micro-batches, bucketed reduction, the decision whether the step counts, the update. */
+/* One optimiser step over all ranks: micro-batches, bucketed reduction, the decision whether the step counts, the
+ * update. */
 #pragma once
 #include "dist/buckets.h"
 #include "kernels/backend.h"
@@ -19,16 +20,16 @@ typedef struct {
 } step_result;
 
 typedef struct {
-    comm       *c;
-    task       *t;
-    dataset    *d;
-    engine      e;
-    optimizer   x;
-    buckets     b;
-    run_state   s;
-    loader     *l;
-    plan       *p;
-    bool        clip;
+    comm     *c;
+    task     *t;
+    dataset  *d;
+    engine    e;
+    optimizer x;
+    buckets   b;
+    run_state s;
+    loader   *l;
+    plan     *p;
+    bool      clip;
     void (*after_backward)(void *user, int64_t step, params *p); /* tests; may be NULL */
     void *user;
 } stepper;

@@ -1,7 +1,7 @@
 /* What a trainer trains: a network, how a micro-batch is made from samples, and its loss as sums over the GLOBAL batch.
  *
- * Each sum s has a global count c; its mean is s/c (0 when c is 0). Gradients are scaled by 1/c in forward, so the sum of
- * the gradients over micro-batches and ranks is the gradient of the global batch, however it was split. */
+ * Each sum s has a global count c; its mean is s/c (0 when c is 0). Gradients are scaled by 1/c in forward, so the sum
+ * of the gradients over micro-batches and ranks is the gradient of the global batch, however it was split. */
 #pragma once
 #include "io/options.h"
 #include "nn/tape.h"
@@ -40,13 +40,14 @@ struct task {
                  micro_batch *b, status *st);
     /* Counts of a whole step from the index alone; not called with count_batches. */
     void (*counts)(const task *t, const dataset *d, const plan_step *s, double count[TASK_SUMS]);
-    /* Forward and loss on the tape; *sum gets tensors to read after it (f64 in step memory). With ctx.dry nothing is. */
+    /* Forward and loss on the tape; *sum gets tensors to read after it (f64 in step memory). With ctx.dry nothing is.
+     */
     void (*forward)(task *t, tape *tp, const micro_batch *b, const double count[TASK_SUMS], double sum[TASK_SUMS]);
     double (*loss)(const task *t, const double mean[TASK_SUMS]);
     void (*free)(task *t);
 };
 
-/* The network and its options; the slabs are not there yet (params_alloc). NULL with a status when options and data do not
- * go together. `d` is looked at, not kept. */
+/* The network and its options; the slabs are not there yet (params_alloc). NULL with a status when options and data do
+ * not go together. `d` is looked at, not kept. */
 task *task_vae_new(const options *o, const dataset *d, status *st);
 task *task_dit_new(const options *o, const dataset *d, status *st);

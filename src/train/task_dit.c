@@ -1,5 +1,5 @@
-/* Training of the transformer by rectified flow (R§6): x_t and the velocity from latents and noise, MSE over all tokens and
- * channels of the global batch; the same by ten bins of time. */
+/* Training of the transformer by rectified flow (R§6): x_t and the velocity from latents and noise, MSE over all tokens
+ * and channels of the global batch; the same by ten bins of time. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,8 +30,8 @@ static int bin_of(double t) {
 
 static size_t host_bytes(const task *t, int64_t tiles, int64_t samples) {
     const dit_task *d = (const dit_task *)t;
-    size_t cond = (size_t)view_most_tokens(&d->o) * ((size_t)d->m.cfg.cond_width * sizeof(float) + 32);
-    size_t tile = 2 * (size_t)d->m.cfg.in_channels * sizeof(float) + 1024;
+    size_t          cond = (size_t)view_most_tokens(&d->o) * ((size_t)d->m.cfg.cond_width * sizeof(float) + 32);
+    size_t          tile = 2 * (size_t)d->m.cfg.in_channels * sizeof(float) + 1024;
     return ((size_t)1 << 20) + (size_t)tiles * tile + (size_t)samples * (cond + 16384);
 }
 
@@ -55,8 +55,8 @@ static bool place_latents(const dit_task *v, const dataset *d, batch_purpose why
         for (int c = 0; c < 3; c++) I32(coord)[3 * to + c] = at[3 * from + c];
         memcpy(F32(&body->x0) + to * C, mean + from * C, (size_t)C * sizeof(float));
         for (int64_t c = 0; v->o.data.latent_sample && !why.eval && c < C; c++)
-            F32(&body->x0)[to * C + c] +=
-                (float)(exp(0.5 * (double)logvar[from * C + c]) * rng_normal(key, (uint64_t)(i * C + c)));
+            F32(&body->x0)
+            [to * C + c] += (float)(exp(0.5 * (double)logvar[from * C + c]) * rng_normal(key, (uint64_t)(i * C + c)));
     }
     free(at);
     free(mean);
@@ -158,8 +158,13 @@ static void forward(task *t, tape *tp, const micro_batch *b, const double count[
     int64_t   C = v->m.cfg.in_channels;
     var      *x = tape_new(tp, b->n_tiles, C, false);
     tensor   *target = tape_keep(tp, arena_tensor(tp->step, DT_F32, DIMS(b->n_tiles, C))), sums;
-    flow_noise_fwd(tp->c, &(flow_noise_args){.x0 = &body->x0, .eps = &body->eps, .t = &body->t, .first = &body->first,
-                                             .sigma_min = v->o.flow.sigma_min, .x_t = &x->v, .v = target});
+    flow_noise_fwd(tp->c, &(flow_noise_args){.x0 = &body->x0,
+                                             .eps = &body->eps,
+                                             .t = &body->t,
+                                             .first = &body->first,
+                                             .sigma_min = v->o.flow.sigma_min,
+                                             .x_t = &x->v,
+                                             .v = target});
     var *velocity = ssdit_forward(tp, &v->m, &body->b, x, &body->model_time, tape_leaf(tp, body->cond, false));
     nn_mse(tp, velocity, target, &body->first, count[SUM_MSE] > 0 ? 1 / count[SUM_MSE] : 0, &sums);
     if (tp->c->dry) return;
@@ -184,8 +189,8 @@ static bool fits(const options *o, const dataset *d, status *st) {
     if (!d->lat)
         return status_set(st, ST_CONFIG, "the transformer trains on latents: set data.latents (made by `d3s2 encode`)");
     if (d->channels != o->vae.latent_channels)
-        return status_set(st, ST_CONFIG, "%s: latents have %d channels, vae.latent_channels is %lld: set it to %d", d->lat[0].path,
-                          d->channels, (long long)o->vae.latent_channels, d->channels);
+        return status_set(st, ST_CONFIG, "%s: latents have %d channels, vae.latent_channels is %lld: set it to %d",
+                          d->lat[0].path, d->channels, (long long)o->vae.latent_channels, d->channels);
     if (d->resolution > 8 * o->dit.resolution)
         return status_set(st, ST_CONFIG, "%s: resolution %d needs dit.resolution = %d or more, it is %lld",
                           d->shards[0].path, d->resolution, d->resolution / 8, (long long)o->dit.resolution);
@@ -203,10 +208,18 @@ task *task_dit_new(const options *o, const dataset *d, status *st) {
     ssdit_config cfg = ssdit_config_of(o);
     ssdit_init(&v->m, &cfg);
     v->o = *o;
-    v->base = (task){.name = "dit", .p = &v->m.p, .n_layers = ssdit_n_layers(&cfg), .n_sums = SUMS,
+    v->base = (task){.name = "dit",
+                     .p = &v->m.p,
+                     .n_layers = ssdit_n_layers(&cfg),
+                     .n_sums = SUMS,
                      .sum_name = {"mse", "mse_t0", "mse_t1", "mse_t2", "mse_t3", "mse_t4", "mse_t5", "mse_t6", "mse_t7",
                                   "mse_t8", "mse_t9"},
-                     .seed = (uint64_t)o->train.seed, .host_bytes = host_bytes, .load = load, .counts = counts,
-                     .forward = forward, .loss = loss, .free = task_free};
+                     .seed = (uint64_t)o->train.seed,
+                     .host_bytes = host_bytes,
+                     .load = load,
+                     .counts = counts,
+                     .forward = forward,
+                     .loss = loss,
+                     .free = task_free};
     return &v->base;
 }

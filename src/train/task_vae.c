@@ -28,9 +28,9 @@ typedef struct {
 
 static size_t host_bytes(const task *t, int64_t tiles, int64_t samples) {
     const vae_task *v = (const vae_task *)t;
-    /* values, their active ones, sharp bits, masks and offsets of four levels, 27 neighbours twice (parts), windows, and
-     * the target of a part */
-    size_t tile = 3 * TILE_CELLS * sizeof(float) + 2 * TILE_SHARP_BYTES + 2048 + 8 * 27 * sizeof(int32_t) +
+    /* values, their active ones, sharp bits, masks and offsets of four levels, 27 neighbours twice (parts), windows,
+     * and the target of a part */
+    size_t          tile = 3 * TILE_CELLS * sizeof(float) + 2 * TILE_SHARP_BYTES + 2048 + 8 * 27 * sizeof(int32_t) +
                   (size_t)v->m.cfg.latent_channels * sizeof(float);
     return ((size_t)1 << 20) + (size_t)tiles * tile + (size_t)samples * 4096;
 }
@@ -89,9 +89,10 @@ static bool place_sample(const vae_task *v, const dataset *d, const plan_item *i
     }
     const data_entry *e = &d->entry[item->index];
     if (whole[SUM_IN] != (double)e->n_in || whole[SUM_SHARP] != (double)e->n_sharp)
-        return status_set(st, ST_DATA, "%s: %.0f active and %.0f sharp cells, its table says %lld and %lld: run "
-                          "`d3s2 check`", name, whole[SUM_IN], whole[SUM_SHARP], (long long)e->n_in,
-                          (long long)e->n_sharp);
+        return status_set(st, ST_DATA,
+                          "%s: %.0f active and %.0f sharp cells, its table says %lld and %lld: run "
+                          "`d3s2 check`",
+                          name, whole[SUM_IN], whole[SUM_SHARP], (long long)e->n_in, (long long)e->n_sharp);
     return true;
 }
 
@@ -161,8 +162,8 @@ static void forward(task *t, tape *tp, const micro_batch *b, const double count[
     tensor    kl, sums, target = body->target, sharp = body->sharp;
     double    scale[SUMS];
     for (int i = 0; i < SUMS; i++) scale[i] = count[i] > 0 ? v->weight[i] / count[i] : 0.0;
-    var *moments = ssvae_encode(tp, &v->m, &body->b);
-    var *z = nn_vae_sample(tp, moments, body->mean ? NULL : &body->eps, scale[SUM_KL], &kl), *pred;
+    var   *moments = ssvae_encode(tp, &v->m, &body->b);
+    var   *z = nn_vae_sample(tp, moments, body->mean ? NULL : &body->eps, scale[SUM_KL], &kl), *pred;
     size_t host = arena_mark(b->host);
     if (body->box) {
         tensor kept;
@@ -208,9 +209,18 @@ task *task_vae_new(const options *o, const dataset *d, status *st) {
     v->grid = d->resolution / 8;
     memcpy(v->weight, (double[SUMS]){o->vae.in_weight, o->vae.ext_weight, o->vae.sharp_weight, o->vae.kl_weight},
            sizeof v->weight);
-    v->base = (task){.name = "vae", .p = &v->m.p, .n_layers = ssvae_n_layers(&cfg), .n_sums = SUMS,
-                     .sum_name = {"loss_in", "loss_ext", "loss_sharp", "kl"}, .count_batches = v->chunk > 0,
-                     .seed = (uint64_t)o->train.seed, .host_bytes = host_bytes, .load = load, .counts = counts,
-                     .forward = forward, .loss = loss, .free = task_free};
+    v->base = (task){.name = "vae",
+                     .p = &v->m.p,
+                     .n_layers = ssvae_n_layers(&cfg),
+                     .n_sums = SUMS,
+                     .sum_name = {"loss_in", "loss_ext", "loss_sharp", "kl"},
+                     .count_batches = v->chunk > 0,
+                     .seed = (uint64_t)o->train.seed,
+                     .host_bytes = host_bytes,
+                     .load = load,
+                     .counts = counts,
+                     .forward = forward,
+                     .loss = loss,
+                     .free = task_free};
     return &v->base;
 }

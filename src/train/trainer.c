@@ -58,21 +58,26 @@ static bool open_data(trainer *t, status *st) {
         status_set(st, ST_USAGE, "data.train is not given: the folder of shards to train on");
         return comm_agree(t->c, st);
     }
-    dataset_request r = {.shards = o->data.train, .latents = dit ? o->data.latents : NULL,
-                         .resolution = (int)o->data.resolution, .max_tiles = o->data.max_tiles};
+    dataset_request r = {.shards = o->data.train,
+                         .latents = dit ? o->data.latents : NULL,
+                         .resolution = (int)o->data.resolution,
+                         .max_tiles = o->data.max_tiles};
     dataset_open(&t->data, &r, st);
     if (!comm_agree(t->c, st)) return false;
     if (o->data.heldout[0] && o->train.eval_every > 0 && (!dit || o->data.latents_heldout[0])) {
         r.shards = o->data.heldout;
         r.latents = dit ? o->data.latents_heldout : NULL;
-        if (dataset_open(&t->heldout, &r, st) && (t->heldout.resolution != t->data.resolution || t->heldout.vae != t->data.vae))
-            status_set(st, ST_CONFIG, "%s: held-out data have another resolution or auto-encoder than %s", o->data.heldout,
-                       o->data.train);
+        if (dataset_open(&t->heldout, &r, st) &&
+            (t->heldout.resolution != t->data.resolution || t->heldout.vae != t->data.vae))
+            status_set(st, ST_CONFIG, "%s: held-out data have another resolution or auto-encoder than %s",
+                       o->data.heldout, o->data.train);
     }
     return comm_agree(t->c, st);
 }
 
-static int64_t activation_bound(const options *o) { return o->train.memory_mb << 20; }
+static int64_t activation_bound(const options *o) {
+    return o->train.memory_mb << 20;
+}
 
 static bool build_model(trainer *t, status *st) {
     const options *o = t->o;
@@ -91,7 +96,8 @@ static bool build_model(trainer *t, status *st) {
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
                           : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF
                                                                           : RECOMPUTE_ON;
-    engine_init(&w->e, backend_find(o->train.device == opt_train_device_ref ? "ref" : "cpu"), (size_t)activation_bound(o), rule);
+    engine_init(&w->e, backend_find(o->train.device == opt_train_device_ref ? "ref" : "cpu"),
+                (size_t)activation_bound(o), rule);
     return true;
 }
 
@@ -153,12 +159,13 @@ static void count_span(log_span *span, const step_result *r) {
 
 /* A bad step in a row too many: the state is that of the last good step, and is kept. */
 static bool give_up(trainer *t, log_span *span, status *st) {
-    status saved = {0};
+    status  saved = {0};
     int64_t row = t->w.s.bad_in_row;
     bool    ok = save(t, span, &saved);
-    return status_set(st, ST_DATA, "%lld steps in a row had non-finite gradients: %s%s; lower train.lr or look at the data",
-                      (long long)row, ok ? "the last good state is saved in " : "and saving failed: ",
-                      ok ? t->folder.path : saved.text);
+    return status_set(
+        st, ST_DATA, "%lld steps in a row had non-finite gradients: %s%s; lower train.lr or look at the data",
+        (long long)row,
+        ok ? "the last good state is saved in " : "and saving failed: ", ok ? t->folder.path : saved.text);
 }
 
 static bool loop(trainer *t, status *st) {
@@ -177,14 +184,13 @@ static bool loop(trainer *t, status *st) {
             log_info("step %lld skipped: loss %g, gradient norm %g (%lld in a row, %lld in all)", (long long)w->s.step,
                      r.loss, r.grad_norm, (long long)w->s.bad_in_row, (long long)w->s.bad_total);
         if (t->hooks && t->hooks->on_step) t->hooks->on_step(t->hooks->user, w->s.step, &r);
-        if (w->s.step % o->train.log_every == 0 || w->s.step == end || r.stop)
-            run_log_step(t->log, t->c, w, &r, &span);
+        if (w->s.step % o->train.log_every == 0 || w->s.step == end || r.stop) run_log_step(t->log, t->c, w, &r, &span);
         if (w->s.bad_in_row >= o->train.max_bad_steps) return give_up(t, &span, st);
         if (!evaluate(t, st)) return false;
         if (o->train.checkpoint_every > 0 && w->s.step % o->train.checkpoint_every == 0) {
             status saving = {0};
-            if (!save(t, &span, &saving) && t->c->rank == 0) log_warn("no checkpoint of step %lld: %s", (long long)w->s.step,
-                                                                     saving.text);
+            if (!save(t, &span, &saving) && t->c->rank == 0)
+                log_warn("no checkpoint of step %lld: %s", (long long)w->s.step, saving.text);
         }
         snprintf(note, sizeof note, "loss %.5g  |g| %.3g", r.loss, r.grad_norm);
         progress_step(&bar, w->s.step, note);
@@ -211,8 +217,13 @@ static bool train(trainer *t, status *st) {
     if (!status_ok(st)) return false;
     plan_config order = plan_config_of(t->o, &t->data, t->size.micro_tokens);
     w->p = plan_new(&order);
-    w->l = loader_new(&(loader_config){.t = w->t, .d = &t->data, .plan = order, .rank = t->c->rank, .world = t->c->size,
-                                       .first_step = w->s.step, .end_step = t->o->train.steps,
+    w->l = loader_new(&(loader_config){.t = w->t,
+                                       .d = &t->data,
+                                       .plan = order,
+                                       .rank = t->c->rank,
+                                       .world = t->c->size,
+                                       .first_step = w->s.step,
+                                       .end_step = t->o->train.steps,
                                        .read_ahead = (int)t->o->data.read_ahead});
     make_buckets(t);
     old_actions old;
@@ -226,7 +237,8 @@ static bool run(trainer *t, status *st) {
     stepper *w = &t->w;
     double   seconds = 0;
     config_check(t->o, NULL, st);
-    if (!comm_agree(t->c, st) || !open_data(t, st) || !build_model(t, st) || !sizing_run(w, t->o, &t->size, st)) return false;
+    if (!comm_agree(t->c, st) || !open_data(t, st) || !build_model(t, st) || !sizing_run(w, t->o, &t->size, st))
+        return false;
     if (t->o->command.dry_run && !sizing_time(w, t->o, &t->size, &seconds, st)) return false;
     sizing_print(w, t->o, &t->size, seconds);
     return t->o->command.dry_run || train(t, st);

@@ -11,7 +11,8 @@ int64_t view_most_tokens(const options *o) {
 
 bool view_check(const options *o, status *st) {
     if (o->cond.encoder != opt_cond_encoder_patches)
-        return status_set(st, ST_CONFIG, "cond.encoder=dinov2 is not in this build: use cond.encoder=patches and dit.cond_width=%d",
+        return status_set(st, ST_CONFIG,
+                          "cond.encoder=dinov2 is not in this build: use cond.encoder=patches and dit.cond_width=%d",
                           PATCH_WIDTH);
     if (o->dit.cond_width != PATCH_WIDTH)
         return status_set(st, ST_CONFIG, "dit.cond_width is %lld, the patches encoder gives tokens of %d numbers",
@@ -47,8 +48,8 @@ static void sample_rgba(const image *im, double x, double y, uint8_t out[4]) {
     out[3] = (uint8_t)(sum[3] + 0.5);
 }
 
-/* Each with probability 0.1: a rotation by U(-10,10) degrees, a random square crop of U(0.9,1) of the side. The frame is
- * the square around the object's bounding box, as it is when the reference augments. */
+/* Each with probability 0.1: a rotation by U(-10,10) degrees, a random square crop of U(0.9,1) of the side. The frame
+ * is the square around the object's bounding box, as it is when the reference augments. */
 static bool augment(image *im, rng_key key) {
     bool rotate = rng_uniform(key, 0) < 0.1, crop = rng_uniform(key, 1) < 0.1;
     if (!rotate && !crop) return true;

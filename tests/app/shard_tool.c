@@ -1,5 +1,6 @@
 /* What a shell cannot do to a shard:   shard_tool list SHARD... | attr SHARD NAME VALUE | flip SHARD TABLE
- * list: the sources of the samples. attr: an integer attribute of the root. flip: one bit in the first chunk of a table. */
+ * list: the sources of the samples. attr: an integer attribute of the root. flip: one bit in the first chunk of a
+ * table. */
 #include "data/shard.h"
 #include "io/h5.h"
 
@@ -27,7 +28,8 @@ static int set_attr(const char *path, const char *name, int64_t value) {
 }
 
 static int flip(const char *path, const char *table) {
-    hid_t    file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT), d = H5Dopen2(file, table, H5P_DEFAULT), space = H5Dget_space(d);
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT), d = H5Dopen2(file, table, H5P_DEFAULT),
+          space = H5Dget_space(d);
     hsize_t  offset[H5S_MAX_RANK], size;
     haddr_t  at;
     unsigned mask;

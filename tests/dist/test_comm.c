@@ -12,7 +12,9 @@ static comm world;
 static const int64_t lengths[] = {0, 1, 2, 3, 63, 64, 65, 1000, 100003};
 enum { N_LENGTHS = sizeof lengths / sizeof lengths[0] };
 
-static int64_t value(int rank, int64_t i) { return (i * 7 + rank * 13) % 1001 - 500; }
+static int64_t value(int rank, int64_t i) {
+    return (i * 7 + rank * 13) % 1001 - 500;
+}
 
 static int64_t sum_over_ranks(int64_t i) {
     int64_t s = 0;
@@ -144,7 +146,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums), cmocka_unit_test(test_max_bcast_gather),
                                        cmocka_unit_test(test_agree), cmocka_unit_test(test_buckets),
                                        cmocka_unit_test(test_dup)};
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    int                     failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_finish(&world);
     return failed;
 }

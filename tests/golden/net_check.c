@@ -92,7 +92,9 @@ void net_coords(arena *a, h5_file f, const char *path, int n_samples, tensor *co
     free(x);
 }
 
-int net_int(h5_file f, const char *group, const char *name) { return (int)h5_attr_double(f, group, name, NAN); }
+int net_int(h5_file f, const char *group, const char *name) {
+    return (int)h5_attr_double(f, group, name, NAN);
+}
 
 int net_run_cases(const char *name, void (*fn)(void **state)) {
     static const char *const backends[] = {"ref", "cpu"};

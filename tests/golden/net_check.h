@@ -12,8 +12,9 @@ enum { NET_BOUND = 5, NET_MB = 1024 /* of each arena of a test */ };
  * same set, with equal shapes. */
 void net_load(rig *n, params *p, h5_file f, const char *group);
 
-/* got against the data set `path`: relative L2 error and largest error within NET_BOUND times the attributes fp32_rel_l2 and
- * fp32_max_abs of that data set; with analytically_zero only the latter. Returns error / bound, the larger of the two. */
+/* got against the data set `path`: relative L2 error and largest error within NET_BOUND times the attributes
+ * fp32_rel_l2 and fp32_max_abs of that data set; with analytically_zero only the latter. Returns error / bound, the
+ * larger of the two. */
 double net_compare(h5_file f, const char *path, const float *got, int64_t n);
 /* The same for a data set without such attributes: relative L2 within `bound`. */
 double net_compare_rel(h5_file f, const char *path, const float *got, int64_t n, double bound);
@@ -22,8 +23,9 @@ double net_compare_grads(h5_file f, const char *group, const params *p);
 
 /* A data set as tensor in the arena (f32, or i32). */
 tensor net_f32(arena *a, h5_file f, const char *path);
-/* coords (N,4): columns x, y, z as (N,3), and the first row of each sample as (B+1). B < 0: one more than the last sample. */
-void net_coords(arena *a, h5_file f, const char *path, int n_samples, tensor *coord, tensor *first);
+/* coords (N,4): columns x, y, z as (N,3), and the first row of each sample as (B+1). B < 0: one more than the last
+ * sample. */
+void   net_coords(arena *a, h5_file f, const char *path, int n_samples, tensor *coord, tensor *first);
 
 /* An integer attribute of a case; fatal when missing. */
 int net_int(h5_file f, const char *group, const char *name);

@@ -61,8 +61,8 @@ float *to_golden(const row_map *m, const float *ours, const int32_t *coord4, int
     return permute(m, ours, coord4, n, width, false);
 }
 
-/* The stored error of an array of a few elements is a few draws, down to a tenth of a float's half ulp; below this size the
- * median over all gradients of the file counts if it is larger. */
+/* The stored error of an array of a few elements is a few draws, down to a tenth of a float's half ulp; below this size
+ * the median over all gradients of the file counts if it is larger. */
 enum { FEW = 16 };
 
 void expect_golden(h5_file f, const char *path, const char *like, const float *got, int64_t n) {
@@ -84,7 +84,9 @@ void expect_golden(h5_file f, const char *path, const char *like, const float *g
 
 /* ---- the model ------------------------------------------------------------------------------------------------ */
 
-static int attr(h5_file f, const char *name) { return (int)h5_attr_double(f, "/vae", name, NAN); }
+static int attr(h5_file f, const char *name) {
+    return (int)h5_attr_double(f, "/vae", name, NAN);
+}
 
 static int64_t weight_dim(h5_file f, const char *name, int axis) {
     h5_dims d;
@@ -93,11 +95,17 @@ static int64_t weight_dim(h5_file f, const char *name, int axis) {
 }
 
 static ssvae_config read_config(h5_file f) {
-    ssvae_config c = {.width = attr(f, "model_channels_encoder"), .width_dec = attr(f, "model_channels_decoder"),
-                      .blocks_enc = attr(f, "num_blocks_encoder"), .blocks_dec = attr(f, "num_blocks_decoder"),
-                      .heads = attr(f, "num_heads_encoder"), .heads_dec = attr(f, "num_heads_decoder"),
-                      .latent_channels = attr(f, "embed_dim"), .groups = attr(f, "num_groups"),
-                      .window = attr(f, "window_size"), .pool_add_one = true, .factor = 1};
+    ssvae_config c = {.width = attr(f, "model_channels_encoder"),
+                      .width_dec = attr(f, "model_channels_decoder"),
+                      .blocks_enc = attr(f, "num_blocks_encoder"),
+                      .blocks_dec = attr(f, "num_blocks_decoder"),
+                      .heads = attr(f, "num_heads_encoder"),
+                      .heads_dec = attr(f, "num_heads_decoder"),
+                      .latent_channels = attr(f, "embed_dim"),
+                      .groups = attr(f, "num_groups"),
+                      .window = attr(f, "window_size"),
+                      .pool_add_one = true,
+                      .factor = 1};
     c.mlp_ratio = (int)weight_dim(f, "encoder.blocks.0.mlp.mlp.0.weight", 0) / c.width;
     for (int i = 0; i < SSVAE_LEVELS; i++) {
         c.enc_width[i] = (int)weight_dim(f, h5_path("encoder.downsample.%d.act_layers.0.weight", i), 0);
@@ -124,7 +132,8 @@ static void load_weights(vae_case *v) {
 }
 
 void vae_case_open(vae_case *v, const backend *be, size_t step_bytes) {
-    *v = (vae_case){.file = h5_open(golden_path("ss_vae")), .c = {.be = be, .scratch = arena_new("scratch", (size_t)2 << 30)}};
+    *v = (vae_case){.file = h5_open(golden_path("ss_vae")),
+                    .c = {.be = be, .scratch = arena_new("scratch", (size_t)2 << 30)}};
     ssvae_config cfg = read_config(v->file);
     ssvae_init(&v->m, &cfg);
     v->weights = arena_new("weights", (size_t)v->m.p.total * 4 * sizeof(float) + 4096);
@@ -147,11 +156,14 @@ void vae_case_close(vae_case *v) {
     h5_close(v->file);
 }
 
-void vae_case_batch(vae_case *v, const int32_t *coord4, int64_t n, const int32_t *voxel4, const float *sdf, int64_t n_voxels) {
+void vae_case_batch(vae_case *v, const int32_t *coord4, int64_t n, const int32_t *voxel4, const float *sdf,
+                    int64_t n_voxels) {
     int samples = n ? coord4[4 * (n - 1)] + 1 : 1;
     arena_reset(&v->host, 0);
-    tensor   first = arena_tensor(&v->host, DT_I32, DIMS(samples + 1)), coord = arena_tensor(&v->host, DT_I32, DIMS(n, 3));
-    int32_t *plain = arena_alloc(&v->host, (size_t)n * 3 * sizeof *plain), *order = arena_alloc(&v->host, (size_t)n * sizeof *order);
+    tensor first = arena_tensor(&v->host, DT_I32, DIMS(samples + 1)),
+           coord = arena_tensor(&v->host, DT_I32, DIMS(n, 3));
+    int32_t *plain = arena_alloc(&v->host, (size_t)n * 3 * sizeof *plain),
+            *order = arena_alloc(&v->host, (size_t)n * sizeof *order);
     memset(first.data, 0, tensor_bytes(&first));
     for (int64_t i = 0; i < n; i++) {
         memcpy(plain + 3 * i, coord4 + 4 * i + 1, 3 * sizeof *plain);

@@ -1,5 +1,5 @@
-/* The SS-VAE of a golden file on one back end: configuration, weights, batch and the order of its rows. Golden rows come in
- * the published order with coordinates; ours are found by coordinate. */
+/* The SS-VAE of a golden file on one back end: configuration, weights, batch and the order of its rows. Golden rows
+ * come in the published order with coordinates; ours are found by coordinate. */
 #pragma once
 #include "harness/h5.h"
 #include "harness/harness.h"
@@ -31,7 +31,8 @@ typedef struct {
 void vae_case_open(vae_case *v, const backend *be, size_t step_bytes);
 void vae_case_close(vae_case *v);
 /* The batch of n tokens coord4 (n,4), in our order. sdf (n_voxels) at voxel4 (n_voxels,4), or NULL. */
-void vae_case_batch(vae_case *v, const int32_t *coord4, int64_t n, const int32_t *voxel4, const float *sdf, int64_t n_voxels);
+void vae_case_batch(vae_case *v, const int32_t *coord4, int64_t n, const int32_t *voxel4, const float *sdf,
+                    int64_t n_voxels);
 
 /* Rows of a level; side as in g. free(map.at) */
 row_map row_map_level(const vae_case *v, const grid *g);
@@ -41,6 +42,6 @@ int64_t row_map_find(const row_map *m, const int32_t coord4[4]); /* fatal when a
 float *to_ours(const row_map *m, const float *golden, const int32_t *coord4, int64_t n, int64_t width);
 float *to_golden(const row_map *m, const float *ours, const int32_t *coord4, int64_t n, int64_t width);
 
-/* The error of a float32 run of the published code is stored with most arrays; five times that is the bound. `like` names
- * the array whose stored error counts. */
+/* The error of a float32 run of the published code is stored with most arrays; five times that is the bound. `like`
+ * names the array whose stored error counts. */
 void expect_golden(h5_file f, const char *path, const char *like, const float *got, int64_t n);

@@ -42,9 +42,10 @@ static void test_crop_and_composite(void **state) {
     needs("preprocess");
     image    im = read_rgba();
     h5_dims  d;
-    uint8_t *crop = h5_u8(file, "preprocess/out/crop_rgba", &d), *rgb = h5_u8(file, "preprocess/out/composited_u8", NULL),
+    uint8_t *crop = h5_u8(file, "preprocess/out/crop_rgba", &d),
+            *rgb = h5_u8(file, "preprocess/out/composited_u8", NULL),
             *mask = h5_u8(file, "preprocess/out/composited_mask_u8", NULL);
-    int      x0, y0, x1, y1;
+    int x0, y0, x1, y1;
     preprocess_box(&im, &x0, &y0, &x1, &y1);
     assert_int_equal(y1 - y0, d.n[0]);
     assert_int_equal(x1 - x0, d.n[1]);
@@ -147,7 +148,11 @@ static void test_extract(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_crop_and_composite), cmocka_unit_test(test_preprocess),
-                                       cmocka_unit_test(test_patch_mask), cmocka_unit_test(test_extract),};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_crop_and_composite),
+        cmocka_unit_test(test_preprocess),
+        cmocka_unit_test(test_patch_mask),
+        cmocka_unit_test(test_extract),
+    };
     return cmocka_run_group_tests_name("dino", tests, open_file, close_file);
 }

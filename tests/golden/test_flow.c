@@ -1,5 +1,5 @@
-/* Rectified flow against the published scheduler, TRELLIS's trainer and sampler: time grids, guided trajectories on the toy
- * velocity, the training loss, the time distribution. */
+/* Rectified flow against the published scheduler, TRELLIS's trainer and sampler: time grids, guided trajectories on the
+ * toy velocity, the training loss, the time distribution. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,9 +14,7 @@ static const double SIGMA_BOUND = 1e-6, TRAJECTORY_BOUND = 1e-5;
 static h5_file file;
 
 /* v = tanh(x)*cos(a*t) + b*cond*sin(x + c*t), numbers from the file. */
-static struct {
-    double a, b, c;
-} toy;
+static struct { double a, b, c; } toy;
 
 static void toy_read(void) {
     char *text = h5_attr_string(file, "/", "toy_velocity");
@@ -69,8 +67,8 @@ static void check_schedule(const char *group, int steps, double shift) {
     free(sigma);
 }
 
-/* Runs the trajectory that starts at `start` and compares every step with <group>/out/x. x0 (TRELLIS): the estimate of the
- * data, (1-s) x - (s + (1-s) t) v, against <group>/out/x0. */
+/* Runs the trajectory that starts at `start` and compares every step with <group>/out/x. x0 (TRELLIS): the estimate of
+ * the data, (1-s) x - (s + (1-s) t) v, against <group>/out/x0. */
 static void check_trajectory(const char *group, const char *start, const double *sigma, int steps, double guidance,
                              bool x0, double sigma_min) {
     h5_dims d, d_out;
@@ -116,7 +114,8 @@ static void euler(void **state) {
                 double *sigma = malloc((size_t)(steps + 1) * sizeof *sigma);
                 assert_non_null(sigma);
                 flow_sigmas(steps, shift, sigma);
-                check_trajectory(group, "x", sigma, steps, h5_attr_double(file, group, "guidance_scale", NAN), false, 0);
+                check_trajectory(group, "x", sigma, steps, h5_attr_double(file, group, "guidance_scale", NAN), false,
+                                 0);
                 n_paths++;
                 free(sigma);
             }
@@ -161,7 +160,12 @@ static void loss(void **state) {
     x0 = tensor_view(&x0, DIMS(rows, width));
     eps = tensor_view(&eps, DIMS(rows, width));
     tensor x_t = arena_tensor(&r.host, DT_F32, x0.dim, 2), v = arena_tensor(&r.host, DT_F32, x0.dim, 2);
-    flow_noise_fwd(&r.c, &(flow_noise_args){.x0 = &x0, .eps = &eps, .t = &t, .first = &first, .x_t = &x_t, .v = &v,
+    flow_noise_fwd(&r.c, &(flow_noise_args){.x0 = &x0,
+                                            .eps = &eps,
+                                            .t = &t,
+                                            .first = &first,
+                                            .x_t = &x_t,
+                                            .v = &v,
                                             .sigma_min = h5_attr_double(file, "/loss", "sigma_min", NAN)});
     net_compare_rel(file, "/loss/out/x_t", F32(&x_t), n, 1e-6);
     net_compare_rel(file, "/loss/out/target_v", F32(&v), n, 1e-6);
@@ -203,7 +207,9 @@ static void logit_normal(void **state) {
         int64_t     count[64] = {0};
         assert_in_range(d.count, 1, 64);
         for (int i = 0; i < DRAWS; i++) {
-            rng_key key = {.seed = 1, .purpose = RNG_FLOW_TIME, .step = (uint64_t)(i / PER_STEP),
+            rng_key key = {.seed = 1,
+                           .purpose = RNG_FLOW_TIME,
+                           .step = (uint64_t)(i / PER_STEP),
                            .sample = (uint64_t)(i % PER_STEP)};
             double  x = flow_time(rng_normal(key, 0), mean, std);
             assert_true(x > 0 && x < 1);
@@ -229,8 +235,8 @@ static void logit_normal(void **state) {
     for (int k = 0; k < n_names; k++) {
         float *want = h5_f32(file, h5_path("/logit_normal/transform/out/%s", names[k]), NULL);
         for (int64_t i = 0; i < d.count; i++)
-            expect_le(fabs(flow_time(normal[i], number_in(names[k], "mean"), number_in(names[k], "_std")) - want[i]), 1e-6,
-                      names[k]);
+            expect_le(fabs(flow_time(normal[i], number_in(names[k], "mean"), number_in(names[k], "_std")) - want[i]),
+                      1e-6, names[k]);
         free(want);
     }
     assert_true(n_names > 0);
@@ -241,10 +247,12 @@ static void logit_normal(void **state) {
 int main(void) {
     file = h5_open(golden_path("flow"));
     toy_read();
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(euler), cmocka_unit_test(trellis_euler), cmocka_unit_test(logit_normal),
-        {"loss on ref", loss, NULL, NULL, "ref"}, {"loss on cpu", loss, NULL, NULL, "cpu"}};
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(euler),
+                                       cmocka_unit_test(trellis_euler),
+                                       cmocka_unit_test(logit_normal),
+                                       {"loss on ref", loss, NULL, NULL, "ref"},
+                                       {"loss on cpu", loss, NULL, NULL, "cpu"}};
+    int                     failed = cmocka_run_group_tests(tests, NULL, NULL);
     h5_close(file);
     return failed;
 }

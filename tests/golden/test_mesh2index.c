@@ -28,7 +28,9 @@ static int close_file(void **state) {
     return 0;
 }
 
-static double number(const char *name, const char *what) { return h5_attr_double(file, name, what, NAN); }
+static double number(const char *name, const char *what) {
+    return h5_attr_double(file, name, what, NAN);
+}
 
 static mesh read_mesh(const char *name, double center[3], double *scale) {
     mesh    m = {0};
@@ -49,15 +51,16 @@ static void test_normalise(void **state) {
         mesh    m = read_mesh(cases[i], center, &scale);
         double *v = h5_f64(file, h5_path("%s/in/vertices", cases[i]), NULL),
                *want = h5_f64(file, h5_path("%s/out/vertices_normalized", cases[i]), NULL);
-        for (int64_t k = 0; k < 3 * m.n_vertices; k++) worst = fmax(worst, fabs((v[k] - center[k % 3]) * scale - want[k]));
+        for (int64_t k = 0; k < 3 * m.n_vertices; k++)
+            worst = fmax(worst, fabs((v[k] - center[k % 3]) * scale - want[k]));
         expect_le(worst, 2e-7, "normalised vertices"); /* centre and scale come from float vertices */
         free(v), free(want);
         mesh_free(&m);
     }
 }
 
-/* Distance at grid points: from the program's field, which has whole tiles of 8^3 points only, or from its search tree when
- * the file's grid is no multiple of 8. +inf where the field has no tile or nothing is near. */
+/* Distance at grid points: from the program's field, which has whole tiles of 8^3 points only, or from its search tree
+ * when the file's grid is no multiple of 8. +inf where the field has no tile or nothing is near. */
 typedef struct {
     int       size;
     bool      tiles;
@@ -114,8 +117,10 @@ static void test_band(void **state) {
                 }
         assert_int_equal(n, ds.n[0]);
         free(band), free(selected), free(stored), free(distance);
-        if (d.tiles) sdf_field_free(&d.f);
-        else bvh_free(&d.tree);
+        if (d.tiles)
+            sdf_field_free(&d.f);
+        else
+            bvh_free(&d.tree);
         surface_free(&s);
         mesh_free(&m);
     }

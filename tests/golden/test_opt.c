@@ -1,5 +1,6 @@
 /* opt.h5: AdamW with clipping by the global norm and EMA, every step of every case; the adaptive limit. A case with
- * in/param is an optimiser run, one with in/grad_norm a stream of norms; names, sizes and numbers come from the file. */
+ * in/param is an optimiser run, one with in/grad_norm a stream of norms; names, sizes and numbers come from the file.
+ */
 #include "harness/h5.h"
 #include "harness/harness.h"
 #include "kernels/backend.h"
@@ -14,8 +15,8 @@ enum { FAR = 8 }; /* floats of padding before and behind each slab, NaN */
 
 /* All parameters of a case one behind the other, as training keeps them. */
 typedef struct {
-    float  *block;
-    tensor  t;
+    float *block;
+    tensor t;
 } slab;
 
 static slab slab_new(int64_t n, bool zero) {
@@ -48,17 +49,18 @@ static void load(h5_file f, const char *group_text, char **names, int n_names, f
 /* A parameter of a few elements does not average its errors: one bit of one element is 1.2e-7. */
 enum { FEW = 8, FEW_TIMES = 4 };
 
-/* Each parameter against <run>/step<i>/<state> of the case, so that a failure names it. With `drift` the bound grows to twice
- * the distance between the file's own float32 and float64 runs, which widens with the number of steps. */
-static void compare(h5_file f, const char *run_text, const char *state_text, char **names, int n_names, const float *got,
-                    double bound, const char *drift) {
+/* Each parameter against <run>/step<i>/<state> of the case, so that a failure names it. With `drift` the bound grows to
+ * twice the distance between the file's own float32 and float64 runs, which widens with the number of steps. */
+static void compare(h5_file f, const char *run_text, const char *state_text, char **names, int n_names,
+                    const float *got, double bound, const char *drift) {
     char run[256], state[64];
     snprintf(run, sizeof run, "%s", run_text);
     snprintf(state, sizeof state, "%s", state_text);
     for (int i = 0; i < n_names; i++) {
         h5_dims     d;
         const char *path = h5_path("%s/%s/%s", run, state, names[i]);
-        float      *x = h5_f32(f, path, &d), *y = drift ? h5_f32(f, h5_path("%s/%s/%s", drift, state, names[i]), NULL) : NULL;
+        float      *x = h5_f32(f, path, &d),
+              *y = drift ? h5_f32(f, h5_path("%s/%s/%s", drift, state, names[i]), NULL) : NULL;
         double least = d.count < FEW ? FEW_TIMES * bound : bound;
         expect_le(rel_l2(got, x, d.count), y ? fmax(least, 2 * rel_l2(y, x, d.count)) : least, path);
         got += d.count;
@@ -66,9 +68,9 @@ static void compare(h5_file f, const char *run_text, const char *state_text, cha
     }
 }
 
-/* With `their_norm` the clip factor follows from the file's float32 norm, and every state must agree to rounding (1e-7).
- * With our own norm, which is exact, the states are compared to the float64 run: float32's rounding of the norm alone
- * moves exp_avg_sq by 1.2e-7 against the float32 run. */
+/* With `their_norm` the clip factor follows from the file's float32 norm, and every state must agree to rounding
+ * (1e-7). With our own norm, which is exact, the states are compared to the float64 run: float32's rounding of the norm
+ * alone moves exp_avg_sq by 1.2e-7 against the float32 run. */
 static void run_case(h5_file f, const char *name, const backend *be, bool their_norm) {
     int     n_names, n_steps;
     char    group[256];
@@ -83,18 +85,25 @@ static void run_case(h5_file f, const char *name, const backend *be, bool their_
         free(h5_f32(f, h5_path("%s/%s", group, names[i]), &d));
         n += d.count;
     }
-    slab w = slab_new(n, false), m = slab_new(n, true), v = slab_new(n, true), ema = slab_new(n, false), g = slab_new(n, false);
+    slab w = slab_new(n, false), m = slab_new(n, true), v = slab_new(n, true), ema = slab_new(n, false),
+         g = slab_new(n, false);
     load(f, group, names, n_names, F32(&w.t));
     memcpy(ema.t.data, w.t.data, tensor_bytes(&w.t));
     arena      memory = arena_new("clip", 4096);
     ctx        c = {.be = be, .scratch = arena_new("scratch", 1 << 20), .deterministic = true};
     clip_state clip = clip_new(&memory, h5_attr_double(f, name, "max_norm", NAN), 95, 0);
-    adamw_args a = {.w = &w.t, .m = &m.t, .v = &v.t, .ema = &ema.t, .grad = &g.t,
-                    .lr = h5_attr_double(f, name, "lr", NAN), .beta1 = h5_attr_double(f, name, "beta1", NAN),
-                    .beta2 = h5_attr_double(f, name, "beta2", NAN), .eps = h5_attr_double(f, name, "eps", NAN),
+    adamw_args a = {.w = &w.t,
+                    .m = &m.t,
+                    .v = &v.t,
+                    .ema = &ema.t,
+                    .grad = &g.t,
+                    .lr = h5_attr_double(f, name, "lr", NAN),
+                    .beta1 = h5_attr_double(f, name, "beta1", NAN),
+                    .beta2 = h5_attr_double(f, name, "beta2", NAN),
+                    .eps = h5_attr_double(f, name, "eps", NAN),
                     .weight_decay = h5_attr_double(f, name, "weight_decay", NAN),
                     .ema_decay = h5_attr_double(f, name, "ema", NAN)};
-    char   drift[256];
+    char       drift[256];
     snprintf(drift, sizeof drift, "%s/out_fp32", name);
     float *clipped = malloc((size_t)n * sizeof *clipped);
     assert_non_null(clipped);
@@ -115,10 +124,15 @@ static void run_case(h5_file f, const char *name, const backend *be, bool their_
         const struct {
             const char  *name;
             const float *got;
-        } check[] = {{"clipped_grad", clipped}, {"param", F32(&w.t)}, {"exp_avg", F32(&m.t)}, {"exp_avg_sq", F32(&v.t)}, {"ema", F32(&ema.t)}};
+        } check[] = {{"clipped_grad", clipped},
+                     {"param", F32(&w.t)},
+                     {"exp_avg", F32(&m.t)},
+                     {"exp_avg_sq", F32(&v.t)},
+                     {"ema", F32(&ema.t)}};
         for (size_t k = 0; k < sizeof check / sizeof *check; k++)
-            compare(f, h5_path("%s/%s", name, their_norm ? "out_fp32" : "out_fp64"), h5_path("step%d/%s", step, check[k].name),
-                    names, n_names, check[k].got, their_norm ? 1e-7 : 4e-7, their_norm ? NULL : drift);
+            compare(f, h5_path("%s/%s", name, their_norm ? "out_fp32" : "out_fp64"),
+                    h5_path("step%d/%s", step, check[k].name), names, n_names, check[k].got, their_norm ? 1e-7 : 4e-7,
+                    their_norm ? NULL : drift);
     }
     free(clipped);
     slab_free(&w), slab_free(&m), slab_free(&v), slab_free(&ema), slab_free(&g);
@@ -134,7 +148,8 @@ static void run_norms(h5_file f, const char *name) {
     int64_t window = (int64_t)h5_attr_double(f, name, "buffer_size", NAN);
     arena   memory = arena_new("clip", (size_t)window * 8 + 1024);
     assert_true(d.count == d2.count && d.count > 0);
-    clip_state s = clip_new(&memory, h5_attr_double(f, name, "max_norm", NAN), h5_attr_double(f, name, "clip_percentile", NAN), window);
+    clip_state s = clip_new(&memory, h5_attr_double(f, name, "max_norm", NAN),
+                            h5_attr_double(f, name, "clip_percentile", NAN), window);
     for (int64_t i = 0; i < d.count; i++) {
         double used = clip_limit(&s);
         /* The file's percentile is interpolated in float32. */

@@ -21,7 +21,9 @@ typedef struct {
     arena       mem;
 } conv_case;
 
-static const char *at(const conv_case *t, const char *path) { return h5_path("%s/%s", t->name, path); }
+static const char *at(const conv_case *t, const char *path) {
+    return h5_path("%s/%s", t->name, path);
+}
 
 static tensor read_f32(conv_case *t, const char *full) {
     h5_dims d;
@@ -44,9 +46,9 @@ static void compare(const conv_case *t, const char *path, const tensor *got) {
 
 /* Sites of a file: (sample,x,y,z) rows in any order; `row[i]` is the file's row of our row i, samples together. */
 typedef struct {
-    int64_t n;
-    tensor  coord, first; /* (n,3), (B+1) */
-    int32_t *row, *file;  /* file: (n,4) as stored */
+    int64_t  n;
+    tensor   coord, first; /* (n,3), (B+1) */
+    int32_t *row, *file;   /* file: (n,4) as stored */
 } sites;
 
 static sites read_sites(conv_case *t, const char *full) {
@@ -85,9 +87,10 @@ static tensor permuted(conv_case *t, const tensor *x, const int32_t *row, bool b
 
 /* The sites as cells of 8^3 tiles: the level, and the file's row of each of its rows. */
 static grid masked_level(conv_case *t, const sites *s, int32_t *row) {
-    int64_t  n_tiles = 0;
-    int32_t  n_samples = (int32_t)s->first.dim[0] - 1;
-    tensor   xyz = arena_tensor(&t->mem, DT_I32, DIMS(s->n, 3)), first = arena_tensor(&t->mem, DT_I32, DIMS(n_samples + 1));
+    int64_t n_tiles = 0;
+    int32_t n_samples = (int32_t)s->first.dim[0] - 1;
+    tensor  xyz = arena_tensor(&t->mem, DT_I32, DIMS(s->n, 3)),
+           first = arena_tensor(&t->mem, DT_I32, DIMS(n_samples + 1));
     tensor   mask = arena_tensor(&t->mem, DT_U64, DIMS(s->n, 8));
     int32_t *cell_row = arena_alloc(&t->mem, (size_t)s->n * 512 * sizeof(int32_t));
     memset(mask.data, 0, tensor_bytes(&mask));
@@ -126,7 +129,8 @@ static void conv_on(conv_case *t, const grid *g, const int32_t *row) {
     memset(dw.data, 0, tensor_bytes(&dw));
     memset(db.data, 0, tensor_bytes(&db));
     assert_int_equal(g->n_rows, x.dim[0]);
-    conv3_args a = {.g = g, .x = &x, .w = &w, .b = &b, .act = ACT_NONE, .y = &y, .dy = &dy, .dx = &dx, .dw = &dw, .db = &db};
+    conv3_args a = {
+        .g = g, .x = &x, .w = &w, .b = &b, .act = ACT_NONE, .y = &y, .dy = &dy, .dx = &dx, .dw = &dw, .db = &db};
     conv3_fwd(&t->c, &a);
     conv3_bwd(&t->c, &a);
     y = permuted(t, &y, row, true);
@@ -200,7 +204,8 @@ static void test_subdivide(conv_case *t) {
     assert_int_equal(sscanf(rule, "input %127[^;]", source), 1);
     free(rule);
     sites  parent = read_sites(t, h5_path("%s/coords", source));
-    tensor x = arena_tensor(&t->mem, DT_F32, DIMS(parent.n, 4)), y = arena_tensor(&t->mem, DT_F32, DIMS(8 * parent.n, 4));
+    tensor x = arena_tensor(&t->mem, DT_F32, DIMS(parent.n, 4)),
+           y = arena_tensor(&t->mem, DT_F32, DIMS(8 * parent.n, 4));
     for (int64_t i = 0; i < 4 * parent.n; i++) F32(&x)[i] = (float)parent.file[i];
     subdivide_args a = {.x = &x, .y = &y};
     subdivide_fwd(&t->c, &a);
@@ -220,9 +225,12 @@ static void group_matches(void **state) {
     conv_case t = *(conv_case *)*state;
     t.mem = arena_new("case", (size_t)512 << 20);
     t.c.scratch = arena_new("scratch", (size_t)128 << 20);
-    if (h5_exists(t.f, at(&t, "weights"))) test_conv(&t);
-    else if (h5_exists(t.f, at(&t, "in"))) test_pool(&t);
-    else test_subdivide(&t);
+    if (h5_exists(t.f, at(&t, "weights")))
+        test_conv(&t);
+    else if (h5_exists(t.f, at(&t, "in")))
+        test_pool(&t);
+    else
+        test_subdivide(&t);
     arena_free(&t.mem);
     arena_free(&t.c.scratch);
 }
@@ -232,15 +240,15 @@ int main(void) {
     static char              title[MAX_TESTS][128];
     static struct CMUnitTest tests[MAX_TESTS];
     const backend *const     all[] = {&backend_ref, &backend_cpu};
-    h5_file f = h5_open(golden_path("sparse_conv"));
-    int     n, n_tests = 0;
-    char  **names = h5_list(f, "/", &n);
+    h5_file                  f = h5_open(golden_path("sparse_conv"));
+    int                      n, n_tests = 0;
+    char                   **names = h5_list(f, "/", &n);
     for (int i = 0; i < n; i++)
         for (int b = 0; b < 2 && n_tests < MAX_TESTS; b++) {
             cases[n_tests] = (conv_case){.f = f, .name = names[i], .c = {.be = all[b]}};
             snprintf(title[n_tests], sizeof title[0], "%s on %s", names[i], all[b]->name);
-            tests[n_tests] = (struct CMUnitTest){.name = title[n_tests], .test_func = group_matches,
-                                                 .initial_state = &cases[n_tests]};
+            tests[n_tests] = (struct CMUnitTest){
+                .name = title[n_tests], .test_func = group_matches, .initial_state = &cases[n_tests]};
             n_tests++;
         }
     CHECK(n_tests > 0, "sparse_conv.h5 has no group");

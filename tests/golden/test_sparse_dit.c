@@ -6,20 +6,29 @@
 
 static ssdit_config config_of(h5_file f, const char *g) {
     char        *version = h5_attr_string(f, g, "compression_version");
-    ssdit_config c = {
-        .ssa = {.width = net_int(f, g, "model_channels"), .heads = net_int(f, g, "num_heads"),
-                .kv_heads = net_int(f, g, "num_kv_heads"), .head_dim = net_int(f, g, "head_dim"),
-                .m_cmp = net_int(f, g, "compression_block_size"), .m_slc = net_int(f, g, "selection_block_size"),
-                .m_win = net_int(f, g, "window_size"), .top_k = net_int(f, g, "topk"),
-                .groups = (int)h5_attr_double(f, g, "compression_num_groups", 32), .pool_add_one = true,
-                .compression = strcmp(version, "v2") == 0 ? COMPRESSION_V2 : COMPRESSION_V1},
-        .blocks = net_int(f, g, "num_blocks"), .mlp_ratio = net_int(f, g, "mlp_ratio"),
-        .in_channels = net_int(f, g, "in_channels"), .out_channels = net_int(f, g, "out_channels"),
-        .cond_width = net_int(f, g, "cond_channels"), .sparse_cond = net_int(f, g, "sparse_conditions") != 0,
-        .share_mod = net_int(f, g, "share_mod") != 0, .cross_norm = net_int(f, g, "qk_rms_norm_cross") != 0,
-        .shift = net_int(f, g, "use_shift") ? SHIFT_ALTERNATE : SHIFT_ALWAYS, /* as published, R§11 Q6 */
-        .time_width = net_int(f, g, "frequency_embedding_size"), .resolution = net_int(f, g, "resolution"),
-        .factor = h5_attr_double(f, g, "factor", NAN)};
+    ssdit_config c = {.ssa = {.width = net_int(f, g, "model_channels"),
+                              .heads = net_int(f, g, "num_heads"),
+                              .kv_heads = net_int(f, g, "num_kv_heads"),
+                              .head_dim = net_int(f, g, "head_dim"),
+                              .m_cmp = net_int(f, g, "compression_block_size"),
+                              .m_slc = net_int(f, g, "selection_block_size"),
+                              .m_win = net_int(f, g, "window_size"),
+                              .top_k = net_int(f, g, "topk"),
+                              .groups = (int)h5_attr_double(f, g, "compression_num_groups", 32),
+                              .pool_add_one = true,
+                              .compression = strcmp(version, "v2") == 0 ? COMPRESSION_V2 : COMPRESSION_V1},
+                      .blocks = net_int(f, g, "num_blocks"),
+                      .mlp_ratio = net_int(f, g, "mlp_ratio"),
+                      .in_channels = net_int(f, g, "in_channels"),
+                      .out_channels = net_int(f, g, "out_channels"),
+                      .cond_width = net_int(f, g, "cond_channels"),
+                      .sparse_cond = net_int(f, g, "sparse_conditions") != 0,
+                      .share_mod = net_int(f, g, "share_mod") != 0,
+                      .cross_norm = net_int(f, g, "qk_rms_norm_cross") != 0,
+                      .shift = net_int(f, g, "use_shift") ? SHIFT_ALTERNATE : SHIFT_ALWAYS, /* as published, R§11 Q6 */
+                      .time_width = net_int(f, g, "frequency_embedding_size"),
+                      .resolution = net_int(f, g, "resolution"),
+                      .factor = h5_attr_double(f, g, "factor", NAN)};
     free(version);
     return c;
 }
@@ -42,8 +51,8 @@ static double check_inside(const net_case *k, const ssdit_batch *b, const ssdit_
     h5_file     f = k->f;
     const char *g = k->group;
     double      bound = NET_BOUND * h5_attr_double(f, g, "fp32_out_worst_rel_l2", NAN);
-    double      worst = net_compare_rel(f, h5_path("%s/aux/t_emb", g), F32(&trace->time->v),
-                                        tensor_count(&trace->time->v), bound);
+    double      worst =
+        net_compare_rel(f, h5_path("%s/aux/t_emb", g), F32(&trace->time->v), tensor_count(&trace->time->v), bound);
     worst = fmax(worst, net_compare_rel(f, h5_path("%s/aux/block0_in", g), F32(&trace->in->v),
                                         tensor_count(&trace->in->v), bound));
     for (int i = 0; i < blocks; i++) {
@@ -75,10 +84,10 @@ static void model_matches(void **state) {
     tape_begin(&n.t);
     ssdit_trace trace = {.ssa = calloc((size_t)cfg.blocks, sizeof *trace.ssa),
                          .out = calloc((size_t)cfg.blocks, sizeof *trace.out)};
-    var *in = tape_leaf(&n.t, x, true), *cond = tape_leaf(&n.t, c, true);
-    var *y = ssdit_forward_traced(&n.t, &m, &b, in, &time, cond, &trace);
-    double inside = check_inside(k, &b, &trace, cfg.blocks);
-    double out = net_compare(f, h5_path("%s/out/y", g), F32(&y->v), tensor_count(&y->v));
+    var        *in = tape_leaf(&n.t, x, true), *cond = tape_leaf(&n.t, c, true);
+    var        *y = ssdit_forward_traced(&n.t, &m, &b, in, &time, cond, &trace);
+    double      inside = check_inside(k, &b, &trace, cfg.blocks);
+    double      out = net_compare(f, h5_path("%s/out/y", g), F32(&y->v), tensor_count(&y->v));
     tape_seed(&n.t, y, &dy);
     tape_backward(&n.t);
     double grad = net_compare_grads(f, g, &m.p);
@@ -92,4 +101,6 @@ static void model_matches(void **state) {
     rig_close(&n);
 }
 
-int main(void) { return net_run_cases("sparse_dit", model_matches); }
+int main(void) {
+    return net_run_cases("sparse_dit", model_matches);
+}

@@ -18,7 +18,8 @@ static void expect_rows(vae_case *v, const row_map *m, const tensor *x, const ch
 }
 
 /* Intermediate values carry no stored error of their own; the worst one of all outputs counts. */
-static void expect_aux(vae_case *v, const row_map *m, const tensor *x, const char *name, const int32_t *coord4, int64_t n) {
+static void expect_aux(vae_case *v, const row_map *m, const tensor *x, const char *name, const int32_t *coord4,
+                       int64_t n) {
     const char *path = h5_path("/vae/aux/%s", name);
     int64_t     width = tensor_count(x) / x->dim[0];
     h5_dims     d;
@@ -106,10 +107,11 @@ static vae_run forward(vae_case *v, const vae_inputs *in) {
     return r;
 }
 
-/* Bound of a mean over the values `from`. The stored error of the scalar itself is one draw of errors that cancel by luck;
- * the relative error of what it is computed from is not. Half an ulp comes on top: it is stored in float32. */
+/* Bound of a mean over the values `from`. The stored error of the scalar itself is one draw of errors that cancel by
+ * luck; the relative error of what it is computed from is not. Half an ulp comes on top: it is stored in float32. */
 static double scalar_bound(vae_case *v, const char *path, const char *from) {
-    double own = h5_attr_double(v->file, path, "fp32_rel_l2", NAN), values = h5_attr_double(v->file, from, "fp32_rel_l2", NAN);
+    double own = h5_attr_double(v->file, path, "fp32_rel_l2", NAN),
+           values = h5_attr_double(v->file, from, "fp32_rel_l2", NAN);
     return (5 * fmax(own, values) + 6e-8) * fabs(h5_scalar(v->file, path));
 }
 
@@ -119,7 +121,8 @@ static void check_outputs(vae_case *v, const vae_inputs *in, const vae_run *r) {
     for (int k = 0; k < 2; k++) {
         part[k] = arena_tensor(&v->host, DT_F32, DIMS(n, latent));
         for (int64_t i = 0; i < n; i++)
-            memcpy(F32(&part[k]) + latent * i, F32(&r->moments->v) + latent * (2 * i + k), (size_t)latent * sizeof(float));
+            memcpy(F32(&part[k]) + latent * i, F32(&r->moments->v) + latent * (2 * i + k),
+                   (size_t)latent * sizeof(float));
     }
     expect_rows(v, &v->tile_row, &part[0], "/vae/out/mean", "/vae/out/mean", in->latent, n);
     expect_rows(v, &v->tile_row, &part[1], "/vae/out/logvar", "/vae/out/logvar", in->latent, n);
@@ -127,7 +130,8 @@ static void check_outputs(vae_case *v, const vae_inputs *in, const vae_run *r) {
     expect_rows(v, &in->cell, &r->rec->v, "/vae/out/rec", "/vae/out/rec", in->rec, in->n_rec);
     double l2 = 0, kl = F64(&r->kl)[0] / (double)(n * latent);
     for (int s = 0; s < v->b.n_samples; s++) l2 += F64(&r->l2)[s] / (double)in->n_rec;
-    double l2_bound = scalar_bound(v, "/vae/out/l2", "/vae/out/rec"), kl_bound = scalar_bound(v, "/vae/out/kl", "/vae/out/logvar");
+    double l2_bound = scalar_bound(v, "/vae/out/l2", "/vae/out/rec"),
+           kl_bound = scalar_bound(v, "/vae/out/kl", "/vae/out/logvar");
     expect_le(fabs(l2 - h5_scalar(v->file, "/vae/out/l2")), l2_bound, "/vae/out/l2");
     expect_le(fabs(kl - h5_scalar(v->file, "/vae/out/kl")), kl_bound, "/vae/out/kl");
     expect_le(fabs(l2 + in->lambda_kl * kl - h5_scalar(v->file, "/vae/out/loss")), l2_bound + in->lambda_kl * kl_bound,
@@ -141,7 +145,8 @@ static void check_gradients(vae_case *v, const vae_inputs *in, const vae_run *r)
         expect_golden(v->file, path, path, F32(&p->g), p->count);
     }
     assert_true(r->sdf->g_live);
-    expect_rows(v, &in->voxel, &r->sdf->g, "/vae/grads_in/sparse_sdf", "/vae/grads_in/sparse_sdf", in->sdf_at, in->n_voxels);
+    expect_rows(v, &in->voxel, &r->sdf->g, "/vae/grads_in/sparse_sdf", "/vae/grads_in/sparse_sdf", in->sdf_at,
+                in->n_voxels);
 }
 
 static void test_vae(void **state) {

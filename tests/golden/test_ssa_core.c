@@ -14,19 +14,21 @@
 enum { BOUND = 5, MAX_TESTS = 1024 };
 
 typedef struct {
-    h5_file       f;
-    const char   *name;
-    ctx           c;
-    arena         mem;
-    int           m_cmp, m_slc, m_win;
-    float         scale;
-    int64_t       N, H, G, D, M, K;
-    tensor        coord, first, q, k, v, ck, cv, gate, grad_out;
-    block_tables  b;
-    int32_t      *theirs; /* (M) row of the file of our compression block */
+    h5_file      f;
+    const char  *name;
+    ctx          c;
+    arena        mem;
+    int          m_cmp, m_slc, m_win;
+    float        scale;
+    int64_t      N, H, G, D, M, K;
+    tensor       coord, first, q, k, v, ck, cv, gate, grad_out;
+    block_tables b;
+    int32_t     *theirs; /* (M) row of the file of our compression block */
 } core_case;
 
-static const char *at(const core_case *t, const char *path) { return h5_path("%s/%s", t->name, path); }
+static const char *at(const core_case *t, const char *path) {
+    return h5_path("%s/%s", t->name, path);
+}
 
 static void compare(const core_case *t, const char *path, const tensor *got) {
     h5_dims     d;
@@ -49,14 +51,17 @@ static tensor read_f32(core_case *t, const char *path) {
     return out;
 }
 
-static tensor new_f32(core_case *t, const tensor *like) { return arena_tensor(&t->mem, DT_F32, like->dim, like->n_dims); }
+static tensor new_f32(core_case *t, const tensor *like) {
+    return arena_tensor(&t->mem, DT_F32, like->dim, like->n_dims);
+}
 
 /* dst row `to ? to[i] : i` = src row `from ? from[i] : i` */
 static tensor permuted(core_case *t, const tensor *x, const int32_t *from, const int32_t *to) {
     tensor out = new_f32(t, x);
     size_t row = tensor_bytes(x) / (size_t)(x->dim[0] ? x->dim[0] : 1);
     for (int64_t i = 0; i < x->dim[0]; i++)
-        memcpy((char *)out.data + (size_t)(to ? to[i] : i) * row, (char *)x->data + (size_t)(from ? from[i] : i) * row, row);
+        memcpy((char *)out.data + (size_t)(to ? to[i] : i) * row, (char *)x->data + (size_t)(from ? from[i] : i) * row,
+               row);
     return out;
 }
 
@@ -66,7 +71,8 @@ static void expect_i32(const core_case *t, const char *path, const int32_t *got,
     assert_int_equal(d.count, n);
     for (int64_t i = 0; i < n; i++)
         if (got[i] != want[i])
-            fail_msg("%s/%s on %s: element %lld is %d, wanted %d", t->name, path, t->c.be->name, (long long)i, got[i], want[i]);
+            fail_msg("%s/%s on %s: element %lld is %d, wanted %d", t->name, path, t->c.be->name, (long long)i, got[i],
+                     want[i]);
     free(want);
 }
 
@@ -154,7 +160,8 @@ static void compare_scores(core_case *t, const char *path, const tensor *score, 
                 for (int32_t j = sample[s]; j < sample[s + 1]; j++) {
                     int64_t to = (theirs ? theirs[j] : j) - sample[s];
                     assert_true(to >= 0 && to < d.n[2]);
-                    F32(&out)[(g * t->N + n) * d.n[2] + to] = F32(score)[(g * t->N + n) * score->dim[2] + j - sample[s]];
+                    F32(&out)
+                    [(g * t->N + n) * d.n[2] + to] = F32(score)[(g * t->N + n) * score->dim[2] + j - sample[s]];
                 }
     compare(t, path, &out);
 }
@@ -163,8 +170,18 @@ static tensor compression(core_case *t, tensor *lse) {
     tensor out = new_f32(t, &t->q), dout = branch_gradient(t, 0);
     tensor dq = new_f32(t, &t->q), dk = new_f32(t, &t->ck), dv = new_f32(t, &t->cv);
     *lse = arena_tensor(&t->mem, DT_F32, DIMS(t->N, t->H));
-    attn_segment_args a = {.q = &t->q, .k = &t->ck, .v = &t->cv, .q_first = &t->first, .k_first = &t->b.cmp_sample_first,
-                           .scale = t->scale, .out = &out, .lse = lse, .dout = &dout, .dq = &dq, .dk = &dk, .dv = &dv};
+    attn_segment_args a = {.q = &t->q,
+                           .k = &t->ck,
+                           .v = &t->cv,
+                           .q_first = &t->first,
+                           .k_first = &t->b.cmp_sample_first,
+                           .scale = t->scale,
+                           .out = &out,
+                           .lse = lse,
+                           .dout = &dout,
+                           .dq = &dq,
+                           .dk = &dk,
+                           .dv = &dv};
     attn_segment_fwd(&t->c, &a);
     attn_segment_bwd(&t->c, &a);
     compare(t, "out/cmp_out", &out);
@@ -185,16 +202,24 @@ static int64_t widest(const tensor *first) {
 }
 
 static tensor selection(core_case *t, const tensor *lse) {
-    tensor score = arena_tensor(&t->mem, DT_F32, DIMS(t->G, t->N, widest(&t->b.slc_sample_first)));
-    tensor block = arena_tensor(&t->mem, DT_I32, DIMS(t->G, t->N, t->K));
-    topk_blocks_args a = {.q = &t->q, .ck = &t->ck, .lse = lse, .sample_first = &t->first,
-                          .cmp_sample_first = &t->b.cmp_sample_first, .slc_sample_first = &t->b.slc_sample_first,
-                          .slc_cmp_first = &t->b.slc_cmp_first, .scale = t->scale, .block = &block, .score = &score};
+    tensor           score = arena_tensor(&t->mem, DT_F32, DIMS(t->G, t->N, widest(&t->b.slc_sample_first)));
+    tensor           block = arena_tensor(&t->mem, DT_I32, DIMS(t->G, t->N, t->K));
+    topk_blocks_args a = {.q = &t->q,
+                          .ck = &t->ck,
+                          .lse = lse,
+                          .sample_first = &t->first,
+                          .cmp_sample_first = &t->b.cmp_sample_first,
+                          .slc_sample_first = &t->b.slc_sample_first,
+                          .slc_cmp_first = &t->b.slc_cmp_first,
+                          .scale = t->scale,
+                          .block = &block,
+                          .score = &score};
     topk_blocks_fwd(&t->c, &a);
     compare_scores(t, "out/block_score", &score, &t->b.slc_sample_first, NULL);
 
     /* The scores before they are summed: every compression block its own selection block. */
-    tensor own = arena_tensor(&t->mem, DT_I32, DIMS(t->M + 1)), any = arena_tensor(&t->mem, DT_I32, DIMS(t->G, t->N, 1));
+    tensor own = arena_tensor(&t->mem, DT_I32, DIMS(t->M + 1)),
+           any = arena_tensor(&t->mem, DT_I32, DIMS(t->G, t->N, 1));
     tensor fine = arena_tensor(&t->mem, DT_F32, DIMS(t->G, t->N, widest(&t->b.cmp_sample_first)));
     for (int64_t j = 0; j <= t->M; j++) I32(&own)[j] = (int32_t)j;
     topk_blocks_args single = a;
@@ -221,8 +246,18 @@ static tensor selection(core_case *t, const tensor *lse) {
 static tensor selected(core_case *t, const tensor *block) {
     tensor out = new_f32(t, &t->q), dout = branch_gradient(t, 1), lse = arena_tensor(&t->mem, DT_F32, DIMS(t->N, t->H));
     tensor dq = new_f32(t, &t->q), dk = new_f32(t, &t->k), dv = new_f32(t, &t->v);
-    attn_select_args a = {.q = &t->q, .k = &t->k, .v = &t->v, .block = block, .first = &t->b.slc_first,
-                          .scale = t->scale, .out = &out, .lse = &lse, .dout = &dout, .dq = &dq, .dk = &dk, .dv = &dv};
+    attn_select_args a = {.q = &t->q,
+                          .k = &t->k,
+                          .v = &t->v,
+                          .block = block,
+                          .first = &t->b.slc_first,
+                          .scale = t->scale,
+                          .out = &out,
+                          .lse = &lse,
+                          .dout = &dout,
+                          .dq = &dq,
+                          .dk = &dk,
+                          .dv = &dv};
     attn_select_fwd(&t->c, &a);
     attn_select_bwd(&t->c, &a);
     compare(t, "out/sel_out", &out);
@@ -238,14 +273,26 @@ static tensor windows(core_case *t, int shift) {
     const tensor *order = w.order.data ? &w.order : NULL;
     tensor        id = arena_tensor(&t->mem, DT_I32, DIMS(t->N));
     for (int64_t i = 0; i < w.n_windows; i++)
-        for (int32_t j = I32(&w.first)[i]; j < I32(&w.first)[i + 1]; j++) I32(&id)[order ? I32(order)[j] : j] = (int32_t)i;
+        for (int32_t j = I32(&w.first)[i]; j < I32(&w.first)[i + 1]; j++)
+            I32(&id)[order ? I32(order)[j] : j] = (int32_t)i;
     expect_i32(t, h5_path("out/window_id_shift%d", shift), I32(&id), t->N);
 
     tensor out = new_f32(t, &t->q), dout = branch_gradient(t, 2), lse = arena_tensor(&t->mem, DT_F32, DIMS(t->N, t->H));
     tensor dq = new_f32(t, &t->q), dk = new_f32(t, &t->k), dv = new_f32(t, &t->v);
-    attn_segment_args a = {.q = &t->q, .k = &t->k, .v = &t->v, .q_first = &w.first, .k_first = &w.first, .q_order = order,
-                           .k_order = order, .scale = t->scale, .out = &out, .lse = &lse, .dout = &dout, .dq = &dq,
-                           .dk = &dk, .dv = &dv};
+    attn_segment_args a = {.q = &t->q,
+                           .k = &t->k,
+                           .v = &t->v,
+                           .q_first = &w.first,
+                           .k_first = &w.first,
+                           .q_order = order,
+                           .k_order = order,
+                           .scale = t->scale,
+                           .out = &out,
+                           .lse = &lse,
+                           .dout = &dout,
+                           .dq = &dq,
+                           .dk = &dk,
+                           .dv = &dv};
     attn_segment_fwd(&t->c, &a);
     attn_segment_bwd(&t->c, &a);
     compare(t, h5_path("out/win_out_shift%d", shift), &out);
@@ -263,7 +310,8 @@ static void gated_sum(core_case *t, const tensor *o0, const tensor *o1, const te
         F32(&z)[i] = (float)log(w / (1 - w));
     }
     for (int i = 0; i < 3; i++) d[i] = new_f32(t, &t->q);
-    branch_gate_args a = {.o = {o0, o1, o2}, .z = &z, .out = &out, .dout = &t->grad_out, .do_ = {&d[0], &d[1], &d[2]}, .dz = &dz};
+    branch_gate_args a = {
+        .o = {o0, o1, o2}, .z = &z, .out = &out, .dout = &t->grad_out, .do_ = {&d[0], &d[1], &d[2]}, .dz = &dz};
     branch_gate_fwd(&t->c, &a);
     branch_gate_bwd(&t->c, &a);
     compare(t, "out/final_out", &out);
@@ -280,7 +328,7 @@ static void pooling(core_case *t) {
     tensor        theirs = read_f32(t, "in/grad_pool"), dy = permuted(t, &theirs, t->theirs, NULL);
     tensor        dx = arena_tensor(&t->mem, DT_F32, DIMS(t->N, C));
     const tensor *order = t->b.cmp_order.data ? &t->b.cmp_order : NULL;
-    pool_args     a = {.x = &x, .first = &t->b.cmp_first, .order = order, .add_one = true, .y = &y, .dy = &dy, .dx = &dx};
+    pool_args a = {.x = &x, .first = &t->b.cmp_first, .order = order, .add_one = true, .y = &y, .dy = &dy, .dx = &dx};
     pool_fwd(&t->c, &a);
     pool_bwd(&t->c, &a);
     y = permuted(t, &y, NULL, t->theirs);
@@ -314,19 +362,19 @@ static void core_matches(void **state) {
 }
 
 int main(void) {
-    static core_case          cases[MAX_TESTS];
-    static char               title[MAX_TESTS][128];
-    static struct CMUnitTest  tests[MAX_TESTS];
-    const backend *const      all[] = {&backend_ref, &backend_cpu};
-    h5_file f = h5_open(golden_path("ssa_core"));
-    int     n, n_tests = 0;
-    char  **names = h5_list(f, "/", &n);
+    static core_case         cases[MAX_TESTS];
+    static char              title[MAX_TESTS][128];
+    static struct CMUnitTest tests[MAX_TESTS];
+    const backend *const     all[] = {&backend_ref, &backend_cpu};
+    h5_file                  f = h5_open(golden_path("ssa_core"));
+    int                      n, n_tests = 0;
+    char                   **names = h5_list(f, "/", &n);
     for (int i = 0; i < n; i++)
         for (int b = 0; b < 2 && n_tests < MAX_TESTS; b++) {
             cases[n_tests] = (core_case){.f = f, .name = names[i], .c = {.be = all[b]}};
             snprintf(title[n_tests], sizeof title[0], "%s on %s", names[i], all[b]->name);
-            tests[n_tests] = (struct CMUnitTest){.name = title[n_tests], .test_func = core_matches,
-                                                 .initial_state = &cases[n_tests]};
+            tests[n_tests] = (struct CMUnitTest){
+                .name = title[n_tests], .test_func = core_matches, .initial_state = &cases[n_tests]};
             n_tests++;
         }
     CHECK(n_tests > 0, "ssa_core.h5 has no case");

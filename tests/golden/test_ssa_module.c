@@ -8,11 +8,16 @@ static ssa_config config_of(h5_file f, const char *g, const char *pe_path) {
     char   *version = h5_attr_string(f, g, "compression_version");
     h5_dims pe;
     free(h5_f32(f, pe_path, &pe));
-    ssa_config c = {.width = net_int(f, g, "hidden_size"), .heads = net_int(f, g, "num_q_heads"),
-                    .kv_heads = net_int(f, g, "num_kv_heads"), .head_dim = net_int(f, g, "head_dim"),
-                    .m_cmp = (int)pe.n[0], .m_slc = net_int(f, g, "selection_block_size"),
-                    .m_win = net_int(f, g, "window_size"), .top_k = net_int(f, g, "topk"),
-                    .groups = (int)h5_attr_double(f, g, "compression_num_groups", 32), .pool_add_one = true,
+    ssa_config c = {.width = net_int(f, g, "hidden_size"),
+                    .heads = net_int(f, g, "num_q_heads"),
+                    .kv_heads = net_int(f, g, "num_kv_heads"),
+                    .head_dim = net_int(f, g, "head_dim"),
+                    .m_cmp = (int)pe.n[0],
+                    .m_slc = net_int(f, g, "selection_block_size"),
+                    .m_win = net_int(f, g, "window_size"),
+                    .top_k = net_int(f, g, "topk"),
+                    .groups = (int)h5_attr_double(f, g, "compression_num_groups", 32),
+                    .pool_add_one = true,
                     .compression = strcmp(version, "v2") == 0 ? COMPRESSION_V2 : COMPRESSION_V1};
     free(version);
     return c;
@@ -33,16 +38,16 @@ static void module_matches(void **state) {
 
     tensor coord, first;
     net_coords(&n.host, f, h5_path("%s/in/coords", g), -1, &coord, &first);
-    tensor        x = net_f32(&n.host, f, h5_path("%s/in/x", g)), dy = net_f32(&n.host, f, h5_path("%s/in/grad_out", g));
-    block_tables  b = blocks_build(&n.host, &coord, &first, cfg.m_cmp, cfg.m_slc, cfg.compression == COMPRESSION_V2);
+    tensor       x = net_f32(&n.host, f, h5_path("%s/in/x", g)), dy = net_f32(&n.host, f, h5_path("%s/in/grad_out", g));
+    block_tables b = blocks_build(&n.host, &coord, &first, cfg.m_cmp, cfg.m_slc, cfg.compression == COMPRESSION_V2);
     window_tables w = windows_build(&n.host, &coord, &first, cfg.m_win, net_int(f, g, "shift_window"), true, cfg.m_slc);
 
     tape_begin(&n.t);
-    ssa_trace trace;
-    var      *in = tape_leaf(&n.t, x, true), *y = ssa_forward(&n.t, &cfg, &layer, in, &b, &w, &trace);
-    double    bound = NET_BOUND * h5_attr_double(f, g, "fp32_out_worst_rel_l2", NAN);
-    double    inside = ssa_check(f, h5_path("%s/aux", g), &b, &trace, bound);
-    int64_t   rows = y->v.dim[0];
+    ssa_trace                trace;
+    var                     *in = tape_leaf(&n.t, x, true), *y = ssa_forward(&n.t, &cfg, &layer, in, &b, &w, &trace);
+    double                   bound = NET_BOUND * h5_attr_double(f, g, "fp32_out_worst_rel_l2", NAN);
+    double                   inside = ssa_check(f, h5_path("%s/aux", g), &b, &trace, bound);
+    int64_t                  rows = y->v.dim[0];
     static const char *const branch[] = {"cmp_out", "sel_out", "win_out"};
     for (int i = 0; i < 3; i++)
         inside = fmax(inside, net_compare_rel(f, h5_path("%s/aux/%s", g, branch[i]), F32(&trace.branch[i]->v),
@@ -64,4 +69,6 @@ static void module_matches(void **state) {
     rig_close(&n);
 }
 
-int main(void) { return net_run_cases("ssa_module", module_matches); }
+int main(void) {
+    return net_run_cases("ssa_module", module_matches);
+}

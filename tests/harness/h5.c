@@ -72,8 +72,8 @@ static void *read_as(h5_file f, const char *path, hid_t type, size_t size, h5_di
     int64_t n = extent(space, d ? d : &own);
     void   *out = malloc((size_t)(n ? n : 1) * size);
     CHECK(out, "%s: %s: no memory for %lld elements", name_of(f), path, (long long)n);
-    CHECK(n == 0 || H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out) >= 0,
-          "%s: %s cannot be read as numbers", name_of(f), path);
+    CHECK(n == 0 || H5Dread(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out) >= 0, "%s: %s cannot be read as numbers",
+          name_of(f), path);
     H5Sclose(space);
     H5Dclose(set);
     return out;
@@ -117,12 +117,10 @@ static hid_t open_attr(h5_file f, const char *object, const char *name) {
 
 double *h5_attr_doubles(h5_file f, const char *object, const char *name, int64_t *n) {
     h5_dims d;
-    hid_t   a = open_attr(f, object, name), space = H5Aget_space(a), type = H5Aget_type(a),
-          mem = H5T_NATIVE_DOUBLE;
+    hid_t   a = open_attr(f, object, name), space = H5Aget_space(a), type = H5Aget_type(a), mem = H5T_NATIVE_DOUBLE;
     double *out = calloc((size_t)extent(space, &d) + 1, sizeof *out);
     CHECK(out, "%s: no memory for attribute %s", name_of(f), name);
-    if (H5Tget_class(type) ==
-        H5T_ENUM) { /* h5py stores bool as an enum of one byte, which HDF5 does not convert */
+    if (H5Tget_class(type) == H5T_ENUM) { /* h5py stores bool as an enum of one byte, which HDF5 does not convert */
         int8_t *b = calloc((size_t)d.count + 1, 1);
         CHECK(b && H5Tget_size(type) == 1 && H5Aread(a, type, b) >= 0, "%s: attribute %s of %s is no number",
               name_of(f), name, object);
@@ -153,8 +151,8 @@ char *h5_attr_string(h5_file f, const char *object, const char *name) {
     CHECK(H5Tget_class(type) == H5T_STRING, "%s: attribute %s of %s is no text", name_of(f), name, object);
     if (H5Tis_variable_str(type) > 0) {
         char *text = NULL;
-        CHECK(H5Aread(a, type, &text) >= 0 && text && (out = strdup(text)),
-              "%s: attribute %s of %s cannot be read", name_of(f), name, object);
+        CHECK(H5Aread(a, type, &text) >= 0 && text && (out = strdup(text)), "%s: attribute %s of %s cannot be read",
+              name_of(f), name, object);
         H5free_memory(text);
     } else {
         CHECK((out = calloc(H5Tget_size(type) + 1, 1)) && H5Aread(a, type, out) >= 0,
@@ -176,8 +174,7 @@ char **h5_list(h5_file f, const char *group, int *n) {
     CHECK(h5_exists(f, group), "%s: %s is missing", name_of(f), group);
     CHECK(H5Gget_info_by_name(f, group, &info, H5P_DEFAULT) >= 0, "%s: %s is not a group", name_of(f), group);
     char **names = calloc((size_t)info.nlinks + 1, sizeof *names), **at = names;
-    CHECK(names &&
-              H5Literate_by_name(f, group, H5_INDEX_NAME, H5_ITER_INC, NULL, add_name, &at, H5P_DEFAULT) >= 0,
+    CHECK(names && H5Literate_by_name(f, group, H5_INDEX_NAME, H5_ITER_INC, NULL, add_name, &at, H5P_DEFAULT) >= 0,
           "%s: %s cannot be listed", name_of(f), group);
     *n = (int)info.nlinks;
     return names;

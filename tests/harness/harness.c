@@ -59,7 +59,9 @@ void fill_rule_d(double *x, int64_t n, uint32_t seed, double scale) {
     for (int64_t i = 0; i < n; i++) x[i] = rule((uint32_t)i, seed, scale);
 }
 
-void poison(void *p, size_t bytes) { memset(p, 0xFF, bytes); }
+void poison(void *p, size_t bytes) {
+    memset(p, 0xFF, bytes);
+}
 
 static jmp_buf fatal_jump;
 static char    fatal_text[1500];
@@ -90,7 +92,9 @@ void note_skip(const char *fmt, ...) {
     n_skipped++;
 }
 
-int test_exit(int n_failed) { return n_failed ? n_failed : n_skipped ? 77 : 0; }
+int test_exit(int n_failed) {
+    return n_failed ? n_failed : n_skipped ? 77 : 0;
+}
 
 static char folder[64];
 

@@ -1,4 +1,5 @@
-/* What every test program shares: comparison that NaN fails, catching fatals, golden files' folder, temporary folders. */
+/* What every test program shares: comparison that NaN fails, catching fatals, golden files' folder, temporary folders.
+ */
 #pragma once
 #include <setjmp.h>
 #include <stdarg.h>

@@ -4,7 +4,9 @@
 
 void rig_open(rig *r, const char *backend_name, size_t mb) {
     size_t bytes = mb << 20;
-    *r = (rig){.step = arena_new("step", bytes), .book = arena_new("book", bytes), .host = arena_new("host", bytes),
+    *r = (rig){.step = arena_new("step", bytes),
+               .book = arena_new("book", bytes),
+               .host = arena_new("host", bytes),
                .weights = arena_new("weights", bytes)};
     r->c = (ctx){.be = backend_find(backend_name), .scratch = arena_new("scratch", bytes), .deterministic = true};
     CHECK(r->c.be, "no back end %s", backend_name);

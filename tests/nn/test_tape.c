@@ -1,4 +1,5 @@
-/* The tape and the parameter table, on the reference back end: what is recorded, where gradients go, what memory it takes. */
+/* The tape and the parameter table, on the reference back end: what is recorded, where gradients go, what memory it
+ * takes. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,17 +10,21 @@
 
 /* ---- parameter table ------------------------------------------------------------------------------------------ */
 
-static param *add_plain(params *p, int i) { return params_add(p, i, INIT_NORMAL, 0.5, DIMS(3, 5), "m.%d.weight", i); }
+static param *add_plain(params *p, int i) {
+    return params_add(p, i, INIT_NORMAL, 0.5, DIMS(3, 5), "m.%d.weight", i);
+}
 
-static void add_again(void *arg) { add_plain(arg, 0); }
+static void add_again(void *arg) {
+    add_plain(arg, 0);
+}
 
 static void test_params(void **state) {
     (void)state;
     params p;
     params_init(&p);
-    param *row[4] = {add_plain(&p, 0), params_add(&p, 0, INIT_ZERO, 0, DIMS(3), "m.0.bias"),
-                     params_add(&p, 1, INIT_XAVIER, 0, DIMS(40, 60), "m.1.weight"),
-                     params_add(&p, 1, INIT_ONE, 0, DIMS(2, 7), "m.1.gamma")};
+    param     *row[4] = {add_plain(&p, 0), params_add(&p, 0, INIT_ZERO, 0, DIMS(3), "m.0.bias"),
+                         params_add(&p, 1, INIT_XAVIER, 0, DIMS(40, 60), "m.1.weight"),
+                         params_add(&p, 1, INIT_ONE, 0, DIMS(2, 7), "m.1.gamma")};
     const bool decay[4] = {true, false, true, false};
     int64_t    end = 0;
     assert_int_equal(p.n, 4);
@@ -38,7 +43,8 @@ static void test_params(void **state) {
     params_alloc(&p, &count, true, true);
     params_alloc(&p, &real, true, true);
     assert_int_equal(count.peak, real.peak);
-    for (int64_t i = 0; i < p.total; i++) assert_true(p.w[i] == 0 && p.g[i] == 0 && p.m[i] == 0 && p.v[i] == 0 && p.ema[i] == 0);
+    for (int64_t i = 0; i < p.total; i++)
+        assert_true(p.w[i] == 0 && p.g[i] == 0 && p.m[i] == 0 && p.v[i] == 0 && p.ema[i] == 0);
     params_randomize(&p, 7);
     assert_memory_equal(p.w, p.ema, (size_t)p.total * sizeof(float));
     double largest = 0, bound = sqrt(6.0 / 100);
@@ -300,7 +306,9 @@ static void run_once(net *n) {
     tape_backward(&n->t);
 }
 
-static void run_again(void *arg) { run_once(arg); }
+static void run_again(void *arg) {
+    run_once(arg);
+}
 
 /* The peak of a run that only counts, checked to touch nothing. */
 static size_t dry_peak(net *n) {
@@ -482,7 +490,8 @@ static void test_gather(void **state) {
     net n;
     net_open(&n);
     int32_t at[PICKED] = {2, 0, 2, 1};
-    tensor  index = tensor_wrap(at, DT_I32, DIMS(PICKED)), dy = tensor_wrap(n.dy, DT_F32, DIMS(PICKED * GROUP, WIDTH / 2));
+    tensor  index = tensor_wrap(at, DT_I32, DIMS(PICKED)),
+           dy = tensor_wrap(n.dy, DT_F32, DIMS(PICKED * GROUP, WIDTH / 2));
     tape_begin(&n.t);
     var *x = tape_leaf(&n.t, tensor_wrap(n.x, DT_F32, DIMS(N * GROUP, WIDTH / 2)), true);
     poison((char *)n.step.base + n.step.used, n.step.size - n.step.used);
@@ -502,9 +511,9 @@ static void test_gather(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_params),   cmocka_unit_test(test_used_twice), cmocka_unit_test(test_accumulation),
-        cmocka_unit_test(test_differences), cmocka_unit_test(test_recompute), cmocka_unit_test(test_dry_run),
-        cmocka_unit_test(test_hook),     cmocka_unit_test(test_seed),       cmocka_unit_test(test_split),
-        cmocka_unit_test(test_posterior), cmocka_unit_test(test_gather)};
+        cmocka_unit_test(test_params),      cmocka_unit_test(test_used_twice), cmocka_unit_test(test_accumulation),
+        cmocka_unit_test(test_differences), cmocka_unit_test(test_recompute),  cmocka_unit_test(test_dry_run),
+        cmocka_unit_test(test_hook),        cmocka_unit_test(test_seed),       cmocka_unit_test(test_split),
+        cmocka_unit_test(test_posterior),   cmocka_unit_test(test_gather)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

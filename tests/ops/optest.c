@@ -20,7 +20,9 @@ ctx optest_ctx(const backend *be) {
     return (ctx){.be = be, .scratch = scratch, .deterministic = true};
 }
 
-void optest_begin(optest *o) { *o = (optest){.repeat = OPTEST_REPEAT}; }
+void optest_begin(optest *o) {
+    *o = (optest){.repeat = OPTEST_REPEAT};
+}
 
 void optest_end(optest *o) {
     for (int i = 0; i < o->n; i++) {
@@ -102,12 +104,22 @@ void optest_freeze(optest *o) {
     }
 }
 
-void optest_keep(optest *o, const tensor *t) { memcpy(item_of(o, t)->start, t->data, tensor_bytes(t)); }
-void optest_set_terms(optest *o, const tensor *t, int64_t terms) { item_of(o, t)->terms = (double)terms; }
-void optest_set_floor(optest *o, const tensor *t, double magnitude) { item_of(o, t)->floor = ldexp(magnitude, -22); }
-void optest_set_tol(optest *o, const tensor *t, double tol) { item_of(o, t)->tol = tol; }
+void optest_keep(optest *o, const tensor *t) {
+    memcpy(item_of(o, t)->start, t->data, tensor_bytes(t));
+}
+void optest_set_terms(optest *o, const tensor *t, int64_t terms) {
+    item_of(o, t)->terms = (double)terms;
+}
+void optest_set_floor(optest *o, const tensor *t, double magnitude) {
+    item_of(o, t)->floor = ldexp(magnitude, -22);
+}
+void optest_set_tol(optest *o, const tensor *t, double tol) {
+    item_of(o, t)->tol = tol;
+}
 
-static bool is_float(dtype dt) { return dt == DT_F32 || dt == DT_F64; }
+static bool is_float(dtype dt) {
+    return dt == DT_F32 || dt == DT_F64;
+}
 
 static double element(const void *data, dtype dt, int64_t i) {
     return dt == DT_F32 ? (double)((const float *)data)[i] : ((const double *)data)[i];
@@ -185,9 +197,9 @@ void optest_compare(optest *o, optest_fn fn, const void *args) {
             continue;
         }
         if (!optest_rounded && it->tol <= 0) fail_msg("%s has no bound", it->name);
-        double bound = it->tol > 0 ? it->tol * it->max
-                                   : 2 * it->worst + (4 + sqrt(it->terms)) * ldexp(it->max, -24) +
-                           it->floor + OPTEST_TINY;
+        double bound = it->tol > 0
+                           ? it->tol * it->max
+                           : 2 * it->worst + (4 + sqrt(it->terms)) * ldexp(it->max, -24) + it->floor + OPTEST_TINY;
         expect_le(worst_error(it, "cpu"), bound, it->name);
     }
     for (int i = 0; i < o->n; i++) memcpy(o->item[i].want, o->item[i].t.data, tensor_bytes(&o->item[i].t));
@@ -203,13 +215,14 @@ static double loss_of(const tensor *const *outs) {
     double sum = 0;
     for (int k = 0; outs[k]; k += 2)
         for (int64_t i = 0, n = tensor_count(outs[k]); i < n; i++)
-            sum += element(outs[k]->data, outs[k]->dt, i) * (outs[k + 1] ? element(outs[k + 1]->data, outs[k + 1]->dt, i) : 1);
+            sum += element(outs[k]->data, outs[k]->dt, i) *
+                   (outs[k + 1] ? element(outs[k + 1]->data, outs[k + 1]->dt, i) : 1);
     return sum;
 }
 
 /* outs may hold NULL as a dy, so the list ends at a NULL y. */
-void optest_grad(optest *o, optest_fn fwd, optest_fn bwd, const void *args, tensor *const *pairs,
-                 tensor *const *outs, double h, double tol) {
+void optest_grad(optest *o, optest_fn fwd, optest_fn bwd, const void *args, tensor *const *pairs, tensor *const *outs,
+                 double h, double tol) {
     ctx c = optest_ctx(&backend_ref);
     prepare(o);
     fwd(&c, args);

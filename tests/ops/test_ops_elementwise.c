@@ -68,7 +68,9 @@ static void test_embed_ape(void **state) {
             optest_begin(&o);
             o.repeat = 5;
             tensor        *x = optest_in(&o, "x", 1, 2, DIMS(n, ch[w % 5]));
-            embed_ape_args a = {.x = x, .coord = optest_i32(&o, "coord", coord, DIMS(n, 3)), .factor = w & 1 ? 0.5f : 1.0f,
+            embed_ape_args a = {.x = x,
+                                .coord = optest_i32(&o, "coord", coord, DIMS(n, 3)),
+                                .factor = w & 1 ? 0.5f : 1.0f,
                                 .y = optest_out(&o, "y", DT_F32, DIMS(n, ch[w % 5]))};
             /* Both work in double: one rounding of the sum, one of the table, |y| <= 2. */
             optest_set_tol(&o, a.y, 2e-7);
@@ -107,7 +109,8 @@ static void test_embed_time(void **state) {
         optest o;
         optest_begin(&o);
         o.repeat = 5;
-        embed_time_args a = {.t = optest_in(&o, "t", 1, 2000, DIMS(ROWS[r])), .y = optest_out(&o, "y", DT_F32, DIMS(ROWS[r], 18))};
+        embed_time_args a = {.t = optest_in(&o, "t", 1, 2000, DIMS(ROWS[r])),
+                             .y = optest_out(&o, "y", DT_F32, DIMS(ROWS[r], 18))};
         optest_set_tol(&o, a.y, 1e-7);
         optest_compare(&o, OPTEST_FN(embed_time_fwd), &a);
         optest_end(&o);
@@ -121,8 +124,8 @@ static void add_table_case(int n, int k, int ch, bool grad) {
     for (int i = 0; i < n; i++) index[i] = i * 31 % k;
     optest_begin(&o);
     add_table_args a = {0};
-    tensor *x = optest_in(&o, "x", 1, 2, DIMS(n, ch)), *table = optest_in(&o, "table", 2, 2, DIMS(k, ch));
-    tensor *y = optest_out(&o, "y", DT_F32, DIMS(n, ch));
+    tensor        *x = optest_in(&o, "x", 1, 2, DIMS(n, ch)), *table = optest_in(&o, "table", 2, 2, DIMS(k, ch));
+    tensor        *y = optest_out(&o, "y", DT_F32, DIMS(n, ch));
     a.x = x, a.table = table, a.y = y, a.index = optest_i32(&o, "index", index, DIMS(n));
     optest_compare(&o, OPTEST_FN(add_table_fwd), &a);
     optest_freeze(&o);
@@ -130,8 +133,8 @@ static void add_table_case(int n, int k, int ch, bool grad) {
     a.dy = dy, a.dtable = dtable;
     optest_compare(&o, OPTEST_FN(add_table_bwd), &a);
     if (grad)
-        optest_grad(&o, OPTEST_FN(add_table_fwd), OPTEST_FN(add_table_bwd), &a, (tensor *[]){x, dy, table, dtable, NULL},
-                    (tensor *[]){y, dy, NULL}, 0.05, 1e-3);
+        optest_grad(&o, OPTEST_FN(add_table_fwd), OPTEST_FN(add_table_bwd), &a,
+                    (tensor *[]){x, dy, table, dtable, NULL}, (tensor *[]){y, dy, NULL}, 0.05, 1e-3);
     optest_end(&o);
     free(index);
 }
@@ -150,7 +153,8 @@ static void branch_gate_case(int n, int heads, int d, bool grad) {
     optest o;
     optest_begin(&o);
     branch_gate_args a = {0};
-    tensor *branch[3], *dbranch[3], *z = optest_in(&o, "z", 9, 8, DIMS(n, 3)), *out = optest_out(&o, "out", DT_F32, DIMS(n, heads, d));
+    tensor          *branch[3], *dbranch[3], *z = optest_in(&o, "z", 9, 8, DIMS(n, 3)),
+                                    *out = optest_out(&o, "out", DT_F32, DIMS(n, heads, d));
     for (int i = 0; i < 3; i++) a.o[i] = branch[i] = optest_in(&o, "o", (uint32_t)i + 1, 2, DIMS(n, heads, d));
     a.z = z, a.out = out;
     optest_compare(&o, OPTEST_FN(branch_gate_fwd), &a);
@@ -215,7 +219,8 @@ static void test_wrong(void **state) {
     tensor *t = optest_in(&o, "t", 1, 2, DIMS(3));
     optest_fatal(OPTEST_FN(embed_time_fwd), &(embed_time_args){.t = t, .y = y}, "odd width 5");
     tensor *b = optest_in(&o, "o", 1, 2, DIMS(3, 2, 2)), *out = optest_out(&o, "out", DT_F32, DIMS(3, 2, 2));
-    optest_fatal(OPTEST_FN(branch_gate_fwd), &(branch_gate_args){.o = {b, b, x}, .z = x, .out = out}, "o[2] is f32 (3,4)");
+    optest_fatal(OPTEST_FN(branch_gate_fwd), &(branch_gate_args){.o = {b, b, x}, .z = x, .out = out},
+                 "o[2] is f32 (3,4)");
     optest_fatal(OPTEST_FN(branch_gate_fwd), &(branch_gate_args){.o = {b, b, b}, .z = x, .out = out},
                  "z is f32 (3,4), wanted f32 (3,3)");
     optest_end(&o);

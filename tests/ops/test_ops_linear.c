@@ -44,7 +44,7 @@ static void test_linear_sizes(void **state) {
     for (int r = 0; r < N_ROWS; r++)
         for (int i = 0; i < 4; i++, act = (act + 1) % N_ACTS)
             linear_case(ROWS[r], width[i][0], width[i][1], (act_kind)act, (r + i) & 1, i != 2, false);
-    linear_case(2, 200, 2000, ACT_SILU, false, true, false);  /* few rows: cut by columns */
+    linear_case(2, 200, 2000, ACT_SILU, false, true, false);       /* few rows: cut by columns */
     linear_case(1100, 3, 2000, ACT_GELU_TANH, false, true, false); /* several pieces, threads */
     linear_case(3000, 96, 160, ACT_NONE, true, true, false);
 }
@@ -61,7 +61,8 @@ static void test_linear_optional(void **state) {
     for (int which = 0; which < 3; which++) {
         optest o;
         optest_begin(&o);
-        linear_args a = {.x = optest_in(&o, "x", 1, 2, DIMS(65, 12)), .w = optest_in(&o, "w", 2, 2, DIMS(9, 12)),
+        linear_args a = {.x = optest_in(&o, "x", 1, 2, DIMS(65, 12)),
+                         .w = optest_in(&o, "w", 2, 2, DIMS(9, 12)),
                          .dy = optest_in(&o, "dy", 3, 2, DIMS(65, 9))};
         if (which == 0) a.dx = optest_out(&o, "dx", DT_F32, DIMS(65, 12));
         if (which == 1) {
@@ -82,12 +83,14 @@ static void test_linear_wrong(void **state) {
     tensor *y = optest_out(&o, "y", DT_F32, DIMS(4, 5)), *b = optest_in(&o, "b", 3, 1, DIMS(5));
     tensor  other = *y, gpu = *y;
     optest_fatal(OPTEST_FN(linear_fwd), &(linear_args){.x = x, .w = x, .y = y}, "y is f32 (4,5), wanted f32 (4,4)");
-    optest_fatal(OPTEST_FN(linear_fwd), &(linear_args){.x = x, .w = w, .b = x, .y = y}, "b is f32 (4,6), wanted f32 (5)");
+    optest_fatal(OPTEST_FN(linear_fwd), &(linear_args){.x = x, .w = w, .b = x, .y = y},
+                 "b is f32 (4,6), wanted f32 (5)");
     optest_fatal(OPTEST_FN(linear_fwd), &(linear_args){.x = x, .w = w, .b = b}, "y is not given");
     optest_fatal(OPTEST_FN(linear_fwd), &(linear_args){.x = x, .w = w, .y = y, .w_in_out = true}, "w is f32 (5,6)");
     optest_fatal(OPTEST_FN(linear_fwd), &(linear_args){.x = x, .w = w, .y = y, .act = ACT_SILU}, "pre is not given");
     other.dt = DT_I32;
-    optest_fatal(OPTEST_FN(linear_fwd), &(linear_args){.x = x, .w = w, .y = &other}, "y is i32 (4,5), wanted f32 (4,5)");
+    optest_fatal(OPTEST_FN(linear_fwd), &(linear_args){.x = x, .w = w, .y = &other},
+                 "y is i32 (4,5), wanted f32 (4,5)");
     gpu.dev = DEV_CUDA;
     optest_fatal(OPTEST_FN(linear_fwd), &(linear_args){.x = x, .w = w, .y = &gpu}, "y is on the GPU");
     optest_fatal(OPTEST_FN(linear_bwd), &(linear_args){.x = x, .w = w, .dy = y, .dx = w}, "dx is f32 (5,6)");
@@ -116,7 +119,8 @@ static void test_missing_entry(void **state) {
     dry_call d = {.c = optest_ctx(&empty)};
     (void)state;
     optest_begin(&o);
-    d.a = (linear_args){.x = optest_in(&o, "x", 1, 2, DIMS(4, 6)), .w = optest_in(&o, "w", 2, 2, DIMS(5, 6)),
+    d.a = (linear_args){.x = optest_in(&o, "x", 1, 2, DIMS(4, 6)),
+                        .w = optest_in(&o, "w", 2, 2, DIMS(5, 6)),
                         .y = optest_out(&o, "y", DT_F32, DIMS(4, 5))};
     const char *text = expect_fatal(call_linear, &d);
     assert_non_null(text);
@@ -181,10 +185,14 @@ static void test_act_wrong(void **state) {
 int main(void) {
     optest_rounded = &backend_ref32;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear_sizes), cmocka_unit_test(test_linear_gradients),
-        cmocka_unit_test(test_linear_optional), cmocka_unit_test(test_linear_wrong),
-        cmocka_unit_test(test_missing_entry), cmocka_unit_test(test_linear_nan),
-        cmocka_unit_test(test_act), cmocka_unit_test(test_act_wrong),
+        cmocka_unit_test(test_linear_sizes),
+        cmocka_unit_test(test_linear_gradients),
+        cmocka_unit_test(test_linear_optional),
+        cmocka_unit_test(test_linear_wrong),
+        cmocka_unit_test(test_missing_entry),
+        cmocka_unit_test(test_linear_nan),
+        cmocka_unit_test(test_act),
+        cmocka_unit_test(test_act_wrong),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

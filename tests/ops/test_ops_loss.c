@@ -19,8 +19,8 @@ static void vae_case(int n, int ch, bool noise, bool with_dz, double scale, bool
     optest o;
     optest_begin(&o);
     vae_sample_args a = {.kl_scale = 0.25};
-    tensor         *x = optest_in(&o, "moments", 1, scale, DIMS(n, 2 * ch)), *z = optest_out(&o, "z", DT_F32, DIMS(n, ch));
-    tensor         *kl = optest_out(&o, "kl", DT_F64, DIMS(1)), *dz = NULL;
+    tensor *x = optest_in(&o, "moments", 1, scale, DIMS(n, 2 * ch)), *z = optest_out(&o, "z", DT_F32, DIMS(n, ch));
+    tensor *kl = optest_out(&o, "kl", DT_F64, DIMS(1)), *dz = NULL;
     a.moments = x, a.z = z, a.kl = kl;
     optest_set_tol(&o, kl, SUM_TOL);
     if (noise) a.eps = optest_in(&o, "eps", 2, 3, DIMS(n, ch));
@@ -56,7 +56,8 @@ static void test_vae_clamp(void **state) {
     tensor *x = optest_in(&o, "moments", 1, 0, DIMS(4, 2)), *dx = optest_out(&o, "dmoments", DT_F32, DIMS(4, 2));
     for (int i = 0; i < 4; i++) F32(x)[2 * i + 1] = (float[]){-31, -29, 19, 21}[i];
     optest_keep(&o, x);
-    optest_run(&o, &backend_cpu, OPTEST_FN(vae_sample_bwd), &(vae_sample_args){.moments = x, .kl_scale = 1, .dmoments = dx});
+    optest_run(&o, &backend_cpu, OPTEST_FN(vae_sample_bwd),
+               &(vae_sample_args){.moments = x, .kl_scale = 1, .dmoments = dx});
     for (int i = 0; i < 4; i++) assert_true((F32(dx)[2 * i + 1] == 0) == (i == 0 || i == 3));
     optest_end(&o);
 }
@@ -127,9 +128,13 @@ static void test_mse_flow(void **state) {
             mse_case(ROWS[r], ch, ROWS[r] == 3);
             optest o;
             optest_begin(&o);
-            flow_noise_args a = {.x0 = optest_in(&o, "x0", 1, 2, DIMS(ROWS[r], ch)), .eps = optest_in(&o, "eps", 2, 4, DIMS(ROWS[r], ch)),
-                                 .t = optest_in(&o, "t", 3, 1, DIMS(B)), .first = samples(&o, ROWS[r]), .sigma_min = 1e-5,
-                                 .x_t = optest_out(&o, "x_t", DT_F32, DIMS(ROWS[r], ch)), .v = optest_out(&o, "v", DT_F32, DIMS(ROWS[r], ch))};
+            flow_noise_args a = {.x0 = optest_in(&o, "x0", 1, 2, DIMS(ROWS[r], ch)),
+                                 .eps = optest_in(&o, "eps", 2, 4, DIMS(ROWS[r], ch)),
+                                 .t = optest_in(&o, "t", 3, 1, DIMS(B)),
+                                 .first = samples(&o, ROWS[r]),
+                                 .sigma_min = 1e-5,
+                                 .x_t = optest_out(&o, "x_t", DT_F32, DIMS(ROWS[r], ch)),
+                                 .v = optest_out(&o, "v", DT_F32, DIMS(ROWS[r], ch))};
             optest_compare(&o, OPTEST_FN(flow_noise_fwd), &a);
             optest_end(&o);
         }
@@ -154,8 +159,15 @@ static void adamw_case(int n, bool ema, int64_t step, double decay) {
     optest o;
     optest_begin(&o);
     o.repeat = n > 1000 ? 3 : OPTEST_REPEAT;
-    adamw_args a = {.grad_scale = 0.7, .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = decay,
-                    .ema_decay = 0.999, .step = step, .grad = optest_in(&o, "grad", 1, 2, DIMS(n))};
+    adamw_args a = {.grad_scale = 0.7,
+                    .lr = 1e-2,
+                    .beta1 = 0.9,
+                    .beta2 = 0.999,
+                    .eps = 1e-8,
+                    .weight_decay = decay,
+                    .ema_decay = 0.999,
+                    .step = step,
+                    .grad = optest_in(&o, "grad", 1, 2, DIMS(n))};
     a.w = optest_acc(&o, "w", 2, 2, DIMS(n));
     a.m = optest_acc(&o, "m", 3, 1, DIMS(n));
     a.v = optest_acc(&o, "v", 4, 0, DIMS(n));
@@ -186,7 +198,8 @@ static void test_adamw_split(void **state) {
         fill_rule(part[k], N, (uint32_t)k + 1, k == 2 ? 0 : 2);
     }
     ctx        c = optest_ctx(&backend_cpu);
-    adamw_args base = {.grad_scale = 0.3, .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .ema_decay = 0.99, .step = 3};
+    adamw_args base = {
+        .grad_scale = 0.3, .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .ema_decay = 0.99, .step = 3};
     for (int p = 0; p < 3; p++) { /* 0: whole; 1, 2: the parts */
         float     *f = p ? part[0] : whole[0];
         int64_t    at = p == 2 ? CUT : 0, n = p == 0 ? N : p == 1 ? CUT : N - CUT;
@@ -208,9 +221,12 @@ static void test_nan(void **state) {
     tensor *p = optest_in(&o, "pred", 1, 1, DIMS(9)), *t = optest_in(&o, "target", 2, 1, DIMS(9));
     tensor *sum3 = optest_out(&o, "sums", DT_F64, DIMS(3)), *n3 = optest_out(&o, "counts", DT_F64, DIMS(3));
     tensor *z = optest_out(&o, "z", DT_F32, DIMS(5, 2));
-    optest_nan(&o, OPTEST_FN(mse_rows_fwd), &(mse_rows_args){.pred = x, .target = y, .first = first, .sums = sum1}, x, sum1);
-    optest_nan(&o, OPTEST_FN(sdf_loss_fwd), &(sdf_loss_args){.pred = p, .target = t, .sums = sum3, .counts = n3}, p, sum3);
-    optest_nan(&o, OPTEST_FN(sdf_loss_fwd), &(sdf_loss_args){.pred = p, .target = t, .sums = sum3, .counts = n3}, t, sum3);
+    optest_nan(&o, OPTEST_FN(mse_rows_fwd), &(mse_rows_args){.pred = x, .target = y, .first = first, .sums = sum1}, x,
+               sum1);
+    optest_nan(&o, OPTEST_FN(sdf_loss_fwd), &(sdf_loss_args){.pred = p, .target = t, .sums = sum3, .counts = n3}, p,
+               sum3);
+    optest_nan(&o, OPTEST_FN(sdf_loss_fwd), &(sdf_loss_args){.pred = p, .target = t, .sums = sum3, .counts = n3}, t,
+               sum3);
     optest_nan(&o, OPTEST_FN(vae_sample_fwd), &(vae_sample_args){.moments = x, .z = z, .kl = sum1}, x, z);
     optest_nan(&o, OPTEST_FN(vae_sample_fwd), &(vae_sample_args){.moments = x, .z = z, .kl = sum1}, x, sum1);
     optest_end(&o);
@@ -224,8 +240,10 @@ static void test_wrong(void **state) {
     tensor *d1 = optest_out(&o, "d1", DT_F64, DIMS(1)), *d3 = optest_out(&o, "d3", DT_F64, DIMS(3));
     tensor *first = optest_first(&o, "first", (int[]){5}, 1);
     optest_fatal(OPTEST_FN(vae_sample_fwd), &(vae_sample_args){.moments = x, .z = x, .kl = d1}, "odd width 3");
-    optest_fatal(OPTEST_FN(sdf_loss_fwd), &(sdf_loss_args){.pred = f, .target = f, .sums = d3, .counts = f}, "counts is f32");
-    optest_fatal(OPTEST_FN(sdf_loss_fwd), &(sdf_loss_args){.pred = x, .target = x, .sums = d3, .counts = d3}, "wanted f32 (*)");
+    optest_fatal(OPTEST_FN(sdf_loss_fwd), &(sdf_loss_args){.pred = f, .target = f, .sums = d3, .counts = f},
+                 "counts is f32");
+    optest_fatal(OPTEST_FN(sdf_loss_fwd), &(sdf_loss_args){.pred = x, .target = x, .sums = d3, .counts = d3},
+                 "wanted f32 (*)");
     optest_fatal(OPTEST_FN(mse_rows_fwd), &(mse_rows_args){.pred = x, .target = x, .first = first, .sums = d3},
                  "sums is f64 (3), wanted f64 (1)");
     optest_fatal(OPTEST_FN(flow_noise_fwd), &(flow_noise_args){.x0 = x, .eps = f, .first = first}, "eps is f32 (15)");
@@ -238,9 +256,9 @@ static void test_wrong(void **state) {
 int main(void) {
     optest_rounded = &backend_ref32;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vae_sample), cmocka_unit_test(test_vae_clamp),   cmocka_unit_test(test_sdf_loss),
-        cmocka_unit_test(test_mse_flow),   cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw),
-        cmocka_unit_test(test_adamw_split), cmocka_unit_test(test_nan),        cmocka_unit_test(test_wrong),
+        cmocka_unit_test(test_vae_sample),  cmocka_unit_test(test_vae_clamp),   cmocka_unit_test(test_sdf_loss),
+        cmocka_unit_test(test_mse_flow),    cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw),
+        cmocka_unit_test(test_adamw_split), cmocka_unit_test(test_nan),         cmocka_unit_test(test_wrong),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* layer_norm, group_norm, rms_norm, gate_residual: cpu against ref, gradients of ref, empty samples, wrong arguments. */
+/* layer_norm, group_norm, rms_norm, gate_residual: cpu against ref, gradients of ref, empty samples, wrong arguments.
+ */
 #include "ops/optest.h"
 #include "ops/ref32.h"
 
@@ -24,9 +25,9 @@ static void layer_norm_case(int n, int ch, bool affine, bool modulated, double s
     optest o;
     optest_begin(&o);
     layer_norm_args a = {.eps = 1e-5};
-    tensor *x = optest_in(&o, "x", 1, scale, DIMS(n, ch)), *gamma = NULL, *beta = NULL, *sc = NULL, *sh = NULL;
-    tensor *y = optest_out(&o, "y", DT_F32, DIMS(n, ch));
-    tensor *dgamma = NULL, *dbeta = NULL, *dscale = NULL, *dshift = NULL;
+    tensor         *x = optest_in(&o, "x", 1, scale, DIMS(n, ch)), *gamma = NULL, *beta = NULL, *sc = NULL, *sh = NULL;
+    tensor         *y = optest_out(&o, "y", DT_F32, DIMS(n, ch));
+    tensor         *dgamma = NULL, *dbeta = NULL, *dscale = NULL, *dshift = NULL;
     a.x = x;
     a.y = y;
     a.mean = optest_out(&o, "mean", DT_F32, DIMS(n));
@@ -60,8 +61,8 @@ static void layer_norm_case(int n, int ch, bool affine, bool modulated, double s
     if (affine) pairs[k++] = gamma, pairs[k++] = dgamma, pairs[k++] = beta, pairs[k++] = dbeta;
     if (modulated) pairs[k++] = sc, pairs[k++] = dscale, pairs[k++] = sh, pairs[k++] = dshift;
     if (grad)
-        optest_grad(&o, OPTEST_FN(layer_norm_fwd), OPTEST_FN(layer_norm_bwd), &a, pairs, (tensor *[]){y, dy, NULL}, 0.01,
-                    1e-3);
+        optest_grad(&o, OPTEST_FN(layer_norm_fwd), OPTEST_FN(layer_norm_bwd), &a, pairs, (tensor *[]){y, dy, NULL},
+                    0.01, 1e-3);
     optest_end(&o);
 }
 
@@ -132,8 +133,15 @@ static void test_norms_far_from_zero(void **state) {
         optest_set_tol(&o, mean, 1e-7);
         optest_set_tol(&o, rstd, 1e-6);
         if (group) {
-            group_norm_args g = {.x = x, .gamma = gamma, .beta = beta, .groups = 8, .eps = 1e-5, .y = y, .mean = mean,
-                                 .rstd = rstd, .first = optest_first(&o, "first", (int[]){N}, 1)};
+            group_norm_args g = {.x = x,
+                                 .gamma = gamma,
+                                 .beta = beta,
+                                 .groups = 8,
+                                 .eps = 1e-5,
+                                 .y = y,
+                                 .mean = mean,
+                                 .rstd = rstd,
+                                 .first = optest_first(&o, "first", (int[]){N}, 1)};
             optest_compare(&o, OPTEST_FN(group_norm_fwd), &g);
         } else {
             tensor          m = tensor_view(mean, DIMS(N)), r = tensor_view(rstd, DIMS(N));
@@ -169,8 +177,8 @@ static void test_rms_norm(void **state) {
     for (int r = 0; r < N_ROWS; r++)
         for (int s = 0; s < 4; s++) rms_norm_case(ROWS[r], shape[s][0], shape[s][1], 2, false);
     rms_norm_case(3, 2, 5, 4, true);
-    rms_norm_case(3, 2, 16, 0, false);      /* zero vectors: y = 0, finite gradients */
-    rms_norm_case(3, 2, 16, 1e-14, false);  /* shorter than the limit */
+    rms_norm_case(3, 2, 16, 0, false);     /* zero vectors: y = 0, finite gradients */
+    rms_norm_case(3, 2, 16, 1e-14, false); /* shorter than the limit */
 }
 
 static void gate_case(int n, int ch, bool gated, bool grad) {
@@ -214,12 +222,21 @@ static void test_nan(void **state) {
     tensor *g = optest_in(&o, "gamma", 2, 2, DIMS(12)), *b = optest_in(&o, "beta", 3, 2, DIMS(12));
     tensor *mean = optest_out(&o, "mean", DT_F32, DIMS(65)), *rstd = optest_out(&o, "rstd", DT_F32, DIMS(65));
     optest_nan(&o, OPTEST_FN(layer_norm_fwd),
-               &(layer_norm_args){.x = x, .gamma = g, .beta = b, .eps = 1e-5, .y = y, .mean = mean, .rstd = rstd}, x, y);
+               &(layer_norm_args){.x = x, .gamma = g, .beta = b, .eps = 1e-5, .y = y, .mean = mean, .rstd = rstd}, x,
+               y);
     optest_nan(&o, OPTEST_FN(gate_residual_fwd), &(gate_residual_args){.x = x, .h = x, .y = y}, x, y);
     tensor *m2 = optest_out(&o, "mean", DT_F32, DIMS(1, 3)), *r2 = optest_out(&o, "rstd", DT_F32, DIMS(1, 3));
     optest_nan(&o, OPTEST_FN(group_norm_fwd),
-               &(group_norm_args){.x = x, .gamma = g, .beta = b, .eps = 1e-5, .y = y, .mean = m2, .rstd = r2,
-                                  .groups = 3, .act = ACT_SILU, .first = optest_first(&o, "first", (int[]){65}, 1)},
+               &(group_norm_args){.x = x,
+                                  .gamma = g,
+                                  .beta = b,
+                                  .eps = 1e-5,
+                                  .y = y,
+                                  .mean = m2,
+                                  .rstd = r2,
+                                  .groups = 3,
+                                  .act = ACT_SILU,
+                                  .first = optest_first(&o, "first", (int[]){65}, 1)},
                x, y);
     tensor *x3 = optest_in(&o, "x", 1, 2, DIMS(65, 3, 4)), *y3 = optest_out(&o, "y", DT_F32, DIMS(65, 3, 4));
     tensor *g3 = optest_in(&o, "gamma", 2, 2, DIMS(3, 4));
@@ -247,8 +264,9 @@ static void test_wrong(void **state) {
     optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "first[1] is 7, the next is 6");
     l = ln, l.mean = g;
     optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "mean is f32 (8), wanted f32 (6)");
-    group_norm_args gn = {.x = x, .y = y, .gamma = g, .beta = g, .eps = 1e-5, .groups = 4, .first = first, .mean = bg,
-                          .rstd = bg}, q = gn;
+    group_norm_args
+        gn = {.x = x, .y = y, .gamma = g, .beta = g, .eps = 1e-5, .groups = 4, .first = first, .mean = bg, .rstd = bg},
+        q = gn;
     q.groups = 3;
     optest_fatal(OPTEST_FN(group_norm_fwd), &q, "3 groups do not divide 8 channels");
     q = gn, q.act = ACT_TANH;
@@ -258,15 +276,20 @@ static void test_wrong(void **state) {
     optest_fatal(OPTEST_FN(rms_norm_fwd), &(rms_norm_args){.x = x, .gamma = g, .y = y}, "x has 2 dims");
     optest_fatal(OPTEST_FN(gate_residual_fwd), &(gate_residual_args){.x = x, .h = x, .y = y, .gate = g, .first = first},
                  "gate is f32 (8), wanted f32 (2,8)");
-    optest_fatal(OPTEST_FN(gate_residual_bwd), &(gate_residual_args){.dy = x, .dh = y, .dgate = s}, "dgate without gate");
+    optest_fatal(OPTEST_FN(gate_residual_bwd), &(gate_residual_args){.dy = x, .dh = y, .dgate = s},
+                 "dgate without gate");
     optest_end(&o);
 }
 
 int main(void) {
     optest_rounded = &backend_ref32;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_group_norm), cmocka_unit_test(test_norms_far_from_zero),
-        cmocka_unit_test(test_rms_norm),   cmocka_unit_test(test_gate_residual), cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_layer_norm),
+        cmocka_unit_test(test_group_norm),
+        cmocka_unit_test(test_norms_far_from_zero),
+        cmocka_unit_test(test_rms_norm),
+        cmocka_unit_test(test_gate_residual),
+        cmocka_unit_test(test_nan),
         cmocka_unit_test(test_wrong),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

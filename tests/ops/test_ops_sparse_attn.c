@@ -95,7 +95,8 @@ static void segment_case(const segment_shape *s, int repeat, bool grad) {
                     (tensor *[]){out, dout, NULL}, 0.02, 3e-4);
     else if (grad)
         optest_grad(&o, OPTEST_FN(attn_segment_fwd), OPTEST_FN(attn_segment_bwd), &a,
-                    (tensor *[]){x[0], dx[0], x[1], dx[1], x[2], dx[2], NULL}, (tensor *[]){out, dout, NULL}, 0.02, 3e-4);
+                    (tensor *[]){x[0], dx[0], x[1], dx[1], x[2], dx[2], NULL}, (tensor *[]){out, dout, NULL}, 0.02,
+                    3e-4);
     optest_end(&o);
 }
 
@@ -105,7 +106,8 @@ static void test_segment_sizes(void **state) {
     for (int i = 0; i < 7; i++)
         for (int j = 0; j < 7; j++) {
             if (sizes[i] * sizes[j] > 65000) continue;
-            segment_shape s = {.n_segments = 1, .queries = {sizes[i]}, .keys = {sizes[j]}, .H = 2, .G = 1 + (i + j) % 2, .D = 16};
+            segment_shape s = {
+                .n_segments = 1, .queries = {sizes[i]}, .keys = {sizes[j]}, .H = 2, .G = 1 + (i + j) % 2, .D = 16};
             segment_case(&s, 3, false);
         }
 }
@@ -115,11 +117,23 @@ static void test_segment_widths(void **state) {
     (void)state;
     for (int i = 0; i < 7; i++) {
         /* Empty segments, queries without keys, keys without queries, one of each. */
-        segment_shape s = {.n_segments = 6, .queries = {5, 0, 3, 0, 1, 70}, .keys = {9, 0, 0, 4, 1, 131}, .H = 6, .G = 2,
-                           .D = width[i], .ordered = i & 1, .unnamed = i % 3};
+        segment_shape s = {.n_segments = 6,
+                           .queries = {5, 0, 3, 0, 1, 70},
+                           .keys = {9, 0, 0, 4, 1, 131},
+                           .H = 6,
+                           .G = 2,
+                           .D = width[i],
+                           .ordered = i & 1,
+                           .unnamed = i % 3};
         segment_case(&s, 5, false);
-        segment_shape fused = {.n_segments = 3, .queries = {40, 1, 30}, .keys = {40, 1, 30}, .H = 2, .G = 2,
-                               .D = width[i], .ordered = !(i & 1), .fused = true};
+        segment_shape fused = {.n_segments = 3,
+                               .queries = {40, 1, 30},
+                               .keys = {40, 1, 30},
+                               .H = 2,
+                               .G = 2,
+                               .D = width[i],
+                               .ordered = !(i & 1),
+                               .fused = true};
         segment_case(&fused, 5, false);
     }
 }
@@ -131,13 +145,26 @@ static void test_segment_large(void **state) {
     segment_case(&heads, 3, false);
     segment_shape large = {.n_segments = 2, .queries = {1100, 7}, .keys = {1000, 20}, .H = 1, .G = 1, .D = 16};
     segment_case(&large, OPTEST_REPEAT, false);
-    segment_shape small = {.n_segments = 4, .queries = {60, 100, 3, 20}, .keys = {60, 130, 3, 20}, .H = 4, .G = 2, .D = 32, .ordered = true};
+    segment_shape small = {.n_segments = 4,
+                           .queries = {60, 100, 3, 20},
+                           .keys = {60, 130, 3, 20},
+                           .H = 4,
+                           .G = 2,
+                           .D = 32,
+                           .ordered = true};
     segment_case(&small, OPTEST_REPEAT, false);
 }
 
 static void test_segment_gradients(void **state) {
     (void)state;
-    segment_shape a = {.n_segments = 3, .queries = {3, 2, 0}, .keys = {4, 1, 2}, .H = 4, .G = 2, .D = 3, .ordered = true, .unnamed = 1};
+    segment_shape a = {.n_segments = 3,
+                       .queries = {3, 2, 0},
+                       .keys = {4, 1, 2},
+                       .H = 4,
+                       .G = 2,
+                       .D = 3,
+                       .ordered = true,
+                       .unnamed = 1};
     segment_case(&a, 2, true);
     segment_shape b = {.n_segments = 2, .queries = {4, 2}, .keys = {4, 2}, .H = 2, .G = 1, .D = 4, .fused = true};
     segment_case(&b, 2, true);
@@ -149,10 +176,13 @@ static void test_segment_wrong(void **state) {
     optest_begin(&o);
     tensor *q = optest_in(&o, "q", 1, 1, DIMS(4, 4, 8)), *k = optest_in(&o, "k", 2, 1, DIMS(5, 2, 8));
     tensor *k3 = optest_in(&o, "k3", 2, 1, DIMS(5, 3, 8)), *k9 = optest_in(&o, "k9", 2, 1, DIMS(5, 2, 9));
-    tensor *first4 = optest_first(&o, "first4", (int[]){2, 2}, 2), *first5 = optest_first(&o, "first5", (int[]){2, 3}, 2);
+    tensor *first4 = optest_first(&o, "first4", (int[]){2, 2}, 2),
+           *first5 = optest_first(&o, "first5", (int[]){2, 3}, 2);
     tensor *one = optest_first(&o, "one", (int[]){5}, 1);
     tensor *out = optest_out(&o, "out", DT_F32, DIMS(4, 4, 8)), *lse = optest_out(&o, "lse", DT_F32, DIMS(4, 4));
-    attn_segment_args good = {.q = q, .k = k, .v = k, .q_first = first4, .k_first = first5, .scale = 1, .out = out, .lse = lse}, a = good;
+    attn_segment_args
+        good = {.q = q, .k = k, .v = k, .q_first = first4, .k_first = first5, .scale = 1, .out = out, .lse = lse},
+        a = good;
     a.k = k3;
     optest_fatal(OPTEST_FN(attn_segment_fwd), &a, "3 key heads do not divide 4 heads");
     a = good;
@@ -222,14 +252,30 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
     tensor *first = optest_i32(&o, "first", t.first, DIMS(t.n_blocks + 1));
     tensor *cmp_first = optest_i32(&o, "slc_cmp_first", t.cmp_first, DIMS(t.n_blocks + 1));
 
-    tensor *cmp_out = optest_out(&o, "cmp_out", DT_F32, DIMS(N, H, D)), *cmp_lse = optest_out(&o, "cmp_lse", DT_F32, DIMS(N, H));
-    attn_segment_args c = {.q = q, .k = ck, .v = ck, .q_first = sample, .k_first = cmp_sample, .scale = scale,
-                           .out = cmp_out, .lse = cmp_lse};
+    tensor *cmp_out = optest_out(&o, "cmp_out", DT_F32, DIMS(N, H, D)),
+           *cmp_lse = optest_out(&o, "cmp_lse", DT_F32, DIMS(N, H));
+    attn_segment_args c = {.q = q,
+                           .k = ck,
+                           .v = ck,
+                           .q_first = sample,
+                           .k_first = cmp_sample,
+                           .scale = scale,
+                           .out = cmp_out,
+                           .lse = cmp_lse};
     optest_run(&o, &backend_ref, OPTEST_FN(attn_segment_fwd), &c);
     optest_freeze(&o);
-    tensor *block = optest_out(&o, "block", DT_I32, DIMS(G, N, s->K)), *score = optest_out(&o, "score", DT_F32, DIMS(G, N, t.widest + 1));
-    topk_blocks_args p = {.q = q, .ck = ck, .lse = cmp_lse, .sample_first = sample, .cmp_sample_first = cmp_sample,
-                          .slc_sample_first = slc_sample, .slc_cmp_first = cmp_first, .scale = scale, .block = block, .score = score};
+    tensor *block = optest_out(&o, "block", DT_I32, DIMS(G, N, s->K)),
+           *score = optest_out(&o, "score", DT_F32, DIMS(G, N, t.widest + 1));
+    topk_blocks_args p = {.q = q,
+                          .ck = ck,
+                          .lse = cmp_lse,
+                          .sample_first = sample,
+                          .cmp_sample_first = cmp_sample,
+                          .slc_sample_first = slc_sample,
+                          .slc_cmp_first = cmp_first,
+                          .scale = scale,
+                          .block = block,
+                          .score = score};
     optest_set_terms(&o, score, 3 * H / G);
     optest_compare(&o, OPTEST_FN(topk_blocks_fwd), &p);
     /* What the header promises, whatever ref does. */
@@ -256,9 +302,15 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
     }
     optest_freeze(&o);
 
-    tensor *k = optest_in(&o, "k", 5, 4, DIMS(N, G, D)), *v = optest_in(&o, "v", 6, 2, DIMS(N, G, D));
-    tensor *out = optest_out(&o, "out", DT_F32, DIMS(N, H, D));
-    attn_select_args a = {.q = q, .k = k, .v = v, .block = block, .first = first, .scale = scale, .out = out,
+    tensor          *k = optest_in(&o, "k", 5, 4, DIMS(N, G, D)), *v = optest_in(&o, "v", 6, 2, DIMS(N, G, D));
+    tensor          *out = optest_out(&o, "out", DT_F32, DIMS(N, H, D));
+    attn_select_args a = {.q = q,
+                          .k = k,
+                          .v = v,
+                          .block = block,
+                          .first = first,
+                          .scale = scale,
+                          .out = out,
                           .lse = optest_out(&o, "lse", DT_F32, DIMS(N, H))};
     optest_set_terms(&o, out, N);
     optest_compare(&o, OPTEST_FN(attn_select_fwd), &a);
@@ -286,15 +338,23 @@ static void test_select_shapes(void **state) {
         {.n_samples = 1, .n_blocks = {0}, .H = 2, .G = 1, .D = 16, .K = 4},
         {.n_samples = 1, .n_blocks = {1}, .block_size = 1, .cmp_per_block = 1, .H = 1, .G = 1, .D = 16, .K = 1},
         {.n_samples = 3, .n_blocks = {5, 0, 9}, .H = 4, .G = 2, .D = 16, .K = 4},
-        {.n_samples = 2, .n_blocks = {3, 2}, .H = 4, .G = 1, .D = 32, .K = 8},                    /* fewer blocks than K */
-        {.n_samples = 2, .n_blocks = {63, 65}, .block_size = 1, .cmp_per_block = 1, .H = 2, .G = 2, .D = 64, .K = 8}, /* Q11 */
+        {.n_samples = 2, .n_blocks = {3, 2}, .H = 4, .G = 1, .D = 32, .K = 8}, /* fewer blocks than K */
+        {.n_samples = 2,
+         .n_blocks = {63, 65},
+         .block_size = 1,
+         .cmp_per_block = 1,
+         .H = 2,
+         .G = 2,
+         .D = 64,
+         .K = 8}, /* Q11 */
         {.n_samples = 1, .n_blocks = {2}, .block_size = 512, .H = 1, .G = 1, .D = 16, .K = 1},
         {.n_samples = 1, .n_blocks = {20}, .block_size = 3, .cmp_per_block = 2, .H = 100, .G = 1, .D = 8, .K = 3},
         {.n_samples = 2, .n_blocks = {40, 30}, .H = 16, .G = 1, .D = 12, .K = 6},
         {.n_samples = 1, .n_blocks = {200}, .block_size = 5, .H = 2, .G = 1, .D = 32, .K = 32},
     };
     (void)state;
-    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) select_case(&shape[i], i == 2 || i == 7 ? OPTEST_REPEAT : 3, false);
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
+        select_case(&shape[i], i == 2 || i == 7 ? OPTEST_REPEAT : 3, false);
 }
 
 static void test_select_gradients(void **state) {
@@ -308,12 +368,18 @@ static void test_select_unused(void **state) {
     optest o;
     (void)state;
     optest_begin(&o);
-    int32_t block[6][3] = {{-1, -1, -1}, {0, -1, -1}, {0, 2, -1}, {-1, 2, -1}, {-1, -1, 0}, {0, 2, -1}};
-    tensor *q = optest_in(&o, "q", 1, 4, DIMS(6, 2, 16)), *k = optest_in(&o, "k", 2, 4, DIMS(6, 1, 16));
-    tensor *v = optest_in(&o, "v", 3, 2, DIMS(6, 1, 16)), *out = optest_out(&o, "out", DT_F32, DIMS(6, 2, 16));
-    tensor *lse = optest_out(&o, "lse", DT_F32, DIMS(6, 2));
-    attn_select_args a = {.q = q, .k = k, .v = v, .block = optest_i32(&o, "block", &block[0][0], DIMS(1, 6, 3)),
-                          .first = optest_first(&o, "first", (int[]){1, 3, 2}, 3), .scale = 0.25f, .out = out, .lse = lse};
+    int32_t          block[6][3] = {{-1, -1, -1}, {0, -1, -1}, {0, 2, -1}, {-1, 2, -1}, {-1, -1, 0}, {0, 2, -1}};
+    tensor          *q = optest_in(&o, "q", 1, 4, DIMS(6, 2, 16)), *k = optest_in(&o, "k", 2, 4, DIMS(6, 1, 16));
+    tensor          *v = optest_in(&o, "v", 3, 2, DIMS(6, 1, 16)), *out = optest_out(&o, "out", DT_F32, DIMS(6, 2, 16));
+    tensor          *lse = optest_out(&o, "lse", DT_F32, DIMS(6, 2));
+    attn_select_args a = {.q = q,
+                          .k = k,
+                          .v = v,
+                          .block = optest_i32(&o, "block", &block[0][0], DIMS(1, 6, 3)),
+                          .first = optest_first(&o, "first", (int[]){1, 3, 2}, 3),
+                          .scale = 0.25f,
+                          .out = out,
+                          .lse = lse};
     optest_compare(&o, OPTEST_FN(attn_select_fwd), &a);
     for (int i = 0; i < 32; i++) assert_true(F32(out)[i] == 0);
     assert_true(isinf(F32(lse)[0]) && F32(lse)[0] < 0);
@@ -335,15 +401,18 @@ static void test_topk_ties(void **state) {
     (void)state;
     optest_begin(&o);
     tensor *lse = optest_in(&o, "lse", 3, 0, DIMS(t.N, 2)), *block = optest_out(&o, "block", DT_I32, DIMS(1, t.N, 4));
-    topk_blocks_args p = {.q = optest_in(&o, "q", 1, 2, DIMS(t.N, 2, 8)), .ck = optest_in(&o, "ck", 2, 0, DIMS(t.M, 1, 8)), .lse = lse,
+    topk_blocks_args p = {.q = optest_in(&o, "q", 1, 2, DIMS(t.N, 2, 8)),
+                          .ck = optest_in(&o, "ck", 2, 0, DIMS(t.M, 1, 8)),
+                          .lse = lse,
                           .sample_first = optest_i32(&o, "sample_first", t.sample, DIMS(3)),
                           .cmp_sample_first = optest_i32(&o, "cmp_sample_first", t.cmp_sample, DIMS(3)),
                           .slc_sample_first = optest_i32(&o, "slc_sample_first", t.slc_sample, DIMS(3)),
-                          .slc_cmp_first = optest_i32(&o, "slc_cmp_first", t.cmp_first, DIMS(t.n_blocks + 1)), .scale = 1, .block = block};
+                          .slc_cmp_first = optest_i32(&o, "slc_cmp_first", t.cmp_first, DIMS(t.n_blocks + 1)),
+                          .scale = 1,
+                          .block = block};
     optest_compare(&o, OPTEST_FN(topk_blocks_fwd), &p);
     for (int64_t n = 0; n < t.N; n++)
-        for (int j = 0; j < 4; j++)
-            assert_int_equal(I32(block)[4 * n + j], n < t.sample[1] ? j : j < 3 ? 9 + j : -1);
+        for (int j = 0; j < 4; j++) assert_int_equal(I32(block)[4 * n + j], n < t.sample[1] ? j : j < 3 ? 9 + j : -1);
     optest_end(&o);
 }
 
@@ -351,12 +420,21 @@ static void test_select_wrong(void **state) {
     optest o;
     (void)state;
     optest_begin(&o);
-    tensor *q = optest_in(&o, "q", 1, 1, DIMS(4, 2, 8)), *k = optest_in(&o, "k", 2, 1, DIMS(4, 1, 8)), *k5 = optest_in(&o, "k5", 2, 1, DIMS(5, 1, 8));
+    tensor *q = optest_in(&o, "q", 1, 1, DIMS(4, 2, 8)), *k = optest_in(&o, "k", 2, 1, DIMS(4, 1, 8)),
+           *k5 = optest_in(&o, "k5", 2, 1, DIMS(5, 1, 8));
     tensor *first = optest_first(&o, "first", (int[]){1, 3}, 2), *samples = optest_first(&o, "samples", (int[]){4}, 1);
     tensor *out = optest_out(&o, "out", DT_F32, DIMS(4, 2, 8)), *lse = optest_out(&o, "lse", DT_F32, DIMS(4, 2));
-    int32_t good_block[8] = {0, 1, 0, 1, 0, -1, 1, -1}, far[8] = {0, 1, 0, 2, 0, -1, 1, -1}, twice[8] = {0, 1, 1, 1, 0, -1, 1, -1};
-    attn_select_args good = {.q = q, .k = k, .v = k, .block = optest_i32(&o, "block", good_block, DIMS(1, 4, 2)), .first = first,
-                             .scale = 1, .out = out, .lse = lse}, a = good;
+    int32_t good_block[8] = {0, 1, 0, 1, 0, -1, 1, -1}, far[8] = {0, 1, 0, 2, 0, -1, 1, -1},
+            twice[8] = {0, 1, 1, 1, 0, -1, 1, -1};
+    attn_select_args good = {.q = q,
+                             .k = k,
+                             .v = k,
+                             .block = optest_i32(&o, "block", good_block, DIMS(1, 4, 2)),
+                             .first = first,
+                             .scale = 1,
+                             .out = out,
+                             .lse = lse},
+                     a = good;
     a.k = k5;
     optest_fatal(OPTEST_FN(attn_select_fwd), &a, "k is f32 (5,1,8)");
     a = good;
@@ -368,11 +446,20 @@ static void test_select_wrong(void **state) {
     a.dout = out;
     optest_fatal(OPTEST_FN(attn_select_bwd), &a, "dq is not given");
 
-    tensor *block = optest_out(&o, "block_out", DT_I32, DIMS(1, 4, 2)), *none = optest_out(&o, "none", DT_I32, DIMS(1, 4, 0));
+    tensor *block = optest_out(&o, "block_out", DT_I32, DIMS(1, 4, 2)),
+           *none = optest_out(&o, "none", DT_I32, DIMS(1, 4, 0));
     tensor *two = optest_first(&o, "two", (int[]){1, 1}, 2), *narrow = optest_out(&o, "narrow", DT_F32, DIMS(1, 4, 1));
     tensor *blocks = optest_first(&o, "blocks", (int[]){2}, 1);
-    topk_blocks_args right = {.q = q, .ck = k, .lse = lse, .sample_first = samples, .cmp_sample_first = samples, .slc_sample_first = blocks,
-                              .slc_cmp_first = first, .scale = 1, .block = block}, p = right;
+    topk_blocks_args right = {.q = q,
+                              .ck = k,
+                              .lse = lse,
+                              .sample_first = samples,
+                              .cmp_sample_first = samples,
+                              .slc_sample_first = blocks,
+                              .slc_cmp_first = first,
+                              .scale = 1,
+                              .block = block},
+                     p = right;
     p.block = none;
     optest_fatal(OPTEST_FN(topk_blocks_fwd), &p, "room for no block");
     p = right;
@@ -386,10 +473,11 @@ static void test_select_wrong(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_segment_sizes),     cmocka_unit_test(test_segment_widths), cmocka_unit_test(test_segment_large),
-        cmocka_unit_test(test_segment_gradients), cmocka_unit_test(test_segment_wrong),  cmocka_unit_test(test_select_shapes),
-        cmocka_unit_test(test_select_gradients),  cmocka_unit_test(test_select_unused),  cmocka_unit_test(test_topk_ties),
-        cmocka_unit_test(test_select_wrong),
+        cmocka_unit_test(test_segment_sizes),    cmocka_unit_test(test_segment_widths),
+        cmocka_unit_test(test_segment_large),    cmocka_unit_test(test_segment_gradients),
+        cmocka_unit_test(test_segment_wrong),    cmocka_unit_test(test_select_shapes),
+        cmocka_unit_test(test_select_gradients), cmocka_unit_test(test_select_unused),
+        cmocka_unit_test(test_topk_ties),        cmocka_unit_test(test_select_wrong),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }

@@ -152,9 +152,9 @@ static void test_conv_wrong(void **state) {
     arena_reset(&mem, 0);
     grid g = make_grid(3, 1, 1);
     optest_begin(&o);
-    tensor *x = optest_in(&o, "x", 1, 1, DIMS(3, 4)), *w = optest_in(&o, "w", 2, 1, DIMS(27, 4, 6));
-    tensor *b = optest_in(&o, "b", 3, 1, DIMS(6)), *y = optest_out(&o, "y", DT_F32, DIMS(3, 6));
-    tensor *x2 = optest_in(&o, "x2", 1, 1, DIMS(4, 4)), *w2 = optest_in(&o, "w2", 2, 1, DIMS(9, 4, 6));
+    tensor    *x = optest_in(&o, "x", 1, 1, DIMS(3, 4)), *w = optest_in(&o, "w", 2, 1, DIMS(27, 4, 6));
+    tensor    *b = optest_in(&o, "b", 3, 1, DIMS(6)), *y = optest_out(&o, "y", DT_F32, DIMS(3, 6));
+    tensor    *x2 = optest_in(&o, "x2", 1, 1, DIMS(4, 4)), *w2 = optest_in(&o, "w2", 2, 1, DIMS(9, 4, 6));
     conv3_args good = {.g = &g, .x = x, .w = w, .b = b, .y = y}, a = good;
     a.x = x2;
     optest_fatal(OPTEST_FN(conv3_fwd), &a, "x is f32 (4,4)");
@@ -215,7 +215,8 @@ static void test_pool(void **state) {
     static const int64_t rows[] = {0, 1, 3, 63, 64, 65, 1000}, width[] = {1, 7, 64, 130};
     (void)state;
     for (int r = 0; r < 7; r++)
-        for (int w = 0; w < 4; w++) pool_case(rows[r], rows[r] / 4 + (rows[r] > 0), width[w], w & 1, (r + w) & 1, false);
+        for (int w = 0; w < 4; w++)
+            pool_case(rows[r], rows[r] / 4 + (rows[r] > 0), width[w], w & 1, (r + w) & 1, false);
     pool_case(12, 5, 3, true, true, true);
     pool_case(12, 5, 3, false, false, true);
 }
@@ -223,10 +224,10 @@ static void test_pool(void **state) {
 /* R§15.3: two children of value 1 pool to 2/3. */
 static void test_pool_of_ones(void **state) {
     (void)state;
-    float     x[2] = {1, 1}, y[1];
-    tensor    tx = tensor_wrap(x, DT_F32, DIMS(2, 1)), ty = tensor_wrap(y, DT_F32, DIMS(1, 1));
-    tensor    first = tensor_wrap((int32_t[]){0, 2}, DT_I32, DIMS(2));
-    pool_args a = {.x = &tx, .first = &first, .add_one = true, .y = &ty};
+    float                x[2] = {1, 1}, y[1];
+    tensor               tx = tensor_wrap(x, DT_F32, DIMS(2, 1)), ty = tensor_wrap(y, DT_F32, DIMS(1, 1));
+    tensor               first = tensor_wrap((int32_t[]){0, 2}, DT_I32, DIMS(2));
+    pool_args            a = {.x = &tx, .first = &first, .add_one = true, .y = &ty};
     const backend *const all[] = {&backend_ref, &backend_cpu};
     for (int b = 0; b < 2; b++) {
         ctx c = optest_ctx(all[b]);
@@ -239,9 +240,10 @@ static void test_pool_wrong(void **state) {
     optest o;
     (void)state;
     optest_begin(&o);
-    tensor   *x = optest_in(&o, "x", 1, 2, DIMS(4, 2)), *y = optest_out(&o, "y", DT_F32, DIMS(2, 2));
-    tensor   *first = optest_i32(&o, "first", (int32_t[]){0, 1, 4}, DIMS(3));
-    tensor   *back = optest_i32(&o, "back", (int32_t[]){0, 5, 4}, DIMS(3)), *part = optest_i32(&o, "part", (int32_t[]){0, 1, 3}, DIMS(3));
+    tensor *x = optest_in(&o, "x", 1, 2, DIMS(4, 2)), *y = optest_out(&o, "y", DT_F32, DIMS(2, 2));
+    tensor *first = optest_i32(&o, "first", (int32_t[]){0, 1, 4}, DIMS(3));
+    tensor *back = optest_i32(&o, "back", (int32_t[]){0, 5, 4}, DIMS(3)),
+           *part = optest_i32(&o, "part", (int32_t[]){0, 1, 3}, DIMS(3));
     pool_args good = {.x = x, .first = first, .y = y}, a = good;
     a.first = back;
     optest_fatal(OPTEST_FN(pool_fwd), &a, "first[1] is 5");

@@ -69,12 +69,13 @@ static void make_views(int k, sample *s) {
     s->png = malloc(VIEWS * sizeof *s->png);
     s->png_size = malloc(VIEWS * sizeof *s->png_size);
     for (int v = 0; v < VIEWS; v++) {
-        status  st = {0};
-        image   im = {.width = VIEW_SIDE, .height = VIEW_SIDE, .channels = 4, .pixel = malloc(VIEW_SIDE * VIEW_SIDE * 4)};
+        status st = {0};
+        image im = {.width = VIEW_SIDE, .height = VIEW_SIDE, .channels = 4, .pixel = malloc(VIEW_SIDE * VIEW_SIDE * 4)};
         for (int i = 0; i < VIEW_SIDE * VIEW_SIDE; i++) {
             int  x = i % VIEW_SIDE - VIEW_SIDE / 2, y = i / VIEW_SIDE - VIEW_SIDE / 2, r = 6 + k % 7;
             bool in = k % 2 ? abs(x) < r && abs(y) < r : x * x + y * y < r * r;
-            memcpy(im.pixel + 4 * i, (uint8_t[4]){(uint8_t)(20 * k), (uint8_t)(128 + x * 4), (uint8_t)(90 * v), in ? 255 : 0}, 4);
+            memcpy(im.pixel + 4 * i,
+                   (uint8_t[4]){(uint8_t)(20 * k), (uint8_t)(128 + x * 4), (uint8_t)(90 * v), in ? 255 : 0}, 4);
         }
         CHECK(image_encode_png(&im, &s->png[v], &s->png_size[v], &st), "%s", st.text);
         image_free(&im);
@@ -124,8 +125,10 @@ void fixture_write(const char *folder, const fixture_spec *spec) {
     CHECK(make_folder(path, &st), "%s", st.text);
     int n_shards = (spec->n_samples + spec->per_shard - 1) / spec->per_shard;
     for (int f = 0, k = 0; f < n_shards; f++) {
-        latents about = {.vae = spec->vae + (spec->vae_of_last_shard_differs && f == n_shards - 1), .channels = CHANNELS,
-                         .resolution = spec->resolution, .tau_voxels = meta.tau_voxels};
+        latents about = {.vae = spec->vae + (spec->vae_of_last_shard_differs && f == n_shards - 1),
+                         .channels = CHANNELS,
+                         .resolution = spec->resolution,
+                         .tau_voxels = meta.tau_voxels};
         snprintf(about.shard, sizeof about.shard, "part-%d.h5", f);
         snprintf(path, sizeof path, "%s/shards/part-%d.h5", folder, f);
         shard_writer *w = shard_create(path, &meta, &st);

@@ -65,7 +65,7 @@ int main(void) {
     snprintf(data, sizeof data, "%s/data", temp_folder());
     fixture_write(data, &spec);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_vae), cmocka_unit_test(test_dit)};
-    int failed = cmocka_run_group_tests_name("device", tests, NULL, NULL);
+    int                     failed = cmocka_run_group_tests_name("device", tests, NULL, NULL);
     comm_finish(&one);
     return failed;
 }

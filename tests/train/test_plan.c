@@ -16,8 +16,12 @@ static plan_config config(int64_t samples, int64_t batch_tokens) {
         tokens[i] = 10 + rng_u32((rng_key){.seed = 3, .purpose = RNG_TEST}, (uint64_t)i) % 90;
         ids[i] = (uint64_t)(1000 + i);
     }
-    return (plan_config){.seed = 5, .n_samples = N, .tokens = tokens, .batch_samples = samples,
-                         .batch_tokens = batch_tokens, .micro_tokens = 150};
+    return (plan_config){.seed = 5,
+                         .n_samples = N,
+                         .tokens = tokens,
+                         .batch_samples = samples,
+                         .batch_tokens = batch_tokens,
+                         .micro_tokens = 150};
 }
 
 /* Content and order do not depend on the ranks; every item is in exactly one micro-batch of one rank. */

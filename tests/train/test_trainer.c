@@ -1,5 +1,5 @@
-/* The trainer on one rank: resume to the bit, signals, bad gradients, refusals, damaged checkpoints, overfitting, chain from
- * shards to latents. Rank counts are compared by train_ranks.c. */
+/* The trainer on one rank: resume to the bit, signals, bad gradients, refusals, damaged checkpoints, overfitting, chain
+ * from shards to latents. Rank counts are compared by train_ranks.c. */
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -34,7 +34,8 @@ typedef struct {
     double  loss[256], norm[256];
     bool    skipped[256];
     int64_t first, last;
-    int64_t raise_at, bad_from, bad_to; /* steps (from 0) whose gradients get a NaN; raise_at: SIGTERM after that step */
+    int64_t raise_at, bad_from,
+        bad_to; /* steps (from 0) whose gradients get a NaN; raise_at: SIGTERM after that step */
 } watch;
 
 static void on_step(void *user, int64_t done, const step_result *r) {
@@ -65,9 +66,9 @@ static void train_ok(const options *o, watch *w) {
 /* All slabs of the newest checkpoint of a run, hashed. */
 static uint64_t state_hash(const char *run, int64_t *step) {
     static const char *const slabs[] = {"params", "adam_m", "adam_v", "ema", "clip_norms"};
-    ckpt_manifest m = {0};
-    status        st = {0};
-    uint64_t      h = 0;
+    ckpt_manifest            m = {0};
+    status                   st = {0};
+    uint64_t                 h = 0;
     if (!ckpt_latest(run, true, &m, &st)) fail_msg("%s", st.text);
     for (int i = 0; i < 5; i++) {
         int64_t n = ckpt_slab_count(&m, slabs[i]);
@@ -187,7 +188,8 @@ static void test_overfit(void **state) {
     }
 }
 
-/* A NaN in one gradient: the step is skipped, the weights stay; too many in a row end the run with the good state saved. */
+/* A NaN in one gradient: the step is skipped, the weights stay; too many in a row end the run with the good state
+ * saved. */
 static void test_bad_gradient(void **state) {
     (void)state;
     options o;
@@ -404,7 +406,8 @@ static void test_chunks(void **state) {
     o.vae.chunk_tiles = 0;
     snprintf(o.train.run, sizeof o.train.run, "%s", in_root("chunk-d"));
     train_ok(&o, &plain);
-    for (int i = 1; i <= 2; i++) expect_le(fabs(all.loss[i] / plain.loss[i] - 1), 1e-6, "loss of a box around everything");
+    for (int i = 1; i <= 2; i++)
+        expect_le(fabs(all.loss[i] / plain.loss[i] - 1), 1e-6, "loss of a box around everything");
     assert_true(fabs(whole.loss[1] - plain.loss[1]) > 1e-6);
 }
 
@@ -482,13 +485,13 @@ int main(void) {
     snprintf(data, sizeof data, "%s", in_root("data"));
     fixture_write(data, &spec);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resume_vae),    cmocka_unit_test(test_resume_dit),
-        cmocka_unit_test(test_memory_modes),  cmocka_unit_test(test_memory_bound),
-        cmocka_unit_test(test_overfit),       cmocka_unit_test(test_bad_gradient),
-        cmocka_unit_test(test_signal),        cmocka_unit_test(test_damaged_checkpoint),
-        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_other_vae),
+        cmocka_unit_test(test_resume_vae),       cmocka_unit_test(test_resume_dit),
+        cmocka_unit_test(test_memory_modes),     cmocka_unit_test(test_memory_bound),
+        cmocka_unit_test(test_overfit),          cmocka_unit_test(test_bad_gradient),
+        cmocka_unit_test(test_signal),           cmocka_unit_test(test_damaged_checkpoint),
+        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_other_vae),
         cmocka_unit_test(test_lock_and_dry_run), cmocka_unit_test(test_damaged_sample),
-        cmocka_unit_test(test_chunks),        cmocka_unit_test(test_chain)};
+        cmocka_unit_test(test_chunks),           cmocka_unit_test(test_chain)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_finish(&one);
     return failed;

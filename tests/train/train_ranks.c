@@ -1,6 +1,6 @@
-/* The same run on any number of ranks. `train_ranks FOLDER` (under mpirun) trains both models for 20 steps and writes losses
- * to FOLDER/losses-<ranks>.txt; `train_ranks FOLDER check` compares the files. Not a CMocka program, as it runs as several
- * tests that depend on each other. */
+/* The same run on any number of ranks. `train_ranks FOLDER` (under mpirun) trains both models for 20 steps and writes
+ * losses to FOLDER/losses-<ranks>.txt; `train_ranks FOLDER check` compares the files. Not a CMocka program, as it runs
+ * as several tests that depend on each other. */
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -18,7 +18,8 @@ static FILE *out;
 
 static void on_step(void *user, int64_t done, const step_result *r) {
     const char *name = user;
-    if (out) fprintf(out, "%s %lld %.17g %.17g %lld\n", name, (long long)done, r->loss, r->grad_norm, (long long)r->tokens);
+    if (out)
+        fprintf(out, "%s %lld %.17g %.17g %lld\n", name, (long long)done, r->loss, r->grad_norm, (long long)r->tokens);
 }
 
 /* A gradient that is not finite on one rank is a bad step on all of them. */
@@ -49,7 +50,9 @@ static void stop_and_go(comm *c, const char *folder) {
     CHECK(trainer_run(&o, c, NULL, &st) == ST_OK, "%s", st.text);
 }
 
-static void must(const status *st) { CHECK(status_ok(st), "%s", st->text); }
+static void must(const status *st) {
+    CHECK(status_ok(st), "%s", st->text);
+}
 
 static void run_all(comm *c, const char *folder) {
     static char *const mode[MODES] = {"vae", "dit", "vae-skip", "dit-plain-optimizer"};
@@ -113,8 +116,8 @@ static int check(const char *folder) {
         CHECK(got == 3, "files of different length after %d lines", lines);
         lines++;
         for (int i = 1; i < 3; i++) {
-            CHECK(strcmp(name[0], name[i]) == 0 && step[0] == step[i] && tokens[0] == tokens[i], "other steps in line %d",
-                  lines);
+            CHECK(strcmp(name[0], name[i]) == 0 && step[0] == step[i] && tokens[0] == tokens[i],
+                  "other steps in line %d", lines);
             double e = fabs(loss[i] - loss[0]) / fabs(loss[0]);
             if (e > worst) worst = e;
             CHECK(e <= 1e-6, "%s step %lld: loss %.9g on 1 rank, %.9g on %d ranks (relative %.2g)", name[0], step[0],

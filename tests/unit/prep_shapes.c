@@ -32,22 +32,25 @@ mesh shape_box(const double half[3], int cells) {
         for (int i = 0; i < cells; i++)
             for (int j = 0; j < cells; j++) {
                 int32_t p = v0 + i * (cells + 1) + j, q = p + cells + 1;
-                if (side % 2) quad(&m, p, q, q + 1, p + 1);
-                else quad(&m, p, p + 1, q + 1, q);
+                if (side % 2)
+                    quad(&m, p, q, q + 1, p + 1);
+                else
+                    quad(&m, p, p + 1, q + 1, q);
             }
     }
     return m;
 }
 
 mesh shape_sphere(const double center[3], double radius, int levels) {
-    int     n = 1 << levels;
-    mesh    m = room(8 * (int64_t)(n + 1) * (n + 2) / 2, 8 * (int64_t)n * n);
+    int  n = 1 << levels;
+    mesh m = room(8 * (int64_t)(n + 1) * (n + 2) / 2, 8 * (int64_t)n * n);
     for (int o = 0; o < 8; o++) {
         double  s[3] = {o & 1 ? 1 : -1, o & 2 ? 1 : -1, o & 4 ? 1 : -1};
         int32_t v0 = (int32_t)m.n_vertices;
         for (int i = 0; i <= n; i++)
             for (int j = 0; j <= n - i; j++) {
-                double d[3] = {s[0] * i, s[1] * j, s[2] * (n - i - j)}, l = sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
+                double d[3] = {s[0] * i, s[1] * j, s[2] * (n - i - j)},
+                       l = sqrt(d[0] * d[0] + d[1] * d[1] + d[2] * d[2]);
                 for (int a = 0; a < 3; a++) m.position[3 * m.n_vertices + a] = (float)(center[a] + radius * d[a] / l);
                 m.n_vertices++;
             }

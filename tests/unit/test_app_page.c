@@ -44,7 +44,7 @@ static void test_chart(void **unused) {
     assert_null(strstr(h.text, "nan"));
     assert_null(strstr(h.text, "inf"));
     assert_int_equal(count(h.text, "<polyline"), 1);
-    assert_true(h.n < 60000); /* thinned out */
+    assert_true(h.n < 60000);     /* thinned out */
     for (int k = 0; k < 3; k++) { /* decades have labels */
         const char *const label[] = {">0.001<", ">0.01<", ">0.1<"};
         assert_non_null(strstr(h.text, label[k]));
@@ -97,7 +97,8 @@ static void test_results(void **unused) {
     result_path(folder, "results.json", "", path);
     json_t *j = json_file_read(path, &st);
     assert_int_equal(json_array_size(json_object_get(j, "shapes")), 2);
-    json_t *mean = json_object_get(json_object_get(json_object_get(json_object_get(j, "summary"), "overall"), "chamfer"), "mean");
+    json_t *mean =
+        json_object_get(json_object_get(json_object_get(json_object_get(j, "summary"), "overall"), "chamfer"), "mean");
     expect_le(fabs(json_number_value(mean) - 1.5), 1e-12, "mean");
     json_decref(j);
     assert_true(atomic_write(path, "[1]", 3, &st));
@@ -121,8 +122,11 @@ static void test_share(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_escape_and_picture), cmocka_unit_test(test_chart), cmocka_unit_test(test_names),
-        cmocka_unit_test(test_results),            cmocka_unit_test(test_share),
+        cmocka_unit_test(test_escape_and_picture),
+        cmocka_unit_test(test_chart),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_results),
+        cmocka_unit_test(test_share),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

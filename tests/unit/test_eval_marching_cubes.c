@@ -13,7 +13,9 @@
 
 typedef double (*field)(const double p[3]); /* signed distance in the [-1,1] frame */
 
-static double sphere(const double p[3]) { return sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2]) - 0.6; }
+static double sphere(const double p[3]) {
+    return sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2]) - 0.6;
+}
 
 static double torus(const double p[3]) {
     double q = hypot(p[0], p[1]) - 0.55;
@@ -39,9 +41,9 @@ typedef struct {
 
 /* Tiles with a voxel of |value| < 1, all of them if `every`. tau in voxels. */
 static tiles make_tiles(field f, int r, double tau, bool every) {
-    int     side = r / 8;
-    tiles   t = {malloc(sizeof(int32_t) * 3 * (size_t)(side * side * side)),
-                 malloc(sizeof(float) * 512 * (size_t)(side * side * side)), 0};
+    int   side = r / 8;
+    tiles t = {malloc(sizeof(int32_t) * 3 * (size_t)(side * side * side)),
+               malloc(sizeof(float) * 512 * (size_t)(side * side * side)), 0};
     for (int k = 0; k < side * side * side; k++) {
         int    x[3] = {k / side / side, k / side % side, k % side};
         bool   active = every;
@@ -93,7 +95,8 @@ static shape judge(const mesh *m) {
     qsort(u, (size_t)n, sizeof *u, compare_u64);
     for (int64_t i = 1; i < n; i++) s.doubled += e[i] == e[i - 1];
     for (int64_t i = 0, j; i < n; i = j) {
-        for (j = i; j < n && u[j] == u[i]; j++) {}
+        for (j = i; j < n && u[j] == u[i]; j++) {
+        }
         n_edges++;
         s.open += j - i == 1;
         s.many += j - i > 2;
@@ -102,8 +105,10 @@ static shape judge(const mesh *m) {
     for (int64_t i = 0; i < m->n_faces; i++) {
         const float *a = m->position + 3 * (int64_t)m->face[3 * i], *b = m->position + 3 * (int64_t)m->face[3 * i + 1],
                     *c = m->position + 3 * (int64_t)m->face[3 * i + 2];
-        s.volume += (a[0] * ((double)b[1] * c[2] - (double)b[2] * c[1]) + a[1] * ((double)b[2] * c[0] - (double)b[0] * c[2]) +
-                     a[2] * ((double)b[0] * c[1] - (double)b[1] * c[0])) / 6;
+        s.volume +=
+            (a[0] * ((double)b[1] * c[2] - (double)b[2] * c[1]) + a[1] * ((double)b[2] * c[0] - (double)b[0] * c[2]) +
+             a[2] * ((double)b[0] * c[1] - (double)b[1] * c[0])) /
+            6;
     }
     free(e);
     free(u);
@@ -312,7 +317,7 @@ static void test_noise(void **unused) {
     assert_int_equal(judge(&m).open, 0);
     mesh_free(&m);
     /* The same tiles in another order give the same mesh, up to nothing. */
-    mesh again;
+    mesh  again;
     tiles u = {malloc(sizeof(int32_t) * 3 * (size_t)t.n), malloc(sizeof(float) * 512 * (size_t)t.n), t.n};
     for (int64_t i = 0; i < t.n; i++) {
         memcpy(u.coord + 3 * i, t.coord + 3 * (t.n - 1 - i), 12);
@@ -384,12 +389,17 @@ static void test_bugs_are_fatal(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table),       cmocka_unit_test(test_single_corner_points_outward),
-        cmocka_unit_test(test_sphere),      cmocka_unit_test(test_torus),
-        cmocka_unit_test(test_box),         cmocka_unit_test(test_narrow_band),
-        cmocka_unit_test(test_part),        cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_single_corner_points_outward),
+        cmocka_unit_test(test_sphere),
+        cmocka_unit_test(test_torus),
+        cmocka_unit_test(test_box),
+        cmocka_unit_test(test_narrow_band),
+        cmocka_unit_test(test_part),
+        cmocka_unit_test(test_noise),
         cmocka_unit_test(test_values_at_the_level),
-        cmocka_unit_test(test_empty_and_nan), cmocka_unit_test(test_bugs_are_fatal),
+        cmocka_unit_test(test_empty_and_nan),
+        cmocka_unit_test(test_bugs_are_fatal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,11 +16,12 @@ static mesh make_sphere(int n, double radius) {
         for (int j = 0; j < 2 * n; j++) {
             double a = M_PI * i / n, b = M_PI * j / n;
             float *p = m.position + 3 * (i * 2 * n + j);
-            p[0] = (float)(radius * sin(a) * cos(b)), p[1] = (float)(radius * sin(a) * sin(b)), p[2] = (float)(radius * cos(a));
+            p[0] = (float)(radius * sin(a) * cos(b)), p[1] = (float)(radius * sin(a) * sin(b)),
+            p[2] = (float)(radius * cos(a));
         }
     for (int i = 0, f = 0; i < n; i++)
         for (int j = 0; j < 2 * n; j++, f += 2) {
-            int32_t a = i * 2 * n + j, b = i * 2 * n + (j + 1) % (2 * n), c = a + 2 * n, d = b + 2 * n;
+            int32_t       a = i * 2 * n + j, b = i * 2 * n + (j + 1) % (2 * n), c = a + 2 * n, d = b + 2 * n;
             const int32_t quad[6] = {a, c, b, b, c, d};
             memcpy(m.face + 3 * f, quad, sizeof quad);
         }
@@ -154,9 +155,9 @@ static void test_band(void **unused) {
 
 static void test_summary(void **unused) {
     (void)unused;
-    json_t *a = json_pack("[{s:s,s:i,s:f,s:n}, {s:s,s:i,s:f,s:n}, {s:s,s:i,s:n,s:n}]", "category", "chair", "id", 1,
-                          "chamfer", 1.0, "x", "category", "chair", "id", 2, "chamfer", 3.0, "x", "category", "", "id", 3,
-                          "chamfer", "x");
+    json_t *a =
+        json_pack("[{s:s,s:i,s:f,s:n}, {s:s,s:i,s:f,s:n}, {s:s,s:i,s:n,s:n}]", "category", "chair", "id", 1, "chamfer",
+                  1.0, "x", "category", "chair", "id", 2, "chamfer", 3.0, "x", "category", "", "id", 3, "chamfer", "x");
     assert_non_null(a);
     json_t *s = metrics_summary(a), *all = json_object_get(s, "overall"), *c = json_object_get(all, "chamfer");
     assert_int_equal(json_integer_value(json_object_get(all, "shapes")), 3);

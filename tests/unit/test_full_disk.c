@@ -98,7 +98,8 @@ static void checkpoint_on_full_disk(void **state) {
     fill_rule(x, N_PARAMS, 9, 2);
     ckpt_param    row = {.name = "weight", .rank = 1, .shape = {1000}};
     ckpt_slab     small = {"params", x, 0, 1000}, big = {"params", x, 0, N_PARAMS};
-    ckpt_manifest m = {.step = 1, .model = "vae", .config = (char[]){"vae:\n  width: 64\n"}, .n_params = 1, .param = &row};
+    ckpt_manifest m = {
+        .step = 1, .model = "vae", .config = (char[]){"vae:\n  width: 64\n"}, .n_params = 1, .param = &row};
     ckpt_manifest found;
     status        st = {0};
     if (!ckpt_save(disk, 0, 1, 1, &small, 1, &m, NULL, NULL, &st)) fail_msg("%s", st.text);

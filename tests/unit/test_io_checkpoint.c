@@ -27,18 +27,17 @@ static const char *in_folder(const char *name) {
 }
 
 static ckpt_manifest manifest_of(int64_t step) {
-    static ckpt_param param[2] = {
-        {.name = "blocks.0.weight", .rank = 2, .shape = {3, CKPT_CHUNK}, .offset = 0},
-        {.name = "blocks.0.bias", .rank = 1, .shape = {777}, .offset = 3 * CKPT_CHUNK}};
-    ckpt_manifest m = {.step = step,
-                       .seed = 0xffffffffffffffffu,
-                       .fingerprint = 0x123456789abcdef0u,
-                       .model = "vae",
-                       .config = "vae:\n  width: 64 # \"ü\"\n",
-                       .n_numbers = 2,
-                       .number = {{"data_position", 12345}, {"bad_steps", 2}},
-                       .n_params = 2,
-                       .param = param};
+    static ckpt_param param[2] = {{.name = "blocks.0.weight", .rank = 2, .shape = {3, CKPT_CHUNK}, .offset = 0},
+                                  {.name = "blocks.0.bias", .rank = 1, .shape = {777}, .offset = 3 * CKPT_CHUNK}};
+    ckpt_manifest     m = {.step = step,
+                           .seed = 0xffffffffffffffffu,
+                           .fingerprint = 0x123456789abcdef0u,
+                           .model = "vae",
+                           .config = "vae:\n  width: 64 # \"ü\"\n",
+                           .n_numbers = 2,
+                           .number = {{"data_position", 12345}, {"bad_steps", 2}},
+                           .n_params = 2,
+                           .param = param};
     return m;
 }
 
@@ -51,8 +50,7 @@ static void save(const char *run, int64_t step, int n_ranks, float *params, floa
     snprintf(part, sizeof part, "%s.part", folder);
     assert_true(make_folder(part, &st));
     for (int r = n_ranks - 1; r >= 0; r--) {
-        int64_t lo = (int64_t)N_PARAMS * r / n_ranks, hi = (int64_t)N_PARAMS * (r + 1) / n_ranks,
-                mid = (lo + hi) / 2;
+        int64_t   lo = (int64_t)N_PARAMS * r / n_ranks, hi = (int64_t)N_PARAMS * (r + 1) / n_ranks, mid = (lo + hi) / 2;
         ckpt_slab s[4] = {{"params", params + lo, lo, hi - lo},
                           {"ema", ema + mid, mid, hi - mid}, /* two ranges of one slab in one part */
                           {"ema", ema + lo, lo, mid - lo},
@@ -65,8 +63,7 @@ static void save(const char *run, int64_t step, int n_ranks, float *params, floa
 
 static void round_trip(void **state) {
     (void)state;
-    float *params = slab(1), *ema = slab(2), *got = malloc(N_PARAMS * sizeof *got),
-          norms[N_NORMS] = {1, 2, 3, 4, 5};
+    float *params = slab(1), *ema = slab(2), *got = malloc(N_PARAMS * sizeof *got), norms[N_NORMS] = {1, 2, 3, 4, 5};
     for (int writers = 1; writers <= 3; writers++) {
         char run[160];
         snprintf(run, sizeof run, "%s/run%d", temp_folder(), writers);

@@ -307,8 +307,7 @@ static void event_file(void **state) {
     assert_true(list_folder(in_folder("tb"), "", &names, &n_names, &st));
     assert_int_equal(n_names, 1);
     assert_int_equal(strncmp(names[0], "events.out.tfevents.", 20), 0);
-    assert_true(join_path(in_folder("tb"), names[0], path, &st) &&
-                read_whole_file(path, 1 << 20, &b, &n, &st));
+    assert_true(join_path(in_folder("tb"), names[0], path, &st) && read_whole_file(path, 1 << 20, &b, &n, &st));
     free_names(names, n_names);
     int records = 0;
     for (int64_t at = 0; at < n; records++) {
@@ -328,15 +327,13 @@ static void event_file(void **state) {
                                 15);
         /* step 300 = ac 02; summary { value { tag, simple_value 0.25 = 0x3e800000 } } */
         if (records == 1)
-            assert_memory_equal(p + 9, "\x10\xac\x02\x2a\x13\x0a\x11\x0a\x0atrain/loss\x15\x00\x00\x80\x3e",
-                                24);
+            assert_memory_equal(p + 9, "\x10\xac\x02\x2a\x13\x0a\x11\x0a\x0atrain/loss\x15\x00\x00\x80\x3e", 24);
         /* image { height 200 = c8 01, width 13, colorspace 4, bytes } */
         if (records == 2)
-            assert_memory_equal(
-                p + 9,
-                "\x10\x07\x2a\x26\x0a\x24\x0a\x07preview\x22\x19\x08\xc8\x01\x10\x0d\x18\x04\x22\x10"
-                "not really a png",
-                42);
+            assert_memory_equal(p + 9,
+                                "\x10\x07\x2a\x26\x0a\x24\x0a\x07preview\x22\x19\x08\xc8\x01\x10\x0d\x18\x04\x22\x10"
+                                "not really a png",
+                                42);
         at += 16 + (int64_t)len;
     }
     assert_int_equal(records, 3);

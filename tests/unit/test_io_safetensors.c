@@ -44,8 +44,7 @@ static void round_trip(void **state) {
         for (int64_t k = 0; k < f->count; k++) {
             double err = fabs((double)got[k] - (double)t[i].data[k]);
             if (!(err <= bound[t[i].dtype] * fabs((double)t[i].data[k]) + 3e-8))
-                fail_msg("%s[%lld]: %g, expected %g", f->name, (long long)k, (double)got[k],
-                         (double)t[i].data[k]);
+                fail_msg("%s[%lld]: %g, expected %g", f->name, (long long)k, (double)got[k], (double)t[i].data[k]);
         }
     }
     assert_int_equal(safetensors_find(&s, "scalar")->count, 1);
@@ -65,8 +64,7 @@ static void write_raw(uint64_t claimed, const char *header, int64_t data_bytes) 
 
 static void hostile(void **state) {
     (void)state;
-#define T(dtype, shape, lo, hi)                                                                              \
-    "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #lo "," #hi "]}"
+#define T(dtype, shape, lo, hi) "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #lo "," #hi "]}"
     struct {
         const char *header, *says;
         int64_t     data;

@@ -1,5 +1,5 @@
-/* Numbers of the specification: the SSA layer of R§15.1 forward and backward, parameter counts (R§5.3, R§10.1), sigma tables
- * (R§6), position embedding (R§15.3). */
+/* Numbers of the specification: the SSA layer of R§15.1 forward and backward, parameter counts (R§5.3, R§10.1), sigma
+ * tables (R§6), position embedding (R§15.3). */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,10 +26,15 @@ typedef struct {
 } ssa_case;
 
 static const ssa_case CASE_A = {
-    .compression = COMPRESSION_V1, .shift = 0, .n_windows = 7,
+    .compression = COMPRESSION_V1,
+    .shift = 0,
+    .n_windows = 7,
     .selected = {{{0, 2}, {2, 5}, {2, 5}, {0, 1}}, {{2, 4}, {0, 2}, {0, 2}, {0, 2}}},
     .y0 = {1.103384389, -0.853309872, -0.601540789, -1.382698369, -1.577084443, 0.489370986, 0.613188568, -0.796311055},
-    .sum = -19.7977404767, .squares = 499.101549805, .h_sum = -25.99346763, .h_l2 = 23.10084273,
+    .sum = -19.7977404767,
+    .squares = 499.101549805,
+    .h_sum = -25.99346763,
+    .h_l2 = 23.10084273,
     .grad = {{"proj_q.weight", 26.98879609, 15.33551622},
              {"proj_k.weight", 17.59941351, 68.77209366},
              {"proj_v.weight", 10.75340064, 44.53006915},
@@ -41,33 +46,38 @@ static const ssa_case CASE_A = {
              {"compression_value.act_layers.0.conv.kernel", 5.378044363, 4.970033717},
              {"compression_value.act_layers.0.conv.bias", -0.7431372177, 4.800211167}}};
 
-static const ssa_case CASE_B = {
-    .compression = COMPRESSION_V2, .shift = 2, .n_windows = 20,
-    .selected = {{{1, 3}, {2, 4}, {1, 2}, {1, 3}}, {{0, 6}, {0, 2}, {0, 2}, {2, 6}}},
-    .y0 = {1.994769467, -1.525450361, -1.278237939, -1.314553974, -1.512029611, 1.022737864, -0.972002118, -0.306110913},
-    .sum = -175.436829015, .squares = 727.263268106, .h_sum = -21.8267154, .h_l2 = 21.73970636,
-    .grad = {{"proj_q.weight", 28.72177351, 11.11611542},
-             {"proj_k.weight", 26.67701656, 57.76679795},
-             {"proj_v.weight", 30.25637669, 47.36294284},
-             {"proj_o.weight", -87.97458779, 45.62901142},
-             {"gate.0.weight", -10.62703012, 10.10785442},
-             {"intra_block_pe", -0.9715157403, 2.668098273},
-             {"compression_key.act_layers.0.weight", -3.949050578, 4.987653381},
-             {"compression_key.act_layers.0.bias", -2.142565469, 3.984734878},
-             {"compression_key.out_layers.0.conv.kernel", 7.710986827, 7.397192791},
-             {"compression_key.out_layers.0.conv.bias", 0, 2.663220238},
-             {"compression_key.out_layers.1.weight", 19.87211984, 12.9488687},
-             {"compression_key.out_layers.1.bias", 0.7759728739, 5.777969369},
-             {"compression_key.out_layers.3.conv.kernel", -5.32082255, 10.56780843},
-             {"compression_value.act_layers.0.weight", -2.679200687, 6.588340805},
-             {"compression_value.act_layers.0.bias", 0.4275970038, 10.19766981},
-             {"compression_value.out_layers.0.conv.kernel", -4.389272736, 13.11808583},
-             {"compression_value.out_layers.0.conv.bias", 0, 8.269333847},
-             {"compression_value.out_layers.1.weight", -7.14256247, 16.74061502},
-             {"compression_value.out_layers.1.bias", 1.229179433, 16.97588234},
-             {"compression_value.out_layers.3.conv.kernel", -24.84566084, 17.87882377},
-             {"compression_value.out_layers.3.conv.bias", -0.2833588662, 13.23246913}},
-    .zero = "compression_key.out_layers.3.conv.bias"};
+static const ssa_case CASE_B = {.compression = COMPRESSION_V2,
+                                .shift = 2,
+                                .n_windows = 20,
+                                .selected = {{{1, 3}, {2, 4}, {1, 2}, {1, 3}}, {{0, 6}, {0, 2}, {0, 2}, {2, 6}}},
+                                .y0 = {1.994769467, -1.525450361, -1.278237939, -1.314553974, -1.512029611, 1.022737864,
+                                       -0.972002118, -0.306110913},
+                                .sum = -175.436829015,
+                                .squares = 727.263268106,
+                                .h_sum = -21.8267154,
+                                .h_l2 = 21.73970636,
+                                .grad = {{"proj_q.weight", 28.72177351, 11.11611542},
+                                         {"proj_k.weight", 26.67701656, 57.76679795},
+                                         {"proj_v.weight", 30.25637669, 47.36294284},
+                                         {"proj_o.weight", -87.97458779, 45.62901142},
+                                         {"gate.0.weight", -10.62703012, 10.10785442},
+                                         {"intra_block_pe", -0.9715157403, 2.668098273},
+                                         {"compression_key.act_layers.0.weight", -3.949050578, 4.987653381},
+                                         {"compression_key.act_layers.0.bias", -2.142565469, 3.984734878},
+                                         {"compression_key.out_layers.0.conv.kernel", 7.710986827, 7.397192791},
+                                         {"compression_key.out_layers.0.conv.bias", 0, 2.663220238},
+                                         {"compression_key.out_layers.1.weight", 19.87211984, 12.9488687},
+                                         {"compression_key.out_layers.1.bias", 0.7759728739, 5.777969369},
+                                         {"compression_key.out_layers.3.conv.kernel", -5.32082255, 10.56780843},
+                                         {"compression_value.act_layers.0.weight", -2.679200687, 6.588340805},
+                                         {"compression_value.act_layers.0.bias", 0.4275970038, 10.19766981},
+                                         {"compression_value.out_layers.0.conv.kernel", -4.389272736, 13.11808583},
+                                         {"compression_value.out_layers.0.conv.bias", 0, 8.269333847},
+                                         {"compression_value.out_layers.1.weight", -7.14256247, 16.74061502},
+                                         {"compression_value.out_layers.1.bias", 1.229179433, 16.97588234},
+                                         {"compression_value.out_layers.3.conv.kernel", -24.84566084, 17.87882377},
+                                         {"compression_value.out_layers.3.conv.bias", -0.2833588662, 13.23246913}},
+                                .zero = "compression_key.out_layers.3.conv.bias"};
 
 /* fp32 of the published module is good to 1e-6 in the worst gradient (fixtures, ssa_module); five times that. */
 static const double FP32 = 5e-6;
@@ -112,10 +122,10 @@ static void fill(params *p, const char *name, uint32_t seed, double scale) {
 
 static void fill_compression(params *p, const ssa_case *k, const char *net, uint32_t base) {
     static const char *const v1[] = {"act_layers.0.conv.kernel", "act_layers.0.conv.bias"};
-    static const char *const v2[] = {"act_layers.0.weight", "act_layers.0.bias", "out_layers.0.conv.kernel",
-                                     "out_layers.0.conv.bias", "out_layers.1.weight", "out_layers.1.bias",
+    static const char *const v2[] = {"act_layers.0.weight",      "act_layers.0.bias",     "out_layers.0.conv.kernel",
+                                     "out_layers.0.conv.bias",   "out_layers.1.weight",   "out_layers.1.bias",
                                      "out_layers.3.conv.kernel", "out_layers.3.conv.bias"};
-    bool first = k->compression == COMPRESSION_V1;
+    bool                     first = k->compression == COMPRESSION_V1;
     for (uint32_t i = 0; i < (first ? 2u : 8u); i++) {
         char name[96];
         snprintf(name, sizeof name, "%s.%s", net, first ? v1[i] : v2[i]);
@@ -126,8 +136,17 @@ static void fill_compression(params *p, const ssa_case *k, const char *net, uint
 static void check_case(const ssa_case *k, const char *backend_name) {
     rig r;
     rig_open(&r, backend_name, 64);
-    ssa_config cfg = {.width = 8, .heads = 4, .kv_heads = 2, .head_dim = 4, .m_cmp = 2, .m_slc = 4, .m_win = 4, .top_k = 2,
-                      .groups = 4, .compression = k->compression, .pool_add_one = true};
+    ssa_config cfg = {.width = 8,
+                      .heads = 4,
+                      .kv_heads = 2,
+                      .head_dim = 4,
+                      .m_cmp = 2,
+                      .m_slc = 4,
+                      .m_win = 4,
+                      .top_k = 2,
+                      .groups = 4,
+                      .compression = k->compression,
+                      .pool_add_one = true};
     params     p;
     ssa_layer  layer;
     params_init(&p);
@@ -186,17 +205,35 @@ static void check_case(const ssa_case *k, const char *backend_name) {
     rig_close(&r);
 }
 
-static void layer_v1(void **state) { check_case(&CASE_A, *state); }
-static void layer_v2(void **state) { check_case(&CASE_B, *state); }
+static void layer_v1(void **state) {
+    check_case(&CASE_A, *state);
+}
+static void layer_v2(void **state) {
+    check_case(&CASE_B, *state);
+}
 
 /* ---- counts --------------------------------------------------------------------------------------------------- */
 
 static ssdit_config released(compression_kind v) {
     bool first = v == COMPRESSION_V2;
-    return (ssdit_config){.ssa = {.width = 1024, .heads = 32, .kv_heads = 2, .m_cmp = first ? 4 : 8, .m_slc = 8, .m_win = 8,
-                                  .top_k = first ? 32 : 8, .groups = 32, .compression = v, .pool_add_one = true},
-                          .blocks = 24, .mlp_ratio = 4, .in_channels = 16, .out_channels = 16, .cond_width = 1024,
-                          .sparse_cond = first, .resolution = 64, .factor = 1};
+    return (ssdit_config){.ssa = {.width = 1024,
+                                  .heads = 32,
+                                  .kv_heads = 2,
+                                  .m_cmp = first ? 4 : 8,
+                                  .m_slc = 8,
+                                  .m_win = 8,
+                                  .top_k = first ? 32 : 8,
+                                  .groups = 32,
+                                  .compression = v,
+                                  .pool_add_one = true},
+                          .blocks = 24,
+                          .mlp_ratio = 4,
+                          .in_channels = 16,
+                          .out_channels = 16,
+                          .cond_width = 1024,
+                          .sparse_cond = first,
+                          .resolution = 64,
+                          .factor = 1};
 }
 
 static void check_counts(compression_kind v, int n_tensors, int64_t n_weights, int64_t per_block) {
@@ -232,9 +269,9 @@ static void expect_sigmas(int steps, double shift, int from, const double *want,
 
 static void sigma_tables(void **state) {
     (void)state;
-    static const double s8[] = {1, .99056, .97978, .96735, .95288, .93581, .91537, .89045, .85939, .81963, .76688, .69357,
-                                .58473, .40631, .06021, 0};
-    static const double s6[] = {1, .99412, .98788, .98126, .97420, .96668, .95863, .95002, .94076, .93079, .92003,
+    static const double s8[] = {1,      .99056, .97978, .96735, .95288, .93581, .91537, .89045,
+                                .85939, .81963, .76688, .69357, .58473, .40631, .06021, 0};
+    static const double s6[] = {1,      .99412, .98788, .98126, .97420, .96668, .95863, .95002, .94076, .93079, .92003,
                                 .90837, .89569, .88187, .86672, .85007, .83166, .81121, .78835, .76263, .73349, .70019,
                                 .66177, .61695, .56399, .50045, .42280, .32576, .20103, .03478, 0};
     static const double head[] = {1, .99656, .99300, .98931}, tail[] = {.30055, .22654, .13926, .03478, 0};
@@ -267,10 +304,13 @@ static void position(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        {"layer v1 on ref", layer_v1, NULL, NULL, "ref"},  {"layer v1 on cpu", layer_v1, NULL, NULL, "cpu"},
-        {"layer v2 on ref", layer_v2, NULL, NULL, "ref"},  {"layer v2 on cpu", layer_v2, NULL, NULL, "cpu"},
-        {"position on ref", position, NULL, NULL, "ref"},  {"position on cpu", position, NULL, NULL, "cpu"},
-        cmocka_unit_test(parameter_counts),                cmocka_unit_test(sigma_tables)};
+    const struct CMUnitTest tests[] = {{"layer v1 on ref", layer_v1, NULL, NULL, "ref"},
+                                       {"layer v1 on cpu", layer_v1, NULL, NULL, "cpu"},
+                                       {"layer v2 on ref", layer_v2, NULL, NULL, "ref"},
+                                       {"layer v2 on cpu", layer_v2, NULL, NULL, "cpu"},
+                                       {"position on ref", position, NULL, NULL, "ref"},
+                                       {"position on cpu", position, NULL, NULL, "cpu"},
+                                       cmocka_unit_test(parameter_counts),
+                                       cmocka_unit_test(sigma_tables)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,7 +17,9 @@ typedef struct {
 } bench;
 
 static void bench_open(bench *b, const backend *be) {
-    *b = (bench){.host = arena_new("host", 8 << 20), .step = arena_new("step", 32 << 20), .book = arena_new("book", 8 << 20),
+    *b = (bench){.host = arena_new("host", 8 << 20),
+                 .step = arena_new("step", 32 << 20),
+                 .book = arena_new("book", 8 << 20),
                  .c = {.be = be, .scratch = arena_new("scratch", 64 << 20)}};
     b->t = (tape){.c = &b->c, .step = &b->step, .book = &b->book};
     tape_begin(&b->t);
@@ -86,7 +88,9 @@ static point_grid point_levels(arena *host, int side) {
     return g;
 }
 
-static void fill_row(param *p, uint32_t seed) { fill_rule(F32(&p->w), p->count, seed, 0.5); }
+static void fill_row(param *p, uint32_t seed) {
+    fill_rule(F32(&p->w), p->count, seed, 0.5);
+}
 
 static tensor point_features(arena *host, const point_grid *g) {
     float  x[N_POINTS * 8];
@@ -117,17 +121,22 @@ static void test_down_block(void **state) {
         down_rows r = down_rows_add(&p, 0, 8, 16, "block");
         b.weights = arena_new("weights", (size_t)p.total * sizeof(float) + 512);
         params_alloc(&p, &b.weights, false, false);
-        param *order[10] = {r.norm_in.w, r.norm_in.b, r.conv_in.w, r.conv_in.b, r.norm_out.w, r.norm_out.b,
-                            r.conv_out.w, r.conv_out.b, r.skip.w, r.skip.b};
+        param *order[10] = {r.norm_in.w,  r.norm_in.b,  r.conv_in.w,  r.conv_in.b, r.norm_out.w,
+                            r.norm_out.b, r.conv_out.w, r.conv_out.b, r.skip.w,    r.skip.b};
         for (uint32_t i = 0; i < 10; i++) fill_row(order[i], 200 + i);
         point_grid g = point_levels(&b.host, 8);
-        down_args  a = {.r = &r, .fine = &g.level[0], .coarse = &g.level[1], .pool_first = &g.pool_first[0], .groups = 4,
+        down_args  a = {.r = &r,
+                        .fine = &g.level[0],
+                        .coarse = &g.level[1],
+                        .pool_first = &g.pool_first[0],
+                        .groups = 4,
                         .pool_add_one = true};
         var       *x = tape_leaf(&b.t, point_features(&b.host, &g), false);
         var       *y = tape_segment(&b.t, 0, down_block, &a, sizeof a, &x, 1);
         assert_true(y->v.dim[0] == 47 && y->v.dim[1] == 16);
         const float want[4] = {0.181494049f, 0.045534466f, -0.236952511f, -0.25408936f};
-        for (int i = 0; i < 4; i++) expect_le(fabs(F32(&y->v)[i] - want[i]), 3e-6, "row at (0,0,0)"); /* our row 0, too */
+        for (int i = 0; i < 4; i++)
+            expect_le(fabs(F32(&y->v)[i] - want[i]), 3e-6, "row at (0,0,0)"); /* our row 0, too */
         expect_sums(&y->v, 9.11691244419, 49.4243047906);
         params_free(&p);
         arena_free(&b.weights);
@@ -184,9 +193,11 @@ static void test_small_facts(void **state) {
         for (int i = 1020; i < 1024; i++) assert_true(ape[i] == 0);
 
         /* the children of (1,2,3) are cells of the tile (0,0,0), eight rows in a row */
-        const int children[8][3] = {{2, 4, 6}, {2, 4, 7}, {2, 5, 6}, {2, 5, 7}, {3, 4, 6}, {3, 4, 7}, {3, 5, 6}, {3, 5, 7}};
+        const int children[8][3] = {{2, 4, 6}, {2, 4, 7}, {2, 5, 6}, {2, 5, 7},
+                                    {3, 4, 6}, {3, 4, 7}, {3, 5, 6}, {3, 5, 7}};
         for (int c = 0; c < 8; c++)
-            assert_int_equal(8 * morton_encode(1, 2, 3) + c, morton_encode(children[c][0], children[c][1], children[c][2]));
+            assert_int_equal(8 * morton_encode(1, 2, 3) + c,
+                             morton_encode(children[c][0], children[c][1], children[c][2]));
         float six[3] = {4, 5, 6};
         var  *fine = nn_subdivide(&b.t, tape_leaf(&b.t, tensor_wrap(six, DT_F32, DIMS(3, 1)), false));
         for (int i = 0; i < 24; i++) assert_true(F32(&fine->v)[i] == six[i / 8]);
@@ -197,9 +208,18 @@ static void test_small_facts(void **state) {
 /* ---- R§3 ------------------------------------------------------------------------------------------------------ */
 
 static ssvae_config released(void) {
-    return (ssvae_config){.width = 512, .blocks_enc = 4, .blocks_dec = 4, .heads = 8, .mlp_ratio = 4, .latent_channels = 16,
-                          .enc_width = {32, 64, 128}, .dec_width = {128, 64, 32}, .groups = 32, .window = 8,
-                          .pool_add_one = true, .factor = 1};
+    return (ssvae_config){.width = 512,
+                          .blocks_enc = 4,
+                          .blocks_dec = 4,
+                          .heads = 8,
+                          .mlp_ratio = 4,
+                          .latent_channels = 16,
+                          .enc_width = {32, 64, 128},
+                          .dec_width = {128, 64, 32},
+                          .groups = 32,
+                          .window = 8,
+                          .pool_add_one = true,
+                          .factor = 1};
 }
 
 static int64_t count_rows(const params *p, const char *prefix) {
@@ -257,9 +277,20 @@ typedef struct {
 /* Two samples, one of them with two windows; random values, about a tenth of the voxels active. */
 static void tiny_open(tiny *t) {
     bench_open(&t->b, &backend_ref);
-    ssvae_config cfg = {.width = 8, .width_dec = 12, .heads = 2, .heads_dec = 3, .blocks_enc = 2, .blocks_dec = 2, .mlp_ratio = 2,
-                        .latent_channels = 3, .enc_width = {4, 4, 6}, .dec_width = {6, 4, 4}, .groups = 2, .window = 8,
-                        .pool_add_one = true, .factor = 0.5};
+    ssvae_config cfg = {.width = 8,
+                        .width_dec = 12,
+                        .heads = 2,
+                        .heads_dec = 3,
+                        .blocks_enc = 2,
+                        .blocks_dec = 2,
+                        .mlp_ratio = 2,
+                        .latent_channels = 3,
+                        .enc_width = {4, 4, 6},
+                        .dec_width = {6, 4, 4},
+                        .groups = 2,
+                        .window = 8,
+                        .pool_add_one = true,
+                        .factor = 0.5};
     ssvae_init(&t->m, &cfg);
     t->b.weights = arena_new("weights", (size_t)t->m.p.total * 4 * sizeof(float) + 2048);
     params_alloc(&t->m.p, &t->b.weights, true, false);
@@ -267,8 +298,10 @@ static void tiny_open(tiny *t) {
     for (int i = 0; i < t->m.p.n; i++) { /* kernels that keep the signal's size; no bias or norm at its neutral start */
         param *p = t->m.p.row[i];
         for (int64_t k = 0; k < p->count; k++)
-            if (p->n_dims == 1) F32(&p->w)[k] += (float)(0.1 * sin(3.0 * (double)k + i));
-            else if (p->n_dims == 3) F32(&p->w)[k] *= 2;
+            if (p->n_dims == 1)
+                F32(&p->w)[k] += (float)(0.1 * sin(3.0 * (double)k + i));
+            else if (p->n_dims == 3)
+                F32(&p->w)[k] *= 2;
     }
     static const int32_t at[] = {1, 2, 3, 1, 2, 4, 2, 2, 4, 8, 2, 4, 5, 5, 5, 5, 6, 5}, rows[] = {0, 4, 6};
     enum { TILES = 6 };
@@ -288,7 +321,7 @@ static void tiny_open(tiny *t) {
 
 /* The loss of R§3.9 with these weights; in double from what the ops give. */
 static double tiny_loss(tiny *t, const double scale[3], double kl_scale) {
-    tape *tp = &t->b.t;
+    tape  *tp = &t->b.t;
     tensor sums, kl;
     tape_begin(tp);
     var *moments = ssvae_encode(tp, &t->m, &t->batch);
@@ -348,7 +381,8 @@ static void test_differences(void **state) {
 
 /* ---- parts of a sample ---------------------------------------------------------------------------------------- */
 
-/* A part's predictions are the whole's, and its gradients are those of the whole with the other predictions' dy zero. */
+/* A part's predictions are the whole's, and its gradients are those of the whole with the other predictions' dy zero.
+ */
 static void test_part(void **state) {
     (void)state;
     for (int k = 0; k < 2; k++) {
@@ -360,7 +394,7 @@ static void test_part(void **state) {
         const int32_t box[12] = {1, 2, 4, 2, 3, 5, 5, 6, 5, 6, 7, 6}; /* one tile of each sample */
         const int     kept_want[2] = {1, 5};
         float         z[6 * 3], dy[2 * 512], dy_whole[6 * 512] = {0}, whole[6 * 512], chunked[6 * 512];
-        tensor        kept, g = tensor_wrap(dy, DT_F32, DIMS(1024, 1)), g_whole = tensor_wrap(dy_whole, DT_F32, DIMS(3072, 1));
+        tensor kept, g = tensor_wrap(dy, DT_F32, DIMS(1024, 1)), g_whole = tensor_wrap(dy_whole, DT_F32, DIMS(3072, 1));
         fill_rule(z, 18, 21, 2);
         fill_rule(dy, 1024, 22, 2);
         tensor zt = tensor_wrap(z, DT_F32, DIMS(6, 3));
@@ -408,7 +442,7 @@ static void test_part(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_down_block), cmocka_unit_test(test_up_block),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_down_block),  cmocka_unit_test(test_up_block),
                                        cmocka_unit_test(test_small_facts), cmocka_unit_test(test_parameters),
                                        cmocka_unit_test(test_differences), cmocka_unit_test(test_part)};
     return cmocka_run_group_tests(tests, NULL, NULL);

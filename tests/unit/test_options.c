@@ -109,8 +109,7 @@ static void refused(const char *text, const char *a, const char *b, const char *
 
 static void refusals(void **state) {
     (void)state;
-    refused("vae:\n  width: 64\n  heds: 4\n", "my.yaml:3", "vae.heds is not an option",
-            "did you mean vae.heads");
+    refused("vae:\n  width: 64\n  heds: 4\n", "my.yaml:3", "vae.heds is not an option", "did you mean vae.heads");
     refused("vea:\n  width: 64\n", "my.yaml:2", "vea.width", "vae.width");
     refused("vae:\n  lr: 1\n", "vae.lr", "train.lr", NULL);
     refused("vae:\n  width: wide\n", "my.yaml:2: vae.width", "\"wide\"", "integer in [8, 65536]");
@@ -130,8 +129,7 @@ static void refusals(void **state) {
     refused("vae:\n  enc_widths: [[8], 16]\n", "my.yaml:2", "nesting", NULL);
     refused("vae:\n  width: {a: 1}\n", "my.yaml:2", "nesting", NULL);
     refused("vae:\n  width: 64\n  heads: 8\n  width: 32\n", "my.yaml:4", "vae.width is given twice", NULL);
-    refused("vae:\n  width: 64\ntrain:\n  lr: 1\nvae:\n  heads: 8\n", "my.yaml:5", "vae is given twice",
-            NULL);
+    refused("vae:\n  width: 64\ntrain:\n  lr: 1\nvae:\n  heads: 8\n", "my.yaml:5", "vae is given twice", NULL);
     refused("vae: &a\n  width: 64\n", "anchor", NULL, NULL);
     refused("vae:\n  width: &w 64\n", "my.yaml:2", "anchor", NULL);
     refused("vae:\n  width: *w\n", "alias", NULL, NULL);
@@ -171,19 +169,16 @@ static void dump_and_reload(void **state) {
     status         st = {0};
     options_default(&o);
     uint64_t h = options_hash(&o);
-    assert_true(options_set(&o, "train.lr", "0.1", &st) &&
-                options_set(&o, "train.beta2", "0.98765432109876543", &st) &&
+    assert_true(options_set(&o, "train.lr", "0.1", &st) && options_set(&o, "train.beta2", "0.98765432109876543", &st) &&
                 options_set(&o, "data.train", "a \"b\" \\ #c: [d] \xc3\xbc\ttab", &st) &&
                 options_set(&o, "vae.enc_widths", "[]", &st) &&
                 options_set(&o, "eval.f1_thresholds", "[1e-7, 0.3]", &st) &&
                 options_set(&o, "train.seed", "9223372036854775807", &st) &&
-                options_set(&o, "dit.compression", "v1", &st) &&
-                options_set(&o, "sample.level", "-0.25", &st));
+                options_set(&o, "dit.compression", "v1", &st) && options_set(&o, "sample.level", "-0.25", &st));
     assert_true(options_hash(&o) != h);
     char *text = options_to_yaml(&o);
     options_default(&back);
-    if (!options_read_text(&back, "dump", text, (int64_t)strlen(text), &st))
-        fail_msg("%s\n%s", st.text, text);
+    if (!options_read_text(&back, "dump", text, (int64_t)strlen(text), &st)) fail_msg("%s\n%s", st.text, text);
     assert_memory_equal(&o, &back, sizeof o);
     assert_true(options_hash(&back) == options_hash(&o));
     assert_true(back.train.seed == INT64_MAX);
@@ -212,7 +207,7 @@ static void help_lists_all(void **state) {
     options_help(f, NULL);
     fclose(f);
 #define OPTION_SECTION(s, h)
-#define ROW(s, k)                                                                                            \
+#define ROW(s, k)                                                                                                      \
     if (!strstr(text, "  " #s "." #k "=")) fail_msg("no help on " #s "." #k);
 #define OPTION_INT(s, k, ...) ROW(s, k)
 #define OPTION_FLOAT(s, k, ...) ROW(s, k)
@@ -280,8 +275,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults),        cmocka_unit_test(file_and_overrides),
         cmocka_unit_test(refusals),        cmocka_unit_test(command_line_refusals),
-        cmocka_unit_test(dump_and_reload), cmocka_unit_test(stored), cmocka_unit_test(help_lists_all),
-        cmocka_unit_test(contradictions),
+        cmocka_unit_test(dump_and_reload), cmocka_unit_test(stored),
+        cmocka_unit_test(help_lists_all),  cmocka_unit_test(contradictions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,7 +22,9 @@ static const char *write_file(const char *name, const char *text) {
     return path;
 }
 
-static import_limits quick_limits(void) { return (import_limits){.seconds = 20, .mbytes = 512, .max_faces = 100000}; }
+static import_limits quick_limits(void) {
+    return (import_limits){.seconds = 20, .mbytes = 512, .max_faces = 100000};
+}
 
 static void expect_failure(const char *path, const import_limits *l, status_code code, const char *word) {
     scene  s;
@@ -34,8 +36,9 @@ static void expect_failure(const char *path, const import_limits *l, status_code
     assert_int_equal(s.n_materials, 0);
 }
 
-static const char two_triangles[] = "mtllib two.mtl\nv 0 0 0\nv 2 0 0\nv 2 1 0\nv 0 1 0\nv 9 9 9\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
-                                    "usemtl red\nf 1/1 2/2 3/3 4/4\n";
+static const char two_triangles[] =
+    "mtllib two.mtl\nv 0 0 0\nv 2 0 0\nv 2 1 0\nv 0 1 0\nv 9 9 9\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
+    "usemtl red\nf 1/1 2/2 3/3 4/4\n";
 
 static void test_good(void **state) {
     (void)state;
@@ -87,16 +90,18 @@ static void test_bad_files(void **state) {
     expect_failure(write_file("empty.obj", ""), &l, ST_DATA, "empty");
     expect_failure(write_file("words.txt", "this is no mesh\n"), &l, ST_DATA, "not a mesh file");
     expect_failure(write_file("words.ply", "this is no mesh\n"), &l, ST_DATA, "not a mesh file");
-    expect_failure(write_file("points.ply", "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
-                                            "property float z\nend_header\n0 0 0\n1 0 0\n0 1 0\n"),
+    expect_failure(write_file("points.ply",
+                              "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+                              "property float z\nend_header\n0 0 0\n1 0 0\n0 1 0\n"),
                    &l, ST_DATA, "");
     expect_failure(write_file("nan.ply", "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
                                          "property float z\nelement face 1\nproperty list uchar int vertex_indices\n"
                                          "end_header\n0 0 0\n1 nan 0\n0 1 0\n3 0 1 2\n"),
                    &l, ST_DATA, "");
-    expect_failure(write_file("index.ply", "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
-                                           "property float z\nelement face 1\nproperty list uchar int vertex_indices\n"
-                                           "end_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7000000\n"),
+    expect_failure(write_file("index.ply",
+                              "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\n"
+                              "property float z\nelement face 1\nproperty list uchar int vertex_indices\n"
+                              "end_header\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7000000\n"),
                    &l, ST_DATA, "");
     l.max_faces = 1;
     expect_failure(write_file("two.obj", two_triangles), &l, ST_DATA, "over 1 triangles");
@@ -117,13 +122,22 @@ static void test_no_extent(void **state) {
     assert_non_null(strstr(st.text, "not finite"));
 }
 
-static void play_crash(const char *path) { (void)path, raise(SIGSEGV); }
-static void play_abort(const char *path) { (void)path, abort(); }
-static void play_exit(const char *path) { (void)path, _exit(3); }
-static void play_sleep(const char *path) { (void)path, sleep(60); }
+static void play_crash(const char *path) {
+    (void)path, raise(SIGSEGV);
+}
+static void play_abort(const char *path) {
+    (void)path, abort();
+}
+static void play_exit(const char *path) {
+    (void)path, _exit(3);
+}
+static void play_sleep(const char *path) {
+    (void)path, sleep(60);
+}
 static void play_spin(const char *path) {
     (void)path;
-    for (volatile int64_t i = 0;; i++) {}
+    for (volatile int64_t i = 0;; i++) {
+    }
 }
 #if !defined(__SANITIZE_ADDRESS__) /* its allocator reserves address space in its own way */
 static void play_hunger(const char *path) {
@@ -171,8 +185,8 @@ static void test_child(void **state) {
 static import_head forged;
 static int         forged_index;
 static void        play_forger(const char *path) {
-    (void)path;
-    for (int fd = 3; fd < 256; fd++) { /* the importer's pipe: a write end that an exec would close */
+           (void)path;
+           for (int fd = 3; fd < 256; fd++) { /* the importer's pipe: a write end that an exec would close */
         struct stat info;
         if (fstat(fd, &info) != 0 || !S_ISFIFO(info.st_mode) || (fcntl(fd, F_GETFL) & O_ACCMODE) != O_WRONLY ||
             !(fcntl(fd, F_GETFD) & FD_CLOEXEC))
@@ -186,7 +200,7 @@ static void        play_forger(const char *path) {
                     write(fd, grey, 16) > 0 && write(fd, none, 16) > 0;
         _exit(sent ? 0 : 1);
     }
-    _exit(9);
+           _exit(9);
 }
 
 static void test_forged_stream(void **state) {

@@ -49,7 +49,7 @@ int main(int argc, char **argv) {
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_each_once), cmocka_unit_test(test_stop),
                                        cmocka_unit_test(test_agree)};
-    int failed = cmocka_run_group_tests_name("prep_queue", tests, NULL, NULL);
+    int                     failed = cmocka_run_group_tests_name("prep_queue", tests, NULL, NULL);
     MPI_Finalize();
     return failed;
 }

@@ -56,7 +56,8 @@ static int fresh(void **state) {
     put("solids/ball.ply", shape_sphere(half, 0.5, 3));
     put_text(at(in, "a/bad.ply"), "ply of words\n");
     put_text(at(in, "PluginFurnitureCatalog.properties"),
-             "id=x\nname#1=Gr\\u00fcner Kasten\ncategory#1=Boxes\nmodel#1=/a/box.ply\n\nname#2=Ball\ncategory#2=Round\nmodel#2=/a/ball.obj\n");
+             "id=x\nname#1=Gr\\u00fcner "
+             "Kasten\ncategory#1=Boxes\nmodel#1=/a/box.ply\n\nname#2=Ball\ncategory#2=Round\nmodel#2=/a/ball.obj\n");
     return 0;
 }
 
@@ -187,7 +188,8 @@ static void test_crash(void **state) {
     char  line[2000];
     bool  told = false;
     assert_non_null(f);
-    while (fgets(line, sizeof line, f)) told |= strstr(line, "solids/torus.glb") && strstr(line, "crashed with signal 11");
+    while (fgets(line, sizeof line, f))
+        told |= strstr(line, "solids/torus.glb") && strstr(line, "crashed with signal 11");
     fclose(f);
     assert_true(told);
     if (!shard_open_all(out, &s, &n, &st)) fail_msg("%s", st.text);
@@ -268,7 +270,8 @@ static void test_views(void **state) {
             if (!isfinite(depth[i])) continue;
             assert_true(depth[i] > c.near && depth[i] < c.far);
             double p[3] = {(x + 0.5 - c.cx) / c.fx * depth[i], (y + 0.5 - c.cy) / c.fy * depth[i], depth[i] - eye};
-            assert_true(fabs(sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2]) - 0.95) < 2e-3); /* the ball, in camera axes */
+            assert_true(fabs(sqrt(p[0] * p[0] + p[1] * p[1] + p[2] * p[2]) - 0.95) <
+                        2e-3); /* the ball, in camera axes */
             double n[3] = {0, 0, 0};
             for (int a = 0; a < 3; a++)
                 for (int k = 0; k < 3; k++) n[a] += (double)c.world_to_camera[4 * a + k] * normal[3 * i + k];
@@ -318,11 +321,14 @@ static void test_queue(void **state) {
 
 int main(void) {
     log_init(0, 1, LOG_QUIET);
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup(test_whole_run, fresh), cmocka_unit_test_setup(test_restart, fresh),
-        cmocka_unit_test_setup(test_split, fresh),     cmocka_unit_test_setup(test_crash, fresh),
-        cmocka_unit_test_setup(test_refusals, fresh),
-        cmocka_unit_test_setup(test_same_bits, fresh), cmocka_unit_test(test_views),
-        cmocka_unit_test(test_patches),                cmocka_unit_test(test_queue)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_whole_run, fresh),
+                                       cmocka_unit_test_setup(test_restart, fresh),
+                                       cmocka_unit_test_setup(test_split, fresh),
+                                       cmocka_unit_test_setup(test_crash, fresh),
+                                       cmocka_unit_test_setup(test_refusals, fresh),
+                                       cmocka_unit_test_setup(test_same_bits, fresh),
+                                       cmocka_unit_test(test_views),
+                                       cmocka_unit_test(test_patches),
+                                       cmocka_unit_test(test_queue)};
     return cmocka_run_group_tests_name("prep_run", tests, NULL, NULL);
 }

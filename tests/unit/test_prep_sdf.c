@@ -1,4 +1,5 @@
-/* Signed truncated distance on tiles: analytic shapes, damaged and overlapping ones, sheets, order, halves, sharp bits. */
+/* Signed truncated distance on tiles: analytic shapes, damaged and overlapping ones, sheets, order, halves, sharp bits.
+ */
 #include "core/half.h"
 #include "data/shard.h"
 #include "data_prep/normalize.h"
@@ -18,7 +19,8 @@ typedef struct {
     sdf_tiles   t;
 } built;
 
-/* The shapes here are given in v_norm units; normalising would hide errors of scale, so it is left out. Frees the mesh. */
+/* The shapes here are given in v_norm units; normalising would hide errors of scale, so it is left out. Frees the mesh.
+ */
 static built build(mesh m, int R, double tau) {
     built  b;
     status st = {0};
@@ -53,9 +55,13 @@ static double ball_at(const double p[3], const double *c) {
     return sqrt((p[0] - c[0]) * (p[0] - c[0]) + (p[1] - c[1]) * (p[1] - c[1]) + (p[2] - c[2]) * (p[2] - c[2])) - c[3];
 }
 
-static double torus_at(const double p[3], const double *a) { return hypot(hypot(p[0], p[1]) - a[0], p[2]) - a[1]; }
+static double torus_at(const double p[3], const double *a) {
+    return hypot(hypot(p[0], p[1]) - a[0], p[2]) - a[1];
+}
 
-static double two_balls_at(const double p[3], const double *c) { return fmin(ball_at(p, c), ball_at(p, c + 4)); }
+static double two_balls_at(const double p[3], const double *c) {
+    return fmin(ball_at(p, c), ball_at(p, c + 4));
+}
 
 typedef struct {
     double  worst, agree; /* largest error of the clamped distance; share of voxels with the right sign */
@@ -88,8 +94,8 @@ static verdict compare(const sdf_field *f, distance d, const double *arg, double
     return v;
 }
 
-/* No step across the zero level is longer than the surface allows: values of neighbours differ by at most a voxel (and a
- * little, where inner walls were pushed down). A torn sign shows as a jump. */
+/* No step across the zero level is longer than the surface allows: values of neighbours differ by at most a voxel (and
+ * a little, where inner walls were pushed down). A torn sign shows as a jump. */
 static int64_t torn_edges(const sdf_field *f) {
     int     R = f->resolution;
     int64_t torn = 0;
@@ -99,7 +105,7 @@ static int64_t torn_edges(const sdf_field *f) {
             for (int z = 0; z + 1 < R; z++) {
                 const double s = field_at(f, x, y, z);
                 double       n[3] = {field_at(f, x, y, z + 1), x + 1 < R ? field_at(f, x + 1, y, z) : s,
-                                     y + 1 < R ? field_at(f, x, y + 1, z) : s};
+                               y + 1 < R ? field_at(f, x, y + 1, z) : s};
                 for (int a = 0; a < 3; a++) torn += (s > 0) != (n[a] > 0) && fabs(s - n[a]) > 1.8 * voxel;
             }
     return torn;
@@ -208,7 +214,7 @@ static void test_sealed(void **state) {
     assert_true(field_at(&b.f, 1, 1, 1) > 0);
     assert_int_equal(torn_edges(&b.f), 0);
     drop(&b);
-    mesh shade = shape_torus(0.6, 0.5, 64, 32); /* the outer half of a torus: a tube open above and below */
+    mesh    shade = shape_torus(0.6, 0.5, 64, 32); /* the outer half of a torus: a tube open above and below */
     int64_t n = 0;
     for (int64_t f = 0; f < shade.n_faces; f++) {
         double z = 0;
@@ -245,7 +251,7 @@ static void test_tiles(void **state) {
     sample       s = {.n_tiles = b.t.n_tiles, .coord = b.t.coord, .value = b.t.value, .sharp = b.t.sharp};
     sample_count(&s);
     assert_int_equal(s.n_in, b.f.n_near); /* no value of the band was rounded onto its end */
-    int64_t sharp = 0, far_from_edge = 0;
+    int64_t  sharp = 0, far_from_edge = 0;
     uint64_t last = 0;
     for (int64_t t = 0; t < b.t.n_tiles; t++) {
         const uint16_t *c = b.t.coord + 3 * t;
@@ -256,11 +262,13 @@ static void test_tiles(void **state) {
         for (int m = 0; m < 512; m++) {
             int   x = 0, y = 0, z = 0;
             float v = f16_to_f32(b.t.value[512 * t + m]);
-            for (int k = 2; k >= 0; k--) x = 2 * x | (m >> (3 * k + 2) & 1), y = 2 * y | (m >> (3 * k + 1) & 1), z = 2 * z | (m >> 3 * k & 1);
+            for (int k = 2; k >= 0; k--)
+                x = 2 * x | (m >> (3 * k + 2) & 1), y = 2 * y | (m >> (3 * k + 1) & 1), z = 2 * z | (m >> 3 * k & 1);
             double want = field_at(&b.f, 8 * c[0] + x, 8 * c[1] + y, 8 * c[2] + z) / b.f.tau;
             assert_true(fabs(v - fmax(-1, fmin(1, want))) <= 5e-4);
             active |= fabsf(v) < 1;
-            double p[3] = {(8 * c[0] + x) / 127.0 - 0.5, (8 * c[1] + y) / 127.0 - 0.5, (8 * c[2] + z) / 127.0 - 0.5}, d = 1, q[3];
+            double p[3] = {(8 * c[0] + x) / 127.0 - 0.5, (8 * c[1] + y) / 127.0 - 0.5, (8 * c[2] + z) / 127.0 - 0.5},
+                   d = 1, q[3];
             for (int a = 0; a < 3; a++) q[a] = fabs(fabs(p[a]) - 0.5 * half[a]) * 127;
             for (int a = 0; a < 3; a++) { /* distance to the edges along axis a */
                 double beyond = fmax(0, (fabs(p[a]) - 0.5 * half[a]) * 127);
@@ -295,9 +303,9 @@ static void test_threads_same_bits(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_box),     cmocka_unit_test(test_sphere),     cmocka_unit_test(test_torus),
-        cmocka_unit_test(test_overlap), cmocka_unit_test(test_inner_part), cmocka_unit_test(test_damaged_box),
-        cmocka_unit_test(test_sheet),   cmocka_unit_test(test_sealed),     cmocka_unit_test(test_thin_plate),
+        cmocka_unit_test(test_box),     cmocka_unit_test(test_sphere),           cmocka_unit_test(test_torus),
+        cmocka_unit_test(test_overlap), cmocka_unit_test(test_inner_part),       cmocka_unit_test(test_damaged_box),
+        cmocka_unit_test(test_sheet),   cmocka_unit_test(test_sealed),           cmocka_unit_test(test_thin_plate),
         cmocka_unit_test(test_tiles),   cmocka_unit_test(test_threads_same_bits)};
     return cmocka_run_group_tests_name("prep_sdf", tests, NULL, NULL);
 }

@@ -9,10 +9,24 @@
 enum { CHANNELS = 4, COND = 6 };
 
 static ssdit_config tiny(bool sparse) {
-    return (ssdit_config){.ssa = {.width = 16, .heads = 4, .kv_heads = 2, .m_cmp = 4, .m_slc = 4, .m_win = 4, .top_k = 2,
-                                  .compression = COMPRESSION_V1, .pool_add_one = true},
-                          .blocks = 2, .mlp_ratio = 2, .in_channels = CHANNELS, .out_channels = CHANNELS, .cond_width = COND,
-                          .sparse_cond = sparse, .time_width = 8, .resolution = 16, .factor = 1};
+    return (ssdit_config){.ssa = {.width = 16,
+                                  .heads = 4,
+                                  .kv_heads = 2,
+                                  .m_cmp = 4,
+                                  .m_slc = 4,
+                                  .m_win = 4,
+                                  .top_k = 2,
+                                  .compression = COMPRESSION_V1,
+                                  .pool_add_one = true},
+                          .blocks = 2,
+                          .mlp_ratio = 2,
+                          .in_channels = CHANNELS,
+                          .out_channels = CHANNELS,
+                          .cond_width = COND,
+                          .sparse_cond = sparse,
+                          .time_width = 8,
+                          .resolution = 16,
+                          .factor = 1};
 }
 
 typedef struct {
@@ -37,7 +51,8 @@ static void open_setup(setup *s, bool sparse, const char *backend_name, const ui
     params_alloc(&s->m.p, &s->r.weights, false, false);
     for (int i = 0; i < s->m.p.n; i++) {
         param *p = s->m.p.row[i];
-        rng_fill_normal((rng_key){.seed = 5, .purpose = RNG_TEST, .sample = hash_text(p->name)}, 0, p->count, F32(&p->w));
+        rng_fill_normal((rng_key){.seed = 5, .purpose = RNG_TEST, .sample = hash_text(p->name)}, 0, p->count,
+                        F32(&p->w));
         for (int64_t k = 0; k < p->count; k++) F32(&p->w)[k] *= 0.3f;
     }
     arena *a = &s->r.host;
@@ -93,9 +108,9 @@ static void one_step(void **state) {
     for (int sparse = 0; sparse < 2; sparse++) {
         setup s;
         open_setup(&s, sparse, *state, (uint64_t[]){2, 0}, 2);
-        const double   guidance[] = {0, 1, 3.5};
-        float         *start = noise(&s, 11), *want = malloc((size_t)s.n * sizeof *want);
-        tensor         x = tensor_wrap(start, DT_F32, DIMS(s.n / CHANNELS, CHANNELS)), time, zero, v[2];
+        const double guidance[] = {0, 1, 3.5};
+        float       *start = noise(&s, 11), *want = malloc((size_t)s.n * sizeof *want);
+        tensor       x = tensor_wrap(start, DT_F32, DIMS(s.n / CHANNELS, CHANNELS)), time, zero, v[2];
         assert_non_null(want);
         time = arena_tensor(&s.r.host, DT_F32, DIMS(2));
         zero = arena_tensor(&s.r.host, DT_F32, s.cond.dim, 2);
@@ -142,8 +157,13 @@ static void constant_velocity(void **state) {
     for (int i = 0; i < CHANNELS; i++) bias[i] = 0.5f * (float)(i + 1);
     for (int kind = 0; kind < 2; kind++) {
         int            steps = 15;
-        sampler_config cfg = {.schedule = kind ? SCHEDULE_TRELLIS : SCHEDULE_PUBLISHED, .steps = steps, .shift = 8,
-                              .guidance = 7, .seed = 3, .on_step = count_calls, .user = &steps};
+        sampler_config cfg = {.schedule = kind ? SCHEDULE_TRELLIS : SCHEDULE_PUBLISHED,
+                              .steps = steps,
+                              .shift = 8,
+                              .guidance = 7,
+                              .seed = 3,
+                              .on_step = count_calls,
+                              .user = &steps};
         calls = 0;
         s.r.t.recording = true;
         float *got = sample(&s, &cfg), *want = noise(&s, 3);
@@ -189,12 +209,11 @@ static void sample_by_sample(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        {"one step on ref", one_step, NULL, NULL, "ref"},
-        {"one step on cpu", one_step, NULL, NULL, "cpu"},
-        {"constant velocity on ref", constant_velocity, NULL, NULL, "ref"},
-        {"constant velocity on cpu", constant_velocity, NULL, NULL, "cpu"},
-        {"sample by sample on ref", sample_by_sample, NULL, NULL, "ref"},
-        {"sample by sample on cpu", sample_by_sample, NULL, NULL, "cpu"}};
+    const struct CMUnitTest tests[] = {{"one step on ref", one_step, NULL, NULL, "ref"},
+                                       {"one step on cpu", one_step, NULL, NULL, "cpu"},
+                                       {"constant velocity on ref", constant_velocity, NULL, NULL, "ref"},
+                                       {"constant velocity on cpu", constant_velocity, NULL, NULL, "cpu"},
+                                       {"sample by sample on ref", sample_by_sample, NULL, NULL, "ref"},
+                                       {"sample by sample on cpu", sample_by_sample, NULL, NULL, "cpu"}};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -122,8 +122,7 @@ static void round_trip(void **state) {
             assert_memory_equal(got.png[v], want.png[v], (size_t)want.png_size[v]);
         }
         if (want.n_views)
-            assert_memory_equal(got.camera, want.camera,
-                                (size_t)want.n_views * VIEW_CAMERA_FLOATS * sizeof(float));
+            assert_memory_equal(got.camera, want.camera, (size_t)want.n_views * VIEW_CAMERA_FLOATS * sizeof(float));
         sample_free(&want);
         sample_free(&got);
     }
@@ -259,8 +258,7 @@ static void refusals(void **state) {
         unlink(path);
         write_shard_of(path, 128);
         set_attr(path, cases[i].name, cases[i].v);
-        if (shard_open(&s, path, &st))
-            fail_msg("%s = %lld was accepted", cases[i].name, (long long)cases[i].v);
+        if (shard_open(&s, path, &st)) fail_msg("%s = %lld was accepted", cases[i].name, (long long)cases[i].v);
         assert_int_equal(st.code, ST_DATA);
         if (!strstr(st.text, cases[i].says)) fail_msg("\"%s\" does not say \"%s\"", st.text, cases[i].says);
     }
@@ -421,8 +419,8 @@ static void latent_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip), cmocka_unit_test(cut_short),        cmocka_unit_test(flipped_byte),
-        cmocka_unit_test(refusals),   cmocka_unit_test(folder_of_shards), cmocka_unit_test(audit),
+        cmocka_unit_test(round_trip),   cmocka_unit_test(cut_short),        cmocka_unit_test(flipped_byte),
+        cmocka_unit_test(refusals),     cmocka_unit_test(folder_of_shards), cmocka_unit_test(audit),
         cmocka_unit_test(latent_files),
     };
     log_init(0, 1, LOG_QUIET);

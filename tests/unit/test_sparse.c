@@ -41,7 +41,8 @@ static void test_sort_keys(void **state) {
     for (int s = 0; s < 6; s++)
         for (int width = 0; width < 3; width++) {
             int64_t  n = sizes[s];
-            key_row *a = arena_alloc(&mem, (size_t)(n + 1) * sizeof *a), *b = arena_alloc(&mem, (size_t)(n + 1) * sizeof *b);
+            key_row *a = arena_alloc(&mem, (size_t)(n + 1) * sizeof *a),
+                    *b = arena_alloc(&mem, (size_t)(n + 1) * sizeof *b);
             key_row *spare = arena_alloc(&mem, (size_t)(n + 1) * sizeof *spare);
             for (int64_t i = 0; i < n; i++) {
                 uint64_t r = (uint64_t)rng_u32((rng_key){.purpose = RNG_TEST}, (uint64_t)(2 * i));
@@ -67,7 +68,8 @@ static void test_morton(void **state) {
         assert_true(px == x >> 1 && py == y >> 1 && pz == z >> 1);
     }
     /* Subdividing (1,2,3), R§15.3. */
-    static const int want[8][3] = {{2, 4, 6}, {2, 4, 7}, {2, 5, 6}, {2, 5, 7}, {3, 4, 6}, {3, 4, 7}, {3, 5, 6}, {3, 5, 7}};
+    static const int want[8][3] = {{2, 4, 6}, {2, 4, 7}, {2, 5, 6}, {2, 5, 7},
+                                   {3, 4, 6}, {3, 4, 7}, {3, 5, 6}, {3, 5, 7}};
     for (int c = 0; c < 8; c++) {
         int x, y, z;
         morton_decode(c, &x, &y, &z);
@@ -132,11 +134,13 @@ static volume rows_of(const grid *g, const tensor *coord) {
 
 static void check_level(const grid *g, const tensor *coord) {
     volume   v = rows_of(g, coord);
-    int32_t *nb = arena_alloc(&mem, (size_t)g->n_rows * 27 * sizeof *nb), *part = arena_alloc(&mem, 100 * 27 * sizeof *part);
+    int32_t *nb = arena_alloc(&mem, (size_t)g->n_rows * 27 * sizeof *nb),
+            *part = arena_alloc(&mem, 100 * 27 * sizeof *part);
     grid_neighbors(g, 0, g->n_rows, nb);
     for (int64_t r = 0; r < g->n_rows; r++)
         for (int k = 0; k < 27; k++) {
-            int x = v.xyz[3 * r] + k % 3 - 1, y = v.xyz[3 * r + 1] + k / 3 % 3 - 1, z = v.xyz[3 * r + 2] + k / 9 - 1, e = v.edge;
+            int x = v.xyz[3 * r] + k % 3 - 1, y = v.xyz[3 * r + 1] + k / 3 % 3 - 1, z = v.xyz[3 * r + 2] + k / 9 - 1,
+                e = v.edge;
             int inside = x >= 0 && y >= 0 && z >= 0 && x < e && y < e && z < e;
             assert_int_equal(nb[27 * r + k], inside ? v.row_at[((v.sample[r] * e + x) * e + y) * e + z] : -1);
         }
@@ -169,7 +173,8 @@ static void test_masked_levels(void **state) {
         tensor coord, first;
         random_tiles(0.5, &coord, &first);
         int64_t n_tiles = coord.dim[0];
-        tensor  nb = tiles_neighbors(&mem, &coord, &first), mask = arena_tensor(&mem, DT_U64, DIMS(n_tiles, 8)), pool_first[3];
+        tensor  nb = tiles_neighbors(&mem, &coord, &first), mask = arena_tensor(&mem, DT_U64, DIMS(n_tiles, 8)),
+               pool_first[3];
         memset(mask.data, 0, tensor_bytes(&mask));
         for (int64_t i = 0; i < n_tiles * 512; i++)
             if (uniform(20, (uint64_t)i) < (density == 0 ? 0.01 : density == 1 ? 0.4 : 1) || i % 512 == 511)
@@ -182,7 +187,7 @@ static void test_masked_levels(void **state) {
             check_level(&level[l], &coord);
         }
         for (int l = 0; l < 3; l++) {
-            volume fine = rows_of(&level[l], &coord), coarse = rows_of(&level[l + 1], &coord);
+            volume         fine = rows_of(&level[l], &coord), coarse = rows_of(&level[l + 1], &coord);
             const int32_t *child = I32(&pool_first[l]);
             assert_int_equal(pool_first[l].dim[0], level[l + 1].n_rows + 1);
             assert_true(child[0] == 0 && child[level[l + 1].n_rows] == level[l].n_rows);
@@ -236,8 +241,8 @@ static int same_cell(const int32_t *p, const int32_t *q, int m, int shift) {
 }
 
 /* Groups of rows (order NULL: ranges) are exactly the cells of (coord + shift) div m in each sample. */
-static void check_groups(const tensor *coord, const tensor *sample_first, const tensor *group_first, const tensor *order,
-                         int m, int shift) {
+static void check_groups(const tensor *coord, const tensor *sample_first, const tensor *group_first,
+                         const tensor *order, int m, int shift) {
     int64_t  n = coord->dim[0], n_groups = group_first->dim[0] - 1;
     int32_t *group = arena_alloc(&mem, (size_t)n * sizeof *group);
     memset(group, 0xFF, (size_t)n * sizeof *group);
@@ -289,7 +294,8 @@ static void test_blocks(void **state) {
                     const int32_t *p = I32(&coord) + 3 * (int64_t)row, *q = I32(&b.cmp_coord) + 3 * (int64_t)c;
                     assert_true(row >= I32(&b.slc_first)[j] && row < I32(&b.slc_first)[j + 1]);
                     for (int d = 0; d < 3; d++) assert_int_equal(p[d] / m_cmp, q[d]);
-                    assert_int_equal(I32(&b.pe_index)[row], (p[0] % m_cmp * m_cmp + p[1] % m_cmp) * m_cmp + p[2] % m_cmp);
+                    assert_int_equal(I32(&b.pe_index)[row],
+                                     (p[0] % m_cmp * m_cmp + p[1] % m_cmp) * m_cmp + p[2] % m_cmp);
                 }
         assert_true(b.cmp_grid.side == 1 && b.cmp_grid.n_rows == b.n_cmp);
         for (int64_t c = 0; c < b.n_cmp; c++) assert_int_equal(I32(&b.cmp_grid.nb)[27 * c + 13], c);
@@ -361,9 +367,12 @@ static void test_far_corner(void **state) {
             int want = k == 13 ? i : i == 0 && k == 4 ? 1 : i == 1 && k == 22 ? 0 : -1;
             assert_int_equal(I32(&nb)[27 * i + k], want);
         }
-    assert_int_equal(blocks_build(&mem, &(tensor){.data = xyz, .dim = {2, 3, 1, 1}, .n_dims = 2, .dt = DT_I32},
-                                  &(tensor){.data = (int32_t[]){0, 1, 2}, .dim = {3, 1, 1, 1}, .n_dims = 1, .dt = DT_I32},
-                                  1, COORD_LIMIT, true).n_cmp, 2);
+    assert_int_equal(
+        blocks_build(&mem, &(tensor){.data = xyz, .dim = {2, 3, 1, 1}, .n_dims = 2, .dt = DT_I32},
+                     &(tensor){.data = (int32_t[]){0, 1, 2}, .dim = {3, 1, 1, 1}, .n_dims = 1, .dt = DT_I32}, 1,
+                     COORD_LIMIT, true)
+            .n_cmp,
+        2);
 }
 
 /* R§15.3: sphere of radius 0.475 at R = 1024, |distance| < 1/256 at cell centres. */
@@ -394,7 +403,8 @@ static void test_sphere_counts(void **state) {
         memcpy(I32(&coord) + 3 * n++, p, sizeof p);
     }
     assert_int_equal(n, 107536);
-    tensor first = tensor_wrap((int32_t[]){0, (int32_t)n}, DT_I32, DIMS(2)), xyz = tensor_rows(&coord, 0, n), pool_first[3];
+    tensor first = tensor_wrap((int32_t[]){0, (int32_t)n}, DT_I32, DIMS(2)), xyz = tensor_rows(&coord, 0, n),
+           pool_first[3];
     tensor nb = tiles_neighbors(&mem, &xyz, &first), all = tensor_rows(&mask, 0, n);
     grid   level[4];
     grid_pyramid(&mem, &all, &nb, &first, level, pool_first);
@@ -411,8 +421,8 @@ static void test_sphere_counts(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sort_keys),     cmocka_unit_test(test_morton),      cmocka_unit_test(test_dense_levels),
-        cmocka_unit_test(test_masked_levels), cmocka_unit_test(test_blocks),      cmocka_unit_test(test_wrong_input),
+        cmocka_unit_test(test_sort_keys),     cmocka_unit_test(test_morton),        cmocka_unit_test(test_dense_levels),
+        cmocka_unit_test(test_masked_levels), cmocka_unit_test(test_blocks),        cmocka_unit_test(test_wrong_input),
         cmocka_unit_test(test_far_corner),    cmocka_unit_test(test_sphere_counts),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -1,5 +1,5 @@
-/* A tiny SS-DiT: central differences for every parameter (v1 and v2, sparse and dense condition), samples that do not see each
- * other, segments that are recomputed, the hook of finished layers, the initial weights. */
+/* A tiny SS-DiT: central differences for every parameter (v1 and v2, sparse and dense condition), samples that do not
+ * see each other, segments that are recomputed, the hook of finished layers, the initial weights. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,19 +13,41 @@ static const double STEP = 0.02;
 enum { BLOCKS = 2, IN = 4, OUT = 3, COND = 6 };
 
 static ssdit_config tiny(compression_kind v, bool sparse, bool share, bool norm, shift_rule shift) {
-    return (ssdit_config){.ssa = {.width = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .m_cmp = v == COMPRESSION_V2 ? 2 : 4,
-                                  .m_slc = 4, .m_win = 4, .top_k = 2, .groups = 4, .compression = v, .pool_add_one = true},
-                          .blocks = BLOCKS, .mlp_ratio = 2, .in_channels = IN, .out_channels = OUT, .cond_width = COND,
-                          .sparse_cond = sparse, .share_mod = share, .cross_norm = norm, .shift = shift, .time_width = 8,
-                          .resolution = 12, .factor = 0.5};
+    return (ssdit_config){.ssa = {.width = 16,
+                                  .heads = 4,
+                                  .kv_heads = 2,
+                                  .head_dim = 4,
+                                  .m_cmp = v == COMPRESSION_V2 ? 2 : 4,
+                                  .m_slc = 4,
+                                  .m_win = 4,
+                                  .top_k = 2,
+                                  .groups = 4,
+                                  .compression = v,
+                                  .pool_add_one = true},
+                          .blocks = BLOCKS,
+                          .mlp_ratio = 2,
+                          .in_channels = IN,
+                          .out_channels = OUT,
+                          .cond_width = COND,
+                          .sparse_cond = sparse,
+                          .share_mod = share,
+                          .cross_norm = norm,
+                          .shift = shift,
+                          .time_width = 8,
+                          .resolution = 12,
+                          .factor = 0.5};
 }
 
 static ssdit_config config_of(int i) {
     switch (i) {
-    case 0: return tiny(COMPRESSION_V1, false, false, false, SHIFT_ALTERNATE);
-    case 1: return tiny(COMPRESSION_V2, true, false, true, SHIFT_ALTERNATE);
-    case 2: return tiny(COMPRESSION_V1, true, true, false, SHIFT_ALWAYS);
-    default: return tiny(COMPRESSION_V2, false, true, true, SHIFT_NONE);
+    case 0:
+        return tiny(COMPRESSION_V1, false, false, false, SHIFT_ALTERNATE);
+    case 1:
+        return tiny(COMPRESSION_V2, true, false, true, SHIFT_ALTERNATE);
+    case 2:
+        return tiny(COMPRESSION_V1, true, true, false, SHIFT_ALWAYS);
+    default:
+        return tiny(COMPRESSION_V2, false, true, true, SHIFT_NONE);
     }
 }
 
@@ -50,7 +72,9 @@ static int tokens_of(int id, int32_t *out) {
     return n;
 }
 
-static int cond_of(int id) { return id == 9 ? 0 : 3 + id % 2; }
+static int cond_of(int id) {
+    return id == 9 ? 0 : 3 + id % 2;
+}
 
 static void normals(float *x, int64_t n, int id, uint64_t what) {
     rng_fill_normal((rng_key){.seed = what, .purpose = RNG_TEST, .sample = (uint64_t)id}, 0, n, x);
@@ -138,8 +162,8 @@ typedef struct {
     rig        *r;
     ssdit      *m;
     const data *d;
-    tensor      chosen[BLOCKS]; /* selection at the point of expansion */
-    double      noise;          /* of the loss: rounding of y to float32, and of what led to it */
+    tensor      chosen[BLOCKS];         /* selection at the point of expansion */
+    double      noise;                  /* of the loss: rounding of y to float32, and of what led to it */
     int         checked, sharp, kinked; /* sharp: a wrong gradient could not have passed */
     double      worst;
 } difference;
@@ -169,8 +193,8 @@ static bool losses_along(difference *f, float *w, const float *u, int64_t n, con
     return same;
 }
 
-/* Moves w along u by steps of h and 2h and compares with the slope g; `scale`: the largest slope of this kind. A step over a
- * kink is tried again shorter. */
+/* Moves w along u by steps of h and 2h and compares with the slope g; `scale`: the largest slope of this kind. A step
+ * over a kink is tried again shorter. */
 static void check_slope(difference *f, const char *name, float *w, const float *u, int64_t n, double g, double scale) {
     for (double h = STEP; h > STEP / 100; h /= 4) {
         double loss[4];
@@ -220,14 +244,14 @@ static void gradients(void **state) {
     difference f = {.r = &r, .m = &m, .d = &d};
     for (int i = 0; i < 2; i++) /* something is left out */
         assert_true(I32(&d.b.blocks.slc_sample_first)[i + 1] - I32(&d.b.blocks.slc_sample_first)[i] > cfg.ssa.top_k);
-    pass       p = forward_backward(&r, &m, &d);
-    double     y2 = 0, dy2 = 0;
+    pass   p = forward_backward(&r, &m, &d);
+    double y2 = 0, dy2 = 0;
     for (int64_t i = 0; i < tensor_count(&p.y->v); i++) {
         y2 += (double)F32(&p.y->v)[i] * F32(&p.y->v)[i];
         dy2 += (double)F32(&d.dy)[i] * F32(&d.dy)[i];
     }
-    /* An error of y in a direction that has nothing to do with dy. The published model in float32 errs by 2e-6; ref rounds
-     * only what ops store, a fifth of that at most. */
+    /* An error of y in a direction that has nothing to do with dy. The published model in float32 errs by 2e-6; ref
+     * rounds only what ops store, a fifth of that at most. */
     f.noise = 4e-7 * sqrt(y2) * sqrt(dy2) / sqrt((double)tensor_count(&p.y->v));
     for (int i = 0; i < BLOCKS; i++) {
         f.chosen[i] = arena_tensor(&r.host, DT_I32, p.ssa[i].block.dim, 3);
@@ -279,7 +303,8 @@ static void samples_are_independent(void **state) {
             p = forward_backward(&r, &m, &one);
             expect_le(rel_l2(F32(&p.y->v), y + row * OUT, one.x.dim[0] * OUT), 1e-6, "output of one sample");
             expect_le(rel_l2(F32(&p.x->g), dx + row * IN, one.x.dim[0] * IN), 2e-6, "gradient of its latents");
-            expect_le(rel_l2(F32(&p.cond->g), dc + crow * COND, one.cond.dim[0] * COND), 2e-6, "gradient of its condition");
+            expect_le(rel_l2(F32(&p.cond->g), dc + crow * COND, one.cond.dim[0] * COND), 2e-6,
+                      "gradient of its condition");
             for (int64_t i = 0; i < m.p.total; i++) sum[i] += m.p.g[i];
         }
         expect_le(rel_l2(sum, g, m.p.total), 2e-6, "sum of the weight gradients");
@@ -396,9 +421,12 @@ static void initial_weights(void **state) {
             double square = 0;
             for (int64_t k = 0; k < q->count; k++) square += (double)F32(&q->w)[k] * F32(&q->w)[k];
             double spread = sqrt(square / (double)q->count);
-            if ((bias && !conv) || mod || out || pe) assert_true(square == 0);
-            else if (q->n_dims == 1 && !conv) assert_true(spread == 1);
-            else assert_true(spread > 0);
+            if ((bias && !conv) || mod || out || pe)
+                assert_true(square == 0);
+            else if (q->n_dims == 1 && !conv)
+                assert_true(spread == 1);
+            else
+                assert_true(spread > 0);
             if (strncmp(q->name, "t_embedder", 10) == 0 && !bias) expect_le(fabs(spread - 0.02), 0.004, q->name);
             if (strstr(q->name, "mlp.mlp.0.weight")) /* uniform: bound/sqrt(3), bound^2 = 6/(in + out) */
                 expect_le(fabs(spread / sqrt(2.0 / (double)(q->dim[0] + q->dim[1])) - 1), 0.15, q->name);
@@ -438,6 +466,7 @@ int main(void) {
         {"recompute and counting on cpu", recompute_and_counting, NULL, NULL, "cpu"},
         {"layers finish in order", layers_finish_in_order, NULL, NULL, (void *)1},
         {"layers finish in order, shared modulation", layers_finish_in_order, NULL, NULL, (void *)2},
-        cmocka_unit_test(initial_weights), cmocka_unit_test(coordinates_are_checked)};
+        cmocka_unit_test(initial_weights),
+        cmocka_unit_test(coordinates_are_checked)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -11,8 +11,10 @@ enum { R = 24, L = R / 8, TILES = 5, DENSE = R * R * R };
 
 static sample make(void) {
     static const uint16_t at[TILES][3] = {{0, 0, 0}, {0, 2, 1}, {1, 1, 1}, {2, 0, 1}, {2, 2, 0}};
-    sample s = {.n_tiles = TILES, .coord = malloc(sizeof at), .value = malloc(TILES * TILE_CELLS * sizeof(uint16_t)),
-                .sharp = malloc(TILES * TILE_SHARP_BYTES)};
+    sample                s = {.n_tiles = TILES,
+                               .coord = malloc(sizeof at),
+                               .value = malloc(TILES * TILE_CELLS * sizeof(uint16_t)),
+                               .sharp = malloc(TILES * TILE_SHARP_BYTES)};
     memcpy(s.coord, at, sizeof at);
     for (int i = 0; i < TILES * TILE_CELLS; i++) s.value[i] = (uint16_t)(i + 1);
     for (int i = 0; i < TILES * TILE_SHARP_BYTES; i++)
@@ -29,8 +31,7 @@ static void spread(const sample *s, uint32_t *dense) {
             morton_decode(c, &p[0], &p[1], &p[2]);
             for (int a = 0; a < 3; a++) p[a] += 8 * s->coord[3 * t + a];
             dense[(p[0] * R + p[1]) * R + p[2]] =
-                s->value[t * TILE_CELLS + c] +
-                65536u * (s->sharp[t * TILE_SHARP_BYTES + c / 8] >> (c % 8) & 1);
+                s->value[t * TILE_CELLS + c] + 65536u * (s->sharp[t * TILE_SHARP_BYTES + c / 8] >> (c % 8) & 1);
         }
 }
 

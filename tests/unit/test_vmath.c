@@ -13,7 +13,9 @@ static double ulps(float got, double want) {
     return fabs(got - want) / ldexp(1, (e < -125 ? -125 : e) - 24);
 }
 
-static double exact_sigmoid(double x) { return 1 / (1 + exp(-x)); }
+static double exact_sigmoid(double x) {
+    return 1 / (1 + exp(-x));
+}
 
 static void sweep(void (*array)(const float *, float *, int64_t), double (*exact)(double), double lowest, double bound,
                   const char *name) {
