@@ -13,6 +13,7 @@
 #include "ops/layer_norm.h"
 #include "ops/linear.h"
 #include "ops/loss.h"
+#include "ops/muon.h"
 #include "ops/optim.h"
 #include "ops/pool.h"
 #include "ops/rms_norm.h"
@@ -42,6 +43,8 @@
     X(embed_time_fwd, embed_time_args)                                                                                 \
     X(add_table_fwd, add_table_args)                                                                                   \
     X(add_table_bwd, add_table_args)                                                                                   \
+    X(gather_rows_fwd, gather_rows_args)                                                                               \
+    X(gather_rows_bwd, gather_rows_args)                                                                               \
     X(conv3_fwd, conv3_args)                                                                                           \
     X(conv3_bwd, conv3_args)                                                                                           \
     X(pool_fwd, pool_args)                                                                                             \
@@ -63,23 +66,39 @@
     X(mse_rows_bwd, mse_rows_args)                                                                                     \
     X(flow_noise_fwd, flow_noise_args)                                                                                 \
     X(sum_squares_fwd, sum_squares_args)                                                                               \
-    X(adamw_fwd, adamw_args)
+    X(adamw_fwd, adamw_args)                                                                                       \
+    X(muon_fwd, muon_args)
 
 typedef struct backend {
     const char *name;
     device_kind dev;
+    /* Fills c->stream and c->cuda for this thread's use of the back end, and frees them; NULL: nothing to do. */
+    void (*open)(ctx *c);
+    void (*close)(ctx *c);
 #define X(name, args) void (*name)(ctx *, const args *);
     BACKEND_OPS(X)
 #undef X
 } backend;
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define X(name, args)                                                                                                  \
     void name##_ref(ctx *, const args *);                                                                              \
-    void name##_cpu(ctx *, const args *);
+    void name##_cpu(ctx *, const args *);                                                                              \
+    void name##_cuda(ctx *, const args *);
 BACKEND_OPS(X)
 #undef X
 
 extern const backend backend_ref, backend_cpu;
+#ifdef D3S2_CUDA
+extern const backend backend_cuda;
+#endif
 
-/* "ref" or "cpu"; NULL when there is no such back end in this build. */
+/* "ref", "cpu" or "cuda"; NULL when there is no such back end in this build. */
 const backend *backend_find(const char *name);
+
+#ifdef __cplusplus
+}
+#endif

@@ -17,6 +17,14 @@ check() {
         bad=1
     fi
 }
+# CUDA and NCCL stay in their places: kernels, one file of core, those of dist.
+found=$(grep -rnE '^#include <(cuda|cublas|nccl|nvtx|cub/)' src kernels tests data_prep --include=*.c --include=*.h \
+    --include=*.cu --include=*.cuh | grep -vE '^(kernels/cuda/|src/core/device_cuda\.c:|src/dist/[a-z_]*nccl[a-z_]*\.[ch]:)' || true)
+if [ -n "$found" ]; then
+    echo "CUDA headers belong to kernels/cuda, src/core/device_cuda.c and src/dist/*nccl*:" >&2
+    echo "$found" >&2
+    bad=1
+fi
 check src/core core/
 check src/sparse core/ sparse/
 check src/ops core/ sparse/ ops/ kernels/backend.h

@@ -16,7 +16,10 @@ void zero_fwd_cpu(ctx *c, const xy_args *a) {
 }
 
 void copy_fwd_cpu(ctx *c, const xy_args *a) {
-    (void)c;
+    if (a->x->dt != a->y->dt) {
+        copy_fwd_ref(c, a);
+        return;
+    }
     memmove(a->y->data, a->x->data, tensor_bytes(a->x));
 }
 
@@ -114,4 +117,21 @@ void add_table_bwd_cpu(ctx *c, const add_table_args *a) {
         for (int64_t k = 0; k < K; k++)
             for (int64_t i = lo; i < hi; i++) F32(a->dtable)[k * C + i] = (float)sum[k * C + i];
     }
+}
+
+void gather_rows_fwd_cpu(ctx *c, const gather_rows_args *a) {
+    int64_t N = a->y->dim[0], C = a->y->dim[1];
+    (void)c;
+#pragma omp parallel for schedule(static) if (N * C > SMALL_LOOP)
+    for (int64_t n = 0; n < N; n++)
+        memcpy(F32(a->y) + n * C, F32(a->x) + (int64_t)I32(a->index)[n] * C, (size_t)C * sizeof(float));
+}
+
+void gather_rows_bwd_cpu(ctx *c, const gather_rows_args *a) {
+    int64_t N = a->dy->dim[0], C = a->dy->dim[1];
+    (void)c;
+    memset(a->dx->data, 0, tensor_bytes(a->dx));
+#pragma omp parallel for schedule(static) if (N * C > SMALL_LOOP)
+    for (int64_t n = 0; n < N; n++)
+        memcpy(F32(a->dx) + (int64_t)I32(a->index)[n] * C, F32(a->dy) + n * C, (size_t)C * sizeof(float));
 }

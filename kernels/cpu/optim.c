@@ -1,3 +1,4 @@
+#include "core/half.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/rows.h"
 
@@ -18,7 +19,7 @@ void sum_squares_fwd_cpu(ctx *c, const sum_squares_args *a) {
 
 /* The reference's arithmetic, bit for bit, on vectors. */
 static void adamw_piece(const adamw_args *a, float *restrict w, float *restrict m, float *restrict v,
-                        float *restrict ema, const float *restrict grad, int64_t n) {
+                        float *restrict ema, uint16_t *restrict w16, const float *restrict grad, int64_t n) {
     float gs = (float)a->grad_scale, shrink = (float)(1 - a->lr * a->weight_decay), eps = (float)a->eps;
     float b1c = (float)(1 - a->beta1), b2 = (float)a->beta2, b2c = (float)(1 - a->beta2);
     float step = (float)(a->lr / (1 - pow(a->beta1, (double)a->step)));
@@ -32,16 +33,20 @@ static void adamw_piece(const adamw_args *a, float *restrict w, float *restrict 
     }
     if (ema)
         for (int64_t i = 0; i < n; i++) ema[i] = fmaf(mix, w[i], keep * ema[i]);
+    if (w16)
+        for (int64_t i = 0; i < n; i++) w16[i] = f32_to_bf16(w[i]);
 }
 
 void adamw_fwd_cpu(ctx *c, const adamw_args *a) {
     enum { STEP = 4096 };
-    int64_t n = tensor_count(a->w), n_pieces = (n + STEP - 1) / STEP;
-    float  *ema = tensor_given(a->ema) ? F32(a->ema) : NULL;
+    int64_t   n = tensor_count(a->w), n_pieces = (n + STEP - 1) / STEP;
+    float    *ema = tensor_given(a->ema) ? F32(a->ema) : NULL;
+    uint16_t *w16 = tensor_given(a->w16) ? BF16(a->w16) : NULL;
     (void)c;
 #pragma omp parallel for schedule(static) if (n > SMALL_LOOP)
     for (int64_t p = 0; p < n_pieces; p++) {
         int64_t i = p * STEP, len = p + 1 < n_pieces ? STEP : n - i;
-        adamw_piece(a, F32(a->w) + i, F32(a->m) + i, F32(a->v) + i, ema ? ema + i : NULL, F32(a->grad) + i, len);
+        adamw_piece(a, F32(a->w) + i, F32(a->m) + i, F32(a->v) + i, ema ? ema + i : NULL, w16 ? w16 + i : NULL,
+                    F32(a->grad) + i, len);
     }
 }

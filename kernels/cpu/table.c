@@ -25,6 +25,8 @@ const backend backend_cpu = {
     .embed_time_fwd = embed_time_fwd_ref,
     .add_table_fwd = add_table_fwd_cpu,
     .add_table_bwd = add_table_bwd_cpu,
+    .gather_rows_fwd = gather_rows_fwd_cpu,
+    .gather_rows_bwd = gather_rows_bwd_cpu,
     .conv3_fwd = conv3_fwd_cpu,
     .conv3_bwd = conv3_bwd_cpu,
     .pool_fwd = pool_fwd_cpu,
@@ -47,4 +49,5 @@ const backend backend_cpu = {
     .flow_noise_fwd = flow_noise_fwd_ref,
     .sum_squares_fwd = sum_squares_fwd_cpu,
     .adamw_fwd = adamw_fwd_cpu,
+    .muon_fwd = muon_fwd_cpu,
 };

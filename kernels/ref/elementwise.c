@@ -7,12 +7,12 @@ void add_fwd_ref(ctx *c, const xy_args *a) {
 
 void zero_fwd_ref(ctx *c, const xy_args *a) {
     (void)c;
-    for (int64_t i = 0, n = tensor_count(a->y); i < n; i++) F32(a->y)[i] = 0;
+    memset(a->y->data, 0, tensor_bytes(a->y));
 }
 
 void copy_fwd_ref(ctx *c, const xy_args *a) {
     (void)c;
-    for (int64_t i = 0, n = tensor_count(a->y); i < n; i++) F32(a->y)[i] = F32(a->x)[i];
+    for (int64_t i = 0, n = tensor_count(a->y); i < n; i++) ref_store(a->y, i, ref_load(a->x, i));
 }
 
 void split_cols_fwd_ref(ctx *c, const split_cols_args *a) {
@@ -77,4 +77,19 @@ void add_table_bwd_ref(ctx *c, const add_table_args *a) {
     for (int64_t n = 0; n < N; n++)
         for (int64_t i = 0; i < C; i++) row[I32(a->index)[n] * C + i] += F32(a->dy)[n * C + i];
     for (int64_t i = 0; i < K * C; i++) F32(a->dtable)[i] = (float)row[i];
+}
+
+void gather_rows_fwd_ref(ctx *c, const gather_rows_args *a) {
+    int64_t N = a->y->dim[0], C = a->y->dim[1];
+    (void)c;
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t i = 0; i < C; i++) F32(a->y)[n * C + i] = F32(a->x)[I32(a->index)[n] * C + i];
+}
+
+void gather_rows_bwd_ref(ctx *c, const gather_rows_args *a) {
+    int64_t N = a->dy->dim[0], K = a->dx->dim[0], C = a->dx->dim[1];
+    (void)c;
+    for (int64_t i = 0; i < K * C; i++) F32(a->dx)[i] = 0;
+    for (int64_t n = 0; n < N; n++)
+        for (int64_t i = 0; i < C; i++) F32(a->dx)[I32(a->index)[n] * C + i] = F32(a->dy)[n * C + i];
 }

@@ -25,6 +25,7 @@ void adamw_fwd_ref(ctx *c, const adamw_args *a) {
         F32(a->w)[i] = w;
         F32(a->m)[i] = m;
         F32(a->v)[i] = v;
+        if (tensor_given(a->w16)) BF16(a->w16)[i] = f32_to_bf16(w);
         if (tensor_given(a->ema)) F32(a->ema)[i] = fmaf(mix, w, keep * F32(a->ema)[i]);
     }
 }

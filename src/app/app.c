@@ -18,11 +18,12 @@ static const verb verbs[] = {
      "Prints a\n"
      "table; the exit code is 65 when something is wrong.",
      "", "d3s2 check data runs/vae", "", VERB_RANK0, verb_check},
-    {"info", "statistics of data sets; what this machine has", "d3s2 info PATH... | d3s2 info --device",
+    {"info", "statistics of data sets; what this machine has", "d3s2 info PATH... | d3s2 info [--device]",
      "Prints samples, tokens (least, mean, most, histogram), voxels, share of active voxels, views and categories of "
      "the\n"
-     "shards in each folder, and what latents and checkpoints hold. --device tells about processor, memory and "
-     "libraries.",
+     "shards in each folder, and what latents and checkpoints hold. --device, or no path, tells about processor, "
+     "memory,\n"
+     "GPUs and libraries.",
      "", "d3s2 info data/train", "--device", VERB_RANK0, verb_info},
     {"train", "trains the auto-encoder or the transformer",
      "d3s2 train --config FILE train.run=FOLDER [section.key=value ...]",
@@ -39,7 +40,8 @@ static const verb verbs[] = {
      "Writes the posterior of every tile, one file per shard. Shards whose latents are there from the same weights "
      "are\n"
      "kept. Shards are shared out over the ranks.",
-     "encode", "mpirun -np 2 d3s2 encode encode.input=data/train encode.vae=runs/vae encode.output=latents/train", "",
+     "encode train.device train.precision",
+     "mpirun -np 2 d3s2 encode encode.input=data/train encode.vae=runs/vae encode.output=latents/train", "",
      VERB_ALL_RANKS, verb_encode},
     {"sample", "generates shapes from views",
      "d3s2 sample SHARDS sample.checkpoint=DIT sample.vae=VAE sample.output=FOLDER",
@@ -50,7 +52,7 @@ static const verb verbs[] = {
      "part of this stage: they are given, so a small distance to the truth proves nothing by itself. Results that are "
      "there\n"
      "from the same weights and settings are kept. Samples are shared out over the ranks.",
-     "sample eval.points eval.f1_thresholds eval.seed data.resolution data.max_tiles",
+     "sample eval.points eval.f1_thresholds eval.seed data.resolution data.max_tiles train.device train.precision",
      "mpirun -np 2 d3s2 sample data/heldout sample.checkpoint=runs/dit sample.vae=runs/vae sample.output=out "
      "sample.count=8",
      "", VERB_ALL_RANKS, verb_sample},
@@ -63,7 +65,7 @@ static const verb verbs[] = {
      "and\n"
      "random latents. Writes JSON and meshes.",
      "eval sample.level sample.steps sample.shift sample.guidance sample.seed sample.view data.resolution "
-     "data.max_tiles",
+     "data.max_tiles train.device train.precision",
      "mpirun -np 2 d3s2 eval data/heldout eval.checkpoint=runs/vae eval.output=out/vae", "", VERB_ALL_RANKS, verb_eval},
     {"report", "one page about a whole experiment", "d3s2 report FOLDER [report.output=FILE]",
      "Collects the runs, figures and meshes below FOLDER into report.html (one file, works offline) and summary.json.",
@@ -113,7 +115,8 @@ static const verb *find_verb(const char *name, const char **near) {
 static void print_overview(FILE *f) {
     fprintf(f,
             "d3s2 %s: trains Direct3D-S2 (sparse SDF auto-encoder and diffusion transformer) and generates meshes\n\n"
-            "usage: [mpirun -np N] d3s2 VERB [--config FILE] [--dry-run] [section.key=value ...] [PATH ...]\n\n",
+            "usage: [mpirun -np N] d3s2 VERB [--config FILE] [--device NAME] [--dry-run] [section.key=value ...] [PATH "
+            "...]\n\n",
             D3S2_VERSION);
     for (int i = 0; i < N_VERBS; i++) fprintf(f, "  %-8s %s\n", verbs[i].name, verbs[i].summary);
     fprintf(f,
@@ -126,7 +129,10 @@ static void print_help(const verb *v, FILE *f) {
     fprintf(f, "\n  --dry-run           print the plan and stop\n");
     if (*v->options) {
         fprintf(f, "  --config FILE       YAML file with sections of options; may be repeated\n"
-                   "  section.key=value   set one option\n\noptions:\n");
+                   "  section.key=value   set one option\n");
+        if (strstr(v->options, "train.device") || v->run == verb_train)
+            fprintf(f, "  --device NAME       the same as train.device=NAME: auto, cpu, ref, cuda\n");
+        fprintf(f, "\noptions:\n");
         options_help(f, v->options);
     }
 }

@@ -1,16 +1,14 @@
 /* The rows of `d3s2 bench`: one setup per op, which makes the tensors of one shape and says what the op costs. */
 #pragma once
-#include "kernels/backend.h"
+#include "ops/roles.h"
 
-enum { BENCH_MAX_OUT = 8 };
-
-typedef void (*bench_fn)(ctx *, const void *);
-#define BENCH_FN(op) ((bench_fn)(void (*)(void))(op))
+enum { BENCH_MAX_OUT = 8, BENCH_SHAPE = 6 };
 
 /* What a setup fills in. Tensors live in `memory` until the next row. */
 typedef struct {
     arena memory;
-    ctx  *prepare; /* to run a forward whose results a backward reads: the reference */
+    ctx  *prepare; /* to run a forward whose results a backward reads */
+    bool  blank;   /* outputs are not cleared: nobody looks at them, and large ones cost time */
     union {
         linear_args        linear;
         act_args           act;
@@ -24,6 +22,7 @@ typedef struct {
         embed_ape_args     ape;
         embed_time_args    time;
         add_table_args     table;
+        gather_rows_args   gather;
         conv3_args         conv3;
         pool_args          pool;
         subdivide_args     subdivide;
@@ -37,23 +36,43 @@ typedef struct {
         flow_noise_args    flow;
         sum_squares_args   squares;
         adamw_args         adamw;
+        char               any[OP_ARGS_BYTES];
     } args;
     tensor *out[BENCH_MAX_OUT]; /* compared with the reference; f32, f64 or i32 */
     int     n_out;
-    double  flops, bytes;
+    double  flops;
 } bench_case;
 
 typedef struct {
-    const char *op;
-    bench_fn    fn;
-    void (*setup)(bench_case *, const int *shape);
-    int         shape[6];
-    const char *shape_text; /* names of the numbers in shape, blank between them */
+    op_id op;
+    void (*setup)(bench_case *, const int *shape); /* NULL: end of a table */
+    int         shape[BENCH_SHAPE];
+    const char *shape_text;         /* names of the numbers in shape, blank between them */
+    int         check[BENCH_SHAPE]; /* on a GPU: a smaller shape of the same kind, at which the result is checked */
 } bench_row;
 
-extern const bench_row bench_rows_dense[], bench_rows_sparse[]; /* end at op NULL */
+#define BENCH_AT(...)                                                                                                  \
+    { __VA_ARGS__ }
+#define BENCH_ROW(op, setup, text, at)                                                                                 \
+    { OP_##op, setup, at, text, {0}                                                                                    \
+    }
+#define BENCH_GPU_ROW(op, setup, text, at, check)                                                                      \
+    { OP_##op, setup, at, text, check                                                                                  \
+    }
 
-tensor *bench_in(bench_case *b, const int64_t *dims, int n_dims);            /* f32 in [-1,1] */
+extern const bench_row bench_rows_dense[], bench_rows_sparse[], bench_gpu_dense[], bench_gpu_sparse[];
+
+tensor *bench_in(bench_case *b, const int64_t *dims, int n_dims);            /* f32, standard normal */
 tensor *bench_i32(bench_case *b, const int64_t *dims, int n_dims);           /* zeros */
 tensor *bench_out(bench_case *b, dtype dt, const int64_t *dims, int n_dims); /* zeros, noted in out */
 tensor *bench_first(bench_case *b, int64_t n_rows, int n_samples);           /* equal samples */
+
+/* Setup of a row at a shape, in the case's memory from its start. */
+void   bench_setup(bench_case *b, const bench_row *r, const int *shape);
+/* Copies of the outputs, in the case's memory. */
+void   bench_keep(bench_case *b, void *want[BENCH_MAX_OUT]);
+void   bench_clear(const bench_case *b);
+/* Largest error over largest value, worst output; share of elements that differ for integers. NaN is infinity. */
+double bench_error(const bench_case *b, void *const *want);
+/* "N=45904 I=1024" */
+void   bench_words(const bench_row *r, const int *shape, char out[128]);

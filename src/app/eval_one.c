@@ -83,23 +83,23 @@ static bool put_decoded(network *vae, const shape *s, const char *what, const fl
     return ok;
 }
 
+/* What the decoder makes of generated latents, of zeros and of noise; z is room for them. */
+static bool put_generated(network *vae, network *dit, const options *o, const shape *s, const view_input *view,
+                          float *z, int64_t n, json_t *out, status *st) {
+    sampler_config cfg = shape_sampler(o);
+    if (!dit_sample(dit, &s->t, view, &cfg, z, st) || !put_decoded(vae, s, "generated", z, out, st)) return false;
+    for (int64_t i = 0; i < n; i++) z[i] = 0;
+    if (!put_decoded(vae, s, "zero", z, out, st)) return false;
+    rng_fill_normal((rng_key){(uint64_t)o->eval.seed, RNG_EVAL, 2, s->s.id}, 0, n, z);
+    return put_decoded(vae, s, "noise", z, out, st);
+}
+
 bool eval_dit_shape(network *vae, network *dit, const options *o, const shape *s, const view_input *view,
                     const view_input *other, bool generate, json_t *out, status *st) {
-    int64_t        n = s->s.n_tiles * dit->dit.cfg.in_channels;
-    float         *z = floats(n);
-    sampler_config cfg = shape_sampler(o);
-    bool           ok = vae_encode(vae, &s->t, s->value, z, st) && put_flow(dit, o, s, view, other, z, out, st);
-    if (generate) {
-        ok = ok && dit_sample(dit, &s->t, view, &cfg, z, st) && put_decoded(vae, s, "generated", z, out, st);
-        if (!ok) {
-            free(z);
-            return false;
-        }
-        for (int64_t i = 0; i < n; i++) z[i] = 0;
-        ok = put_decoded(vae, s, "zero", z, out, st);
-        rng_fill_normal((rng_key){(uint64_t)o->eval.seed, RNG_EVAL, 2, s->s.id}, 0, n, z);
-        ok = ok && put_decoded(vae, s, "noise", z, out, st);
-    }
+    int64_t n = s->s.n_tiles * dit->dit.cfg.in_channels;
+    float  *z = floats(n);
+    bool    ok = vae_encode(vae, &s->t, s->value, z, st) && put_flow(dit, o, s, view, other, z, out, st) &&
+              (!generate || put_generated(vae, dit, o, s, view, z, n, out, st));
     free(z);
     return ok;
 }

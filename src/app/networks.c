@@ -1,21 +1,20 @@
 #include "app/networks.h"
 #include "io/checkpoint_file.h"
-#include "kernels/backend.h"
+#include "model/ssvae_chunk.h"
 #include "ops/loss.h"
 #include "train/infer.h"
 #include "train/setup.h"
+#include "train/upload.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { WHOLE_TILES = 16384 }; /* more are decoded in chunks, whose memory does not grow with the sample */
 
-/* Address space, not memory: pages that are not touched cost nothing. */
-static const size_t BOOK_BYTES = (size_t)256 << 20, SCRATCH_BYTES = (size_t)256 << 20,
-                    SCRATCH_PER_TILE = (size_t)96 << 10, HOST_BYTES = (size_t)16 << 20,
-                    HOST_PER_TILE = (size_t)16 << 10;
+/* Address space, not memory: pages that are not touched cost nothing (pinned ones do). */
+static const size_t BOOK_BYTES = (size_t)256 << 20, HOST_BYTES = (size_t)16 << 20, HOST_PER_TILE = (size_t)16 << 10;
 
-bool network_load(network *n, const char *path, bool want_vae, bool ema, status *st) {
+bool network_load(network *n, const char *path, bool want_vae, bool ema, const place *where, status *st) {
     ckpt_manifest m = {0};
     *n = (network){.is_vae = want_vae};
     if (!ckpt_open_any(path, false, &m, st)) return false;
@@ -25,16 +24,18 @@ bool network_load(network *n, const char *path, bool want_vae, bool ema, status 
     ckpt_close(&m);
     n->o = malloc(sizeof *n->o);
     CHECK(n->o, "no memory for the options");
-    bool ok = load_options(n->path, n->o, st) && (want_vae ? load_vae(n->path, ema, &n->vae, &n->weights, st)
-                                                           : load_dit(n->path, ema, &n->dit, &n->weights, st));
+    n->c = place_ctx(where);
+    bool ok = load_options(n->path, n->o, st) && (want_vae ? load_vae(n->path, ema, &n->c, &n->vae, &n->weights, st)
+                                                           : load_dit(n->path, ema, &n->c, &n->dit, &n->weights, st));
     if (!ok) {
+        place_ctx_free(&n->c);
         free(n->o);
         n->o = NULL;
         return false;
     }
     n->fingerprint = params_fingerprint(want_vae ? &n->vae.p : &n->dit.p);
+    n->gpu_per_tile = want_vae ? ssvae_scratch_per_tile(&n->vae.cfg, n->c.act) : ssdit_scratch_per_tile(&n->dit.cfg);
     n->book = arena_new("book", BOOK_BYTES);
-    n->c = (ctx){.be = backend_find("cpu"), .deterministic = true};
     return true;
 }
 
@@ -46,8 +47,10 @@ void network_free(network *n) {
         ssdit_free(&n->dit);
     arena_free(&n->weights);
     arena_free(&n->book);
-    if (n->work.base) arena_free(&n->work);
-    if (n->c.scratch.base) arena_free(&n->c.scratch);
+    arena *grown[] = {&n->work, &n->host, &n->copy};
+    for (int i = 0; i < 3; i++)
+        if (grown[i]->base) arena_free(grown[i]);
+    place_ctx_free(&n->c);
     free(n->o);
     *n = (network){0};
 }
@@ -55,38 +58,45 @@ void network_free(network *n) {
 /* Counts the memory of a pass, makes room, runs it. A pass starts with tape_begin. */
 typedef void (*pass_fn)(network *n, void *arg);
 
+static device_kind device_of(const network *n) {
+    return n->weights.dev;
+}
+
+/* Makes `a` at least so large; what was in it is gone. */
+static void grow(arena *a, const char *name, size_t bytes, device_kind dev, bool pinned) {
+    if (a->base && a->size >= bytes) return;
+    if (a->base) arena_free(a);
+    *a = pinned ? arena_new_pinned(name, bytes) : arena_new_on(name, bytes, dev);
+}
+
 static void run_pass(network *n, int64_t tiles, pass_fn pass, void *arg) {
-    arena counting = arena_counting("work");
-    if (n->c.scratch.base) arena_free(&n->c.scratch);
-    n->c.scratch = arena_new("scratch", SCRATCH_BYTES + (size_t)tiles * SCRATCH_PER_TILE);
+    device_kind dev = device_of(n);
+    arena       counting = arena_counting_on("work", dev);
+    grow(&n->c.scratch, "scratch", place_scratch_bytes(dev, tiles, n->gpu_per_tile), dev, false);
     n->t = (tape){.c = &n->c, .step = &counting, .book = &n->book};
     n->c.dry = true;
     pass(n, arg);
     n->c.dry = false;
-    if (n->work.size < counting.peak) {
-        if (n->work.base) arena_free(&n->work);
-        n->work = arena_new("work", counting.peak);
-    }
+    grow(&n->work, "work", counting.peak, dev, false);
     n->t = (tape){.c = &n->c, .step = &n->work, .book = &n->book};
     pass(n, arg);
 }
 
-/* Tiles in the network's order. */
+/* Tiles in the network's order; memory of the network's host arena, which starts anew. */
 typedef struct {
-    arena    host;
+    arena   *host;
     int32_t *order;
     tensor   coord, first;
     int64_t  n;
 } sorted;
 
-static bool sort_tiles(const tile_set *t, int block, int limit, size_t more, sorted *s, status *st) {
-    *s = (sorted){.n = t->n, .host = arena_new("host", HOST_BYTES + (size_t)t->n * HOST_PER_TILE + more)};
-    if (!tile_order(&s->host, t->coord, t->n, block, limit, t->name, &s->order, st)) {
-        arena_free(&s->host);
-        return false;
-    }
-    s->coord = arena_tensor(&s->host, DT_I32, DIMS(t->n, 3));
-    s->first = arena_tensor(&s->host, DT_I32, DIMS(2));
+static bool sort_tiles(network *net, const tile_set *t, int block, int limit, size_t more, sorted *s, status *st) {
+    grow(&net->host, "host", HOST_BYTES + (size_t)t->n * HOST_PER_TILE + more, DEV_CPU, device_of(net) != DEV_CPU);
+    arena_reset(&net->host, 0);
+    *s = (sorted){.n = t->n, .host = &net->host};
+    if (!tile_order(s->host, t->coord, t->n, block, limit, t->name, &s->order, st)) return false;
+    s->coord = arena_tensor(s->host, DT_I32, DIMS(t->n, 3));
+    s->first = arena_tensor(s->host, DT_I32, DIMS(2));
     I32(&s->first)[0] = 0;
     I32(&s->first)[1] = (int32_t)t->n;
     for (int64_t i = 0; i < t->n; i++)
@@ -96,7 +106,7 @@ static bool sort_tiles(const tile_set *t, int block, int limit, size_t more, sor
 
 /* Rows of `width` floats: into the network's order, and back. */
 static tensor to_network(sorted *s, const float *rows, int64_t width) {
-    tensor out = arena_tensor(&s->host, DT_F32, DIMS(s->n, width));
+    tensor out = arena_tensor(s->host, DT_F32, DIMS(s->n, width));
     for (int64_t i = 0; i < s->n; i++)
         memcpy(F32(&out) + i * width, rows + s->order[i] * width, (size_t)width * sizeof(float));
     return out;
@@ -110,11 +120,20 @@ static void from_network(const sorted *s, const float *rows, int64_t stride, int
 /* ---- auto-encoder ---------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    ssvae_batch b;
+    ssvae_batch b, tables; /* tables: b in host memory */
     tensor      z;
     float      *out;
     const var  *result;
 } vae_pass;
+
+/* What the pass reads, to the network's device. */
+static void place_vae(network *n, vae_pass *p) {
+    p->tables = p->b;
+    if (device_of(n) == DEV_CPU) return;
+    memory_move to = upload_once(device_of(n), &n->host, &n->copy);
+    tensor_visit_given(&p->z, tensor_move, &to);
+    ssvae_batch_tensors(&p->b, tensor_move, &to);
+}
 
 static void encode_pass(network *n, void *arg) {
     vae_pass *p = arg;
@@ -125,35 +144,33 @@ static void encode_pass(network *n, void *arg) {
 static void decode_pass(network *n, void *arg) {
     vae_pass *p = arg;
     tape_begin(&n->t);
-    if (p->b.n_tiles > WHOLE_TILES) {
-        ssvae_decode_chunked(&n->t, &n->vae, &p->b, tape_leaf(&n->t, p->z, false), 16, 4, p->out);
-    } else {
-        const var *v = ssvae_decode(&n->t, &n->vae, &p->b, tape_leaf(&n->t, p->z, false));
-        if (!n->c.dry) memcpy(p->out, v->v.data, tensor_bytes(&v->v));
-    }
+    if (p->b.n_tiles > WHOLE_TILES)
+        ssvae_decode_chunks(&n->t, &n->vae, &p->b, &p->tables, tape_leaf(&n->t, p->z, false), 16, 4, p->out);
+    else
+        p->result = ssvae_decode(&n->t, &n->vae, &p->b, tape_leaf(&n->t, p->z, false));
 }
 
 bool vae_encode(network *v, const tile_set *t, const float *value, float *mean, status *st) {
     sorted s;
     int    C = v->vae.cfg.latent_channels;
-    if (!sort_tiles(t, v->vae.cfg.window, 1 << 16, 0, &s, st)) return false;
+    if (!sort_tiles(v, t, v->vae.cfg.window, 1 << 16, 0, &s, st)) return false;
     tensor   sdf = to_network(&s, value, 512);
-    vae_pass p = {.b = ssvae_batch_build(&s.host, &v->vae.cfg, &s.coord, &s.first, F32(&sdf))};
+    vae_pass p = {.b = ssvae_batch_build(s.host, &v->vae.cfg, &s.coord, &s.first, F32(&sdf))};
+    place_vae(v, &p);
     run_pass(v, t->n, encode_pass, &p);
-    from_network(&s, F32(&p.result->v), 2 * C, C, mean);
-    arena_free(&s.host);
+    from_network(&s, download_f32(&p.result->v, s.host), 2 * C, C, mean);
     return true;
 }
 
 bool vae_decode(network *v, const tile_set *t, const float *z, float *value, status *st) {
     sorted s;
-    if (!sort_tiles(t, v->vae.cfg.window, 1 << 16, 0, &s, st)) return false;
-    vae_pass p = {.b = ssvae_batch_build(&s.host, &v->vae.cfg, &s.coord, &s.first, NULL),
+    if (!sort_tiles(v, t, v->vae.cfg.window, 1 << 16, 0, &s, st)) return false;
+    vae_pass p = {.b = ssvae_batch_build(s.host, &v->vae.cfg, &s.coord, &s.first, NULL),
                   .z = to_network(&s, z, v->vae.cfg.latent_channels)};
-    p.out = arena_alloc(&s.host, (size_t)t->n * 512 * sizeof(float));
+    place_vae(v, &p);
+    if (t->n > WHOLE_TILES) p.out = arena_alloc(s.host, (size_t)t->n * 512 * sizeof(float));
     run_pass(v, t->n, decode_pass, &p);
-    from_network(&s, p.out, 512, 512, value);
-    arena_free(&s.host);
+    from_network(&s, p.out ? p.out : download_f32(&p.result->v, s.host), 512, 512, value);
     return true;
 }
 
@@ -161,10 +178,12 @@ bool vae_decode(network *v, const tile_set *t, const float *z, float *value, sta
 
 typedef struct {
     ssdit_batch           b;
-    tensor                cond, x, z, eps, time01, time;
+    tensor                cond, z, eps, time01, time; /* times: all, and row `at` of them is used */
+    int64_t               at;
     double                sigma_min;
     const sampler_config *cfg;
     uint64_t              id;
+    const int32_t        *first_row;
     float                *latents;
     const var            *velocity;
     const tensor         *target;
@@ -172,37 +191,48 @@ typedef struct {
 
 static void sample_pass(network *n, void *arg) {
     dit_pass *p = arg;
-    sampler_run(&n->t, &n->dit, &p->b, &p->cond, &p->id, p->cfg, p->latents);
+    sampler_run(&n->t, &n->dit, &p->b, &p->cond, &p->id, p->first_row, p->cfg, p->latents);
 }
 
 static void flow_pass(network *n, void *arg) {
     dit_pass *p = arg;
     tape_begin(&n->t);
     int64_t C = n->dit.cfg.in_channels;
-    var    *x = tape_new(&n->t, p->b.n_tokens, C, false);
+    var    *x = tape_new_as(&n->t, p->b.n_tokens, C, DT_F32, false);
     tensor *target = tape_keep(&n->t, arena_tensor(n->t.step, DT_F32, DIMS(p->b.n_tokens, C)));
+    tensor *time01 = tape_keep(&n->t, tensor_rows(&p->time01, p->at, 1));
+    tensor *time = tape_keep(&n->t, tensor_rows(&p->time, p->at, 1));
     flow_noise_fwd(&n->c, &(flow_noise_args){.x0 = &p->z,
                                              .eps = &p->eps,
-                                             .t = &p->time01,
+                                             .t = time01,
                                              .first = &p->b.sample_first,
                                              .sigma_min = p->sigma_min,
                                              .x_t = &x->v,
                                              .v = target});
-    p->velocity = ssdit_forward(&n->t, &n->dit, &p->b, x, &p->time, tape_leaf(&n->t, p->cond, false));
+    p->velocity = ssdit_forward(&n->t, &n->dit, &p->b, x, time, tape_leaf(&n->t, p->cond, false));
     p->target = target;
+}
+
+static void place_dit(network *n, dit_pass *p) {
+    if (device_of(n) == DEV_CPU) return;
+    memory_move to = upload_once(device_of(n), &n->host, &n->copy);
+    tensor     *own[] = {&p->cond, &p->z, &p->eps, &p->time01, &p->time};
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) tensor_visit_given(own[i], tensor_move, &to);
+    ssdit_batch_tensors(&p->b, tensor_move, &to);
 }
 
 static bool dit_setup(network *d, const tile_set *t, const view_input *view, sorted *s, dit_pass *p, status *st) {
     const ssdit_config *c = &d->dit.cfg;
     size_t              cond_bytes = (size_t)view->n_tokens * ((size_t)c->cond_width + 16) * sizeof(float);
-    if (!sort_tiles(t, c->ssa.m_slc, c->resolution, cond_bytes, s, st)) return false;
-    tensor coord = arena_tensor(&s->host, DT_I32, DIMS(view->n_tokens, 3)),
-           first = arena_tensor(&s->host, DT_I32, DIMS(2));
-    p->cond = arena_tensor(&s->host, DT_F32, DIMS(view->n_tokens, c->cond_width));
+    if (!sort_tiles(d, t, c->ssa.m_slc, c->resolution, cond_bytes, s, st)) return false;
+    tensor coord = arena_tensor(s->host, DT_I32, DIMS(view->n_tokens, 3)),
+           first = arena_tensor(s->host, DT_I32, DIMS(2));
+    p->cond = arena_tensor(s->host, DT_F32, DIMS(view->n_tokens, c->cond_width));
     view_tokens(d->o, view, F32(&p->cond), I32(&coord));
     I32(&first)[0] = 0;
     I32(&first)[1] = (int32_t)view->n_tokens;
-    p->b = ssdit_batch_build(&s->host, c, &s->coord, &s->first, &first, c->sparse_cond ? &coord : NULL);
+    p->first_row = I32(&s->first);
+    p->b = ssdit_batch_build(s->host, c, &s->coord, &s->first, &first, c->sparse_cond ? &coord : NULL);
     return true;
 }
 
@@ -212,10 +242,10 @@ bool dit_sample(network *d, const tile_set *t, const view_input *view, const sam
     dit_pass p = {.cfg = cfg, .id = t->id};
     int      C = d->dit.cfg.in_channels;
     if (!dit_setup(d, t, view, &s, &p, st)) return false;
-    p.latents = arena_alloc(&s.host, (size_t)t->n * (size_t)C * sizeof(float));
+    place_dit(d, &p);
+    p.latents = arena_alloc(s.host, (size_t)t->n * (size_t)C * sizeof(float));
     run_pass(d, t->n, sample_pass, &p);
     from_network(&s, p.latents, C, C, z);
-    arena_free(&s.host);
     return true;
 }
 
@@ -227,18 +257,22 @@ bool dit_flow_loss(network *d, const tile_set *t, const view_input *view, const 
     if (!dit_setup(d, t, view, &s, &p, st)) return false;
     p.z = to_network(&s, z, C);
     p.eps = to_network(&s, eps, C);
-    p.time01 = arena_tensor(&s.host, DT_F32, DIMS(1));
-    p.time = arena_tensor(&s.host, DT_F32, DIMS(1));
+    p.time01 = arena_tensor(s.host, DT_F32, DIMS(n_times));
+    p.time = arena_tensor(s.host, DT_F32, DIMS(n_times));
     for (int i = 0; i < n_times; i++) {
-        F32(&p.time01)[0] = (float)time[i];
-        F32(&p.time)[0] = (float)(1000 * time[i]);
+        F32(&p.time01)[i] = (float)time[i];
+        F32(&p.time)[i] = (float)(1000 * time[i]);
+    }
+    place_dit(d, &p);
+    for (p.at = 0; p.at < n_times; p.at++) {
+        size_t mark = arena_mark(s.host);
         run_pass(d, t->n, flow_pass, &p);
-        const float *v = F32(&p.velocity->v), *want = F32(p.target);
+        const float *v = download_f32(&p.velocity->v, s.host), *want = download_f32(p.target, s.host);
         double       sum = 0;
         for (int64_t k = 0; k < t->n * C; k++)
             sum += ((double)v[k] - (double)want[k]) * ((double)v[k] - (double)want[k]);
-        loss[i] = sum / (double)(t->n * C);
+        loss[p.at] = sum / (double)(t->n * C);
+        arena_reset(s.host, mark);
     }
-    arena_free(&s.host);
     return true;
 }

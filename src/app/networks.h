@@ -5,6 +5,7 @@
 #include "io/options.h"
 #include "model/sampler.h"
 #include "model/ssvae.h"
+#include "train/place.h"
 #include "train/view_input.h"
 
 typedef struct {
@@ -17,12 +18,15 @@ typedef struct {
     uint64_t fingerprint; /* of the weights in use */
     uint64_t trained_on;  /* of a transformer: fingerprint of the VAE its latents came from */
     arena    weights, work, book;
+    size_t   gpu_per_tile; /* of scratch memory */
+    arena    host, copy;   /* tables and inputs of one pass; on a GPU their copy there */
     ctx      c;
     tape     t;
 } network;
 
-/* path: a step-N folder or a run folder. ST_CONFIG when it is the other kind of network. */
-bool network_load(network *n, const char *path, bool want_vae, bool ema, status *st);
+/* path: a step-N folder or a run folder. ST_CONFIG when it is the other kind of network. where: place_open of the
+ * caller's options. */
+bool network_load(network *n, const char *path, bool want_vae, bool ema, const place *where, status *st);
 void network_free(network *n);
 
 /* One sample's tiles. */

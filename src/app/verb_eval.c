@@ -8,6 +8,7 @@
 
 typedef struct {
     const options *o;
+    place          where;
     dataset        d;
     network        vae, dit;
     bool           of_dit;
@@ -27,6 +28,7 @@ static void make_key(job *j) {
                                  (long long)j->n, (long long)o->eval.generate);
     for (int i = 0; i < o->eval.f1_thresholds.n && at < 560; i++)
         at += snprintf(text + at, sizeof text - (size_t)at, " %g", o->eval.f1_thresholds.v[i]);
+    if (j->where.act == DT_BF16) snprintf(text + at, sizeof text - (size_t)at, " bf16");
     hex_of(hash_text(text), j->key);
 }
 
@@ -142,9 +144,11 @@ bool verb_eval(app *a, status *st) {
                           "eval needs eval.checkpoint=RUN and eval.output=FOLDER (and eval.vae=RUN of a transformer)");
     if (!(o->sample.level > -1 && o->sample.level < 1))
         return status_set(st, ST_USAGE, "sample.level: %g is not between -1 and 1", o->sample.level);
+    if (!place_open(&j.where, o, a->world, false, st)) return false;
     bool opened = shapes_open(o, "eval", &j.d, st);
-    bool ok = opened && network_load(&j.vae, j.of_dit ? o->eval.vae : o->eval.checkpoint, true, o->eval.ema, st) &&
-              (!j.of_dit || (network_load(&j.dit, o->eval.checkpoint, false, o->eval.ema, st) &&
+    bool ok = opened &&
+              network_load(&j.vae, j.of_dit ? o->eval.vae : o->eval.checkpoint, true, o->eval.ema, &j.where, st) &&
+              (!j.of_dit || (network_load(&j.dit, o->eval.checkpoint, false, o->eval.ema, &j.where, st) &&
                              networks_fit(&j.vae, &j.dit, &j.d, st)));
     ok = comm_agree(a->world, st) && ok;
     if (ok) {

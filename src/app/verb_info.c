@@ -2,19 +2,38 @@
 #include "app/find.h"
 #include "app/machine.h"
 #include "app/verbs.h"
+#include "core/device.h"
 #include "data/latents.h"
 #include "data/shard.h"
+#include "kernels/backend.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* Also what stands in the way of using a GPU. */
+static void print_gpus(void) {
+    const char *why;
+    device_info d = {0};
+    int         n = device_count(&why);
+    if (n == 0) printf("GPUs       none: %s\n", why);
+    for (int i = 0; i < n && device_describe(i, &d); i++)
+        printf("GPU %-6d %s, %.0f MB, %d multiprocessors, compute capability %d.%d, %s\n", i, d.name,
+               (double)d.memory / (1 << 20), d.multiprocessors, d.major, d.minor, d.uuid);
+    if (n > 0 && *why) printf("others     %s\n", why);
+    if (n > 0)
+        printf("CUDA       driver %d.%d, runtime %d.%d, NCCL %s\n", d.driver / 1000, d.driver % 1000 / 10,
+               d.runtime / 1000, d.runtime % 1000 / 10, comm_device_version());
+}
+
 static bool print_device(void) {
     machine m = machine_look();
     printf("host       %s (%s)\nprocessor  %s\ncores      %d usable, %d threads of OpenMP\nmemory     %lld MB\nback "
-           "ends  cpu, ref\n"
+           "ends  cpu, ref%s\n"
            "libraries  %s\n",
-           m.host, m.system, m.cpu, m.cores, m.threads, (long long)m.memory_mb, m.libraries);
+           m.host, m.system, m.cpu, m.cores, m.threads, (long long)m.memory_mb, backend_find("cuda") ? ", cuda" : "",
+           m.libraries);
+    print_gpus();
     return true;
 }
 
@@ -143,9 +162,7 @@ static bool path_info(const char *path, bool dry_run, status *st) {
 }
 
 bool verb_info(app *a, status *st) {
-    if (a->flag) return print_device();
-    if (a->opt->command.n_args == 0)
-        return status_set(st, ST_USAGE, "info needs a path: d3s2 info PATH..., or d3s2 info --device");
+    if (a->flag || a->opt->command.n_args == 0) return print_device();
     for (int i = 0; i < a->opt->command.n_args; i++)
         if (!path_info(a->opt->command.arg[i], a->opt->command.dry_run, st)) return false;
     return true;

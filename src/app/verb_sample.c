@@ -10,6 +10,7 @@ static const char *const endings[] = {".glb", ".ply", ".obj"};
 
 typedef struct {
     const options *o;
+    place          where;
     dataset        d;
     network        vae, dit;
     char           key[17];
@@ -25,6 +26,7 @@ static void make_key(job *j) {
                        (long long)j->o->eval.seed, (int)j->o->sample.format, j->o->sample.image);
     for (int i = 0; i < j->o->eval.f1_thresholds.n; i++)
         at += snprintf(text + at, sizeof text - (size_t)at, " %g", j->o->eval.f1_thresholds.v[i]);
+    if (j->where.act == DT_BF16) snprintf(text + at, sizeof text - (size_t)at, " bf16");
     hex_of(hash_text(text), j->key);
 }
 
@@ -194,10 +196,11 @@ bool verb_sample(app *a, status *st) {
                           "sample needs sample.checkpoint=DIT_RUN, sample.vae=VAE_RUN and sample.output=FOLDER");
     if (!(o->sample.level > -1 && o->sample.level < 1))
         return status_set(st, ST_USAGE, "sample.level: %g is not between -1 and 1", o->sample.level);
+    if (!place_open(&j.where, o, a->world, false, st)) return false;
     bool ok = shapes_open(o, "sample", &j.d, st);
     if (ok) {
-        ok = network_load(&j.vae, o->sample.vae, true, o->sample.ema, st) &&
-             network_load(&j.dit, o->sample.checkpoint, false, o->sample.ema, st) &&
+        ok = network_load(&j.vae, o->sample.vae, true, o->sample.ema, &j.where, st) &&
+             network_load(&j.dit, o->sample.checkpoint, false, o->sample.ema, &j.where, st) &&
              networks_fit(&j.vae, &j.dit, &j.d, st);
         ok = comm_agree(a->world, st) && run(&j, a, st);
         network_free(&j.vae);

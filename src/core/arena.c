@@ -3,21 +3,48 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/device.h"
+
 enum { ALIGN = 64 };
 
+static arena sized(const char *name, size_t bytes) {
+    return (arena){.name = name, .size = (bytes + ALIGN - 1) / ALIGN * ALIGN};
+}
+
 arena arena_new(const char *name, size_t bytes) {
-    arena a = {.name = name, .size = (bytes + ALIGN - 1) / ALIGN * ALIGN};
+    arena a = sized(name, bytes);
     a.base = aligned_alloc(ALIGN, a.size ? a.size : ALIGN);
     CHECK(a.base, "no memory for arena %s: %.1f MB", name, (double)bytes / 1e6);
     return a;
 }
 
+arena arena_new_on(const char *name, size_t bytes, device_kind dev) {
+    if (dev == DEV_CPU) return arena_new(name, bytes);
+    arena a = sized(name, bytes);
+    a.dev = dev;
+    a.base = device_alloc(a.size);
+    return a;
+}
+
+arena arena_new_pinned(const char *name, size_t bytes) {
+    if (!device_is_open()) return arena_new(name, bytes);
+    arena a = sized(name, bytes);
+    a.pinned = true;
+    a.base = device_host_alloc(a.size);
+    return a;
+}
+
 arena arena_counting(const char *name) {
-    return (arena){.name = name, .base = (char *)(uintptr_t)4096, .size = SIZE_MAX / 2, .counting = true};
+    return arena_counting_on(name, DEV_CPU);
+}
+
+arena arena_counting_on(const char *name, device_kind dev) {
+    return (arena){.name = name, .base = (char *)(uintptr_t)4096, .size = SIZE_MAX / 2, .counting = true, .dev = dev};
 }
 
 void arena_free(arena *a) {
-    if (!a->counting) free(a->base);
+    void (*release)(void *) = a->dev == DEV_CUDA ? device_free : a->pinned ? device_host_free : free;
+    if (!a->counting) release(a->base);
     *a = (arena){0};
 }
 
@@ -41,7 +68,10 @@ tensor arena_tensor(arena *a, dtype dt, const int64_t *dims, int n_dims) {
 
 void *arena_zeros(arena *a, size_t bytes) {
     void *p = arena_alloc(a, bytes);
-    CHECK(a->dev == DEV_CPU, "arena %s is not in CPU memory", a->name);
-    if (!a->counting) memset(p, 0, bytes);
+    if (a->counting) return p;
+    if (a->dev == DEV_CUDA)
+        device_zero(p, bytes, STREAM_COMPUTE);
+    else
+        memset(p, 0, bytes);
     return p;
 }

@@ -32,7 +32,12 @@ void fatal_set_hook(fatal_hook hook);
 /* What ends the whole job: exit(70) by default, MPI_Abort once dist/comm is up. */
 void fatal_set_abort(void (*abort_job)(int code));
 
-_Noreturn void fatal_at(const char *file, int line, const char *func, const char *fmt, ...) PRINTF_LIKE(4, 5);
+#ifdef __cplusplus
+[[noreturn]]
+#else
+_Noreturn
+#endif
+void fatal_at(const char *file, int line, const char *func, const char *fmt, ...) PRINTF_LIKE(4, 5);
 
 #define FATAL(...) fatal_at(__FILE__, __LINE__, __func__, __VA_ARGS__)
 /* CHECK(condition, "what does not fit: %d", n): stays on in release builds. */

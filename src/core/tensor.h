@@ -38,11 +38,17 @@ static inline bool tensor_given(const tensor *t) {
 #define DIMS(...) (const int64_t[]){__VA_ARGS__}, (int)(sizeof((const int64_t[]){__VA_ARGS__}) / sizeof(int64_t))
 
 /* Wraps memory on the CPU. */
-tensor      tensor_wrap(void *data, dtype dt, const int64_t *dims, int n_dims);
+tensor tensor_wrap(void *data, dtype dt, const int64_t *dims, int n_dims);
 /* Same elements, other dims; the count must agree. */
-tensor      tensor_view(const tensor *t, const int64_t *dims, int n_dims);
+tensor tensor_view(const tensor *t, const int64_t *dims, int n_dims);
 /* Rows [row0, row0 + n_rows) of the first dim. */
-tensor      tensor_rows(const tensor *t, int64_t row0, int64_t n_rows);
+tensor tensor_rows(const tensor *t, int64_t row0, int64_t n_rows);
+/* What walks over the tensors of a batch (to upload them, say). It may change them. */
+typedef void (*tensor_visit)(void *user, tensor *t);
+/* Visits t when it is given. */
+static inline void tensor_visit_given(tensor *t, tensor_visit f, void *user) {
+    if (t->data) f(user, t);
+}
 /* "f32 (10,64) cpu" into a static-size buffer of the caller; for messages. */
 const char *tensor_describe(const tensor *t, char out[96]);
 
@@ -50,6 +56,8 @@ const char *tensor_describe(const tensor *t, char out[96]);
 #define F64(t) ((double *)(t)->data)
 #define I32(t) ((int32_t *)(t)->data)
 #define U8(t) ((uint8_t *)(t)->data)
+#define U16(t) ((uint16_t *)(t)->data)
+#define BF16(t) ((uint16_t *)(t)->data) /* bits: core/half.h */
 #define U64(t) ((uint64_t *)(t)->data)
 
 #ifdef __cplusplus

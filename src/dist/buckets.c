@@ -38,15 +38,25 @@ void buckets_free(buckets *b) {
     *b = (buckets){0};
 }
 
-void buckets_begin(buckets *b, float *slab) {
+void buckets_begin(buckets *b, const tensor *slab) {
     CHECK(b->n_started == 0, "a reduction has not been finished");
-    b->slab = slab;
+    b->slab = *slab;
     memset(b->layer_done, 0, (size_t)b->n_layers * sizeof(bool));
+}
+
+static bool travels_narrow(const buckets *b) {
+    return b->narrow.data && b->c->size > 1;
 }
 
 static void start_next(buckets *b) {
     bucket *k = &b->item[b->n_started++];
-    k->request = comm_sum_f32_start(b->c, b->slab + k->first, k->count);
+    tensor  x = tensor_rows(&b->slab, k->first, k->count);
+    if (travels_narrow(b)) {
+        tensor y = tensor_rows(&b->narrow, k->first, k->count);
+        b->cast(b->user, &x, &y);
+        x = y;
+    }
+    k->request = comm_sum_start(b->c, &x);
 }
 
 void buckets_layer_done(buckets *b, int layer) {
@@ -71,6 +81,7 @@ double buckets_finish(buckets *b) {
         comm_wait(b->item[i].request);
         b->item[i].request = NULL;
     }
+    if (travels_narrow(b)) b->cast(b->user, &b->narrow, &b->slab);
     b->n_started = 0;
     b->exposed = now_seconds() - t;
     return b->exposed;

@@ -23,8 +23,13 @@ typedef struct {
     bucket     *item; /* in the order of starting */
     int         n, n_started, n_layers;
     bool       *layer_done;
-    float      *slab;
-    double      exposed; /* seconds the last finish waited */
+    tensor      slab;
+    double      exposed; /* seconds the last finish waited; on a GPU it waits in the stream, not here */
+    /* With narrow (as long as the slab, bf16) sums travel rounded: cast copies from a tensor to one of the other dtype,
+     * on the GPU in STREAM_COMPUTE. */
+    tensor      narrow;
+    void (*cast)(void *user, const tensor *from, tensor *to);
+    void *user;
 } buckets;
 
 /* rows in ascending offset, covering the slab of `total` floats but for padding. bucket_bytes: least size of a bucket.
@@ -33,9 +38,9 @@ void buckets_init(buckets *b, const comm *c, const bucket_row *rows, int n_rows,
 void buckets_free(buckets *b);
 
 /* Start of a step's last micro-batch (or of a step without any). */
-void   buckets_begin(buckets *b, float *slab);
+void   buckets_begin(buckets *b, const tensor *slab);
 /* A layer's gradients are complete on this rank; -1: all of them. Starts what may start. */
 void   buckets_layer_done(buckets *b, int layer);
-/* Collective: starts the rest, waits for all. The slab then holds the sums. Returns the seconds it took, which is what
- * communication cost beyond backward. */
+/* Collective: starts the rest, waits for all (on a GPU in stream order: comm_wait). The slab then holds the sums.
+ * Returns the seconds it took, which in host memory is what communication cost beyond backward. */
 double buckets_finish(buckets *b);

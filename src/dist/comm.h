@@ -1,11 +1,12 @@
-/* Ranks: one interface over MPI and one process (NCCL joins with the CUDA back end). Collective calls are marked; every
- * rank of the comm must make them in the same order. Failures are fatal and end the whole job. */
+/* Ranks: one interface over MPI, NCCL (memory of a GPU) and one process. Collective calls are marked; every rank of the
+ * comm must make them in the same order. Failures are fatal and end the whole job. */
 #pragma once
-#include "core/base.h"
+#include "core/tensor.h"
 
 typedef struct {
-    int   rank, size;
-    void *mpi; /* MPI_Comm*, NULL: one process without MPI */
+    int          rank, size;
+    void        *mpi;  /* what comm_mpi.c keeps, NULL: one process without MPI */
+    struct nccl *nccl; /* what comm_nccl_cuda.c keeps, NULL: not opened */
 } comm;
 
 /* Starts MPI if the process was launched by mpirun/srun (or always, as a singleton), sets log rank and fatal abort. */
@@ -14,8 +15,10 @@ void comm_finish(comm *c);
 /* A duplicate for a purpose of its own (checkpoints, control). Collective. */
 comm comm_dup(const comm *c);
 void comm_free(comm *c);
+/* Collective: the place among the ranks of this host, and their number. */
+void comm_local(const comm *c, int *rank, int *size);
 
-/* Collective, in place. Counts are elements and may exceed 2^31. */
+/* Collective, in place, host memory. Counts are elements and may exceed 2^31. */
 void comm_sum_f64(const comm *c, double *x, int64_t n);
 void comm_sum_f32(const comm *c, float *x, int64_t n);
 void comm_sum_i64(const comm *c, int64_t *x, int64_t n);
@@ -28,9 +31,27 @@ void comm_all_gather(const comm *c, const void *send, void *recv, int64_t bytes)
 /* True on all ranks when ok is true on all; a failing status of the lowest rank is copied to all. */
 bool comm_agree(const comm *c, status *st);
 
-/* Sum of a slab in buckets, overlapped with whatever the caller does between start and wait. */
+/* Sum of a tensor over the ranks, in place, overlapped with whatever the caller does between start and wait: f32 in
+ * host memory (MPI), f32 or bf16 on the GPU (NCCL). Every rank gets the same bits.
+ *
+ * On the GPU nothing waits on the host: the sum runs on STREAM_COMM behind what STREAM_COMPUTE had been given when it
+ * was started, and after comm_wait STREAM_COMPUTE goes on behind the sum. */
 typedef struct comm_request comm_request;
 /* Collective; requests of a comm are waited for in the order they were started. */
-comm_request               *comm_sum_f32_start(const comm *c, float *x, int64_t n);
+comm_request               *comm_sum_start(const comm *c, const tensor *x);
 void                        comm_progress(const comm *c); /* gives running sums a push; never blocks, not collective */
 void                        comm_wait(comm_request *r);   /* frees r */
+/* Collective: rank r's elements first[r] .. first[r+1]-1 of x go to all ranks. On the GPU in stream order, as above,
+ * wait included. */
+void                        comm_share_slices(const comm *c, const tensor *x, const int64_t *first);
+
+/* Collective, with this rank's GPU open (core/device.h), one per rank: sums of its memory become possible. Nothing to
+ * do for one rank. A collective that is not through after timeout_s seconds ends the job with rank, host and step. */
+void        comm_device_open(comm *c, double timeout_s);
+void        comm_device_close(comm *c);
+/* Behind every wait of the host for work that had sums in it: does not return if they were given up. */
+void        comm_device_settled(const comm *c);
+/* Stands in such a message. */
+void        comm_device_step(const comm *c, int64_t step);
+/* Of NCCL, "2.28.9"; "" in a build without. */
+const char *comm_device_version(void);

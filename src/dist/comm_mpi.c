@@ -2,7 +2,7 @@
  * arrival) and the standard does not promise the same bits on every rank. Here each rank owns a slice, gets that slice
  * of everybody (all-to-all), adds in rank order in double, and the slices go round again (all-gather): the volume of a
  * ring, bits that depend on the inputs and the number of ranks only. */
-#include "dist/comm.h"
+#include "dist/comm_nccl.h"
 
 #include <mpi.h>
 #include <stdlib.h>
@@ -104,11 +104,23 @@ void comm_free(comm *c) {
     if (c->mpi) {
         ranks *r = ranks_of(c);
         CHECK(!r->head, "a reduction is still under way");
+        CHECK(!c->nccl, "the communicator of the GPUs is still open");
         MPI_DO(MPI_Comm_free(&r->main));
         MPI_DO(MPI_Comm_free(&r->spread));
         free(r);
     }
     *c = (comm){.rank = 0, .size = 1};
+}
+
+void comm_local(const comm *c, int *rank, int *size) {
+    *rank = 0;
+    *size = 1;
+    if (!c->mpi) return;
+    MPI_Comm host;
+    MPI_DO(MPI_Comm_split_type(world_of(c), MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &host));
+    MPI_DO(MPI_Comm_rank(host, rank));
+    MPI_DO(MPI_Comm_size(host, size));
+    MPI_DO(MPI_Comm_free(&host));
 }
 
 /* ---- small collectives ---------------------------------------------------------------------------------------- */
@@ -186,8 +198,9 @@ struct sum_part {
 };
 
 struct comm_request {
-    int       n_parts;
-    sum_part *part;
+    struct nccl *nccl; /* then there are no parts */
+    int          n_parts;
+    sum_part    *part;
 };
 
 static void part_start(const comm *c, sum_part *p, char *x, int64_t n, MPI_Datatype type) {
@@ -267,7 +280,7 @@ static void queue_advance(ranks *r, const sum_part *last) {
 
 static comm_request *sum_start(const comm *c, void *x, int64_t n, MPI_Datatype type) {
     if (!c->mpi || c->size == 1 || n == 0) return NULL;
-    comm_request *r = malloc(sizeof *r);
+    comm_request *r = calloc(1, sizeof *r);
     CHECK(r, "no memory for a reduction");
     r->n_parts = (int)((n + PART_MAX - 1) / PART_MAX);
     r->part = malloc((size_t)r->n_parts * sizeof *r->part);
@@ -279,8 +292,18 @@ static comm_request *sum_start(const comm *c, void *x, int64_t n, MPI_Datatype t
     return r;
 }
 
-comm_request *comm_sum_f32_start(const comm *c, float *x, int64_t n) {
-    return sum_start(c, x, n, MPI_FLOAT);
+comm_request *comm_sum_start(const comm *c, const tensor *x) {
+    if (x->dev == DEV_CPU) {
+        CHECK(x->dt == DT_F32, "a sum of %s in host memory", dtype_name(x->dt));
+        return sum_start(c, x->data, tensor_count(x), MPI_FLOAT);
+    }
+    if (c->size == 1) return NULL;
+    CHECK(c->nccl, "a sum over GPUs before comm_device_open");
+    comm_request *r = calloc(1, sizeof *r);
+    CHECK(r, "no memory for a reduction");
+    r->nccl = c->nccl;
+    nccl_sum(r->nccl, x);
+    return r;
 }
 
 void comm_progress(const comm *c) {
@@ -289,6 +312,7 @@ void comm_progress(const comm *c) {
 
 void comm_wait(comm_request *r) {
     if (!r) return;
+    if (r->nccl) nccl_join(r->nccl);
     for (int i = 0; i < r->n_parts; i++) {
         sum_part *p = &r->part[i];
         CHECK(p->done || p->r->head == p, "reductions are waited for in the order they were started");
@@ -298,6 +322,19 @@ void comm_wait(comm_request *r) {
     }
     free(r->part);
     free(r);
+}
+
+void comm_share_slices(const comm *c, const tensor *x, const int64_t *first) {
+    if (c->size == 1) return;
+    if (x->dev == DEV_CUDA) {
+        CHECK(c->nccl, "slices of a GPU before comm_device_open");
+        nccl_share_slices(c->nccl, x, first);
+        nccl_join(c->nccl);
+        return;
+    }
+    int64_t width = (int64_t)dtype_size(x->dt);
+    for (int r = 0; r < c->size; r++)
+        comm_bcast(c, (char *)x->data + first[r] * width, (first[r + 1] - first[r]) * width, r);
 }
 
 /* Blocking sums go in parts of 64 MB, so that they need little memory beside the slab. */

@@ -27,6 +27,8 @@ static void check_vae(const options *o, config_faults *f) {
         multiple(f, "an entry of vae.enc_widths", o->vae.enc_widths.v[i], "vae.groups", o->vae.groups);
     multiple(f, "vae.width", o->vae.width, "vae.groups", o->vae.groups);
     multiple(f, "vae.window", o->vae.window, "", 2);
+    if (o->vae.crop_tiles && o->vae.chunk_tiles)
+        fault(f, "vae.crop_tiles and vae.chunk_tiles are both set: a step takes part of a sample one way or the other");
     if (o->vae.in_weight + o->vae.ext_weight + o->vae.sharp_weight <= 0)
         fault(f, "vae.in_weight, vae.ext_weight and vae.sharp_weight are all 0: nothing is learned");
 }
@@ -58,6 +60,8 @@ static void check_rest(const options *o, config_faults *f) {
     if (o->train.batch_tokens && o->train.micro_tokens > o->train.batch_tokens)
         fault(f, "train.micro_tokens = %" PRId64 " is above train.batch_tokens = %" PRId64, o->train.micro_tokens,
               o->train.batch_tokens);
+    if (o->train.optimizer == opt_train_optimizer_muon && o->train.sharded_optimizer)
+        fault(f, "train.optimizer = muon needs whole matrices on each rank: set train.sharded_optimizer = false");
     if (o->train.recompute == opt_train_recompute_off && o->train.memory_mb)
         fault(f, "train.recompute = off and train.memory_mb contradict: a bound needs auto or on");
     if (*o->data.train && !strcmp(o->data.train, o->data.heldout))

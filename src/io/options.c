@@ -313,12 +313,13 @@ static bool apply_override(options *o, const char *arg, status *st) {
     return options_set(o, name, eq + 1, st);
 }
 
-/* The file of `--config FILE` or `--config=FILE` at argv[*i], which moves over what it takes; NULL for
+/* What follows `word` (--config, --device) at argv[*i], as "WORD X" or "WORD=X"; *i moves over what it takes; NULL for
  * something else. */
-static const char *config_argument(int argc, char **argv, int *i, bool *missing) {
+static const char *argument_of(const char *word, int argc, char **argv, int *i, bool *missing) {
+    size_t n = strlen(word);
     *missing = false;
-    if (!strncmp(argv[*i], "--config=", 9)) return argv[*i] + 9;
-    if (strcmp(argv[*i], "--config")) return NULL;
+    if (!strncmp(argv[*i], word, n) && argv[*i][n] == '=') return argv[*i] + n + 1;
+    if (strcmp(argv[*i], word)) return NULL;
     *missing = *i + 1 >= argc;
     return *missing ? NULL : argv[++*i];
 }
@@ -327,12 +328,12 @@ bool options_parse(int argc, char **argv, options *o, status *st) {
     options_default(o);
     bool missing, plain = false;
     for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
-        const char *file = config_argument(argc, argv, &i, &missing);
+        const char *file = argument_of("--config", argc, argv, &i, &missing);
         if (missing) return status_set(st, ST_USAGE, "--config needs a file");
         if (file && !options_read(o, file, st)) return false;
     }
     for (int i = 1; i < argc; i++) {
-        const char *a = argv[i];
+        const char *a = argv[i], *device;
         if (plain || (a[0] != '-' && !is_override(a)) || !strcmp(a, "-")) {
             if (o->command.n_args == OPTION_ARGS)
                 return status_set(st, ST_USAGE, "more than %d arguments", OPTION_ARGS);
@@ -345,9 +346,13 @@ bool options_parse(int argc, char **argv, options *o, status *st) {
             o->command.help = true;
         } else if (!strcmp(a, "--dry-run")) {
             o->command.dry_run = true;
-        } else if (!config_argument(argc, argv, &i, &missing)) {
+        } else if ((device = argument_of("--device", argc, argv, &i, &missing))) {
+            if (!set_named(o, "--device", "train.device", device, st)) return false;
+        } else if (missing) {
+            return status_set(st, ST_USAGE, "--device needs one of auto, cpu, ref, cuda");
+        } else if (!argument_of("--config", argc, argv, &i, &missing)) {
             return status_set(st, ST_USAGE,
-                              "%.100s is not known: there are --config FILE, --dry-run, --help and "
+                              "%.100s is not known: there are --config FILE, --device NAME, --dry-run, --help and "
                               "section.key=value",
                               a);
         }

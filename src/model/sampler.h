@@ -16,7 +16,8 @@ typedef struct {
     void *user;
 } sampler_config;
 
-/* cond (Lc,cond_width) f32, sample_id (B). Uses the tape without recording; resets step and book once per step. latents
- * (N,channels) host memory: the result. In a dry run (ctx.dry) only the memory of one step is counted. */
+/* cond (Lc,cond_width) f32, sample_id and first_row (B+1; token rows of each sample) in host memory, b and cond on the
+ * tape's device. Uses the tape without recording; resets step and book once per step. The state stays on the host:
+ * latents (N,channels), which is the result. In a dry run (ctx.dry) only the memory of one step is counted. */
 void sampler_run(tape *t, ssdit *m, const ssdit_batch *b, const tensor *cond, const uint64_t *sample_id,
-                 const sampler_config *cfg, float *latents);
+                 const int32_t *first_row, const sampler_config *cfg, float *latents);

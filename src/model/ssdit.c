@@ -121,6 +121,13 @@ ssdit_batch ssdit_batch_build(arena *host, const ssdit_config *cfg, const tensor
     return b;
 }
 
+void ssdit_batch_tensors(ssdit_batch *b, tensor_visit f, void *user) {
+    tensor *all[] = {&b->coord, &b->sample_first, &b->cond_coord, &b->cond_first};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) tensor_visit_given(all[i], f, user);
+    block_tensors(&b->blocks, f, user);
+    for (int i = 0; i < 2; i++) window_tensors(&b->window[i], f, user);
+}
+
 /* ---- forward (R§5.2) ------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -172,7 +179,7 @@ static var *block_forward(tape *t, const void *args, var *const *in) {
 
 static var *output_forward(tape *t, const void *args, var *const *in) {
     const linear_rows *out = args;
-    return linear(t, nn_layer_norm(t, in[0], NULL, NULL, 1e-5), *out, ACT_NONE);
+    return nn_linear_as(t, nn_layer_norm(t, in[0], NULL, NULL, 1e-5), out->w, out->b, ACT_NONE, DT_F32);
 }
 
 static const window_tables *window_of(const ssdit_config *cfg, const ssdit_batch *b, int block) {
@@ -187,6 +194,8 @@ var *ssdit_forward_traced(tape *t, ssdit *m, const ssdit_batch *b, var *x, const
           "%lld latents, %lld condition rows, %lld times for a batch of %lld, %lld, %d", (long long)x->v.dim[0],
           (long long)cond->v.dim[0], (long long)tensor_count(time), (long long)b->n_tokens, (long long)b->n_cond,
           b->n_samples);
+    x = nn_cast(t, x, t->c->act);
+    cond = nn_cast(t, cond, t->c->act);
     var *emb = linear(t, nn_embed_time(t, time, time_width(cfg)), l->time0, ACT_SILU);
     emb = linear(t, emb, l->time2, ACT_NONE);
     var *source = nn_act(t, emb, ACT_SILU);

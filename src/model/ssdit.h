@@ -58,8 +58,11 @@ typedef struct {
 ssdit_batch ssdit_batch_build(arena *host, const ssdit_config *cfg, const tensor *coord, const tensor *sample_first,
                               const tensor *cond_first, const tensor *cond_coord);
 
-/* x (N,in) noisy latents, time (B) f32 in [0,1000], cond (Lc,cond_width) -> velocity (N,out). `time` lives as long as
- * the micro-batch. */
+/* Visits every tensor of the batch that the forward pass hands to ops, each once; some are views of one memory. */
+void ssdit_batch_tensors(ssdit_batch *b, tensor_visit f, void *user);
+
+/* x (N,in) noisy latents, time (B) f32 in [0,1000], cond (Lc,cond_width) -> velocity (N,out) f32. x and cond are f32
+ * (or ctx.act already). `time` lives as long as the micro-batch. */
 var *ssdit_forward(tape *t, ssdit *m, const ssdit_batch *b, var *x, const tensor *time, var *cond);
 
 /* The same, and what happened inside (step memory; without recompute). ssa and out have one entry per block. */

@@ -77,7 +77,8 @@ void ssvae_init(ssvae *m, const ssvae_config *cfg) {
     for (int i = 0; i < SSVAE_LEVELS; i++) {
         snprintf(name, sizeof name, "encoder.downsample.%d", i);
         l->down[i] =
-            down_rows_add(p, i, cfg->enc_width[i], i + 1 < SSVAE_LEVELS ? cfg->enc_width[i + 1] : cfg->width, name);
+            down_rows_add(p, i, cfg->enc_width[i], i + 1 < SSVAE_LEVELS ? cfg->enc_width[i + 1] : cfg->width,
+                          cfg->centre_gain, name);
     }
     l->enc_in = affine_linear(p, layer_enc_stem(cfg), cfg->width, cfg->width, "encoder.input_layer");
     l->enc_block = add_blocks(p, cfg->blocks_enc, layer_enc_block(cfg, 0), cfg->width, cfg, "encoder");
@@ -90,7 +91,7 @@ void ssvae_init(ssvae *m, const ssvae_config *cfg) {
     for (int i = 0; i < SSVAE_LEVELS; i++) {
         snprintf(name, sizeof name, "decoder.upsample.%d", i);
         l->up[i] = up_rows_add(p, layer_up(cfg, i), i ? cfg->dec_width[i - 1] : dec_width, cfg->dec_width[i],
-                               cfg->up_gain > 0 ? cfg->up_gain : 1, name);
+                               cfg->up_gain > 0 ? cfg->up_gain : 1, cfg->centre_gain, name);
     }
     l->dec_out =
         affine_linear(p, layer_up(cfg, SSVAE_LEVELS - 1), 1, cfg->dec_width[SSVAE_LEVELS - 1], "decoder.out_layer");
@@ -115,10 +116,10 @@ static var *stem(tape *t, const void *args, var *const *in) {
     return nn_embed_ape(t, nn_linear(t, in[0], a->r->w, a->r->b, ACT_NONE), a->coord, a->factor);
 }
 
-/* LayerNorm without affine, then the output Linear. */
+/* LayerNorm without affine, then the output Linear: the moments, f32. */
 static var *head(tape *t, const void *args, var *const *in) {
     const affine *const *r = args;
-    return nn_linear(t, nn_layer_norm(t, in[0], NULL, NULL, 1e-5), (*r)->w, (*r)->b, ACT_NONE);
+    return nn_linear_as(t, nn_layer_norm(t, in[0], NULL, NULL, 1e-5), (*r)->w, (*r)->b, ACT_NONE, DT_F32);
 }
 
 var *ssvae_down(tape *t, ssvae *m, const ssvae_batch *b, int level, var *x) {
@@ -166,6 +167,7 @@ var *ssvae_up(tape *t, ssvae *m, const grid dec[4], int level, var *x) {
 }
 
 var *ssvae_encode_values(tape *t, ssvae *m, const ssvae_batch *b, var *x) {
+    x = nn_cast(t, x, t->c->act);
     for (int i = 0; i < SSVAE_LEVELS; i++) x = ssvae_down(t, m, b, i, x);
     x = ssvae_enc_stem(t, m, b, x);
     for (int i = 0; i < m->cfg.blocks_enc; i++) x = ssvae_enc_block(t, m, b, i, x);
@@ -178,7 +180,7 @@ var *ssvae_encode(tape *t, ssvae *m, const ssvae_batch *b) {
 }
 
 var *ssvae_decode_tokens(tape *t, ssvae *m, const ssvae_batch *b, var *z) {
-    var *x = ssvae_dec_stem(t, m, b, z);
+    var *x = ssvae_dec_stem(t, m, b, nn_cast(t, z, t->c->act));
     for (int i = 0; i < m->cfg.blocks_dec; i++) x = ssvae_dec_block(t, m, b, i, x);
     return x;
 }

@@ -15,6 +15,8 @@ typedef struct {
     bool   pool_add_one;            /* R§3.1: sum/(n+1) */
     double up_gain;           /* initial kernels of the up blocks over the published bound; 0 is 1. Those blocks have
                                  no norm: sqrt(6) keeps the signal's variance through SiLU, 1 shrinks it 3-fold a layer */
+    double centre_gain;       /* initial centre taps of all 3^3 kernels: standard deviation centre_gain/sqrt(in), so
+                                 that a cell passes on what it knows before it looks around; 0: as the other taps */
     bool   blocks_start_zero; /* output projections of the transformer blocks start at 0 (published: Xavier) */
     double logvar_init;       /* initial bias of the posterior's log-variance; published 0 */
     double factor;            /* positional-embedding multiplier, R§3.7 */
@@ -53,9 +55,12 @@ typedef struct {
 ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
                               const float *value);
 
-/* Moments (T, 2*latent): mean, logvar (not clamped). */
+/* Visits every tensor of the batch that the forward passes hand to ops, each once; some are views of one memory. */
+void ssvae_batch_tensors(ssvae_batch *b, tensor_visit f, void *user);
+
+/* Moments (T, 2*latent) f32: mean, logvar (not clamped). */
 var *ssvae_encode(tape *t, ssvae *m, const ssvae_batch *b);
-/* z (T,latent) -> prediction (512 T, 1) after tanh; row 512*tile + Morton cell. */
+/* z (T,latent) f32 -> prediction (512 T, 1) f32 after tanh; row 512*tile + Morton cell. */
 var *ssvae_decode(tape *t, ssvae *m, const ssvae_batch *b, var *z);
 
 /* Chunked decoding (R§3.8): the transformer on the whole sample, the up blocks on sub-cubes of `chunk_edge` tiles per

@@ -29,6 +29,17 @@ static tensor active_values(arena *host, const float *value, const grid *g) {
     return sdf;
 }
 
+void ssvae_batch_tensors(ssvae_batch *b, tensor_visit f, void *user) {
+    tensor *all[] = {&b->coord, &b->sample_first, &b->nb, &b->sdf};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) tensor_visit_given(all[i], f, user);
+    for (int i = 0; i < 2; i++) window_tensors(&b->window[i], f, user);
+    for (int i = 0; i <= SSVAE_LEVELS; i++) {
+        grid_tensors(&b->enc[i], f, user);
+        grid_tensors(&b->dec[i], f, user);
+    }
+    for (int i = 0; i < SSVAE_LEVELS; i++) tensor_visit_given(&b->pool_first[i], f, user);
+}
+
 ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
                               const float *value) {
     ssvae_batch b = {.n_samples = (int)sample_first->dim[0] - 1,

@@ -1,9 +1,15 @@
 /* DownBlock and UpBlock of the SS-VAE as segments (R§3.2, R§3.4). */
 #include "model/ssvae_parts.h"
 
+#include <math.h>
 #include <stdio.h>
 
-down_rows down_rows_add(params *p, int layer, int64_t in, int64_t out, const char *prefix) {
+/* Bound of a uniform distribution with standard deviation gain/sqrt(in). */
+static void set_centre(affine conv, double gain) {
+    conv.w->centre = gain * sqrt(3.0 / (double)conv.w->dim[1]);
+}
+
+down_rows down_rows_add(params *p, int layer, int64_t in, int64_t out, double centre, const char *prefix) {
     down_rows r = {.skip = {NULL, NULL}};
     char      name[96];
     snprintf(name, sizeof name, "%s.act_layers.0", prefix);
@@ -15,11 +21,14 @@ down_rows down_rows_add(params *p, int layer, int64_t in, int64_t out, const cha
     snprintf(name, sizeof name, "%s.out_layers.3", prefix);
     r.conv_out = affine_conv(p, layer, 27, out, out, name);
     snprintf(name, sizeof name, "%s.skip_connection", prefix);
+    set_centre(r.conv_in, centre);
+    set_centre(r.conv_out, centre);
     if (in != out) r.skip = affine_conv(p, layer, 1, in, out, name);
     return r;
 }
 
-up_rows up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, const char *prefix) {
+up_rows up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, double centre,
+                    const char *prefix) {
     up_rows r;
     char    name[96];
     snprintf(name, sizeof name, "%s.act_layers.0", prefix);
@@ -28,6 +37,8 @@ up_rows up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, 
     r.conv_out = affine_conv(p, layer, 27, out, out, name);
     r.conv_in.w->arg *= gain;
     r.conv_out.w->arg *= gain;
+    set_centre(r.conv_in, centre);
+    set_centre(r.conv_out, centre);
     return r;
 }
 
@@ -54,5 +65,5 @@ var *up_block(tape *t, const void *args, var *const *in) {
     var           *x = nn_conv3(t, in[0], a->coarse, r->conv_in.w, r->conv_in.b, ACT_SILU);
     x = nn_subdivide(t, x);
     x = nn_conv3(t, x, a->fine, r->conv_out.w, r->conv_out.b, ACT_SILU);
-    return a->head ? nn_linear(t, x, a->head->w, a->head->b, ACT_TANH) : x;
+    return a->head ? nn_linear_as(t, x, a->head->w, a->head->b, ACT_TANH, DT_F32) : x;
 }

@@ -1,19 +1,15 @@
 /* Decoding in parts (R§3.8). The transformer sees the whole sample; the convolutions of the up blocks see 2.625 tiles
  * around a voxel (1 + 1/2 + 1/2 + 1/4 + 1/4 + 1/8), so that a part with 3 or more tiles of padding gives what the whole
  * gives. A part is a list of tile rows in the order of the batch; its neighbour table is the batch's, renumbered. */
+#include "model/ssvae_chunk.h"
 #include "model/ssvae_parts.h"
 
 #include <string.h>
 
-enum { TILE_CELLS = 512 };
+#include "core/device.h"
+#include "core/move.h"
 
-typedef struct {
-    int64_t n_tiles, n_kept;
-    tensor  row;      /* (n_tiles) tile rows of the batch, context included */
-    tensor  kept;     /* (n_kept) indices into row: the tiles whose prediction counts */
-    tensor  kept_row; /* (n_kept) the same as tile rows of the batch */
-    grid    dec[4];
-} part;
+enum { TILE_CELLS = 512 };
 
 static bool inside(const int32_t *p, const int32_t lo[3], const int32_t hi[3], int64_t pad) {
     for (int i = 0; i < 3; i++)
@@ -22,9 +18,9 @@ static bool inside(const int32_t *p, const int32_t lo[3], const int32_t hi[3], i
 }
 
 /* The tiles of samples s0 .. s0+n_boxes-1 inside box (n_boxes,2,3); the part's samples are these. */
-static part part_build(arena *host, const ssvae_batch *b, int s0, int n_boxes, const int32_t *box, int padding) {
+static ssvae_part part_build(arena *host, const ssvae_batch *b, int s0, int n_boxes, const int32_t *box, int padding) {
     const int32_t *coord = I32(&b->coord), *first = I32(&b->sample_first);
-    part           p = {0};
+    ssvae_part     p = {0};
     tensor         sample_first = arena_tensor(host, DT_I32, DIMS(n_boxes + 1));
     int32_t       *start = I32(&sample_first);
     for (int pass = 0; pass < 2; pass++) { /* count, then fill */
@@ -64,42 +60,73 @@ static part part_build(arena *host, const ssvae_batch *b, int s0, int n_boxes, c
     return p;
 }
 
-/* x (T,width) of the whole batch -> predictions of the kept tiles, (512 n_kept, 1). Everything reached through p must
- * outlive the records. */
-static var *part_decode(tape *t, ssvae *m, const part *p, var *x) {
+ssvae_part ssvae_part_build(arena *host, const ssvae_batch *b, const int32_t *box, int padding) {
+    return part_build(host, b, 0, b->n_samples, box, padding);
+}
+
+void ssvae_part_tensors(ssvae_part *p, tensor_visit f, void *user) {
+    tensor_visit_given(&p->row, f, user);
+    tensor_visit_given(&p->kept, f, user);
+    for (int i = 0; i <= SSVAE_LEVELS; i++) grid_tensors(&p->dec[i], f, user);
+}
+
+/* x (T,width) of the whole batch -> predictions of the kept tiles, (512 n_kept, 1). */
+static var *decode_rows(tape *t, ssvae *m, const ssvae_part *p, var *x) {
     x = nn_gather(t, x, &p->row, 1);
     x = ssvae_decode_voxels(t, m, p->dec, x);
     return nn_gather(t, x, &p->kept, TILE_CELLS);
 }
 
+var *ssvae_part_decode(tape *t, ssvae *m, const ssvae_batch *b, const ssvae_part *p, var *z) {
+    return decode_rows(t, m, p, ssvae_decode_tokens(t, m, b, z));
+}
+
 var *ssvae_decode_part(tape *t, ssvae *m, const ssvae_batch *b, var *z, const int32_t *box, int padding, arena *host,
                        tensor *kept) {
-    part *p = arena_alloc(host, sizeof *p);
-    *p = part_build(host, b, 0, b->n_samples, box, padding);
+    ssvae_part *p = arena_alloc(host, sizeof *p);
+    *p = ssvae_part_build(host, b, box, padding);
     *kept = p->kept_row;
-    return part_decode(t, m, p, ssvae_decode_tokens(t, m, b, z));
+    return ssvae_part_decode(t, m, b, p, z);
+}
+
+/* The tables made since `mark` of the book, and p's view of them, to the device of the step arena. */
+static void to_device(tape *t, ssvae_part *p, size_t mark) {
+    size_t bytes = arena_mark(t->book) - mark;
+    char  *from = t->book->base + mark, *to = arena_alloc(t->step, bytes);
+    if (!t->c->dry) device_copy(to, from, bytes, STREAM_COMPUTE);
+    ssvae_part_tensors(p, tensor_move, &(memory_move){from, bytes, to, t->step->dev});
+}
+
+static const float *to_host(tape *t, const tensor *y) {
+    if (y->dev == DEV_CPU) return F32(y);
+    float *out = arena_alloc(t->book, tensor_bytes(y));
+    if (t->c->dry) return out;
+    device_copy(out, y->data, tensor_bytes(y), STREAM_COMPUTE);
+    device_sync(STREAM_COMPUTE);
+    return out;
 }
 
 /* Decodes one chunk into out. The tables and the activations of a chunk are gone when it is done. */
-static void chunk_decode(tape *t, ssvae *m, const ssvae_batch *b, var *x, int sample, const int32_t box[6], int padding,
-                         float *out) {
-    size_t       step = arena_mark(t->step), book = arena_mark(t->book);
-    part         p = part_build(t->book, b, sample, 1, box, padding);
-    const float *y = F32(&part_decode(t, m, &p, x)->v);
+static void chunk_decode(tape *t, ssvae *m, const ssvae_batch *host, var *x, int sample, const int32_t box[6],
+                         int padding, float *out) {
+    size_t     step = arena_mark(t->step), book = arena_mark(t->book);
+    ssvae_part p = part_build(t->book, host, sample, 1, box, padding);
+    if (t->step->dev != DEV_CPU) to_device(t, &p, book);
+    const float *y = to_host(t, &decode_rows(t, m, &p, x)->v);
     for (int64_t i = 0; i < p.n_kept && !t->c->dry; i++)
         memcpy(out + TILE_CELLS * (int64_t)I32(&p.kept_row)[i], y + TILE_CELLS * i, TILE_CELLS * sizeof *out);
     arena_reset(t->step, step);
     arena_reset(t->book, book);
 }
 
-void ssvae_decode_chunked(tape *t, ssvae *m, const ssvae_batch *b, var *z, int chunk_edge, int padding, float *out) {
+void ssvae_decode_chunks(tape *t, ssvae *m, const ssvae_batch *b, const ssvae_batch *host, var *z, int chunk_edge,
+                         int padding, float *out) {
     CHECK(!t->recording, "chunked decoding is forward only; a training step decodes one part");
     CHECK(chunk_edge > 0 && padding >= 0, "chunks of %d tiles with a padding of %d", chunk_edge, padding);
-    CHECK(t->step->dev == DEV_CPU, "chunked decoding writes to host memory, arena %s is on a device", t->step->name);
     var           *x = ssvae_decode_tokens(t, m, b, z);
-    uint8_t       *done = arena_zeros(t->book, (size_t)b->n_tiles);
-    const int32_t *coord = I32(&b->coord), *first = I32(&b->sample_first);
-    for (int s = 0; s < b->n_samples; s++)
+    uint8_t       *done = arena_zeros(t->book, (size_t)host->n_tiles);
+    const int32_t *coord = I32(&host->coord), *first = I32(&host->sample_first);
+    for (int s = 0; s < host->n_samples; s++)
         for (int32_t r = first[s]; r < first[s + 1]; r++) { /* the first tile of a chunk stands for it */
             if (done[r]) continue;
             int32_t box[6];
@@ -107,7 +134,11 @@ void ssvae_decode_chunked(tape *t, ssvae *m, const ssvae_batch *b, var *z, int c
                 box[i] = coord[3 * (int64_t)r + i] / chunk_edge * chunk_edge;
                 box[3 + i] = box[i] + chunk_edge;
             }
-            chunk_decode(t, m, b, x, s, box, padding, out);
+            chunk_decode(t, m, host, x, s, box, padding, out);
             for (int32_t q = r; q < first[s + 1]; q++) done[q] |= inside(coord + 3 * (int64_t)q, box, box + 3, 0);
         }
+}
+
+void ssvae_decode_chunked(tape *t, ssvae *m, const ssvae_batch *b, var *z, int chunk_edge, int padding, float *out) {
+    ssvae_decode_chunks(t, m, b, b, z, chunk_edge, padding, out);
 }

@@ -14,8 +14,9 @@ typedef struct {
     affine conv_in, conv_out;
 } up_rows;
 
-down_rows down_rows_add(params *p, int layer, int64_t in, int64_t out, const char *prefix);
-up_rows   up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, const char *prefix);
+down_rows down_rows_add(params *p, int layer, int64_t in, int64_t out, double centre, const char *prefix);
+up_rows   up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, double centre,
+                    const char *prefix);
 
 typedef struct {
     const down_rows *r;

@@ -31,10 +31,10 @@ static void linear_back(tape *t, tape_entry *e) {
     grad_close(t, &s);
 }
 
-static var *linear(tape *t, var *x, param *w, param *b, act_kind act, bool w_in_out) {
+static var *linear(tape *t, var *x, param *w, param *b, act_kind act, bool w_in_out, dtype dt) {
     int64_t      n = x->v.dim[0], width = w->dim[w_in_out ? 1 : 0];
-    var         *y = tape_new(t, n, width, true);
-    tensor      *pre = act == ACT_NONE ? NULL : step_tensor(t, DT_F32, DIMS(n, width));
+    var         *y = tape_new_as(t, n, width, dt, true);
+    tensor      *pre = act == ACT_NONE ? NULL : step_tensor(t, dt, DIMS(n, width));
     linear_entry l = {
         .e = {.bwd = linear_back, .out = y},
         .x = x,
@@ -47,13 +47,39 @@ static var *linear(tape *t, var *x, param *w, param *b, act_kind act, bool w_in_
 }
 
 var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act) {
-    return linear(t, x, w, b, act, false);
+    return linear(t, x, w, b, act, false, t->c->act);
+}
+var *nn_linear_as(tape *t, var *x, param *w, param *b, act_kind act, dtype dt) {
+    return linear(t, x, w, b, act, false, dt);
 }
 var *nn_conv1(tape *t, var *x, param *w, param *b) {
-    return linear(t, x, w, b, ACT_NONE, true);
+    return linear(t, x, w, b, ACT_NONE, true, t->c->act);
 }
 
-/* ---- act ------------------------------------------------------------------------------------------------------ */
+/* ---- cast, act ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    tape_entry e;
+    var       *x;
+} cast_entry;
+
+static void cast_back(tape *t, tape_entry *e) {
+    cast_entry *l = (cast_entry *)e;
+    grad_slots  s;
+    if (!l->x->needs_grad) return;
+    grad_open(t, &s, 1, &l->x);
+    copy_fwd(t->c, &(xy_args){.x = &e->out->g, .y = grad_slot(&s, 0)});
+    grad_close(t, &s);
+}
+
+var *nn_cast(tape *t, var *x, dtype dt) {
+    if (x->v.dt == dt) return x;
+    var       *y = tape_new_as(t, x->v.dim[0], x->v.dim[1], dt, x->needs_grad);
+    cast_entry l = {.e = {.bwd = cast_back, .out = y}, .x = x};
+    copy_fwd(t->c, &(xy_args){.x = &x->v, .y = &y->v});
+    tape_record(t, &l, sizeof l);
+    return y;
+}
 
 typedef struct {
     tape_entry e;
@@ -277,7 +303,7 @@ static void split_back(tape *t, tape_entry *e) {
     grad_open(t, &s, 1, &l->x);
     for (int i = 0; i < l->n; i++) {
         var *p = l->part[i];
-        if (!p->g.data) p->g = arena_tensor(t->step, DT_F32, p->v.dim, p->v.n_dims);
+        if (!p->g.data) p->g = arena_tensor(t->step, p->v.dt, p->v.dim, p->v.n_dims);
         if (!p->g_live) zero_fwd(t->c, &(xy_args){.y = &p->g});
         a.part[i] = &p->g;
     }

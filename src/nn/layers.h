@@ -8,8 +8,12 @@
 
 /* x W^T + b, W (O,I). */
 var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act);
+/* The same with an output of dtype dt: ctx.act, or f32 (a layer whose output goes into a loss). */
+var *nn_linear_as(tape *t, var *x, param *w, param *b, act_kind act, dtype dt);
 /* The same with W (I,O): a 1x1x1 convolution. */
 var *nn_conv1(tape *t, var *x, param *w, param *b);
+/* x in another float dtype; x itself when it has it. The gradient is cast back. */
+var *nn_cast(tape *t, var *x, dtype dt);
 var *nn_act(tape *t, var *x, act_kind act);
 var *nn_layer_norm(tape *t, var *x, param *gamma, param *beta, double eps);
 /* LN(x)*(1 + scale[b]) + shift[b]: scale, shift (B,C). */
@@ -29,7 +33,7 @@ var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
 var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add_one);
 var *nn_subdivide(tape *t, var *x);
 /* Rows of x in groups of `group` that follow each other: group i of the result is group index[i] of x, index (n) i32 in
- * [0, N/group). */
+ * [0, N/group), none twice. */
 var *nn_gather(tape *t, var *x, const tensor *index, int64_t group);
 
 /* Segments of queries and keys; an order may be NULL. */

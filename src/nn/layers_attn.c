@@ -6,7 +6,7 @@
 
 /* (N, heads, D) starting at column `col` of rows of x; the stride is x's width. */
 static tensor columns(const tensor *x, int64_t col, int heads, int64_t head_dim) {
-    tensor v = tensor_wrap((float *)x->data + col, DT_F32, DIMS(x->dim[0], heads, head_dim));
+    tensor v = tensor_wrap((char *)x->data + (size_t)col * dtype_size(x->dt), x->dt, DIMS(x->dim[0], heads, head_dim));
     v.dev = x->dev;
     return v;
 }

@@ -105,9 +105,8 @@ static void gather_back(tape *t, tape_entry *e) {
     grad_slots    s;
     if (!l->x->needs_grad) return;
     grad_open(t, &s, 1, &l->x);
-    zero_fwd(t->c, &(xy_args){.y = grad_slot(&s, 0)});
     tensor dy = groups_view(&e->out->g, l->group), dx = groups_view(grad_slot(&s, 0), l->group);
-    add_table_bwd(t->c, &(add_table_args){.dy = &dy, .index = l->index, .dtable = &dx});
+    gather_rows_bwd(t->c, &(gather_rows_args){.index = l->index, .dy = &dy, .dx = &dx});
     grad_close(t, &s);
 }
 
@@ -115,14 +114,10 @@ var *nn_gather(tape *t, var *x, const tensor *index, int64_t group) {
     CHECK(group > 0 && x->v.dim[0] % group == 0, "%lld rows in groups of %lld", (long long)x->v.dim[0],
           (long long)group);
     int64_t      n = index->dim[0];
-    var         *y = tape_new(t, n * group, x->v.dim[1], x->needs_grad);
+    var         *y = tape_new_as(t, n * group, x->v.dim[1], x->v.dt, x->needs_grad);
     gather_entry l = {.e = {.bwd = gather_back, .out = y}, .x = x, .index = index, .group = group};
-    tensor       table = groups_view(&x->v, group), out = groups_view(&y->v, group);
-    size_t       mark = arena_mark(t->step);
-    tensor       none = arena_tensor(t->step, DT_F32, out.dim, 2); /* what the rows are added to */
-    zero_fwd(t->c, &(xy_args){.y = &none});
-    add_table_fwd(t->c, &(add_table_args){.x = &none, .table = &table, .index = index, .y = &out});
-    arena_reset(t->step, mark);
+    tensor       from = groups_view(&x->v, group), to = groups_view(&y->v, group);
+    gather_rows_fwd(t->c, &(gather_rows_args){.x = &from, .index = index, .y = &to});
     tape_record(t, &l, sizeof l);
     return y;
 }
@@ -152,7 +147,7 @@ static tensor scalars(tape *t, int64_t n) {
 }
 
 var *nn_vae_sample(tape *t, var *moments, const tensor *eps, double kl_scale, tensor *kl) {
-    var *z = tape_new(t, moments->v.dim[0], moments->v.dim[1] / 2, moments->needs_grad);
+    var *z = tape_new_as(t, moments->v.dim[0], moments->v.dim[1] / 2, DT_F32, moments->needs_grad);
     *kl = scalars(t, 1);
     posterior_entry l = {
         .e = {.bwd = posterior_back},

@@ -16,8 +16,12 @@ var *tape_leaf(tape *t, tensor v, bool needs_grad) {
     return x;
 }
 
+var *tape_new_as(tape *t, int64_t n, int64_t c, dtype dt, bool needs_grad) {
+    return tape_leaf(t, arena_tensor(t->step, dt, DIMS(n, c)), needs_grad);
+}
+
 var *tape_new(tape *t, int64_t n, int64_t c, bool needs_grad) {
-    return tape_leaf(t, arena_tensor(t->step, DT_F32, DIMS(n, c)), needs_grad);
+    return tape_new_as(t, n, c, t->c->act, needs_grad);
 }
 
 tensor *tape_keep(tape *t, tensor v) {
@@ -41,8 +45,11 @@ static void copy_into(tape *t, const tensor *x, tensor *y) {
     copy_fwd(t->c, &(xy_args){.x = x, .y = y});
 }
 
+static tensor grad_memory(tape *t, const var *x) {
+    return arena_tensor(t->step, x->v.dt, x->v.dim, x->v.n_dims);
+}
 static void grad_alloc(tape *t, var *x) {
-    if (!x->g.data) x->g = arena_tensor(t->step, DT_F32, x->v.dim, x->v.n_dims);
+    if (!x->g.data) x->g = grad_memory(t, x);
 }
 
 void tape_seed(tape *t, var *x, const tensor *g) {
@@ -83,12 +90,11 @@ void grad_open(tape *t, grad_slots *s, int n, var *const *x) {
     }
     s->mark = arena_mark(t->step);
     for (int i = 0; i < n; i++)
-        if (s->temp[i]) s->slot[i] = arena_tensor(t->step, DT_F32, x[i]->v.dim, x[i]->v.n_dims);
+        if (s->temp[i]) s->slot[i] = grad_memory(t, x[i]);
 }
 
 tensor *grad_need(tape *t, grad_slots *s, int i) {
-    const tensor *x = &s->x[i]->v;
-    if (!s->slot[i].data) s->slot[i] = arena_tensor(t->step, DT_F32, x->dim, x->n_dims);
+    if (!s->slot[i].data) s->slot[i] = grad_memory(t, s->x[i]);
     return &s->slot[i];
 }
 
@@ -131,7 +137,7 @@ typedef struct {
 static tensor move_down(tape *t, const tensor *x) {
     tensor y = arena_tensor(t->step, x->dt, x->dim, x->n_dims);
     size_t bytes = tensor_bytes(x);
-    if (y.data == x->data) return y;
+    if (y.data == x->data || t->c->dry) return y; /* a dry run's scratch may be of any size */
     if ((char *)y.data + bytes <= (char *)x->data) {
         copy_into(t, x, &y);
     } else {

@@ -1,8 +1,8 @@
 /* The tape: a model states its forward pass only, as calls of the functions in nn/layers.h; the tape records them and
  * runs their backwards in reverse. No graph, no strings, no inferred shapes.
  *
- * A `var` is a value (N,C) and, in backward, its gradient. Gradients of vars are written by the first consumer's
- * backward and added to by later ones; gradients of parameters accumulate in the gradient slab.
+ * A `var` is a value (N,C) and, in backward, its gradient, of the same dtype. Gradients of vars are written by the
+ * first consumer's backward and added to by later ones; gradients of parameters accumulate in the gradient slab.
  *
  * A segment (a transformer block, a conv block) is the unit of memory: its inner gradients live only during its
  * backward; with recompute its inner activations live only during its forward and are made again in backward; without
@@ -46,16 +46,18 @@ struct tape {
 /* Starts a micro-batch: resets step and book. */
 void tape_begin(tape *t);
 
-/* A value from outside (input, constant). With needs_grad its gradient is there after tape_backward. */
+/* A value from outside (input, constant), f32 or bf16. With needs_grad its gradient is there after tape_backward. */
 var    *tape_leaf(tape *t, tensor v, bool needs_grad);
-/* An uninitialised value of n rows, c columns, f32, from the step arena. */
+/* An uninitialised value of n rows, c columns from the step arena, in the dtype of activations (ctx.act). */
 var    *tape_new(tape *t, int64_t n, int64_t c, bool needs_grad);
+/* The same in another dtype (f32: what comes from the batch, what goes into a loss). */
+var    *tape_new_as(tape *t, int64_t n, int64_t c, dtype dt, bool needs_grad);
 /* A tensor value that lives as long as the records. */
 tensor *tape_keep(tape *t, tensor v);
 /* Records an entry of `bytes` (copied from e); no-op when not recording. */
 void    tape_record(tape *t, const void *entry, size_t bytes);
 
-/* Sets the gradient of `x` (same shape), before tape_backward. */
+/* Sets the gradient of `x` (same shape; g may have another float dtype), before tape_backward. */
 void tape_seed(tape *t, var *x, const tensor *g);
 void tape_backward(tape *t);
 

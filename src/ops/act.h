@@ -1,5 +1,5 @@
 /* Elementwise functions. SiLU(x) = x sigmoid(x); GELU is the tanh form (R§3.2) or the erf form (image encoder).
- * y = act(x), any shape, y may not alias x. bwd: dx = dy act'(x), overwritten. */
+ * y = act(x), any shape, y may not alias x. bwd: dx = dy act'(x), overwritten. All f32 or all bf16 (on a GPU). */
 #pragma once
 #include "core/ctx.h"
 

@@ -4,7 +4,8 @@
  * is not given is the identity. Every query row belongs to exactly one segment. q (N,H,D), k, v (M,G,D), out (N,H,D),
  * lse (N,H) f32 natural; G divides H. No key: out = 0, lse = -inf. q, k, v may be column blocks of wider rows:
  * q_stride, k_stride, v_stride are elements between rows (0: contiguous). bwd: dq, dk, dv overwritten, with the same
- * strides as q, k, v (so that a fused qkv gradient is one tensor); key rows that no segment names get 0. */
+ * strides as q, k, v (so that a fused qkv gradient is one tensor); key rows that no segment names get 0.
+ * Everything but lse is f32, or bf16 (on a GPU), alike. */
 #pragma once
 #include "core/ctx.h"
 

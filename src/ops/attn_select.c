@@ -6,10 +6,11 @@ static void check(const ctx *c, const attn_select_args *a, const char *op) {
     int64_t g = op_dim(op, "k", a->k, 1);
     CHECK(h > 0 && d > 0 && g > 0 && h % g == 0, "%s: %lld key heads do not divide %lld heads (width %lld)", op,
           (long long)g, (long long)h, (long long)d);
-    op_want(c, op, "q", a->q, DT_F32, DIMS(n, h, d));
-    op_want(c, op, "k", a->k, DT_F32, DIMS(n, g, d));
-    op_want(c, op, "v", a->v, DT_F32, DIMS(n, g, d));
-    op_want(c, op, "out", a->out, DT_F32, DIMS(n, h, d));
+    dtype act = op_act(c, op, "q", a->q);
+    op_want(c, op, "q", a->q, act, DIMS(n, h, d));
+    op_want(c, op, "k", a->k, act, DIMS(n, g, d));
+    op_want(c, op, "v", a->v, act, DIMS(n, g, d));
+    op_want(c, op, "out", a->out, act, DIMS(n, h, d));
     op_want(c, op, "lse", a->lse, DT_F32, DIMS(n, h));
     op_want(c, op, "block", a->block, DT_I32, DIMS(g, n, ANY));
     int64_t n_blocks = op_want_first(c, op, "first", a->first, n);

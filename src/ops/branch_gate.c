@@ -2,10 +2,11 @@
 #include "ops/check.h"
 
 static void check(const ctx *c, const branch_gate_args *a, const char *op) {
-    op_want(c, op, "o[0]", a->o[0], DT_F32, DIMS(ANY, ANY, ANY));
+    dtype act = op_act(c, op, "o[0]", a->o[0]);
+    op_want(c, op, "o[0]", a->o[0], act, DIMS(ANY, ANY, ANY));
     op_want_same(c, op, "o[1]", a->o[1], a->o[0]);
     op_want_same(c, op, "o[2]", a->o[2], a->o[0]);
-    op_want(c, op, "z", a->z, DT_F32, DIMS(a->o[0]->dim[0], 3));
+    op_want(c, op, "z", a->z, act, DIMS(a->o[0]->dim[0], 3));
 }
 
 void branch_gate_fwd(ctx *c, const branch_gate_args *a) {

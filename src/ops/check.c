@@ -19,7 +19,7 @@ static bool readable(const ctx *c, const tensor *t) {
 
 static void on_device(const ctx *c, const char *op, const char *name, const tensor *t) {
     CHECK(c->be, "%s: no back end", op);
-    CHECK(t->dev == c->be->dev, "%s: %s is on the %s, the back end %s is not", op, bare(name),
+    CHECK(t->dev == c->be->dev || c->dry, "%s: %s is on the %s, the back end %s is not", op, bare(name),
           t->dev == DEV_CPU ? "CPU" : "GPU", c->be->name);
 }
 
@@ -50,7 +50,27 @@ void op_want(const ctx *c, const char *op, const char *name, const tensor *t, dt
 
 void op_want_same(const ctx *c, const char *op, const char *name, const tensor *t, const tensor *like) {
     present(op, name, like);
+    op_want(c, op, name, t, like->dt, like->dim, like->n_dims);
+}
+
+void op_want_f32_same(const ctx *c, const char *op, const char *name, const tensor *t, const tensor *like) {
+    present(op, name, like);
     op_want(c, op, name, t, DT_F32, like->dim, like->n_dims);
+}
+
+void op_want_float(const ctx *c, const char *op, const char *name, const tensor *t) {
+    char text[96];
+    present(op, name, t);
+    on_device(c, op, name, t);
+    CHECK(t->dt == DT_F32 || t->dt == DT_BF16, "%s: %s is %s, wanted f32 or bf16", op, bare(name),
+          tensor_describe(t, text));
+}
+
+dtype op_act(const ctx *c, const char *op, const char *name, const tensor *t) {
+    op_want_float(c, op, name, t);
+    CHECK(t->dt == DT_F32 || c->be->dev != DEV_CPU, "%s: %s is %s, the back end %s computes in f32", op, bare(name),
+          dtype_name(t->dt), c->be->name);
+    return t->dt;
 }
 
 int64_t op_want_first(const ctx *c, const char *op, const char *name, const tensor *first, int64_t n_rows) {
@@ -73,6 +93,18 @@ void op_want_index(const ctx *c, const char *op, const char *name, const tensor 
     for (int64_t i = 0; i < n; i++)
         CHECK(I32(index)[i] >= 0 && I32(index)[i] < limit, "%s: %s[%lld] is %d, wanted 0 to %lld", op, bare(name),
               (long long)i, (int)I32(index)[i], (long long)limit - 1);
+}
+
+void op_want_once(ctx *c, const char *op, const char *name, const tensor *index, int64_t limit) {
+    if (!readable(c, index)) return;
+    size_t mark = arena_mark(&c->scratch);
+    char  *seen = memset(arena_alloc(&c->scratch, (size_t)limit), 0, (size_t)limit);
+    for (int64_t i = 0, n = tensor_count(index); i < n; i++) {
+        int32_t row = I32(index)[i];
+        CHECK(!seen[row], "%s: %s names row %d twice", op, bare(name), row);
+        seen[row] = 1;
+    }
+    arena_reset(&c->scratch, mark);
 }
 
 void op_no_alias(const char *op, const char *name, const tensor *a, const tensor *b) {

@@ -7,6 +7,9 @@
 
 enum { ANY = -1 }; /* a dim that may have any size */
 
+/* Which dtypes: decisions/0004. A is f32 or bf16, one for all activations of a call; it comes from the main tensor.
+ * The device of a tensor is not asked in a dry run: the tables of a batch may not be there yet. */
+
 void    op_want(const ctx *c, const char *op, const char *name, const tensor *t, dtype dt, const int64_t *dims,
                 int n_dims);
 /* first (B+1) i32, 0 .. n_rows, ascending; its values are read when they are in CPU memory and the run is not dry.
@@ -14,8 +17,16 @@ void    op_want(const ctx *c, const char *op, const char *name, const tensor *t,
 int64_t op_want_first(const ctx *c, const char *op, const char *name, const tensor *first, int64_t n_rows);
 /* index (n) i32 with values in [0, limit), read as above. */
 void    op_want_index(const ctx *c, const char *op, const char *name, const tensor *index, int64_t n, int64_t limit);
-/* Same dims, f32, whatever they are. */
+/* No value of index occurs twice (read as above, after op_want_index); takes `limit` bytes of scratch for a moment. */
+void    op_want_once(ctx *c, const char *op, const char *name, const tensor *index, int64_t limit);
+/* Dims and dtype of `like`, whatever they are. */
 void    op_want_same(const ctx *c, const char *op, const char *name, const tensor *t, const tensor *like);
+/* Dims of `like`, f32: the gradient of a matrix that may be bf16. */
+void    op_want_f32_same(const ctx *c, const char *op, const char *name, const tensor *t, const tensor *like);
+/* f32 or bf16 on any device, whatever dims. */
+void    op_want_float(const ctx *c, const char *op, const char *name, const tensor *t);
+/* The dtype of an op's main tensor, which its other activations must have: f32, or bf16 where the back end can. */
+dtype   op_act(const ctx *c, const char *op, const char *name, const tensor *t);
 int64_t op_dim(const char *op, const char *name, const tensor *t, int axis);
 void    op_no_alias(const char *op, const char *name, const tensor *a, const tensor *b);
 
@@ -28,6 +39,9 @@ void    op_no_alias(const char *op, const char *name, const tensor *a, const ten
 #define WANT_FIRST(t, n_rows) op_want_first(c, __func__, #t, t, n_rows)
 #define WANT_INDEX(t, n, limit) op_want_index(c, __func__, #t, t, n, limit)
 #define WANT_SAME(t, like) op_want_same(c, __func__, #t, t, like)
+#define WANT_F32_SAME(t, like) op_want_f32_same(c, __func__, #t, t, like)
+#define WANT_FLOAT(t) op_want_float(c, __func__, #t, t)
+#define ACT_OF(t) op_act(c, __func__, #t, t)
 #define WANT_NO_ALIAS(a, b) op_no_alias(__func__, #a, a, b)
 #define DIM(t, axis) op_dim(__func__, #t, t, axis)
 #define WANT_BOTH_OR_NEITHER(s, t) CHECK(tensor_given(s) == tensor_given(t), "%s and %s: both or neither", #s, #t)

@@ -3,7 +3,8 @@
  *   d(k) = (k mod 3 - 1, (k/3) mod 3 - 1, k/9 - 1), x fastest, correlation.
  *   x (N,I), y (N,O), w (27,I,O), b (O); N = grid rows (sparse/grid.h: tiles with side^3 cells, dense or masked).
  *   act ACT_NONE or ACT_SILU; pre (N,O) written by fwd when act is not ACT_NONE, read by bwd.
- * bwd: dx overwritten, optional; dw, db accumulated. */
+ * bwd: dx overwritten, optional; dw, db accumulated.
+ * x, w, y, pre, dy, dx are all f32 or all bf16 (on a GPU); b, dw, db are f32. */
 #pragma once
 #include "core/ctx.h"
 #include "ops/act.h"

@@ -5,11 +5,11 @@ static void check_gate(const ctx *c, const gate_residual_args *a, const tensor *
     int64_t n = op_dim(op, "rows", rows, 0), ch = op_dim(op, "rows", rows, 1);
     if (!tensor_given(a->gate)) return;
     int64_t b = op_want_first(c, op, "first", a->first, n);
-    op_want(c, op, "gate", a->gate, DT_F32, DIMS(b, ch));
+    op_want(c, op, "gate", a->gate, rows->dt, DIMS(b, ch));
 }
 
 void gate_residual_fwd(ctx *c, const gate_residual_args *a) {
-    WANT_F32(a->x, ANY, ANY);
+    WANT(a->x, ACT_OF(a->x), ANY, ANY);
     WANT_SAME(a->h, a->x);
     WANT_SAME(a->y, a->x);
     check_gate(c, a, a->x, __func__);
@@ -17,7 +17,7 @@ void gate_residual_fwd(ctx *c, const gate_residual_args *a) {
 }
 
 void gate_residual_bwd(ctx *c, const gate_residual_args *a) {
-    WANT_F32(a->dy, ANY, ANY);
+    WANT(a->dy, ACT_OF(a->dy), ANY, ANY);
     WANT_SAME(a->dh, a->dy);
     check_gate(c, a, a->dy, __func__);
     CHECK(tensor_given(a->gate) || !tensor_given(a->dgate), "%s: dgate without gate", __func__);

@@ -1,4 +1,5 @@
 /* y = x + gate[b]*h, gate (B,C) by sample with first (B+1); without gate: y = x + h.  x, h, y (N,C).
+ * All f32 or all bf16 (on a GPU).
  * bwd: the gradient of x is dy itself (not written here); dh overwritten; dgate (B,C) overwritten. */
 #pragma once
 #include "core/ctx.h"

@@ -3,7 +3,7 @@
 
 static void check(const ctx *c, const group_norm_args *a, const char *op) {
     int64_t n = op_dim(op, "x", a->x, 0), ch = op_dim(op, "x", a->x, 1);
-    op_want(c, op, "x", a->x, DT_F32, DIMS(n, ch));
+    op_want(c, op, "x", a->x, op_act(c, op, "x", a->x), DIMS(n, ch));
     CHECK(a->groups > 0 && ch > 0 && ch % a->groups == 0, "%s: %d groups do not divide %lld channels", op, a->groups,
           (long long)ch);
     CHECK(a->eps > 0, "%s: eps %g", op, a->eps);

@@ -2,7 +2,8 @@
  * group, biased variance, then affine:  y = act(xhat*gamma + beta), act is ACT_NONE or ACT_SILU.
  *   x, y (N,C); gamma, beta (C); first (B+1) i32 rows of each sample; mean, rstd (B,groups) f32: written by fwd.
  *   A sample without rows has mean 0, rstd 0.
- * bwd: dx overwritten; dgamma, dbeta accumulated. */
+ * bwd: dx overwritten; dgamma, dbeta accumulated.
+ * x, y, dy, dx are all f32 or all bf16 (on a GPU), the others f32. */
 #pragma once
 #include "core/ctx.h"
 #include "ops/act.h"

@@ -3,7 +3,8 @@
 
 static void check(const ctx *c, const layer_norm_args *a, const char *op) {
     int64_t n = op_dim(op, "x", a->x, 0), ch = op_dim(op, "x", a->x, 1);
-    op_want(c, op, "x", a->x, DT_F32, DIMS(n, ch));
+    dtype   act = op_act(c, op, "x", a->x);
+    op_want(c, op, "x", a->x, act, DIMS(n, ch));
     CHECK(ch > 0 && a->eps > 0, "%s: %lld channels, eps %g", op, (long long)ch, a->eps);
     WANT_BOTH_OR_NEITHER(a->gamma, a->beta);
     WANT_BOTH_OR_NEITHER(a->scale, a->shift);
@@ -13,8 +14,8 @@ static void check(const ctx *c, const layer_norm_args *a, const char *op) {
     }
     if (tensor_given(a->scale)) {
         int64_t b = op_want_first(c, op, "first", a->first, n);
-        op_want(c, op, "scale", a->scale, DT_F32, DIMS(b, ch));
-        op_want(c, op, "shift", a->shift, DT_F32, DIMS(b, ch));
+        op_want(c, op, "scale", a->scale, act, DIMS(b, ch));
+        op_want(c, op, "shift", a->shift, act, DIMS(b, ch));
     }
     op_want(c, op, "mean", a->mean, DT_F32, DIMS(n));
     op_want(c, op, "rstd", a->rstd, DT_F32, DIMS(n));

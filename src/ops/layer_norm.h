@@ -3,7 +3,8 @@
  *   x, y (N,C); gamma, beta (C) both or neither; scale, shift (B,C) both or neither with first (B+1) i32: rows
  *   first[b]..first[b+1]-1 belong to sample b.
  *   mean, rstd (N) f32: written by fwd, read by bwd.
- * bwd: dx overwritten; dgamma, dbeta accumulated; dscale, dshift (B,C) overwritten. */
+ * bwd: dx overwritten; dgamma, dbeta accumulated; dscale, dshift (B,C) overwritten.
+ * x, y, scale, shift and their gradients are all f32 or all bf16 (on a GPU), the others f32. */
 #pragma once
 #include "core/ctx.h"
 

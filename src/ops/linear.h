@@ -1,7 +1,8 @@
-/* y = act(x W^T + b).  x (N,I), y (N,O), b (O) optional; all f32 on the CPU.
- *   W is (O,I), or (I,O) with `w_in_out` set (the 1x1x1 convolution's storage, R§3.1).
- *   pre (N,O): x W^T + b, written by fwd when act != ACT_NONE and read by bwd; not given otherwise.
- * bwd: dx (N,I) overwritten, optional; dw, db accumulated, optional. dy is not changed. N = 0 is allowed. */
+/* y = act(x W^T + b).  x (N,I), y (N,O), b (O) optional.
+ *   x, W, dx have one dtype, f32 or bf16 (on a GPU); y, pre, dy have it too, or are f32 together (the output layers of
+ * a network); b, dw, db are f32. W is (O,I), or (I,O) with `w_in_out` set (the 1x1x1 convolution's storage, R§3.1). pre
+ * (N,O): x W^T + b, written by fwd when act != ACT_NONE and read by bwd; not given otherwise. bwd: dx (N,I)
+ * overwritten, optional; dw, db accumulated, optional. dy is not changed. N = 0 is allowed. */
 #pragma once
 #include "core/ctx.h"
 #include "ops/act.h"

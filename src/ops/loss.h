@@ -1,4 +1,5 @@
-/* Losses as SUMS; the caller divides by global counts (design: splitting a batch does not change the mathematics).
+/* All f32 with f64 sums, whatever the activations are.
+ * Losses as SUMS; the caller divides by global counts (design: splitting a batch does not change the mathematics).
  *   sdf_loss (R§3.9): pred, target (M) f32; class from the target: in = |target| < 1, ext = the others, sharp = bit set
  * in sharp (M/8 bytes, element m: byte m/8, bit m%8; optional) and in. sums (3) f64 = sum of squared differences over
  * in, ext, sharp. counts (3) f64 = their numbers. bwd: dpred overwritten = 2 (pred - target) * (scale[in|ext] +

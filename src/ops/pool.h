@@ -2,7 +2,7 @@
  *   x (N,C), y (P,C), first (P+1) i32; members of p are order[first[p]] .. order[first[p+1]-1], or the rows themselves
  *   when order (N) i32 is not given. Sums in double (or at least pairwise f32). A parent without members gives 0.
  * subdivide: y[8 i + c] = x[i] for c = 0..7 (Morton child order), x (N,C), y (8N,C).
- * bwd: dx overwritten. */
+ * bwd: dx overwritten. Rows are all f32 or all bf16 (on a GPU). */
 #pragma once
 #include "core/ctx.h"
 

@@ -5,8 +5,9 @@ void topk_blocks_fwd(ctx *c, const topk_blocks_args *a) {
     int64_t n = DIM(a->q, 0), h = DIM(a->q, 1), d = DIM(a->q, 2), m = DIM(a->ck, 0), g = DIM(a->ck, 1);
     CHECK(h > 0 && d > 0 && g > 0 && h % g == 0, "%lld key heads do not divide %lld heads (width %lld)", (long long)g,
           (long long)h, (long long)d);
-    WANT_F32(a->q, n, h, d);
-    WANT_F32(a->ck, m, g, d);
+    dtype act = ACT_OF(a->q);
+    WANT(a->q, act, n, h, d);
+    WANT(a->ck, act, m, g, d);
     WANT_F32(a->lse, n, h);
     WANT(a->block, DT_I32, g, n, ANY);
     CHECK(a->block->dim[2] > 0, "block has room for no block");

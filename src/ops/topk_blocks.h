@@ -5,6 +5,7 @@
  * end. q (N,H,D), ck (M,G,D), lse (N,H) f32 as attn_segment wrote it. sample_first (B+1) token rows, cmp_sample_first
  * (B+1) compression rows, slc_sample_first (B+1) selection blocks, slc_cmp_first (NB+1): compression rows of each
  * selection block (contiguous: blocks.h order). block (G,N,K) i32: GLOBAL selection block numbers (row into slc_first).
+ * q and ck are both f32 or both bf16 (on a GPU).
  * score (G,N,max blocks of a sample) f32, optional, for tests: columns past a sample's own count are 0; column 0 is the
  * sample's first block. */
 #pragma once

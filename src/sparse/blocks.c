@@ -4,6 +4,18 @@
 
 #include "sparse/sort_keys.h"
 
+void block_tensors(block_tables *t, tensor_visit f, void *user) {
+    tensor *all[] = {&t->sample_first,     &t->slc_first,     &t->slc_sample_first, &t->cmp_first, &t->cmp_order,
+                     &t->cmp_sample_first, &t->slc_cmp_first, &t->cmp_coord,        &t->pe_index};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) tensor_visit_given(all[i], f, user);
+    grid_tensors(&t->cmp_grid, f, user);
+}
+
+void window_tensors(window_tables *w, tensor_visit f, void *user) {
+    tensor_visit_given(&w->first, f, user);
+    tensor_visit_given(&w->order, f, user);
+}
+
 /* Key of R§4.2: block x, y, z, then place in the block x, y, z. `n` bounds the block numbers of one axis. */
 static uint64_t block_key(const int32_t *p, int m, uint64_t n) {
     uint64_t u = (uint64_t)m, b = 0, in = 0;

@@ -34,6 +34,10 @@ typedef struct {
                       m_slc) */
 } window_tables;
 
+/* Visit the tensors of the tables that are there. */
+void block_tensors(block_tables *t, tensor_visit f, void *user);
+void window_tensors(window_tables *w, tensor_visit f, void *user);
+
 /* Sort permutation of R§4.2 for tokens in any order inside their samples: order[i] = row that comes i-th. m = m_slc. */
 void blocks_sort(const int32_t *coord, const int32_t *sample_first, int n_samples, int m, int32_t *order);
 

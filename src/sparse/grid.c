@@ -2,6 +2,13 @@
 
 #include "sparse/sort_keys.h"
 
+void grid_tensors(grid *g, tensor_visit f, void *user) {
+    tensor_visit_given(&g->nb, f, user);
+    tensor_visit_given(&g->first, f, user);
+    tensor_visit_given(&g->mask, f, user);
+    tensor_visit_given(&g->sample_first, f, user);
+}
+
 static void check_tables(const char *what, const arena *a, const tensor *coord, const tensor *sample_first) {
     char text[96];
     CHECK(!a->counting && a->dev == DEV_CPU, "%s: index tables need host memory, arena %s has none", what, a->name);

@@ -26,6 +26,9 @@ typedef struct {
     tensor sample_first; /* (B+1) i32: first row of each sample, at this level */
 } grid;
 
+/* Visits the tensors of a level that are there, in a fixed order. Two levels may hold views of one table (nb). */
+void grid_tensors(grid *g, tensor_visit f, void *user);
+
 /* Neighbour table of n tiles. coord (n,3) i32 rows grouped by sample, any order inside a sample, no duplicates (a
  * duplicate is fatal); sample_first (B+1) i32. Sorts once per sample. Result (n,27) i32 in `a`. */
 tensor tiles_neighbors(arena *a, const tensor *coord, const tensor *sample_first);

@@ -112,10 +112,10 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
                                           .n_in = s->n_in[k],
                                           .n_sharp = s->n_sharp[k],
                                           .views = (int)(s->view_first[k + 1] - s->view_first[k])};
-            d->tokens[d->n] = tiles;
+            d->tokens[d->n] = r->crop_tiles && tiles > r->crop_tiles ? r->crop_tiles : tiles;
             d->ids[d->n++] = s->id[k];
             d->total_tiles += tiles;
-            if (tiles > d->max_tiles) d->max_tiles = tiles;
+            if (d->tokens[d->n - 1] > d->max_tiles) d->max_tiles = d->tokens[d->n - 1];
         }
     }
     if (d->n == 0)

@@ -20,7 +20,7 @@ typedef struct {
     int        *lat_of; /* [n_shards] */
     data_entry *entry;
     int64_t     n, n_left_out, total_tiles, max_tiles;
-    int64_t    *tokens; /* [n] tiles of each, for the plan */
+    int64_t    *tokens; /* [n] tiles that a step sees of each, for the plan */
     uint64_t   *ids;    /* [n] */
     int         resolution;
     double      tau_voxels;
@@ -32,6 +32,7 @@ typedef struct {
     const char *shards, *latents; /* folders; latents NULL or "": none */
     int         resolution;       /* 0: what the shards say */
     int64_t     max_tiles;        /* 0: all */
+    int64_t     crop_tiles;       /* training sees no more tiles of a sample; 0: sees all */
 } dataset_request;
 
 /* Latents must fit: a file for every shard, the same ids and tile counts, the coordinates of each shard's first sample.

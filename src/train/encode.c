@@ -6,14 +6,15 @@
 
 #include "core/half.h"
 #include "io/atomic_file.h"
-#include "kernels/backend.h"
 #include "train/engine.h"
 #include "train/infer.h"
 #include "train/setup.h"
+#include "train/upload.h"
 
 typedef struct {
+    place    where;
     ssvae    m;
-    arena    weights, host;
+    arena    weights, host, copy; /* copy: of a batch, on the GPU */
     engine   e;
     uint64_t fingerprint;
     dataset  d;
@@ -41,23 +42,28 @@ static bool is_done(const encoder *e, const shard *s, const char *path) {
 }
 
 /* Forward without recording; the step arena grows to what a dry pass counts. */
-static const float *encode_batch(encoder *e, const ssvae_batch *b) {
+static const float *encode_batch(encoder *e, ssvae_batch *b) {
     tensor moments = {0};
+    if (e->where.dev != DEV_CPU) {
+        memory_move to = upload_once(e->where.dev, &e->host, &e->copy);
+        ssvae_batch_tensors(b, tensor_move, &to);
+    }
     for (int pass = 0; pass < 2; pass++) {
-        arena counting = arena_counting("step");
+        arena counting = arena_counting_on("step", e->where.dev);
         tape  t = {.c = &e->e.c, .step = pass == 0 ? &counting : &e->e.step, .book = &e->e.book};
         e->e.c.dry = pass == 0;
         tape_begin(&t);
         moments = ssvae_encode(&t, &e->m, b)->v;
         if (pass == 0) engine_room(&e->e, counting.peak, b->n_tiles);
     }
-    return F32(&moments);
+    return download_f32(&moments, &e->host);
 }
 
-static void arena_at_least(arena *a, const char *name, size_t bytes) {
+static void host_at_least(encoder *e, size_t bytes) {
+    arena *a = &e->host;
     if (a->size < bytes) {
         if (a->base) arena_free(a);
-        *a = arena_new(name, bytes);
+        *a = e->where.dev == DEV_CPU ? arena_new("host batch", bytes) : arena_new_pinned("host batch", bytes);
     }
     arena_reset(a, 0);
 }
@@ -66,7 +72,7 @@ static void arena_at_least(arena *a, const char *name, size_t bytes) {
 static bool prepare(encoder *e, const shard *sh, const sample *s, const char *name, ssvae_batch *b, int32_t **order,
                     status *st) {
     int64_t n = s->n_tiles;
-    arena_at_least(&e->host, "host batch", ((size_t)1 << 20) + (size_t)n * (3 * TILE_CELLS * sizeof(float) + 4096));
+    host_at_least(e, ((size_t)1 << 20) + (size_t)n * (3 * TILE_CELLS * sizeof(float) + 4096));
     if (!tile_order(&e->host, s->coord, n, e->m.cfg.window, sh->meta.resolution / 8, name, order, st)) return false;
     tensor coord = arena_tensor(&e->host, DT_I32, DIMS(n, 3)), first = arena_tensor(&e->host, DT_I32, DIMS(2));
     float *value = arena_alloc(&e->host, (size_t)(n * TILE_CELLS) * sizeof *value);
@@ -171,7 +177,9 @@ static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
                    "needed");
     if (!comm_agree(c, st)) return false;
     dataset_request r = {.shards = o->encode.input};
-    (void)(dataset_open(&e->d, &r, st) && load_vae(o->encode.vae, o->encode.ema, &e->m, &e->weights, st));
+    if (!place_open(&e->where, o, c, false, st)) return false;
+    engine_init(&e->e, &e->where, 0, RECOMPUTE_OFF);
+    (void)(dataset_open(&e->d, &r, st) && load_vae(o->encode.vae, o->encode.ema, &e->e.c, &e->m, &e->weights, st));
     if (!comm_agree(c, st)) return false;
     if (c->rank == 0 && !o->command.dry_run) make_folder(o->encode.output, st);
     return comm_agree(c, st);
@@ -209,7 +217,7 @@ bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
         int *owner = malloc((size_t)e.d.n_shards * sizeof *owner);
         CHECK(owner, "no memory for %d shards", e.d.n_shards);
         e.fingerprint = params_fingerprint(&e.m.p);
-        engine_init(&e.e, backend_find("cpu"), 0, RECOMPUTE_OFF);
+        e.e.gpu_per_tile = ssvae_scratch_per_tile(&e.m.cfg, e.where.act);
         share(&e, o->encode.output, c, owner);
         int64_t mine = tally(&e, owner, c->rank, r);
         if (o->command.dry_run) {
@@ -220,7 +228,6 @@ bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
             encode_mine(&e, o->encode.output, owner, c->rank, st);
         }
         free(owner);
-        engine_free(&e.e);
         ok = comm_agree(c, st);
     }
     if (e.weights.base) {
@@ -228,6 +235,8 @@ bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
         arena_free(&e.weights);
     }
     if (e.host.base) arena_free(&e.host);
+    if (e.copy.base) arena_free(&e.copy);
+    if (e.e.book.base) engine_free(&e.e);
     dataset_close(&e.d);
     r->seconds = now_seconds() - t0;
     return ok;

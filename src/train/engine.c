@@ -1,19 +1,23 @@
 #include "train/engine.h"
 
-/* Address space, not memory: pages that are not touched cost nothing. The records of a tape and the scratch of one op
- * are small beside the activations; the reference kernels take most (neighbour rows of every voxel). */
-static const size_t BOOK_BYTES = (size_t)256 << 20, SCRATCH_BASE = (size_t)256 << 20,
-                    SCRATCH_PER_TILE = (size_t)96 << 10;
+#include "kernels/backend.h"
 
-void engine_init(engine *e, const struct backend *be, size_t bound, recompute_rule rule) {
-    *e = (engine){.bound = bound, .rule = rule, .book = arena_new("book", BOOK_BYTES), .step = arena_new("step", 0)};
-    e->c = (ctx){.be = be, .deterministic = true, .scratch = arena_new("scratch", SCRATCH_BASE)};
+/* Address space, not memory: the records of a tape are small beside the activations. */
+static const size_t BOOK_BYTES = (size_t)256 << 20;
+
+void engine_init(engine *e, const place *p, size_t bound, recompute_rule rule) {
+    *e = (engine){.bound = bound,
+                  .rule = rule,
+                  .book = arena_new("book", BOOK_BYTES),
+                  .step = arena_new_on("step", 0, p->dev),
+                  .c = place_ctx(p)};
+    e->c.scratch = arena_new_on("scratch", p->dev == DEV_CPU ? place_scratch_bytes(p->dev, 0, 0) : 0, p->dev);
 }
 
 void engine_free(engine *e) {
     arena_free(&e->step);
     arena_free(&e->book);
-    arena_free(&e->c.scratch);
+    place_ctx_free(&e->c);
     *e = (engine){0};
 }
 
@@ -30,14 +34,15 @@ static void attach(engine *e, arena *step, bool recording, int recompute) {
 }
 
 static size_t dry_pass(engine *e, task *t, const micro_batch *b, bool recording, int recompute, int *n_segments) {
-    arena  counting = arena_counting("step");
-    double count[TASK_SUMS] = {0}, sum[TASK_SUMS] = {0};
+    arena  counting = arena_counting_on("step", e->step.dev);
+    double count[TASK_SUMS] = {0};
+    tensor value[TASK_TENSORS];
     attach(e, &counting, recording, recompute);
     tape dry = e->t;
     dry.on_layer_done = NULL;
     e->c.dry = true;
     tape_begin(&dry);
-    t->forward(t, &dry, b, count, sum);
+    t->forward(t, &dry, b, count, value);
     *n_segments = dry.n_segments;
     if (recording) tape_backward(&dry);
     e->c.dry = false;
@@ -69,33 +74,58 @@ bool engine_measure(engine *e, task *t, const micro_batch *b, engine_need *need,
     }
     return status_set(st, ST_CONFIG,
                       "a micro-batch of %lld tiles in %lld samples needs %.0f MB with %d of %d segments recomputed, "
-                      "train.memory_mb allows %.0f: raise it, or lower train.micro_tokens or data.max_tiles%s",
+                      "%s %.0f: raise it, or lower train.micro_tokens or data.max_tiles%s",
                       (long long)b->n_tiles, (long long)b->n_samples, (double)need->bytes / 1e6, need->recomputed, n,
+                      e->frozen ? "the memory taken for train.memory_mb is" : "train.memory_mb allows",
                       (double)e->bound / 1e6, e->rule == RECOMPUTE_OFF ? ", or set train.recompute=auto" : "");
 }
 
-static void make_room(arena *a, const char *name, size_t bytes, size_t most) {
-    if (a->size >= bytes) return;
-    size_t roomy = bytes + bytes / 8;
-    if (most > 0 && roomy > most) roomy = most;
-    arena_free(a);
-    *a = arena_new(name, roomy);
+size_t engine_measure_forward(engine *e, task *t, const micro_batch *b) {
+    int n;
+    return dry_pass(e, t, b, false, 0, &n);
 }
 
-void engine_room(engine *e, size_t bytes, int64_t n_tiles) {
-    make_room(&e->step, "step", bytes, e->bound > bytes ? e->bound : 0);
-    make_room(&e->c.scratch, "scratch", SCRATCH_BASE + (size_t)n_tiles * SCRATCH_PER_TILE, 0);
+static bool make_room(engine *e, arena *a, const char *name, size_t bytes, size_t most) {
+    if (a->size >= bytes) return true;
+    if (e->frozen) return false;
+    device_kind dev = a->dev;
+    size_t      roomy = bytes + bytes / 8;
+    if (most > 0 && roomy > most) roomy = most;
+    arena_free(a);
+    *a = arena_new_on(name, roomy, dev);
+    return true;
+}
+
+bool engine_room(engine *e, size_t bytes, int64_t n_tiles) {
+    size_t scratch = place_scratch_bytes(e->step.dev, n_tiles, e->gpu_per_tile);
+    /* On a GPU the amount is real memory and bound by what is free. */
+    return make_room(e, &e->step, "step", bytes, e->bound >= bytes ? e->bound : 0) &&
+           make_room(e, &e->c.scratch, "scratch", scratch, e->step.dev == DEV_CUDA ? scratch : 0);
 }
 
 bool engine_prepare(engine *e, task *t, const micro_batch *b, engine_need *need, status *st) {
     if (!engine_measure(e, t, b, need, st)) return false;
-    engine_room(e, need->bytes, b->n_tiles);
+    if (!engine_room(e, need->bytes, b->n_tiles))
+        return status_set(st, ST_CONFIG,
+                          "a micro-batch of %lld tiles is larger than any that was foreseen (%.0f MB of "
+                          "scratch memory): set train.micro_tokens",
+                          (long long)b->n_tiles, (double)e->c.scratch.size / 1e6);
     attach(e, &e->step, true, need->recomputed);
     return true;
 }
 
-void engine_prepare_forward(engine *e, task *t, const micro_batch *b) {
-    int n;
-    engine_room(e, dry_pass(e, t, b, false, 0, &n), b->n_tiles);
+bool engine_prepare_forward(engine *e, task *t, const micro_batch *b, status *st) {
+    size_t bytes = engine_measure_forward(e, t, b);
+    if (!engine_room(e, bytes, b->n_tiles))
+        return status_set(st, ST_CONFIG,
+                          "a held-out sample of %lld tiles needs %.0f MB, %.0f were taken for training: lower "
+                          "data.max_tiles or raise train.memory_mb",
+                          (long long)b->n_tiles, (double)bytes / 1e6, (double)e->step.size / 1e6);
     attach(e, &e->step, false, 0);
+    return true;
+}
+
+void engine_freeze(engine *e) {
+    e->frozen = true;
+    e->bound = e->step.size;
 }

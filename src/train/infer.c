@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "kernels/backend.h"
 #include "train/setup.h"
 #include "train/state.h"
 
@@ -30,35 +31,39 @@ static bool open_model(const char *path, const char *model, ckpt_manifest *m, op
     return ok;
 }
 
-static bool fill(ckpt_manifest *m, bool ema, params *p, arena *weights, status *st) {
-    arena count = arena_counting("weights");
+static bool fill(ckpt_manifest *m, bool ema, ctx *c, params *p, arena *weights, status *st) {
+    arena count = arena_counting_on("weights", c->be->dev);
+    p->act = c->act;
     params_alloc(p, &count, false, false);
-    *weights = arena_new("weights", count.peak);
+    *weights = arena_new_on("weights", count.peak, c->be->dev);
     params_alloc(p, weights, false, false);
     bool ok = state_load_weights(m->folder, ema, p, st);
-    if (!ok) arena_free(weights);
+    if (ok)
+        params_refresh16(c, p);
+    else
+        arena_free(weights);
     ckpt_close(m);
     return ok;
 }
 
-bool load_vae(const char *path, bool ema, ssvae *m, arena *weights, status *st) {
-    ckpt_manifest c;
+bool load_vae(const char *path, bool ema, ctx *c, ssvae *m, arena *weights, status *st) {
+    ckpt_manifest from;
     options       o;
-    if (!open_model(path, "vae", &c, &o, st)) return false;
+    if (!open_model(path, "vae", &from, &o, st)) return false;
     ssvae_config cfg = ssvae_config_of(&o);
     ssvae_init(m, &cfg);
-    if (fill(&c, ema, &m->p, weights, st)) return true;
+    if (fill(&from, ema, c, &m->p, weights, st)) return true;
     ssvae_free(m);
     return false;
 }
 
-bool load_dit(const char *path, bool ema, ssdit *m, arena *weights, status *st) {
-    ckpt_manifest c;
+bool load_dit(const char *path, bool ema, ctx *c, ssdit *m, arena *weights, status *st) {
+    ckpt_manifest from;
     options       o;
-    if (!open_model(path, "dit", &c, &o, st)) return false;
+    if (!open_model(path, "dit", &from, &o, st)) return false;
     ssdit_config cfg = ssdit_config_of(&o);
     ssdit_init(m, &cfg);
-    if (fill(&c, ema, &m->p, weights, st)) return true;
+    if (fill(&from, ema, c, &m->p, weights, st)) return true;
     ssdit_free(m);
     return false;
 }

@@ -3,10 +3,13 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "train/upload.h"
+
 typedef struct slot {
-    micro_batch  b; /* first: loader_done gets its address */
-    arena        host;
-    struct slot *next;
+    micro_batch   b; /* first: loader_done gets its address */
+    arena         host;
+    device_event *uploaded;
+    struct slot  *next;
 } slot;
 
 struct loader {
@@ -15,31 +18,38 @@ struct loader {
     pthread_mutex_t mutex, files;
     pthread_cond_t  changed;
     slot           *ready, *ready_last, *unused;
-    int             n_ready, n_wanted; /* wanted: at least so many at once, whatever read_ahead says */
+    int             n_slots, n_ready, n_wanted; /* wanted: at least so many at once, whatever read_ahead says */
     bool            stop, ended;
     status          st;
 };
 
-static slot *slot_take(loader *l, size_t bytes) {
-    slot *s = l->unused;
-    if (s)
-        l->unused = s->next;
-    else
-        s = calloc(1, sizeof *s);
+/* With the mutex held, or before there is a thread. */
+static void slot_add(loader *l) {
+    slot *s = calloc(1, sizeof *s);
     CHECK(s, "no memory for a batch");
-    if (s->host.size < bytes) {
+    if (l->cfg.dev != DEV_CPU) {
+        s->host = arena_new_pinned("host batch", l->cfg.host_bytes);
+        s->uploaded = device_event_new();
+    }
+    s->next = l->unused;
+    l->unused = s;
+    l->n_slots++;
+}
+
+/* Host memory for a batch; pinned memory was made for the largest. */
+static void slot_clear(slot *s, size_t bytes) {
+    upload_wait(&s->b);
+    if (!s->host.pinned && s->host.size < bytes) {
         if (s->host.base) arena_free(&s->host);
         s->host = arena_new("host batch", bytes);
     }
     arena_reset(&s->host, 0);
-    s->b = (micro_batch){.host = &s->host};
-    s->next = NULL;
-    return s;
+    s->b = micro_batch_in(&s->host, s->uploaded);
 }
 
 static bool has_room(const loader *l) {
     int most = l->cfg.read_ahead > l->n_wanted ? l->cfg.read_ahead : l->n_wanted;
-    return l->n_ready < (most > 1 ? most : 1);
+    return l->unused && l->n_ready < (most > 1 ? most : 1);
 }
 
 /* Waits for room, prepares one micro-batch. False: stop. */
@@ -47,13 +57,15 @@ static bool produce(loader *l, int64_t step, const plan_item *const *item, int64
     const loader_config *c = &l->cfg;
     int64_t              tiles = 0;
     status               st = {0};
-    for (int64_t i = 0; i < n; i++) tiles += c->d->entry[item[i]->index].tiles;
+    for (int64_t i = 0; i < n; i++) tiles += c->d->tokens[item[i]->index];
     pthread_mutex_lock(&l->mutex);
     while (!l->stop && !has_room(l)) pthread_cond_wait(&l->changed, &l->mutex);
-    bool  stop = l->stop;
-    slot *s = stop ? NULL : slot_take(l, c->t->host_bytes(c->t, tiles, n));
+    slot *s = l->stop ? NULL : l->unused;
+    if (s) l->unused = s->next;
     pthread_mutex_unlock(&l->mutex);
-    if (stop) return false;
+    if (!s) return false;
+    slot_clear(s, c->t->host_bytes(c->t, tiles, n));
+    s->next = NULL;
     pthread_mutex_lock(&l->files);
     bool ok = c->t->load(c->t, c->d, (batch_purpose){.step = step}, item, n, &s->b, &st);
     pthread_mutex_unlock(&l->files);
@@ -96,6 +108,11 @@ static void *run(void *arg) {
     return NULL;
 }
 
+/* Beside n batches that are ready: the one in use, and the one before it, on its way to a GPU. */
+static void slots_for(loader *l, int n) {
+    while (l->n_slots < n + 2) slot_add(l);
+}
+
 loader *loader_new(const loader_config *cfg) {
     loader *l = calloc(1, sizeof *l);
     CHECK(l, "no memory for the loader");
@@ -103,6 +120,7 @@ loader *loader_new(const loader_config *cfg) {
     pthread_mutex_init(&l->mutex, NULL);
     pthread_mutex_init(&l->files, NULL);
     pthread_cond_init(&l->changed, NULL);
+    slots_for(l, cfg->read_ahead > 1 ? cfg->read_ahead : 1);
     int rc = pthread_create(&l->thread, NULL, run, l);
     CHECK(rc == 0, "no thread for the loader: error %d", rc);
     return l;
@@ -111,7 +129,9 @@ loader *loader_new(const loader_config *cfg) {
 static void free_slots(slot *s) {
     while (s) {
         slot *next = s->next;
-        arena_free(&s->host);
+        upload_wait(&s->b);
+        if (s->host.base) arena_free(&s->host);
+        device_event_free(s->uploaded);
         free(s);
         s = next;
     }
@@ -135,6 +155,7 @@ void loader_free(loader *l) {
 /* Waits, with the mutex held, for n batches; false when they will never come. */
 static bool wait_ready(loader *l, int n, status *st) {
     l->n_wanted = n;
+    slots_for(l, n);
     pthread_cond_broadcast(&l->changed);
     while (l->n_ready < n && status_ok(&l->st) && !l->ended) pthread_cond_wait(&l->changed, &l->mutex);
     l->n_wanted = 0;
@@ -160,11 +181,21 @@ bool loader_next(loader *l, micro_batch **b, status *st) {
     return ok;
 }
 
-void loader_done(loader *l, micro_batch *b) {
-    slot *s = (slot *)b;
+micro_batch *loader_peek(loader *l) {
     pthread_mutex_lock(&l->mutex);
-    s->next = l->unused;
-    l->unused = s;
+    slot *s = l->ready;
+    pthread_mutex_unlock(&l->mutex);
+    return s ? &s->b : NULL;
+}
+
+/* To the end of the queue: the one whose upload began first is the next. */
+void loader_done(loader *l, micro_batch *b) {
+    slot *s = (slot *)b, **end = &l->unused;
+    pthread_mutex_lock(&l->mutex);
+    while (*end) end = &(*end)->next;
+    s->next = NULL;
+    *end = s;
+    pthread_cond_broadcast(&l->changed);
     pthread_mutex_unlock(&l->mutex);
 }
 

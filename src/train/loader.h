@@ -14,17 +14,21 @@ typedef struct {
     int            rank, world;
     int64_t        first_step, end_step; /* [first, end) */
     int            read_ahead;           /* micro-batches prepared beyond the one in use, at least 1 */
+    device_kind    dev;                  /* where batches go */
+    size_t         host_bytes;           /* for a GPU: what each takes at most; pinned memory is taken once, for all */
 } loader_config;
 
 loader *loader_new(const loader_config *cfg);
 void    loader_free(loader *l); /* stops the thread */
 
 /* The next micro-batch of this rank, waiting for it. False: *st says what is wrong with which sample. */
-bool loader_next(loader *l, micro_batch **b, status *st);
-/* Gives its memory back. */
-void loader_done(loader *l, micro_batch *b);
+bool         loader_next(loader *l, micro_batch **b, status *st);
+/* What loader_next will give, if it is there already; else NULL. */
+micro_batch *loader_peek(loader *l);
+/* Gives its memory back; it is used again when b->uploaded is reached. */
+void         loader_done(loader *l, micro_batch *b);
 /* Sums of the counts of the next n micro-batches (those of one step); waits until all are there. */
-bool loader_counts(loader *l, int n, double count[TASK_SUMS], status *st);
+bool         loader_counts(loader *l, int n, double count[TASK_SUMS], status *st);
 
 /* Held while files are touched by another thread. */
 void loader_lock(loader *l);

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/device.h"
+#include "ops/muon.h"
 #include "ops/optim.h"
 
 enum { SLICE_ALIGN = 16 };
@@ -22,27 +24,42 @@ static void owned(const params *p, const options *o, const comm *c, int64_t *fir
 size_t optimizer_bytes(const params *p, const options *o, const comm *c) {
     int64_t first, count;
     owned(p, o, c, &first, &count);
-    return sizeof(float) * (size_t)(2 * p->total + (o->train.ema > 0 ? 3 : 2) * count);
+    size_t narrow = p->act == DT_BF16 ? sizeof(uint16_t) * (size_t)p->total : 0;
+    return sizeof(float) * (size_t)(2 * p->total + (o->train.ema > 0 ? 3 : 2) * count) + narrow;
+}
+
+/* Rows and columns that a row of the table has as a matrix: a kernel's taps and inputs are its rows. */
+static int64_t columns_of(const param *r) {
+    return r->dim[r->n_dims - 1];
+}
+
+/* Orthogonal steps mean something for matrices of some size only. */
+static bool takes_muon(const optimizer *x, const param *r) {
+    enum { LEAST = 4 };
+    return x->muon && r->decay && columns_of(r) >= LEAST && r->count / columns_of(r) >= LEAST;
 }
 
 static void join_ranges(optimizer *x) {
     const params *p = x->p;
-    x->range = calloc((size_t)p->n + 1, sizeof(decay_range));
+    x->range = calloc((size_t)p->n + 1, sizeof *x->range);
     CHECK(x->range, "no memory for %d rows", p->n);
     for (int i = 0; i < p->n; i++) {
         const param *r = p->row[i];
         bool         decay = r->decay && x->weight_decay > 0;
         int64_t      end = i + 1 < p->n ? p->row[i + 1]->offset : p->total;
-        decay_range *last = x->n_ranges ? &x->range[x->n_ranges - 1] : NULL;
-        if (last && last->decay == decay)
+        const param  *matrix = takes_muon(x, r) ? r : NULL;
+        update_range *last = x->n_ranges ? &x->range[x->n_ranges - 1] : NULL;
+        if (last && last->decay == decay && !last->matrix && !matrix)
             last->count = end - last->first;
         else
-            x->range[x->n_ranges++] = (decay_range){r->offset, end - r->offset, decay};
+            x->range[x->n_ranges++] = (update_range){r->offset, end - r->offset, decay, matrix};
     }
 }
 
 void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, arena *weights) {
     *x = (optimizer){.p = p,
+                     .muon = o->train.optimizer == opt_train_optimizer_muon,
+                     .momentum = o->train.momentum,
                      .lr = o->train.lr,
                      .beta1 = o->train.beta1,
                      .beta2 = o->train.beta2,
@@ -66,10 +83,17 @@ void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, ar
     x->m = arena_zeros(weights, bytes);
     x->v = arena_zeros(weights, bytes);
     x->average = x->ema > 0 ? arena_zeros(weights, bytes) : NULL;
+    x->norm_sum = arena_zeros(weights, sizeof *x->norm_sum);
 }
 
 void optimizer_start(optimizer *x) {
-    if (x->average) memcpy(x->average, x->p->w + x->own, (size_t)x->n_own * sizeof(float));
+    const float *own = x->p->w + x->own;
+    size_t       bytes = (size_t)x->n_own * sizeof *own;
+    if (!x->average) return;
+    if (x->p->dev == DEV_CPU)
+        memcpy(x->average, own, bytes);
+    else
+        device_copy(x->average, own, bytes, STREAM_COMPUTE);
 }
 
 void optimizer_free(optimizer *x) {
@@ -84,33 +108,79 @@ double optimizer_lr(const optimizer *x, int64_t step) {
     return x->lr * (x->lr_end + (1 - x->lr_end) * 0.5 * (1 + cos(3.14159265358979323846 * part)));
 }
 
-double optimizer_norm(ctx *c, const optimizer *x) {
-    double sum = 0;
-    tensor g = tensor_wrap(x->p->g, DT_F32, DIMS(x->p->total)), out = tensor_wrap(&sum, DT_F64, DIMS(1));
-    sum_squares_fwd(c, &(sum_squares_args){.x = &g, .out = &out});
-    return sqrt(sum);
+static tensor piece(const params *p, void *slab, dtype dt, int64_t first, int64_t n) {
+    tensor t = tensor_wrap((char *)slab + (size_t)first * dtype_size(dt), dt, DIMS(n));
+    t.dev = p->dev;
+    return t;
 }
 
-static tensor piece(float *slab, int64_t first, int64_t n) {
-    return tensor_wrap(slab + first, DT_F32, DIMS(n));
+tensor optimizer_gradients(const optimizer *x) {
+    return piece(x->p, x->p->g, DT_F32, 0, x->p->total);
+}
+
+tensor optimizer_norm(ctx *c, const optimizer *x) {
+    tensor g = optimizer_gradients(x), out = piece(x->p, x->norm_sum, DT_F64, 0, 1);
+    sum_squares_fwd(c, &(sum_squares_args){.x = &g, .out = &out});
+    return out;
+}
+
+/* The ranks' slices of the weights go round. */
+static void share_weights(ctx *c, params *p, const comm *ranks) {
+    int64_t *first = malloc(((size_t)ranks->size + 1) * sizeof *first), count;
+    CHECK(first, "no memory for %d slices", ranks->size);
+    for (int r = 0; r < ranks->size; r++) slab_slice(p->total, r, ranks->size, &first[r], &count);
+    first[ranks->size] = p->total;
+    tensor w = piece(p, p->w, DT_F32, 0, p->total);
+    comm_share_slices(ranks, &w, first);
+    free(first);
+    params_refresh16(c, p);
+}
+
+static void muon_update(ctx *c, optimizer *x, const update_range *r, double lr, double grad_scale) {
+    params *p = x->p;
+    int64_t columns = columns_of(r->matrix), rows = r->matrix->count / columns;
+    void   *slab[] = {p->w, p->g, x->m, x->average, p->w16};
+    tensor  t[5];
+    for (int i = 0; i < 5; i++) {
+        t[i] = (tensor){0};
+        if (!slab[i]) continue;
+        t[i] = piece(p, slab[i], i < 4 ? DT_F32 : DT_BF16, r->first, r->matrix->count);
+        t[i] = tensor_view(&t[i], DIMS(rows, columns));
+    }
+    muon_fwd(c, &(muon_args){.w = &t[0],
+                             .grad = &t[1],
+                             .m = &t[2],
+                             .ema = x->average ? &t[3] : NULL,
+                             .w16 = p->w16 ? &t[4] : NULL,
+                             .grad_scale = grad_scale,
+                             .lr = lr,
+                             .momentum = x->momentum,
+                             .weight_decay = r->decay ? x->weight_decay : 0,
+                             .ema_decay = x->ema});
 }
 
 void optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, double grad_scale) {
     params *p = x->p;
     x->updates++;
     for (int i = 0; i < x->n_ranges; i++) {
-        const decay_range *r = &x->range[i];
-        int64_t            from = r->first > x->own ? r->first : x->own, end = r->first + r->count;
+        const update_range *r = &x->range[i];
+        if (r->matrix) {
+            muon_update(c, x, r, optimizer_lr(x, step), grad_scale);
+            continue;
+        }
+        int64_t from = r->first > x->own ? r->first : x->own, end = r->first + r->count;
         if (end > x->own + x->n_own) end = x->own + x->n_own;
         int64_t n = end - from, at = from - x->own;
         if (n <= 0) continue;
-        tensor w = piece(p->w, from, n), g = piece(p->g, from, n), m = piece(x->m, at, n), v = piece(x->v, at, n),
-               e = {0};
-        if (x->average) e = piece(x->average, at, n);
+        tensor w = piece(p, p->w, DT_F32, from, n), g = piece(p, p->g, DT_F32, from, n),
+               m = piece(p, x->m, DT_F32, at, n), v = piece(p, x->v, DT_F32, at, n), e = {0}, w16 = {0};
+        if (x->average) e = piece(p, x->average, DT_F32, at, n);
+        if (p->w16 && !x->sharded) w16 = piece(p, p->w16, DT_BF16, from, n); /* else once the slices are there */
         adamw_fwd(c, &(adamw_args){.w = &w,
                                    .m = &m,
                                    .v = &v,
                                    .ema = x->average ? &e : NULL,
+                                   .w16 = w16.data ? &w16 : NULL,
                                    .grad = &g,
                                    .grad_scale = grad_scale,
                                    .lr = optimizer_lr(x, step),
@@ -121,9 +191,5 @@ void optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, dou
                                    .ema_decay = x->ema,
                                    .step = x->updates});
     }
-    for (int r = 0; x->sharded && r < ranks->size; r++) {
-        int64_t first, count;
-        slab_slice(p->total, r, ranks->size, &first, &count);
-        comm_bcast(ranks, p->w + first, count * (int64_t)sizeof(float), r);
-    }
+    if (x->sharded) share_weights(c, p, ranks);
 }

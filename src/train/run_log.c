@@ -77,12 +77,18 @@ void run_log_step(run_log *l, const comm *c, const stepper *w, const step_result
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
     double steps = (double)span->steps, wall = now_seconds() - span->t0;
-    double slow[7] = {span->times.data,   span->times.forward, span->times.backward,        span->times.reduce,
-                      span->times.update, span->checkpoint,    (double)use.ru_maxrss / 1024};
-    comm_max_f64(c, slow, 7);
+    bool   on_gpu = w->where.dev != DEV_CPU;
+    double slow[8] = {span->times.data,   span->times.forward, span->times.backward,         span->times.reduce,
+                      span->times.update, span->checkpoint,    (double)use.ru_maxrss / 1024, 0};
+    if (on_gpu) {
+        size_t free_bytes, all;
+        device_memory(&free_bytes, &all);
+        slow[7] = (double)(all - free_bytes) / (1 << 20);
+    }
+    comm_max_f64(c, slow, 8);
     if (l) {
-        static const char *const name[7] = {"data_s",   "forward_s",    "backward_s", "reduce_s",
-                                            "update_s", "checkpoint_s", "memory_mb"};
+        static const char *const name[8] = {"data_s",   "forward_s",    "backward_s", "reduce_s",
+                                            "update_s", "checkpoint_s", "memory_mb",  "gpu_memory_mb"};
         begin(l, w->s.step);
         put_means(l, w->t, "", r->loss, r->mean, r->count);
         put(l, "grad_norm", r->grad_norm);
@@ -91,7 +97,7 @@ void run_log_step(run_log *l, const comm *c, const stepper *w, const step_result
         put(l, "tokens", (double)w->s.tokens);
         put(l, "tokens_per_s", wall > 0 ? (double)span->tokens / wall : 0);
         put(l, "step_s", wall / steps);
-        for (int i = 0; i < 7; i++) put(l, name[i], i < 5 ? slow[i] / steps : slow[i]);
+        for (int i = 0; i < (on_gpu ? 8 : 7); i++) put(l, name[i], i < 5 ? slow[i] / steps : slow[i]);
         put(l, "balance", r->balance);
         put(l, "skipped", (double)span->skipped);
         put(l, "skipped_total", (double)w->s.bad_total);

@@ -14,6 +14,7 @@ ssvae_config ssvae_config_of(const options *o) {
                       .window = (int)o->vae.window,
                       .pool_add_one = o->vae.pool_add_one,
                       .up_gain = o->vae.up_gain,
+                      .centre_gain = o->vae.centre_gain,
                       .blocks_start_zero = o->vae.blocks_start_zero,
                       .logvar_init = o->vae.logvar_init,
                       .factor = o->vae.factor};
@@ -47,6 +48,23 @@ ssdit_config ssdit_config_of(const options *o) {
         .shift = o->dit.use_shift ? SHIFT_ALTERNATE : SHIFT_ALWAYS,
         .resolution = (int)o->dit.resolution,
         .factor = o->dit.factor};
+}
+
+enum { TILE_ROOM = 16 << 10 }; /* tables and partial sums */
+
+size_t ssvae_scratch_per_tile(const ssvae_config *c, dtype act) {
+    size_t most = 0;
+    for (int i = 0; i < SSVAE_LEVELS; i++) { /* up block i ends on cells of side 2^(i+1) */
+        size_t numbers = ((size_t)8 << (3 * i)) * (size_t)c->dec_width[i];
+        if (numbers > most) most = numbers;
+    }
+    return TILE_ROOM + most * dtype_size(act);
+}
+
+size_t ssdit_scratch_per_tile(const ssdit_config *c) {
+    size_t head = (size_t)(c->ssa.width / c->ssa.heads), pairs = (size_t)(c->ssa.kv_heads * c->ssa.top_k);
+    return TILE_ROOM + pairs * 12 * sizeof(int32_t) + (size_t)c->ssa.kv_heads * head * 16 * sizeof(float) +
+           (size_t)c->ssa.heads * 4 * sizeof(float);
 }
 
 bool tile_order(arena *host, const uint16_t *coord, int64_t n, int m, int limit, const char *name, int32_t **order,

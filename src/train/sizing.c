@@ -22,17 +22,58 @@ plan_config plan_config_of(const options *o, const dataset *d, int64_t micro_tok
                          .micro_tokens = micro_tokens};
 }
 
-/* The fullest micro-batch there can be: the largest samples within the limit, at least one. */
-static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, micro_batch *b, arena *host, status *st) {
-    const dataset    *d = w->d;
-    int64_t           n = 0, tiles = 0, most = o->train.batch_tokens > 0 ? d->n : o->train.batch_samples;
-    by_size          *all = malloc((size_t)d->n * sizeof *all);
-    plan_item        *pick = calloc((size_t)most, sizeof *pick);
-    const plan_item **item = malloc((size_t)most * sizeof *item);
-    CHECK(all && pick && item, "no memory for a list of %lld samples", (long long)d->n);
+/* Samples of a global batch at most; a batch larger than the data set has samples several times. */
+static int64_t most_samples(const stepper *w, const options *o) {
+    if (o->train.batch_tokens == 0) return o->train.batch_samples;
+    int64_t least = INT64_MAX;
+    for (int64_t i = 0; i < w->d->n; i++)
+        if (w->d->tokens[i] < least) least = w->d->tokens[i];
+    return o->train.batch_tokens / least + 1;
+}
+
+static by_size *by_sizes(const dataset *d) {
+    by_size *all = malloc((size_t)d->n * sizeof *all);
+    CHECK(all, "no memory for a list of %lld samples", (long long)d->n);
     for (int64_t i = 0; i < d->n; i++) all[i] = (by_size){d->tokens[i], i};
     qsort(all, (size_t)d->n, sizeof *all, largest_first);
-    int64_t rounds = (most + d->n - 1) / d->n; /* a batch larger than the data set has samples several times */
+    return all;
+}
+
+/* A micro-batch outside of the loader. On a GPU its tensors only pretend to be there, until it is uploaded. */
+typedef struct {
+    micro_batch   b;
+    arena         host;
+    device_event *uploaded;
+} lone_batch;
+
+static bool lone_load(const stepper *w, const dataset *d, batch_purpose why, const plan_item *const *item, int64_t n,
+                      lone_batch *l, status *st) {
+    int64_t tiles = 0;
+    for (int64_t i = 0; i < n; i++) tiles += d->tokens[item[i]->index];
+    *l = (lone_batch){.host = arena_new("host batch", w->t->host_bytes(w->t, tiles, n))};
+    if (w->where.dev != DEV_CPU) l->uploaded = device_event_new();
+    l->b = micro_batch_in(&l->host, l->uploaded);
+    bool ok = w->t->load(w->t, d, why, item, n, &l->b, st);
+    if (ok) upload_pretend(w->where.dev, w->t, &l->b);
+    return ok;
+}
+
+static void lone_free(lone_batch *l) {
+    if (l->uploaded) upload_wait(&l->b);
+    device_event_free(l->uploaded);
+    if (l->host.base) arena_free(&l->host);
+    *l = (lone_batch){0};
+}
+
+/* The fullest micro-batch there can be: the largest samples within the limit, at least one. */
+static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, lone_batch *l, status *st) {
+    const dataset    *d = w->d;
+    int64_t           n = 0, tiles = 0, most = o->train.batch_tokens > 0 ? d->n : o->train.batch_samples;
+    by_size          *all = by_sizes(d);
+    plan_item        *pick = calloc((size_t)most, sizeof *pick);
+    const plan_item **item = malloc((size_t)most * sizeof *item);
+    CHECK(pick && item, "no memory for a list of %lld samples", (long long)most);
+    int64_t rounds = (most + d->n - 1) / d->n;
     for (int64_t i = 0; i < d->n * rounds && n < most; i++) {
         const by_size *s = &all[i / rounds];
         if (n > 0 && tiles + s->tiles > micro_tokens) continue;
@@ -41,9 +82,7 @@ static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, micro
         tiles += s->tiles;
         n++;
     }
-    *host = arena_new("host batch", w->t->host_bytes(w->t, tiles, n));
-    *b = (micro_batch){.host = host};
-    bool ok = w->t->load(w->t, d, (batch_purpose){.step = 0}, item, n, b, st);
+    bool ok = lone_load(w, d, (batch_purpose){.step = 0}, item, n, l, st);
     free(all);
     free(pick);
     free(item);
@@ -59,53 +98,200 @@ static size_t machine_share(const comm *c) {
     return (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE) / 2 / (size_t)ranks;
 }
 
-/* Tokens that fit, taking memory as proportional to tokens. Rank 0 decides: the plan must be one. */
-static bool choose_micro(stepper *w, const options *o, int64_t *micro, status *st) {
-    micro_batch b;
-    arena       host = {0};
-    engine_need need = {0};
-    double      budget = w->e.bound ? 0.95 * (double)w->e.bound : (double)machine_share(w->c);
-    bool        ok = load_worst(w, o, 0, &b, &host, st) && engine_measure(&w->e, w->t, &b, &need, st);
-    if (ok) {
-        *micro = (int64_t)(budget / (double)(need.bytes + 1) * (double)b.n_tiles);
-        if (*micro < b.n_tiles) *micro = b.n_tiles;
+/* ---- on a GPU ------------------------------------------------------------------------------------------------- */
+
+/* Left to the libraries, and to NCCL's buffers. */
+static const size_t GPU_RESERVE = (size_t)768 << 20, NCCL_RESERVE = (size_t)1536 << 20;
+/* On top of what the fullest micro-batch needs. */
+static const size_t GPU_ROOMY = (size_t)1 << 30;
+
+/* What micro-batches within a limit can have, however the samples fall: tokens, samples, and bytes to prepare and
+ * upload.
+ */
+typedef struct {
+    int64_t tokens, samples;
+    size_t  bytes;
+} extremes;
+
+static extremes extremes_of(const stepper *w, const options *o, const by_size *all, const dataset *heldout,
+                            int64_t micro_tokens) {
+    const dataset *d = w->d;
+    int64_t        most = most_samples(w, o), rounds = (most + d->n - 1) / d->n, sum = 0;
+    extremes       x = {0};
+    for (int64_t i = 0; i < most && x.tokens < micro_tokens; i++) x.tokens += all[i / rounds].tiles;
+    if (x.tokens > micro_tokens) x.tokens = micro_tokens;
+    if (x.tokens < d->max_tiles) x.tokens = d->max_tiles;
+    for (int64_t i = 0; x.samples < most && sum <= x.tokens; i++, x.samples++) sum += all[d->n - 1 - i / rounds].tiles;
+    x.bytes = w->t->host_bytes(w->t, x.tokens, x.samples);
+    if (heldout->n > 0) {
+        size_t bytes = w->t->host_bytes(w->t, heldout->max_tiles, 1);
+        if (bytes > x.bytes) x.bytes = bytes;
+        if (heldout->max_tiles > x.tokens) x.tokens = heldout->max_tiles;
     }
-    arena_free(&host);
+    return x;
+}
+
+/* Bytes that are left for the activations of such micro-batches; below 0 when even their other needs do not fit. */
+static double room_for(const stepper *w, const options *o, const extremes *x) {
+    size_t free_bytes, all;
+    device_memory(&free_bytes, &all);
+    double room = (double)free_bytes + (double)w->e.step.size + (double)w->e.c.scratch.size - (double)GPU_RESERVE -
+                  (w->c->size > 1 ? (double)NCCL_RESERVE : 0) -
+                  (double)place_scratch_bytes(DEV_CUDA, x->tokens, w->e.gpu_per_tile) -
+                  UPLOAD_PLACES * (double)x->bytes;
+    double wanted = (double)o->train.memory_mb * (1 << 20);
+    return o->train.memory_mb > 0 && wanted < room ? wanted : room;
+}
+
+static bool set_gpu_bound(stepper *w, const options *o, const extremes *x, status *st) {
+    double room = room_for(w, o, x);
+    if (room < (double)(1 << 20))
+        return status_set(
+            st, ST_CONFIG,
+            "micro-batches of %lld tokens in %lld samples do not fit on the GPU beside %.0f MB of weights "
+            "and optimiser: lower train.micro_tokens or data.max_tiles, or use more ranks",
+            (long long)x->tokens, (long long)x->samples, (double)optimizer_bytes(w->t->p, o, w->c) / 1e6);
+    w->e.bound = (size_t)room;
+    return true;
+}
+
+/* ---- micro-batches -------------------------------------------------------------------------------------------- */
+
+/* The most tokens whose activations, at so many bytes each, leave room for what else such a micro-batch needs. */
+static int64_t gpu_micro(const stepper *w, const options *o, const by_size *all, const dataset *heldout,
+                         double per_token) {
+    int64_t low = w->d->max_tiles, high = extremes_of(w, o, all, heldout, INT64_MAX).tokens;
+    while (low < high) {
+        int64_t  middle = low + (high - low + 1) / 2;
+        extremes x = extremes_of(w, o, all, heldout, middle);
+        if (per_token * (double)middle <= 0.95 * room_for(w, o, &x))
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* Tokens whose activations fit on the GPU, from the largest sample alone. */
+static bool choose_on_gpu(stepper *w, const options *o, const dataset *heldout, lone_batch *l, int64_t *micro,
+                          status *st) {
+    engine_need need;
+    by_size    *all = by_sizes(w->d);
+    extremes    x = extremes_of(w, o, all, heldout, l->b.n_tiles);
+    bool        ok = set_gpu_bound(w, o, &x, st) && engine_measure(&w->e, w->t, &l->b, &need, st);
+    if (ok) *micro = gpu_micro(w, o, all, heldout, (double)need.bytes / (double)l->b.n_tiles);
+    free(all);
+    return ok;
+}
+
+/* The same on the CPU. */
+static bool choose_on_cpu(stepper *w, lone_batch *l, int64_t *micro, status *st) {
+    engine_need need;
+    double      budget = w->e.bound ? 0.95 * (double)w->e.bound : (double)machine_share(w->c);
+    if (!engine_measure(&w->e, w->t, &l->b, &need, st)) return false;
+    *micro = (int64_t)(budget / (double)(need.bytes + 1) * (double)l->b.n_tiles);
+    if (*micro < l->b.n_tiles) *micro = l->b.n_tiles;
+    return true;
+}
+
+/* Tokens that fit, taking memory as proportional to tokens. Rank 0 decides: the plan must be one. */
+static bool choose_micro(stepper *w, const options *o, const dataset *heldout, int64_t *micro, status *st) {
+    lone_batch l = {0};
+    if (load_worst(w, o, 0, &l, st)) {
+        if (w->where.dev != DEV_CPU)
+            choose_on_gpu(w, o, heldout, &l, micro, st);
+        else
+            choose_on_cpu(w, &l, micro, st);
+    }
+    lone_free(&l);
     if (!comm_agree(w->c, st)) return false;
     comm_bcast(w->c, micro, sizeof *micro, 0);
     return true;
 }
 
-bool sizing_run(stepper *w, const options *o, sizing *z, status *st) {
-    micro_batch b;
-    arena       host = {0};
-    *z = (sizing){.micro_tokens = o->train.micro_tokens, .slab_bytes = optimizer_bytes(w->t->p, o, w->c)};
-    if (z->micro_tokens == 0 && !choose_micro(w, o, &z->micro_tokens, st)) return false;
-    if (load_worst(w, o, z->micro_tokens, &b, &host, st) && engine_prepare(&w->e, w->t, &b, &z->need, st)) {
-        z->worst_tiles = b.n_tiles;
-        z->worst_samples = b.n_samples;
-        z->host_bytes = host.used;
+/* What the largest held-out sample needs, without recording. */
+static bool measure_heldout(stepper *w, const dataset *heldout, size_t *bytes, status *st) {
+    lone_batch       l = {0};
+    plan_item        item = {0};
+    const plan_item *list[1] = {&item};
+    while (heldout->tokens[item.index] < heldout->max_tiles) item.index++;
+    bool ok = lone_load(w, heldout, (batch_purpose){.eval = true}, list, 1, &l, st);
+    if (ok) {
+        *bytes = engine_measure_forward(&w->e, w->t, &l.b);
+        if (*bytes > w->e.bound)
+            ok = status_set(st, ST_CONFIG,
+                            "the largest held-out sample, %lld tiles, needs %.0f MB, %.0f are left: lower "
+                            "data.max_tiles or set train.eval_every=0",
+                            (long long)l.b.n_tiles, (double)*bytes / 1e6, (double)w->e.bound / 1e6);
     }
-    arena_free(&host);
+    lone_free(&l);
+    return ok;
+}
+
+/* All that is taken on the GPU beside the slabs. Later micro-batches may need more than the fullest: by a little, or,
+ * where each step decodes other parts, by much; those get everything. */
+static bool take_gpu(stepper *w, const options *o, const dataset *heldout, const extremes *x, sizing *z, status *st) {
+    size_t of_heldout = 0, step = z->need.bytes, free_bytes;
+    if (heldout->n > 0 && !measure_heldout(w, heldout, &of_heldout, st)) return false;
+    if (of_heldout > step) step = of_heldout;
+    step += step / 8 + GPU_ROOMY;
+    if (o->train.memory_mb > 0 || w->t->count_batches || step > w->e.bound) step = w->e.bound;
+    engine_room(&w->e, step, x->tokens);
+    upload_room(&w->up, w->where.dev, x->bytes);
+    engine_freeze(&w->e);
+    z->most_bytes = x->bytes;
+    device_memory(&free_bytes, &z->gpu_all);
+    z->gpu_used = z->gpu_all - free_bytes;
+    return true;
+}
+
+bool sizing_run(stepper *w, const options *o, const dataset *heldout, sizing *z, status *st) {
+    lone_batch l = {0};
+    extremes   x = {0};
+    bool       on_gpu = w->where.dev != DEV_CPU;
+    *z = (sizing){.micro_tokens = o->train.micro_tokens,
+                  .slab_bytes = optimizer_bytes(w->t->p, o, w->c),
+                  .most_values = TASK_SUMS * most_samples(w, o)};
+    if (z->micro_tokens == 0 && !choose_micro(w, o, heldout, &z->micro_tokens, st)) return false;
+    if (on_gpu) {
+        by_size *all = by_sizes(w->d);
+        x = extremes_of(w, o, all, heldout, z->micro_tokens);
+        free(all);
+        set_gpu_bound(w, o, &x, st);
+    }
+    if (status_ok(st) && load_worst(w, o, z->micro_tokens, &l, st) &&
+        (on_gpu ? engine_measure : engine_prepare)(&w->e, w->t, &l.b, &z->need, st)) {
+        z->worst_tiles = l.b.n_tiles;
+        z->worst_samples = l.b.n_samples;
+        z->host_bytes = l.host.used;
+    }
+    lone_free(&l);
+    if (on_gpu && status_ok(st)) take_gpu(w, o, heldout, &x, z, st);
     return comm_agree(w->c, st);
 }
 
 bool sizing_time(stepper *w, const options *o, const sizing *z, double *seconds, status *st) {
-    micro_batch b;
-    arena       host = {0};
+    lone_batch  l = {0};
     engine_need need;
-    double      count[TASK_SUMS] = {0}, sum[TASK_SUMS] = {0}, t = 0;
-    if (load_worst(w, o, z->micro_tokens, &b, &host, st) && engine_prepare(&w->e, w->t, &b, &need, st)) {
-        for (int i = 0; i < TASK_SUMS; i++) count[i] = b.count[i];
+    double      count[TASK_SUMS] = {0}, t = 0;
+    tensor      value[TASK_TENSORS];
+    bool        on_gpu = w->where.dev != DEV_CPU;
+    if (load_worst(w, o, z->micro_tokens, &l, st) && engine_prepare(&w->e, w->t, &l.b, &need, st)) {
+        for (int i = 0; i < TASK_SUMS; i++) count[i] = l.b.count[i];
         w->e.t.on_layer_done = NULL;
-        t = now_seconds();
-        tape_begin(&w->e.t);
-        w->t->forward(w->t, &w->e.t, &b, count, sum);
-        tape_backward(&w->e.t);
-        t = now_seconds() - t;
+        for (int round = 0; round < (on_gpu ? 2 : 1); round++) { /* the first one on a GPU loads kernels */
+            upload_use(&w->up, w->t, &l.b);
+            t = now_seconds();
+            tape_begin(&w->e.t);
+            w->t->forward(w->t, &w->e.t, &l.b, count, value);
+            tape_backward(&w->e.t);
+            upload_done(&w->up, &l.b);
+            if (on_gpu) device_sync(STREAM_COMPUTE);
+            t = now_seconds() - t;
+        }
     }
-    int64_t tiles = b.n_tiles;
-    arena_free(&host);
+    int64_t tiles = l.b.n_tiles;
+    lone_free(&l);
     if (!comm_agree(w->c, st)) return false;
     comm_max_f64(w->c, &t, 1);
     double batch = o->train.batch_tokens > 0
@@ -120,6 +306,7 @@ void sizing_print(const stepper *w, const options *o, const sizing *z, double st
     const params  *p = w->t->p;
     int64_t        numbers = 0;
     for (int i = 0; i < p->n; i++) numbers += p->row[i]->count;
+    log_info("device: %s", w->where.text);
     log_info("data: %lld samples (%lld left out), %lld tokens, largest %lld, resolution %d, %d shards", (long long)d->n,
              (long long)d->n_left_out, (long long)d->total_tiles, (long long)d->max_tiles, d->resolution, d->n_shards);
     log_info("model: %s, %lld parameters in %d tensors; weights, gradients and optimiser %.1f MB a rank", w->t->name,
@@ -136,6 +323,11 @@ void sizing_print(const stepper *w, const options *o, const sizing *z, double st
         "recomputed), %.1f MB to prepare",
         (long long)z->micro_tokens, (long long)z->worst_tiles, (long long)z->worst_samples, (double)z->need.bytes / 1e6,
         z->need.recomputed, z->need.n_segments, (double)z->host_bytes / 1e6);
+    if (z->gpu_all > 0)
+        log_info("memory of the GPU: %.0f MB for activations, %.0f scratch, %.0f for two batches; %.0f of %.0f in use",
+                 (double)w->e.step.size / 1e6, (double)w->e.c.scratch.size / 1e6,
+                 UPLOAD_PLACES * (double)w->up.place[0].size / 1e6, (double)z->gpu_used / 1e6,
+                 (double)z->gpu_all / 1e6);
     if (step_seconds > 0)
         log_info("time: about %.2f s a step, %.1f hours in all (measured on one micro-batch)", step_seconds,
                  step_seconds * (double)o->train.steps / 3600);

@@ -1,4 +1,5 @@
-/* Before the first step: how large micro-batches may be, what the largest costs, and the plan in words. */
+/* Before the first step: how large micro-batches may be, what the largest costs, and the plan in words. On a GPU all
+ * memory of the run is taken here. */
 #pragma once
 #include "train/step.h"
 
@@ -7,11 +8,15 @@ typedef struct {
     int64_t     worst_tiles, worst_samples;
     engine_need need;
     size_t      slab_bytes, host_bytes;
+    int64_t     most_values;       /* losses of one step of a rank */
+    size_t      most_bytes;        /* on a GPU: host memory of any micro-batch */
+    size_t      gpu_used, gpu_all; /* bytes of the card, afterwards */
 } sizing;
 
 /* Collective. Loads the largest samples, measures them dry, chooses micro_tokens when train.micro_tokens is 0 (from
- * train.memory_mb, or from half of the machine's memory), and makes the arenas. */
-bool        sizing_run(stepper *w, const options *o, sizing *z, status *st);
+ * train.memory_mb; else from half of the machine's memory, or from what is free on the GPU), and makes the arenas.
+ * heldout: what is evaluated on the way; n 0 without. */
+bool        sizing_run(stepper *w, const options *o, const dataset *heldout, sizing *z, status *st);
 /* Seconds of a step, from one measured forward and backward of the largest micro-batch. Gradients are left dirty. */
 bool        sizing_time(stepper *w, const options *o, const sizing *z, double *seconds, status *st);
 void        sizing_print(const stepper *w, const options *o, const sizing *z, double step_seconds);

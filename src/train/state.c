@@ -39,6 +39,16 @@ static uint64_t shape_hash(const params *p) {
     return h;
 }
 
+/* A slab's range in host memory: itself, or a copy that *mine then holds. */
+static const float *on_host(const params *p, const float *slab, int64_t first, int64_t count, float **mine) {
+    *mine = NULL;
+    if (p->dev == DEV_CPU) return slab + first;
+    *mine = malloc((size_t)count * sizeof **mine + 1);
+    CHECK(*mine, "no memory for a copy of %lld floats of the GPU", (long long)count);
+    slab_read(p->dev, slab, first, count, *mine);
+    return *mine;
+}
+
 bool state_save(const char *run, const comm *c, const task *t, const optimizer *x, const run_state *s, const options *o,
                 status *st) {
     const params *p = t->p;
@@ -58,31 +68,42 @@ bool state_save(const char *run, const comm *c, const task *t, const optimizer *
     put_number(&m, "data", (int64_t)s->data);
     put_number(&m, "clip_seen", s->clip.seen);
     slab_slice(p->total, c->rank, c->size, &first, &count);
-    ckpt_slab slab[5] = {{"params", p->w + first, first, count}};
+    float    *copy[4] = {NULL};
+    ckpt_slab slab[5] = {{"params", on_host(p, p->w, first, count, &copy[0]), first, count}};
     int       n = 1;
     if (x->sharded || c->rank == 0) { /* unsharded state is the same everywhere */
-        slab[n++] = (ckpt_slab){"adam_m", x->m, x->own, x->n_own};
-        slab[n++] = (ckpt_slab){"adam_v", x->v, x->own, x->n_own};
-        if (x->average) slab[n++] = (ckpt_slab){"ema", x->average, x->own, x->n_own};
+        static const char *const name[] = {"adam_m", "adam_v", "ema"};
+        const float *const       state[] = {x->m, x->v, x->average};
+        for (int i = 0; i < 3 && state[i]; i++, n++)
+            slab[n] = (ckpt_slab){name[i], on_host(p, state[i], 0, x->n_own, &copy[n]), x->own, x->n_own};
     }
+    comm_device_settled(c); /* the weights came by it */
     if (c->rank == 0 && s->clip.window > 0) slab[n++] = (ckpt_slab){"clip_norms", s->clip.ring, 0, s->clip.window};
     bool ok = ckpt_save(run, c->rank, c->size, s->step, slab, n, &m, all_ranks_ok, (void *)c, st);
     if (ok && c->rank == 0) {
         status pruning = {0};
         if (!ckpt_prune(run, (int)o->train.keep_last, o->train.keep_every, &pruning)) log_warn("%s", pruning.text);
     }
+    for (int i = 0; i < 4; i++) free(copy[i]);
     free(m.param);
     free(m.config);
     return comm_agree(c, st) && ok;
 }
 
-static bool read_slab(const ckpt_manifest *m, const char *name, int64_t first, int64_t count, int64_t whole, float *out,
-                      status *st) {
+/* Elements first .. of a stored slab to out, which is where p's slabs are. */
+static bool read_slab(const ckpt_manifest *m, const char *name, int64_t first, int64_t count, const params *p,
+                      float *out, status *st) {
     int64_t stored = ckpt_slab_count(m, name);
-    if (stored != whole)
+    if (stored != p->total)
         return status_set(st, ST_DATA, "%s: slab %s has %lld floats, %lld are wanted: another version wrote it",
-                          m->folder, name, (long long)stored, (long long)whole);
-    return ckpt_read_range(m, name, first, count, out, st);
+                          m->folder, name, (long long)stored, (long long)p->total);
+    if (p->dev == DEV_CPU) return ckpt_read_range(m, name, first, count, out, st);
+    float *via = malloc((size_t)count * sizeof *via + 1);
+    CHECK(via, "no memory for %lld floats on their way to the GPU", (long long)count);
+    bool ok = ckpt_read_range(m, name, first, count, via, st);
+    if (ok) slab_write(p->dev, out, 0, count, via);
+    free(via);
+    return ok;
 }
 
 static bool check_model(const ckpt_manifest *m, const char *model, const params *p, status *st) {
@@ -96,21 +117,21 @@ static bool check_model(const ckpt_manifest *m, const char *model, const params 
 }
 
 static bool read_state(const ckpt_manifest *m, const task *t, optimizer *x, run_state *s, status *st) {
-    int64_t total = t->p->total, before = (int64_t)s->vae;
+    int64_t before = (int64_t)s->vae;
     if (!check_model(m, t->name, t->p, st)) return false;
     if (ckpt_number_of(m, "vae", before) != before)
         return status_set(st, ST_CONFIG,
                           "%s: trained on latents of another auto-encoder than those of data.latents: start "
                           "a new run",
                           m->folder);
-    bool ok = read_slab(m, "params", 0, total, total, t->p->w, st) &&
-              read_slab(m, "adam_m", x->own, x->n_own, total, x->m, st) &&
-              read_slab(m, "adam_v", x->own, x->n_own, total, x->v, st);
+    bool ok = read_slab(m, "params", 0, t->p->total, t->p, t->p->w, st) &&
+              read_slab(m, "adam_m", x->own, x->n_own, t->p, x->m, st) &&
+              read_slab(m, "adam_v", x->own, x->n_own, t->p, x->v, st);
     if (ok && x->average) {
         if (ckpt_slab_count(m, "ema") == 0)
             optimizer_start(x); /* a run that kept none before */
         else
-            ok = read_slab(m, "ema", x->own, x->n_own, total, x->average, st);
+            ok = read_slab(m, "ema", x->own, x->n_own, t->p, x->average, st);
     }
     if (ok && s->clip.window > 0 && ckpt_slab_count(m, "clip_norms") == s->clip.window) {
         ok = ckpt_read_range(m, "clip_norms", 0, s->clip.window, s->clip.ring, st);
@@ -150,8 +171,7 @@ bool state_load_weights(const char *path, bool ema, params *p, status *st) {
     ckpt_manifest m = {0};
     if (!ckpt_open_any(path, false, &m, st)) return false;
     bool averaged = ema && ckpt_slab_count(&m, "ema") > 0;
-    bool ok =
-        check_model(&m, NULL, p, st) && read_slab(&m, averaged ? "ema" : "params", 0, p->total, p->total, p->w, st);
+    bool ok = check_model(&m, NULL, p, st) && read_slab(&m, averaged ? "ema" : "params", 0, p->total, p, p->w, st);
     ckpt_close(&m);
     return ok;
 }

@@ -1,5 +1,6 @@
 /* Everything a run continues from, as a checkpoint: weights, moments, averaged weights, the clipping buffer and the
- * counters. With the same options a resumed run gives the bits of an unbroken one. */
+ * counters. With the same options a resumed run gives the bits of an unbroken one. Slabs may be on a GPU; a bf16 copy
+ * of the weights is not part of it: params_refresh16 after loading. */
 #pragma once
 #include "io/checkpoint_file.h"
 #include "nn/clip.h"

@@ -1,7 +1,51 @@
 #include "train/step.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+
+/* ---- clocks --------------------------------------------------------------------------------------------------- */
+
+static int clock_set(step_clock *k) {
+    if (k->n == k->most) {
+        k->most = k->most ? 2 * k->most : 16;
+        k->event = realloc(k->event, (size_t)k->most * sizeof(device_event *));
+        k->at = realloc(k->at, (size_t)k->most * sizeof *k->at);
+        CHECK(k->event && k->at, "no memory for %d points in time", k->most);
+        for (int i = k->n; i < k->most; i++) k->event[i] = k->dev == DEV_CPU ? NULL : device_event_new();
+    }
+    if (k->dev == DEV_CPU)
+        k->at[k->n] = now_seconds();
+    else
+        device_event_record(k->event[k->n], STREAM_COMPUTE);
+    return k->n++;
+}
+
+/* On a GPU after the host has waited for point b. */
+static double clock_between(const step_clock *k, int a, int b) {
+    return k->dev == DEV_CPU ? k->at[b] - k->at[a] : device_event_seconds(k->event[a], k->event[b]);
+}
+
+static void clock_free(step_clock *k) {
+    for (int i = 0; i < k->most; i++) device_event_free(k->event[i]);
+    free(k->event);
+    free(k->at);
+    *k = (step_clock){0};
+}
+
+void stepper_ready(stepper *w, int64_t most_values) {
+    w->clock.dev = w->update_clock.dev = w->where.dev;
+    values_init(&w->values, w->where.dev, most_values + 1); /* the norm */
+}
+
+void stepper_free(stepper *w) {
+    clock_free(&w->clock);
+    clock_free(&w->update_clock);
+    values_free(&w->values);
+    upload_free(&w->up);
+}
+
+/* ---- one step ------------------------------------------------------------------------------------------------- */
 
 static void layer_done(void *user, int layer) {
     buckets_layer_done(user, layer);
@@ -20,26 +64,29 @@ static bool step_counts(stepper *w, const plan_step *s, double count[TASK_SUMS],
     return ok;
 }
 
-/* Forward and backward of one micro-batch; `last`: layers report to the buckets as they complete. */
-static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, double sum[TASK_SUMS], step_times *times,
-                      status *st) {
+/* Forward and backward of one micro-batch, between three points of the clock; `last`: layers report to the buckets as
+ * they complete. */
+static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, step_times *times, status *st) {
     micro_batch *b;
     engine_need  need;
+    tensor       value[TASK_TENSORS];
     double       t0 = now_seconds();
     if (!loader_next(w->l, &b, st)) return false;
-    double t1 = now_seconds();
-    bool   ok = engine_prepare(&w->e, w->t, b, &need, st);
+    times->data += now_seconds() - t0;
+    upload_use(&w->up, w->t, b);
+    bool ok = engine_prepare(&w->e, w->t, b, &need, st);
     if (ok) {
         w->e.t.on_layer_done = last ? layer_done : NULL;
         w->e.t.user = &w->b;
+        clock_set(&w->clock);
         tape_begin(&w->e.t);
-        w->t->forward(w->t, &w->e.t, b, count, sum);
-        double t2 = now_seconds();
+        int n = w->t->forward(w->t, &w->e.t, b, count, value);
+        values_take(&w->values, b, value, n);
+        clock_set(&w->clock);
         tape_backward(&w->e.t);
-        times->forward += t2 - t1;
-        times->backward += now_seconds() - t2;
+        clock_set(&w->clock);
     }
-    times->data += t1 - t0;
+    upload_done(&w->up, b);
     loader_done(w->l, b);
     return ok;
 }
@@ -56,13 +103,13 @@ static void exchange(stepper *w, double sum[TASK_SUMS], bool wants_stop, bool fa
     *any_failed = all[TASK_SUMS + 1] > 0;
 }
 
-/* Norm, skip or clip, update. Every rank holds the same gradient and decides the same. */
+/* Skip or clip, update. Every rank holds the same gradient and decides the same. */
 static void apply(stepper *w, step_result *r) {
-    double t = now_seconds(), factor = 1;
+    double factor = 1;
     r->lr = optimizer_lr(&w->x, w->s.step);
-    r->grad_norm = optimizer_norm(&w->e.c, &w->x);
     r->clip_limit = w->clip ? clip_limit(&w->s.clip) : INFINITY;
     r->skipped = !isfinite(r->grad_norm) || !isfinite(r->loss);
+    clock_set(&w->update_clock);
     if (!r->skipped) {
         if (w->clip) {
             factor = clip_factor(r->grad_norm, r->clip_limit);
@@ -70,36 +117,76 @@ static void apply(stepper *w, step_result *r) {
         }
         optimizer_update(&w->e.c, &w->x, w->c, w->s.step, factor);
     }
+    clock_set(&w->update_clock);
     w->s.bad_in_row = r->skipped ? w->s.bad_in_row + 1 : 0;
     w->s.bad_total += r->skipped;
-    r->times.update = now_seconds() - t;
+}
+
+/* Zero gradients, all micro-batches, the sum over the ranks, its norm; all of it enqueued only, on a GPU. */
+static bool gradients(stepper *w, const double count[TASK_SUMS], int n_micro, step_result *r, int64_t *norm_at,
+                      status *st) {
+    params *p = w->t->p;
+    tensor  slab = optimizer_gradients(&w->x), norm;
+    bool    ok = status_ok(st);
+    zero_fwd(&w->e.c, &(xy_args){.y = &slab});
+    if (n_micro == 0) buckets_begin(&w->b, &slab);
+    for (int m = 0; m < n_micro; m++) {
+        if (m == n_micro - 1) buckets_begin(&w->b, &slab);
+        ok = ok && run_micro(w, count, m == n_micro - 1 && !w->after_backward, &r->times, st);
+    }
+    if (w->after_backward) w->after_backward(w->user, w->s.step, p);
+    clock_set(&w->clock);
+    buckets_finish(&w->b);
+    clock_set(&w->clock);
+    norm = optimizer_norm(&w->e.c, &w->x);
+    *norm_at = values_take_one(&w->values, &norm);
+    return ok;
+}
+
+/* The points of the clock are three for each micro-batch, then before and after the reduction's end. */
+static void read_clock(stepper *w, step_times *t) {
+    step_clock *k = &w->clock;
+    for (int i = 0; i + 4 < k->n; i += 3) {
+        t->forward += clock_between(k, i, i + 1);
+        t->backward += clock_between(k, i + 1, i + 2);
+    }
+    t->reduce = clock_between(k, k->n - 2, k->n - 1);
+    k->n = 0;
+}
+
+static void read_update_clock(stepper *w, step_times *t) {
+    if (w->update_clock.n > 0) t->update = clock_between(&w->update_clock, 0, 1);
+    w->update_clock.n = 0;
 }
 
 bool step_run(stepper *w, bool wants_stop, step_result *r, status *st) {
-    params   *p = w->t->p;
     plan_step s = plan_of_step(w->p, w->s.step, w->c->size);
-    int       n = s.n_micro[w->c->rank];
-    double    count[TASK_SUMS], sum[TASK_SUMS] = {0};
-    bool      any_failed;
+    double    count[TASK_SUMS], sum[TASK_SUMS] = {0}, t = now_seconds();
+    int64_t   norm_at;
+    bool      any_failed, on_gpu = w->where.dev != DEV_CPU;
     *r = (step_result){.tokens = s.tokens, .samples = s.n_items, .balance = s.balance};
-    double t = now_seconds();
-    bool   ok = step_counts(w, &s, count, st);
+    comm_device_step(w->c, w->s.step);
+    step_counts(w, &s, count, st);
     r->times.data = now_seconds() - t;
-    memset(p->g, 0, (size_t)p->total * sizeof(float));
-    if (n == 0) buckets_begin(&w->b, p->g);
-    for (int m = 0; m < n; m++) {
-        if (m == n - 1) buckets_begin(&w->b, p->g);
-        ok = ok && run_micro(w, count, m == n - 1 && !w->after_backward, sum, &r->times, st);
-    }
-    if (w->after_backward) w->after_backward(w->user, w->s.step, p);
-    r->times.reduce = buckets_finish(&w->b);
-    exchange(w, sum, wants_stop, !ok, &r->stop, &any_failed);
+    bool ok = gradients(w, count, s.n_micro[w->c->rank], r, &norm_at, st);
     plan_step_free(&s);
+    if (on_gpu) { /* the next batch is on its way before the host waits, if the loader has it */
+        micro_batch *next = loader_peek(w->l);
+        if (next) upload_start(&w->up, w->t, next);
+        device_sync(STREAM_COMPUTE);
+        comm_device_settled(w->c);
+        read_update_clock(w, &r->times);
+    }
+    read_clock(w, &r->times);
+    r->grad_norm = sqrt(w->values.value[norm_at]);
+    values_add(&w->values, sum);
+    exchange(w, sum, wants_stop, !ok, &r->stop, &any_failed);
     if (any_failed) return comm_agree(w->c, st);
     memcpy(r->count, count, sizeof r->count);
     for (int i = 0; i < w->t->n_sums; i++) r->mean[i] = count[i] > 0 ? sum[i] / count[i] : 0;
     r->loss = w->t->loss(w->t, r->mean);
     apply(w, r);
+    if (!on_gpu) read_update_clock(w, &r->times);
     w->s.step++;
     w->s.tokens += r->tokens;
     return true;

@@ -6,9 +6,12 @@
 #include "train/engine.h"
 #include "train/loader.h"
 #include "train/state.h"
+#include "train/upload.h"
 
+/* Seconds of this rank; reduce: what backward did not hide. On a GPU all but data are seconds of the stream of ops, and
+ * update is that of the step before, as nobody waits for this one's. */
 typedef struct {
-    double data, forward, backward, reduce, update; /* seconds of this rank; reduce: what backward did not hide */
+    double data, forward, backward, reduce, update;
 } step_times;
 
 typedef struct {
@@ -19,21 +22,39 @@ typedef struct {
     step_times times;
 } step_result;
 
+/* Points in the stream of ops, numbered as they are set; on the CPU points in time. */
 typedef struct {
-    comm     *c;
-    task     *t;
-    dataset  *d;
-    engine    e;
-    optimizer x;
-    buckets   b;
-    run_state s;
-    loader   *l;
-    plan     *p;
-    bool      clip;
+    device_kind    dev;
+    device_event **event;
+    double        *at;
+    int            n, most;
+} step_clock;
+
+typedef struct {
+    comm       *c;
+    place       where;
+    task       *t;
+    dataset    *d;
+    engine      e;
+    optimizer   x;
+    buckets     b;
+    run_state   s;
+    loader     *l;
+    plan       *p;
+    uploads     up;
+    loss_values values;
+    step_clock  clock, update_clock;
+    bool        clip;
     void (*after_backward)(void *user, int64_t step, params *p); /* tests; may be NULL */
     void *user;
 } stepper;
 
-/* Collective: step s.step of the plan; s.step moves on. wants_stop: this rank got a signal. False: a bad sample or a
- * micro-batch that does not fit on some rank, the same status on all; nothing was updated. */
+/* Clocks, and room for `most_values` losses of one step of this rank. */
+void stepper_ready(stepper *w, int64_t most_values);
+void stepper_free(stepper *w); /* what stepper_ready made */
+
+/* Collective: step s.step of the plan; s.step moves on. On a GPU the host waits once, for the losses and the norm; the
+ * update is still under way when it returns. Copies to the host: one for each tensor of losses and one for the norm.
+ * wants_stop: this rank got a signal. False: a bad sample or a micro-batch that does not fit on some rank, the same
+ * status on all; nothing was updated. */
 bool step_run(stepper *w, bool wants_stop, step_result *r, status *st);

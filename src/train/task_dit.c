@@ -54,9 +54,8 @@ static bool place_latents(const dit_task *v, const dataset *d, batch_purpose why
         int64_t from = order[i], to = row0 + i;
         for (int c = 0; c < 3; c++) I32(coord)[3 * to + c] = at[3 * from + c];
         memcpy(F32(&body->x0) + to * C, mean + from * C, (size_t)C * sizeof(float));
-        for (int64_t c = 0; v->o.data.latent_sample && !why.eval && c < C; c++)
-            F32(&body->x0)
-            [to * C + c] += (float)(exp(0.5 * (double)logvar[from * C + c]) * rng_normal(key, (uint64_t)(i * C + c)));
+        for (int64_t c = 0; v->o.data.latent_sample && !why.eval && c < C; c++) F32(&body->x0)
+        [to * C + c] += (float)(exp(0.5 * (double)logvar[from * C + c]) * rng_normal(key, (uint64_t)(i * C + c)));
     }
     free(at);
     free(mean);
@@ -113,7 +112,8 @@ static bool load(const task *t, const dataset *d, batch_purpose why, const plan_
     dit_body       *body = b->body = arena_zeros(b->host, sizeof *body);
     int64_t         C = v->m.cfg.in_channels, row = 0;
     tensor          cond_first, cond_coord;
-    b->n_samples = n;
+    b->n_samples = b->n_values = n; /* one sum of squares a sample */
+    b->into = arena_alloc(b->host, (size_t)n * sizeof *b->into);
     b->n_tiles = 0;
     memset(b->count, 0, sizeof b->count);
     for (int64_t i = 0; i < n; i++) b->n_tiles += d->entry[item[i]->index].tiles;
@@ -133,8 +133,9 @@ static bool load(const task *t, const dataset *d, batch_purpose why, const plan_
         F32(&body->model_time)[i] = (float)(1000 * time);
         row += tiles;
         I32(&body->first)[i + 1] = (int32_t)row;
-        b->count[SUM_MSE] += (double)(tiles * C);
-        b->count[SUM_BIN + bin_of(time)] += (double)(tiles * C);
+        b->into[i][0] = SUM_MSE;
+        b->into[i][1] = (uint8_t)(SUM_BIN + bin_of(time));
+        for (int k = 0; k < 2; k++) b->count[b->into[i][k]] += (double)(tiles * C);
     }
     if (!place_conditions(v, d, why, item, n, b->host, body, &cond_first, &cond_coord, st)) return false;
     body->b = ssdit_batch_build(b->host, &v->m.cfg, &coord, &body->first, &cond_first,
@@ -152,12 +153,20 @@ static void counts(const task *t, const dataset *d, const plan_step *s, double c
     }
 }
 
-static void forward(task *t, tape *tp, const micro_batch *b, const double count[TASK_SUMS], double sum[TASK_SUMS]) {
+static void tensors(const task *t, micro_batch *b, tensor_visit f, void *user) {
+    dit_body *body = b->body;
+    tensor   *own[] = {&body->x0, &body->eps, &body->cond, &body->t, &body->model_time, &body->first};
+    (void)t;
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++) tensor_visit_given(own[i], f, user);
+    ssdit_batch_tensors(&body->b, f, user);
+}
+
+static int forward(task *t, tape *tp, const micro_batch *b, const double count[TASK_SUMS], tensor value[TASK_TENSORS]) {
     dit_task *v = (dit_task *)t;
     dit_body *body = b->body;
     int64_t   C = v->m.cfg.in_channels;
-    var      *x = tape_new(tp, b->n_tiles, C, false);
-    tensor   *target = tape_keep(tp, arena_tensor(tp->step, DT_F32, DIMS(b->n_tiles, C))), sums;
+    var      *x = tape_new_as(tp, b->n_tiles, C, DT_F32, false);
+    tensor   *target = tape_keep(tp, arena_tensor(tp->step, DT_F32, DIMS(b->n_tiles, C)));
     flow_noise_fwd(tp->c, &(flow_noise_args){.x0 = &body->x0,
                                              .eps = &body->eps,
                                              .t = &body->t,
@@ -166,18 +175,17 @@ static void forward(task *t, tape *tp, const micro_batch *b, const double count[
                                              .x_t = &x->v,
                                              .v = target});
     var *velocity = ssdit_forward(tp, &v->m, &body->b, x, &body->model_time, tape_leaf(tp, body->cond, false));
-    nn_mse(tp, velocity, target, &body->first, count[SUM_MSE] > 0 ? 1 / count[SUM_MSE] : 0, &sums);
-    if (tp->c->dry) return;
-    for (int64_t i = 0; i < b->n_samples; i++) {
-        double time = (double)F32(&body->t)[i];
-        sum[SUM_MSE] += F64(&sums)[i];
-        sum[SUM_BIN + bin_of(time)] += F64(&sums)[i];
-    }
+    nn_mse(tp, velocity, target, &body->first, count[SUM_MSE] > 0 ? 1 / count[SUM_MSE] : 0, &value[0]);
+    return 1;
 }
 
 static double loss(const task *t, const double mean[TASK_SUMS]) {
     (void)t;
     return mean[SUM_MSE];
+}
+
+static size_t scratch_per_tile(const task *t) {
+    return ssdit_scratch_per_tile(&((const dit_task *)t)->m.cfg);
 }
 
 static void task_free(task *t) {
@@ -218,6 +226,8 @@ task *task_dit_new(const options *o, const dataset *d, status *st) {
                      .host_bytes = host_bytes,
                      .load = load,
                      .counts = counts,
+                     .scratch_per_tile = scratch_per_tile,
+                     .tensors = tensors,
                      .forward = forward,
                      .loss = loss,
                      .free = task_free};

@@ -1,12 +1,14 @@
 /* Training of the sparse SDF auto-encoder (R§3.9):
  *   L = w_in L_in + w_ext L_ext + w_sharp L_sharp + w_kl L_kl, each a mean over the global batch; an empty set gives 0.
- * With vae.chunk_tiles a step decodes one box per sample (R§3.8); the counts are then those of the boxes. */
+ * With vae.crop_tiles a step sees a part of each sample; with vae.chunk_tiles it decodes one box per sample (R§3.8); the counts are then those of the boxes. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "core/half.h"
+#include "data/crop.h"
 #include "data/symmetry.h"
+#include "model/ssvae_chunk.h"
 #include "train/setup.h"
 
 enum { SUM_IN, SUM_EXT, SUM_SHARP, SUM_KL, SUMS };
@@ -15,15 +17,17 @@ typedef struct {
     task   base;
     ssvae  m;
     double weight[SUMS];
+    int64_t crop; /* tiles of a sample that a step sees; 0: all */
     int    chunk, padding, grid;
     bool   augment; /* a random symmetry of the cube for each sample of a step */
 } vae_task;
 
 typedef struct {
     ssvae_batch b;
-    tensor      target, sharp, eps; /* (512T) f32, (64T) u8, (T,C) f32 */
+    tensor      target, sharp, eps; /* (512T) f32, (64T) u8 (T: of the part, if there is one), (T,C) f32 */
     bool        mean;               /* decode the mean: held-out data */
     int32_t    *box;                /* (B,2,3), NULL: everything is decoded */
+    ssvae_part  part;               /* with box */
 } vae_body;
 
 static size_t host_bytes(const task *t, int64_t tiles, int64_t samples) {
@@ -88,12 +92,28 @@ static bool place_sample(const vae_task *v, const dataset *d, const plan_item *i
         }
     }
     const data_entry *e = &d->entry[item->index];
-    if (whole[SUM_IN] != (double)e->n_in || whole[SUM_SHARP] != (double)e->n_sharp)
+    bool              all = s->n_tiles == e->tiles;
+    if (all && (whole[SUM_IN] != (double)e->n_in || whole[SUM_SHARP] != (double)e->n_sharp))
         return status_set(st, ST_DATA,
                           "%s: %.0f active and %.0f sharp cells, its table says %lld and %lld: run "
                           "`d3s2 check`",
                           name, whole[SUM_IN], whole[SUM_SHARP], (long long)e->n_in, (long long)e->n_sharp);
     return true;
+}
+
+/* Target and sharp bits of the tiles a part kept, in the place of all. */
+static void gather_target(arena *host, vae_body *body) {
+    const tensor *kept = &body->part.kept_row;
+    int64_t       n = kept->dim[0];
+    tensor        target = arena_tensor(host, DT_F32, DIMS(n * TILE_CELLS));
+    tensor        sharp = arena_tensor(host, DT_U8, DIMS(n * TILE_SHARP_BYTES));
+    for (int64_t i = 0; i < n; i++) {
+        int64_t r = I32(kept)[i];
+        memcpy(F32(&target) + i * TILE_CELLS, F32(&body->target) + r * TILE_CELLS, TILE_CELLS * sizeof(float));
+        memcpy(U8(&sharp) + i * TILE_SHARP_BYTES, U8(&body->sharp) + r * TILE_SHARP_BYTES, TILE_SHARP_BYTES);
+    }
+    body->target = target;
+    body->sharp = sharp;
 }
 
 static bool load(const task *t, const dataset *d, batch_purpose why, const plan_item *const *item, int64_t n,
@@ -104,7 +124,8 @@ static bool load(const task *t, const dataset *d, batch_purpose why, const plan_
     b->n_samples = n;
     b->n_tiles = 0;
     memset(b->count, 0, sizeof b->count);
-    for (int64_t i = 0; i < n; i++) b->n_tiles += d->entry[item[i]->index].tiles;
+    for (int64_t i = 0; i < n; i++)
+        b->n_tiles += why.eval ? d->entry[item[i]->index].tiles : d->tokens[item[i]->index];
     tensor coord = arena_tensor(b->host, DT_I32, DIMS(b->n_tiles, 3));
     tensor first = arena_tensor(b->host, DT_I32, DIMS(n + 1));
     body->target = arena_tensor(b->host, DT_F32, DIMS(b->n_tiles * TILE_CELLS));
@@ -116,6 +137,9 @@ static bool load(const task *t, const dataset *d, batch_purpose why, const plan_
     for (int64_t i = 0; i < n; i++) {
         sample s = {0};
         if (!dataset_read(d, item[i]->index, &s, st)) return false;
+        if (v->crop > 0 && !why.eval)
+            sample_crop(&s, v->crop,
+                        (int64_t)(rng_uniform(item_key(t, d, RNG_CHUNK, why, item[i]), 0) * (double)s.n_tiles));
         if (v->augment && !why.eval)
             sample_turn(&s, 8 * v->grid,
                         (int)(rng_uniform(item_key(t, d, RNG_AUGMENT, why, item[i]), 0) * CUBE_SYMMETRIES));
@@ -130,6 +154,16 @@ static bool load(const task *t, const dataset *d, batch_purpose why, const plan_
     }
     b->count[SUM_KL] = (double)(b->n_tiles * C);
     body->b = ssvae_batch_build(b->host, &v->m.cfg, &coord, &first, F32(&body->target));
+    if (body->box) {
+        body->part = ssvae_part_build(b->host, &body->b, body->box, v->padding);
+        gather_target(b->host, body);
+    }
+    b->n_values = SUMS; /* as forward returns them */
+    b->into = arena_alloc(b->host, SUMS * sizeof *b->into);
+    for (int i = 0; i < SUMS; i++) {
+        b->into[i][0] = (uint8_t)i;
+        b->into[i][1] = NO_SUM;
+    }
     return true;
 }
 
@@ -144,41 +178,27 @@ static void counts(const task *t, const dataset *d, const plan_step *s, double c
     }
 }
 
-/* Target and sharp bits of the tiles a part kept. */
-static void gather_target(arena *host, const vae_body *body, const tensor *kept, tensor *target, tensor *sharp) {
-    int64_t n = kept->dim[0];
-    *target = arena_tensor(host, DT_F32, DIMS(n * TILE_CELLS));
-    *sharp = arena_tensor(host, DT_U8, DIMS(n * TILE_SHARP_BYTES));
-    for (int64_t i = 0; i < n; i++) {
-        int64_t r = I32(kept)[i];
-        memcpy(F32(target) + i * TILE_CELLS, F32(&body->target) + r * TILE_CELLS, TILE_CELLS * sizeof(float));
-        memcpy(U8(sharp) + i * TILE_SHARP_BYTES, U8(&body->sharp) + r * TILE_SHARP_BYTES, TILE_SHARP_BYTES);
-    }
+static void tensors(const task *t, micro_batch *b, tensor_visit f, void *user) {
+    vae_body *body = b->body;
+    (void)t;
+    tensor_visit_given(&body->target, f, user);
+    tensor_visit_given(&body->sharp, f, user);
+    tensor_visit_given(&body->eps, f, user);
+    ssvae_batch_tensors(&body->b, f, user);
+    if (body->box) ssvae_part_tensors(&body->part, f, user);
 }
 
-static void forward(task *t, tape *tp, const micro_batch *b, const double count[TASK_SUMS], double sum[TASK_SUMS]) {
+static int forward(task *t, tape *tp, const micro_batch *b, const double count[TASK_SUMS], tensor value[TASK_TENSORS]) {
     vae_task *v = (vae_task *)t;
     vae_body *body = b->body;
-    tensor    kl, sums, target = body->target, sharp = body->sharp;
     double    scale[SUMS];
     for (int i = 0; i < SUMS; i++) scale[i] = count[i] > 0 ? v->weight[i] / count[i] : 0.0;
-    var   *moments = ssvae_encode(tp, &v->m, &body->b);
-    var   *z = nn_vae_sample(tp, moments, body->mean ? NULL : &body->eps, scale[SUM_KL], &kl), *pred;
-    size_t host = arena_mark(b->host);
-    if (body->box) {
-        tensor kept;
-        pred = ssvae_decode_part(tp, &v->m, &body->b, z, body->box, v->padding, b->host, &kept);
-        gather_target(b->host, body, &kept, &target, &sharp);
-    } else {
-        pred = ssvae_decode(tp, &v->m, &body->b, z);
-    }
-    nn_sdf_loss(tp, pred, tape_keep(tp, target), tape_keep(tp, sharp), scale, &sums);
-    if (tp->c->dry) { /* the real pass comes later and makes its tables again */
-        arena_reset(b->host, host);
-        return;
-    }
-    for (int i = 0; i < SUM_KL; i++) sum[i] += F64(&sums)[i];
-    sum[SUM_KL] += F64(&kl)[0];
+    var *moments = ssvae_encode(tp, &v->m, &body->b);
+    var *z = nn_vae_sample(tp, moments, body->mean ? NULL : &body->eps, scale[SUM_KL], &value[1]);
+    var *pred =
+        body->box ? ssvae_part_decode(tp, &v->m, &body->b, &body->part, z) : ssvae_decode(tp, &v->m, &body->b, z);
+    nn_sdf_loss(tp, pred, &body->target, &body->sharp, scale, &value[0]);
+    return 2;
 }
 
 static double loss(const task *t, const double mean[TASK_SUMS]) {
@@ -186,6 +206,10 @@ static double loss(const task *t, const double mean[TASK_SUMS]) {
     double          l = 0;
     for (int i = 0; i < SUMS; i++) l += v->weight[i] * mean[i];
     return l;
+}
+
+static size_t scratch_per_tile(const task *t) {
+    return ssvae_scratch_per_tile(&((const vae_task *)t)->m.cfg, t->p->act);
 }
 
 static void task_free(task *t) {
@@ -203,6 +227,7 @@ task *task_vae_new(const options *o, const dataset *d, status *st) {
     }
     ssvae_config cfg = ssvae_config_of(o);
     ssvae_init(&v->m, &cfg);
+    v->crop = o->vae.crop_tiles;
     v->chunk = (int)o->vae.chunk_tiles;
     v->augment = o->vae.augment;
     v->padding = (int)o->vae.chunk_padding;
@@ -214,12 +239,14 @@ task *task_vae_new(const options *o, const dataset *d, status *st) {
                      .n_layers = ssvae_n_layers(&cfg),
                      .n_sums = SUMS,
                      .sum_name = {"loss_in", "loss_ext", "loss_sharp", "kl"},
-                     .count_batches = v->chunk > 0,
+                     .count_batches = v->chunk > 0 || v->crop > 0,
                      .seed = (uint64_t)o->train.seed,
                      .host_bytes = host_bytes,
                      .load = load,
                      .counts = counts,
                      .forward = forward,
+                     .scratch_per_tile = scratch_per_tile,
+                     .tensors = tensors,
                      .loss = loss,
                      .free = task_free};
     return &v->base;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "io/config_check.h"
+#include "ops/elementwise.h"
 #include "train/run_folder.h"
 #include "train/run_log.h"
 #include "train/sizing.h"
@@ -44,7 +45,7 @@ typedef struct {
     const trainer_hooks *hooks;
     stepper              w;
     dataset              data, heldout;
-    arena                weights, clip;
+    arena                weights, narrow, clip; /* narrow: bf16 gradients on their way between GPUs */
     sizing               size;
     run_folder           folder;
     run_log             *log;
@@ -61,11 +62,13 @@ static bool open_data(trainer *t, status *st) {
     dataset_request r = {.shards = o->data.train,
                          .latents = dit ? o->data.latents : NULL,
                          .resolution = (int)o->data.resolution,
-                         .max_tiles = o->data.max_tiles};
+                         .max_tiles = o->data.max_tiles,
+                         .crop_tiles = dit ? 0 : o->vae.crop_tiles};
     dataset_open(&t->data, &r, st);
     if (!comm_agree(t->c, st)) return false;
     if (o->data.heldout[0] && o->train.eval_every > 0 && (!dit || o->data.latents_heldout[0])) {
         r.shards = o->data.heldout;
+        r.crop_tiles = 0;
         r.latents = dit ? o->data.latents_heldout : NULL;
         if (dataset_open(&t->heldout, &r, st) &&
             (t->heldout.resolution != t->data.resolution || t->heldout.vae != t->data.vae))
@@ -75,18 +78,32 @@ static bool open_data(trainer *t, status *st) {
     return comm_agree(t->c, st);
 }
 
-static int64_t activation_bound(const options *o) {
-    return o->train.memory_mb << 20;
+/* Weights and optimiser, on the GPU if there is one. */
+static bool make_slabs(trainer *t, status *st) {
+    stepper *w = &t->w;
+    size_t   bytes, free_bytes, all;
+    w->t->p->act = w->where.act;
+    bytes = optimizer_bytes(w->t->p, t->o, t->c) + 4096;
+    if (w->where.dev == DEV_CUDA) {
+        device_memory(&free_bytes, &all);
+        if (bytes > free_bytes)
+            status_set(st, ST_CONFIG,
+                       "weights, gradients and optimiser take %.0f MB, %.0f of %.0f MB are free on the GPU%s",
+                       (double)bytes / 1e6, (double)free_bytes / 1e6, (double)all / 1e6,
+                       t->o->train.sharded_optimizer ? ": use more ranks" : ": set train.sharded_optimizer=true");
+        if (!comm_agree(t->c, st)) return false;
+    }
+    t->weights = arena_new_on("weights", bytes, w->where.dev);
+    optimizer_init(&w->x, w->t->p, t->o, t->c, &t->weights);
+    params_randomize(w->t->p, (uint64_t)t->o->train.seed);
+    return true;
 }
 
 static bool build_model(trainer *t, status *st) {
     const options *o = t->o;
     stepper       *w = &t->w;
     w->t = o->train.model == opt_train_model_dit ? task_dit_new(o, &t->data, st) : task_vae_new(o, &t->data, st);
-    if (!comm_agree(t->c, st)) return false;
-    t->weights = arena_new("weights", optimizer_bytes(w->t->p, o, t->c) + 4096);
-    optimizer_init(&w->x, w->t->p, o, t->c, &t->weights);
-    params_randomize(w->t->p, (uint64_t)o->train.seed);
+    if (!comm_agree(t->c, st) || !make_slabs(t, st)) return false;
     int64_t window = o->train.clip == opt_train_clip_adaptive ? o->train.clip_window : 0;
     t->clip = arena_new("clip", (size_t)window * 2 * sizeof(float) + 4096);
     w->clip = o->train.clip != opt_train_clip_none;
@@ -96,9 +113,16 @@ static bool build_model(trainer *t, status *st) {
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
                           : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF
                                                                           : RECOMPUTE_ON;
-    engine_init(&w->e, backend_find(o->train.device == opt_train_device_ref ? "ref" : "cpu"),
-                (size_t)activation_bound(o), rule);
+    size_t         bound = (size_t)o->train.memory_mb << 20;
+    engine_init(&w->e, &w->where, w->where.dev == DEV_CPU ? bound : 0, rule); /* on a GPU sizing sets it */
+    w->e.gpu_per_tile = w->t->scratch_per_tile(w->t);
+    params_refresh16(&w->e.c, w->t->p);
     return true;
+}
+
+/* buckets.cast */
+static void cast_gradients(void *user, const tensor *from, tensor *to) {
+    copy_fwd(user, &(xy_args){.x = from, .y = to});
 }
 
 static void make_buckets(trainer *t) {
@@ -108,6 +132,11 @@ static void make_buckets(trainer *t) {
     for (int i = 0; i < p->n; i++) row[i] = (bucket_row){p->row[i]->offset, p->row[i]->count, p->row[i]->layer};
     buckets_init(&t->w.b, t->c, row, p->n, p->total, t->o->train.bucket_mb << 20);
     free(row);
+    if (!t->narrow.base) return;
+    arena_reset(&t->narrow, 0);
+    t->w.b.narrow = arena_tensor(&t->narrow, DT_BF16, DIMS(p->total));
+    t->w.b.cast = cast_gradients;
+    t->w.b.user = &t->w.e.c;
 }
 
 /* Weights to start from: the run's own newest checkpoint, else train.init_from, else random ones. */
@@ -121,6 +150,7 @@ static bool starting_point(trainer *t, status *st) {
         if (!comm_agree(t->c, st)) return false;
     }
     if (!found) optimizer_start(&t->w.x);
+    params_refresh16(&t->w.e.c, t->w.t->p);
     return true;
 }
 
@@ -224,8 +254,11 @@ static bool train(trainer *t, status *st) {
                                        .world = t->c->size,
                                        .first_step = w->s.step,
                                        .end_step = t->o->train.steps,
-                                       .read_ahead = (int)t->o->data.read_ahead});
+                                       .read_ahead = (int)t->o->data.read_ahead,
+                                       .dev = w->where.dev,
+                                       .host_bytes = t->size.most_bytes});
     make_buckets(t);
+    stepper_ready(w, t->size.most_values);
     old_actions old;
     signals_take(&old);
     bool ok = loop(t, st);
@@ -233,11 +266,22 @@ static bool train(trainer *t, status *st) {
     return ok;
 }
 
+static bool narrow_gradients(trainer *t, status *st) {
+    if (t->o->train.reduce_dtype == opt_train_reduce_dtype_f32) return true;
+    if (t->w.where.dev != DEV_CUDA)
+        return status_set(st, ST_CONFIG, "train.reduce_dtype=bf16 is for GPUs: set it to f32");
+    if (t->c->size > 1)
+        t->narrow = arena_new_on("bf16 gradients", (size_t)t->w.t->p->total * sizeof(uint16_t), t->w.where.dev);
+    return true;
+}
+
 static bool run(trainer *t, status *st) {
     stepper *w = &t->w;
     double   seconds = 0;
     config_check(t->o, NULL, st);
-    if (!comm_agree(t->c, st) || !open_data(t, st) || !build_model(t, st) || !sizing_run(w, t->o, &t->size, st))
+    if (!comm_agree(t->c, st) || !place_open(&w->where, t->o, t->c, true, st) || !open_data(t, st)) return false;
+    if (w->where.dev == DEV_CUDA) comm_device_open(t->c, t->o->train.comm_timeout_s);
+    if (!build_model(t, st) || !narrow_gradients(t, st) || !sizing_run(w, t->o, &t->heldout, &t->size, st))
         return false;
     if (t->o->command.dry_run && !sizing_time(w, t->o, &t->size, &seconds, st)) return false;
     sizing_print(w, t->o, &t->size, seconds);
@@ -260,8 +304,11 @@ status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, s
     run_log_close(t.log);
     run_folder_close(&t.folder);
     optimizer_free(&t.w.x);
+    stepper_free(&t.w);
     if (t.w.e.book.base) engine_free(&t.w.e);
+    comm_device_close(c);
     if (t.weights.base) arena_free(&t.weights);
+    if (t.narrow.base) arena_free(&t.narrow);
     if (t.clip.base) arena_free(&t.clip);
     if (t.w.t) t.w.t->free(t.w.t);
     dataset_close(&t.data);

@@ -35,11 +35,15 @@ expect 66 "$tmp/none.yaml" train --config "$tmp/none.yaml"
 printf 'train:\n  stesp: 3\n' >"$tmp/wrong.yaml"
 expect 64 "did you mean train.steps" train --config "$tmp/wrong.yaml"
 expect 64 "argument" train "$tmp"
+expect 64 "one of auto, cpu, ref, cuda" train --device tpu
+expect 64 "--device" train --device
+expect 78 "has no GPU to use" train --device cuda
+expect 78 "train.precision" train --device cpu train.precision=bf16
 expect 64 "multiple of 8" prep prep.input="$tmp" prep.output="$tmp/o" prep.resolution=100
 
 # ---- files
 expect 64 "needs a path" check
-expect 64 "needs a path" info
+expect_ok "GPU" info
 expect 66 "$tmp/none" check "$tmp/none"
 expect 66 "$tmp/none" info "$tmp/none"
 mkdir "$tmp/empty"

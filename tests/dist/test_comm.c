@@ -113,7 +113,8 @@ static void test_buckets(void **state) {
             rng_key key = {.seed = (uint64_t)round, .purpose = RNG_TEST, .sample = (uint64_t)world.rank};
             rng_fill_normal(key, 0, total, slab);
             memcpy(plain, slab, (size_t)total * sizeof *slab);
-            buckets_begin(&b, slab);
+            tensor whole = tensor_wrap(slab, DT_F32, DIMS(total));
+            buckets_begin(&b, &whole);
             for (int l = LAYERS - 1; l >= 0; l--)
                 if ((world.rank + round) % 3 != 2 || world.size == 1) buckets_layer_done(&b, l);
             assert_true(buckets_finish(&b) >= 0);
@@ -130,6 +131,24 @@ static void test_buckets(void **state) {
     free(first);
 }
 
+/* Slices of any length, empty ones too; and who shares this host. */
+static void test_slices_and_host(void **state) {
+    (void)state;
+    int64_t first[64] = {0};
+    int     rank, size;
+    for (int r = 0; r < world.size; r++) first[r + 1] = first[r] + (r % 2 ? 0 : 5 + r);
+    int64_t n = first[world.size];
+    float  *x = calloc((size_t)n, sizeof *x);
+    for (int64_t i = first[world.rank]; i < first[world.rank + 1]; i++) x[i] = (float)(i + 1);
+    tensor t = tensor_wrap(x, DT_F32, DIMS(n));
+    comm_share_slices(&world, &t, first);
+    for (int64_t i = 0; i < n; i++) assert_true(x[i] == (float)(i + 1));
+    free(x);
+    comm_local(&world, &rank, &size); /* the test's ranks are all here */
+    assert_int_equal(rank, world.rank);
+    assert_int_equal(size, world.size);
+}
+
 static void test_dup(void **state) {
     (void)state;
     comm    c = comm_dup(&world);
@@ -143,10 +162,10 @@ static void test_dup(void **state) {
 
 int main(int argc, char **argv) {
     comm_start(&world, &argc, &argv);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums), cmocka_unit_test(test_max_bcast_gather),
-                                       cmocka_unit_test(test_agree), cmocka_unit_test(test_buckets),
-                                       cmocka_unit_test(test_dup)};
-    int                     failed = cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sums),    cmocka_unit_test(test_max_bcast_gather), cmocka_unit_test(test_agree),
+        cmocka_unit_test(test_buckets), cmocka_unit_test(test_slices_and_host),  cmocka_unit_test(test_dup)};
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_finish(&world);
     return failed;
 }

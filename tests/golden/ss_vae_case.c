@@ -65,20 +65,20 @@ float *to_golden(const row_map *m, const float *ours, const int32_t *coord4, int
  * the median over all gradients of the file counts if it is larger. */
 enum { FEW = 16 };
 
-void expect_golden(h5_file f, const char *path, const char *like, const float *got, int64_t n) {
+void expect_golden(const rig *r, h5_file f, const char *path, const char *like, const float *got, int64_t n) {
     h5_dims d;
     float  *want = h5_f32(f, path, &d);
     if (d.count != n) fail_msg("%s: %lld values, %lld expected", path, (long long)n, (long long)d.count);
-    double rel = h5_attr_double(f, like, "fp32_rel_l2", NAN), abs = h5_attr_double(f, like, "fp32_max_abs", NAN);
+    double rel = net_bound(r, f, like, "rel_l2"), abs = net_bound(r, f, like, "max_abs");
     if (n < FEW) {
-        double typical = h5_attr_double(f, "/vae", "fp32_grad_median_rel_l2", NAN), largest = 0;
+        double typical = net_bound(r, f, "/vae", "grad_median_rel_l2"), largest = 0;
         for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs(want[i]));
         rel = fmax(rel, typical);
         abs = fmax(abs, typical * largest);
     }
     if (h5_attr_double(f, path, "analytically_zero", 0) == 0)
-        expect_le(rel_l2(got, want, n), 5 * rel, h5_path("%s, relative L2", path));
-    expect_le(max_abs(got, want, n), 5 * abs, h5_path("%s, largest error", path));
+        net_judge(r, rel_l2(got, want, n), rel, h5_path("%s, relative L2", path));
+    net_judge(r, max_abs(got, want, n), abs, h5_path("%s, largest error", path));
     free(want);
 }
 
@@ -125,45 +125,37 @@ static void load_weights(vae_case *v) {
         float  *w = h5_f32(v->file, h5_path("/vae/weights/%s", names[i]), &d);
         assert_int_equal(d.rank, p->n_dims);
         for (int k = 0; k < d.rank; k++) assert_int_equal(d.n[k], p->dim[k]);
-        memcpy(p->w.data, w, (size_t)d.count * sizeof *w);
+        rig_set_weight(&v->m.p, p, w);
         free(w);
     }
+    rig_weights_done(&v->r, &v->m.p);
     h5_list_free(names, n);
 }
 
-void vae_case_open(vae_case *v, const backend *be, size_t step_bytes) {
-    *v = (vae_case){.file = h5_open(golden_path("ss_vae")),
-                    .c = {.be = be, .scratch = arena_new("scratch", (size_t)2 << 30)}};
+void vae_case_open(vae_case *v, const char *backend, size_t mb) {
+    *v = (vae_case){.file = h5_open(golden_path("ss_vae"))};
+    rig_open(&v->r, backend, mb);
     ssvae_config cfg = read_config(v->file);
     ssvae_init(&v->m, &cfg);
-    v->weights = arena_new("weights", (size_t)v->m.p.total * 4 * sizeof(float) + 4096);
-    params_alloc(&v->m.p, &v->weights, true, false);
+    rig_params(&v->r, &v->m.p);
     load_weights(v);
-    v->host = arena_new("host", (size_t)256 << 20);
-    v->book = arena_new("book", (size_t)64 << 20);
-    v->step = arena_new("step", step_bytes);
-    v->t = (tape){.c = &v->c, .step = &v->step, .book = &v->book, .recording = true};
 }
 
 void vae_case_close(vae_case *v) {
     free(v->tile_row.at);
-    arena_free(&v->c.scratch);
-    arena_free(&v->weights);
-    arena_free(&v->host);
-    arena_free(&v->book);
-    arena_free(&v->step);
     ssvae_free(&v->m);
+    rig_close(&v->r);
     h5_close(v->file);
 }
 
 void vae_case_batch(vae_case *v, const int32_t *coord4, int64_t n, const int32_t *voxel4, const float *sdf,
                     int64_t n_voxels) {
     int samples = n ? coord4[4 * (n - 1)] + 1 : 1;
-    arena_reset(&v->host, 0);
-    tensor first = arena_tensor(&v->host, DT_I32, DIMS(samples + 1)),
-           coord = arena_tensor(&v->host, DT_I32, DIMS(n, 3));
-    int32_t *plain = arena_alloc(&v->host, (size_t)n * 3 * sizeof *plain),
-            *order = arena_alloc(&v->host, (size_t)n * sizeof *order);
+    arena_reset(&v->r.host, 0);
+    tensor first = arena_tensor(&v->r.host, DT_I32, DIMS(samples + 1)),
+           coord = arena_tensor(&v->r.host, DT_I32, DIMS(n, 3));
+    int32_t *plain = arena_alloc(&v->r.host, (size_t)n * 3 * sizeof *plain),
+            *order = arena_alloc(&v->r.host, (size_t)n * sizeof *order);
     memset(first.data, 0, tensor_bytes(&first));
     for (int64_t i = 0; i < n; i++) {
         memcpy(plain + 3 * i, coord4 + 4 * i + 1, 3 * sizeof *plain);
@@ -180,14 +172,14 @@ void vae_case_batch(vae_case *v, const int32_t *coord4, int64_t n, const int32_t
 
     float *value = NULL;
     if (sdf) { /* any value below 1 marks a voxel; its own value, which may be 1 to rounding, follows below */
-        value = arena_alloc(&v->host, (size_t)n * 512 * sizeof *value);
+        value = arena_alloc(&v->r.host, (size_t)n * 512 * sizeof *value);
         for (int64_t i = 0; i < n * 512; i++) value[i] = 1;
         for (int64_t i = 0; i < n_voxels; i++) {
             const int32_t *p = voxel4 + 4 * i, tile[4] = {p[0], p[1] / 8, p[2] / 8, p[3] / 8};
             value[512 * row_map_find(&v->tile_row, tile) + morton_encode(p[1] % 8, p[2] % 8, p[3] % 8)] = 0;
         }
     }
-    v->b = ssvae_batch_build(&v->host, &v->m.cfg, &coord, &first, value);
+    v->b = ssvae_batch_build(&v->r.host, &v->m.cfg, &coord, &first, value);
     if (sdf) {
         row_map voxels = row_map_level(v, &v->b.enc[0]);
         assert_int_equal(voxels.n, n_voxels);
@@ -196,4 +188,7 @@ void vae_case_batch(vae_case *v, const int32_t *coord4, int64_t n, const int32_t
         free(ours);
         free(voxels.at);
     }
+    arena_reset(&v->r.sent, 0);
+    v->sent = v->b;
+    ssvae_batch_tensors(&v->sent, rig_send_visit, &v->r);
 }

@@ -1,9 +1,7 @@
 /* The SS-VAE of a golden file on one back end: configuration, weights, batch and the order of its rows. Golden rows
  * come in the published order with coordinates; ours are found by coordinate. */
 #pragma once
-#include "harness/h5.h"
-#include "harness/harness.h"
-#include "kernels/backend.h"
+#include "golden/net_check.h"
 #include "model/ssvae_parts.h"
 
 /* Row of each (sample, x, y, z). */
@@ -19,18 +17,17 @@ typedef struct {
 
 typedef struct {
     h5_file     file;
+    rig         r;
     ssvae       m;
-    ctx         c;
-    tape        t;
-    arena       weights, host, step, book;
-    ssvae_batch b;
+    ssvae_batch b, sent; /* in host memory; on the back end's device */
     row_map     tile_row;
 } vae_case;
 
-/* Model and weights of group `vae`; step memory of step_bytes. */
-void vae_case_open(vae_case *v, const backend *be, size_t step_bytes);
+/* Model and weights of group `vae` on a back end of rig_open, arenas of `mb` megabytes. */
+void vae_case_open(vae_case *v, const char *backend, size_t mb);
 void vae_case_close(vae_case *v);
-/* The batch of n tokens coord4 (n,4), in our order. sdf (n_voxels) at voxel4 (n_voxels,4), or NULL. */
+/* The batch of n tokens coord4 (n,4), in our order. sdf (n_voxels) at voxel4 (n_voxels,4), or NULL. Clears the host
+ * arena. */
 void vae_case_batch(vae_case *v, const int32_t *coord4, int64_t n, const int32_t *voxel4, const float *sdf,
                     int64_t n_voxels);
 
@@ -42,6 +39,6 @@ int64_t row_map_find(const row_map *m, const int32_t coord4[4]); /* fatal when a
 float *to_ours(const row_map *m, const float *golden, const int32_t *coord4, int64_t n, int64_t width);
 float *to_golden(const row_map *m, const float *ours, const int32_t *coord4, int64_t n, int64_t width);
 
-/* The error of a float32 run of the published code is stored with most arrays; five times that is the bound. `like`
- * names the array whose stored error counts. */
-void expect_golden(h5_file f, const char *path, const char *like, const float *got, int64_t n);
+/* The error of the published code in the rig's form is stored with most arrays: net_bound. `like` names the array whose
+ * stored error counts. */
+void expect_golden(const rig *r, h5_file f, const char *path, const char *like, const float *got, int64_t n);

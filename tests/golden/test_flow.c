@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "golden/net_check.h"
+#include "gpu/hosted.h"
 #include "kernels/backend.h"
 #include "core/rng.h"
 #include "model/flow.h"
@@ -157,34 +158,39 @@ static void loss(void **state) {
     int64_t samples = x0.dim[0], n = tensor_count(&x0), width = x0.dim[x0.n_dims - 1], rows = n / width;
     tensor  first = arena_tensor(&r.host, DT_I32, DIMS(samples + 1));
     for (int64_t s = 0; s <= samples; s++) I32(&first)[s] = (int32_t)(rows / samples * s);
-    x0 = tensor_view(&x0, DIMS(rows, width));
-    eps = tensor_view(&eps, DIMS(rows, width));
-    tensor x_t = arena_tensor(&r.host, DT_F32, x0.dim, 2), v = arena_tensor(&r.host, DT_F32, x0.dim, 2);
+    first = rig_send(&r, first);
+    x0 = rig_send(&r, tensor_view(&x0, DIMS(rows, width)));
+    eps = rig_send(&r, tensor_view(&eps, DIMS(rows, width)));
+    tensor sent_t = rig_send(&r, t);
+    tensor x_t = arena_tensor(&r.step, DT_F32, x0.dim, 2), v = arena_tensor(&r.step, DT_F32, x0.dim, 2);
     flow_noise_fwd(&r.c, &(flow_noise_args){.x0 = &x0,
                                             .eps = &eps,
-                                            .t = &t,
+                                            .t = &sent_t,
                                             .first = &first,
                                             .x_t = &x_t,
                                             .v = &v,
                                             .sigma_min = h5_attr_double(file, "/loss", "sigma_min", NAN)});
-    net_compare_rel(file, "/loss/out/x_t", F32(&x_t), n, 1e-6);
-    net_compare_rel(file, "/loss/out/target_v", F32(&v), n, 1e-6);
+    net_compare_rel(&r, file, "/loss/out/x_t", &x_t, 1e-6);
+    net_compare_rel(&r, file, "/loss/out/target_v", &v, 1e-6);
 
-    tensor pred = arena_tensor(&r.host, DT_F32, x0.dim, 2), sums = arena_tensor(&r.host, DT_F64, DIMS(samples));
-    float *cond = h5_f32(file, "/loss/in/cond", NULL), *time = floats(samples);
+    tensor       pred = arena_tensor(&r.host, DT_F32, x0.dim, 2), sums = arena_tensor(&r.step, DT_F64, DIMS(samples));
+    const float *noisy = rig_f32(&r, &x_t);
+    float       *cond = h5_f32(file, "/loss/in/cond", NULL);
+    tensor       time = arena_tensor(&r.host, DT_F32, DIMS(samples));
     for (int64_t s = 0; s < samples; s++) {
         int64_t at = n / samples * s;
-        time[s] = 1000 * F32(&t)[s];
-        toy_velocity(F32(&x_t) + at, cond + at, time[s], n / samples, F32(&pred) + at);
+        F32(&time)[s] = 1000 * F32(&t)[s];
+        toy_velocity(noisy + at, cond + at, F32(&time)[s], n / samples, F32(&pred) + at);
     }
-    net_compare_rel(file, "/loss/out/t_model", time, samples, 1e-6);
-    net_compare_rel(file, "/loss/out/pred", F32(&pred), n, 1e-5);
+    net_compare_rel(&r, file, "/loss/out/t_model", &time, 1e-6);
+    net_compare_rel(&r, file, "/loss/out/pred", &pred, 1e-5);
+    pred = rig_send(&r, pred);
     mse_rows_fwd(&r.c, &(mse_rows_args){.pred = &pred, .target = &v, .first = &first, .sums = &sums});
+    tensor seen = rig_see(&r, &sums);
     double total = 0, want = h5_scalar(file, "/loss/out/mse");
-    for (int64_t s = 0; s < samples; s++) total += F64(&sums)[s];
+    for (int64_t s = 0; s < samples; s++) total += F64(&seen)[s];
     expect_le(fabs(total / (double)n - want), 1e-5 * want, "mse");
     free(cond);
-    free(time);
     rig_close(&r);
 }
 
@@ -244,15 +250,17 @@ static void logit_normal(void **state) {
     h5_list_free(names, n_names);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    const char *const *name = hosted_names(argc, argv);
+    if (!name) return test_exit(0);
     file = h5_open(golden_path("flow"));
     toy_read();
     const struct CMUnitTest tests[] = {cmocka_unit_test(euler),
                                        cmocka_unit_test(trellis_euler),
                                        cmocka_unit_test(logit_normal),
-                                       {"loss on ref", loss, NULL, NULL, "ref"},
-                                       {"loss on cpu", loss, NULL, NULL, "cpu"}};
+                                       {"loss on the first", loss, NULL, NULL, (void *)(uintptr_t)name[0]},
+                                       {"loss on the second", loss, NULL, NULL, (void *)(uintptr_t)name[1]}};
     int                     failed = cmocka_run_group_tests(tests, NULL, NULL);
     h5_close(file);
-    return failed;
+    return test_exit(failed);
 }

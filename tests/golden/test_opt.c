@@ -1,6 +1,7 @@
 /* opt.h5: AdamW with clipping by the global norm and EMA, every step of every case; the adaptive limit. A case with
  * in/param is an optimiser run, one with in/grad_norm a stream of norms; names, sizes and numbers come from the file.
  */
+#include "gpu/hosted.h"
 #include "harness/h5.h"
 #include "harness/harness.h"
 #include "kernels/backend.h"
@@ -161,6 +162,8 @@ static void run_norms(h5_file f, const char *name) {
     free(norm), free(limit), free(clipped);
 }
 
+static const char *const *backends;
+
 static void test_every_case(void **state) {
     h5_file f = h5_open(golden_path("opt"));
     int     n_cases, checked = 0;
@@ -168,7 +171,7 @@ static void test_every_case(void **state) {
     (void)state;
     for (int i = 0; i < n_cases; i++) {
         if (h5_exists(f, h5_path("%s/in/param", cases[i]))) {
-            for (int k = 0; k < 4; k++) run_case(f, cases[i], k & 1 ? &backend_cpu : &backend_ref, k & 2);
+            for (int k = 0; k < 4; k++) run_case(f, cases[i], hosted_find(backends[k & 1]), k & 2);
             checked++;
         } else if (h5_exists(f, h5_path("%s/in/grad_norm", cases[i]))) {
             run_norms(f, cases[i]);
@@ -182,7 +185,8 @@ static void test_every_case(void **state) {
     h5_close(f);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_case)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    backends = hosted_names(argc, argv);
+    return test_exit(backends ? cmocka_run_group_tests(tests, NULL, NULL) : 0);
 }

@@ -1,5 +1,6 @@
 /* The sparse diffusion transformer against the published model: output, all gradients, and what happens inside. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "golden/ssa_check.h"
@@ -47,20 +48,29 @@ static tensor condition(rig *n, const net_case *k, bool sparse, int n_samples, t
     return tensor_view(&c, DIMS(c.dim[0] * c.dim[1], c.dim[2]));
 }
 
-static double check_inside(const net_case *k, const ssdit_batch *b, const ssdit_trace *trace, int blocks) {
+static double check_inside(rig *n, const net_case *k, const ssdit_batch *b, const ssdit_trace *trace, int blocks) {
     h5_file     f = k->f;
     const char *g = k->group;
-    double      bound = NET_BOUND * h5_attr_double(f, g, "fp32_out_worst_rel_l2", NAN);
-    double      worst =
-        net_compare_rel(f, h5_path("%s/aux/t_emb", g), F32(&trace->time->v), tensor_count(&trace->time->v), bound);
-    worst = fmax(worst, net_compare_rel(f, h5_path("%s/aux/block0_in", g), F32(&trace->in->v),
-                                        tensor_count(&trace->in->v), bound));
+    double      bound = net_bound(n, f, g, "out_worst_rel_l2");
+    double      worst = net_compare_rel(n, f, h5_path("%s/aux/t_emb", g), &trace->time->v, bound);
+    worst = fmax(worst, net_compare_rel(n, f, h5_path("%s/aux/block0_in", g), &trace->in->v, bound));
     for (int i = 0; i < blocks; i++) {
-        worst = fmax(worst, ssa_check(f, h5_path("%s/aux/ssa%d", g, i), &b->blocks, &trace->ssa[i], bound));
-        worst = fmax(worst, net_compare_rel(f, h5_path("%s/aux/block%d_out", g, i), F32(&trace->out[i]->v),
-                                            tensor_count(&trace->out[i]->v), bound));
+        worst = fmax(worst, ssa_check(n, f, h5_path("%s/aux/ssa%d", g, i), &b->blocks, &trace->ssa[i], bound));
+        worst = fmax(worst, net_compare_rel(n, f, h5_path("%s/aux/block%d_out", g, i), &trace->out[i]->v, bound));
     }
     return worst;
+}
+
+static void fix_selection(rig *n, const net_case *k, const ssdit_batch *b, int blocks) {
+    enum { MOST = 8 };
+    char        text[MOST][64];
+    const char *group[MOST];
+    assert_in_range(blocks, 1, MOST);
+    for (int i = 0; i < blocks; i++) {
+        snprintf(text[i], sizeof text[i], "%s/aux/ssa%d", k->group, i);
+        group[i] = text[i];
+    }
+    ssa_fix_selection(n, k->f, group, blocks, &b->blocks);
 }
 
 static void model_matches(void **state) {
@@ -76,23 +86,27 @@ static void model_matches(void **state) {
 
     tensor coord, first, cond_coord, cond_first;
     net_coords(&n.host, f, h5_path("%s/in/coords", g), -1, &coord, &first);
-    tensor      x = net_f32(&n.host, f, h5_path("%s/in/x", g)), time = net_f32(&n.host, f, h5_path("%s/in/t", g));
-    tensor      dy = net_f32(&n.host, f, h5_path("%s/in/grad_out", g));
+    tensor      x = rig_send(&n, net_f32(&n.host, f, h5_path("%s/in/x", g)));
+    tensor      time = rig_send(&n, net_f32(&n.host, f, h5_path("%s/in/t", g)));
+    tensor      dy = rig_send(&n, net_f32(&n.host, f, h5_path("%s/in/grad_out", g)));
     tensor      c = condition(&n, k, cfg.sparse_cond, (int)first.dim[0] - 1, &cond_coord, &cond_first);
-    ssdit_batch b = ssdit_batch_build(&n.host, &cfg, &coord, &first, &cond_first, &cond_coord);
+    ssdit_batch b = ssdit_batch_build(&n.host, &cfg, &coord, &first, &cond_first, &cond_coord), sent = b;
+    c = rig_send(&n, c);
+    ssdit_batch_tensors(&sent, rig_send_visit, &n);
+    fix_selection(&n, k, &b, cfg.blocks);
 
     tape_begin(&n.t);
     ssdit_trace trace = {.ssa = calloc((size_t)cfg.blocks, sizeof *trace.ssa),
                          .out = calloc((size_t)cfg.blocks, sizeof *trace.out)};
     var        *in = tape_leaf(&n.t, x, true), *cond = tape_leaf(&n.t, c, true);
-    var        *y = ssdit_forward_traced(&n.t, &m, &b, in, &time, cond, &trace);
-    double      inside = check_inside(k, &b, &trace, cfg.blocks);
-    double      out = net_compare(f, h5_path("%s/out/y", g), F32(&y->v), tensor_count(&y->v));
+    var        *y = ssdit_forward_traced(&n.t, &m, &sent, in, &time, cond, &trace);
+    double      inside = check_inside(&n, k, &b, &trace, cfg.blocks);
+    double      out = net_compare(&n, f, h5_path("%s/out/y", g), &y->v);
     tape_seed(&n.t, y, &dy);
     tape_backward(&n.t);
-    double grad = net_compare_grads(f, g, &m.p);
-    grad = fmax(grad, net_compare(f, h5_path("%s/grads_in/x", g), F32(&in->g), tensor_count(&in->g)));
-    grad = fmax(grad, net_compare(f, h5_path("%s/grads_in/cond", g), F32(&cond->g), tensor_count(&cond->g)));
+    double grad = net_compare_grads(&n, f, g, &m.p);
+    grad = fmax(grad, net_compare(&n, f, h5_path("%s/grads_in/x", g), &in->g));
+    grad = fmax(grad, net_compare(&n, f, h5_path("%s/grads_in/cond", g), &cond->g));
     print_message("%s on %s: error / bound: inside %.2f, output %.2f, gradients %.2f\n", g, k->backend, inside, out,
                   grad);
     free(trace.ssa);
@@ -101,6 +115,6 @@ static void model_matches(void **state) {
     rig_close(&n);
 }
 
-int main(void) {
-    return net_run_cases("sparse_dit", model_matches);
+int main(int argc, char **argv) {
+    return net_run_cases(argc, argv, "sparse_dit", model_matches);
 }

@@ -1,5 +1,6 @@
 /* The whole SSA layer against the published module: output, all gradients, and what happens inside. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "golden/ssa_check.h"
@@ -38,37 +39,43 @@ static void module_matches(void **state) {
 
     tensor coord, first;
     net_coords(&n.host, f, h5_path("%s/in/coords", g), -1, &coord, &first);
-    tensor       x = net_f32(&n.host, f, h5_path("%s/in/x", g)), dy = net_f32(&n.host, f, h5_path("%s/in/grad_out", g));
+    tensor x = rig_send(&n, net_f32(&n.host, f, h5_path("%s/in/x", g)));
+    tensor dy = rig_send(&n, net_f32(&n.host, f, h5_path("%s/in/grad_out", g)));
     block_tables b = blocks_build(&n.host, &coord, &first, cfg.m_cmp, cfg.m_slc, cfg.compression == COMPRESSION_V2);
+    block_tables sent = b;
     window_tables w = windows_build(&n.host, &coord, &first, cfg.m_win, net_int(f, g, "shift_window"), true, cfg.m_slc);
+    block_tensors(&sent, rig_send_visit, &n);
+    window_tensors(&w, rig_send_visit, &n);
+    char aux[64];
+    snprintf(aux, sizeof aux, "%s/aux", g);
+    ssa_fix_selection(&n, f, (const char *const[]){aux}, 1, &b);
 
     tape_begin(&n.t);
     ssa_trace                trace;
-    var                     *in = tape_leaf(&n.t, x, true), *y = ssa_forward(&n.t, &cfg, &layer, in, &b, &w, &trace);
-    double                   bound = NET_BOUND * h5_attr_double(f, g, "fp32_out_worst_rel_l2", NAN);
-    double                   inside = ssa_check(f, h5_path("%s/aux", g), &b, &trace, bound);
-    int64_t                  rows = y->v.dim[0];
+    var                     *in = tape_leaf(&n.t, x, true);
+    var                     *y = ssa_forward(&n.t, &cfg, &layer, nn_cast(&n.t, in, n.c.act), &sent, &w, &trace);
+    double                   bound = net_bound(&n, f, g, "out_worst_rel_l2");
+    double                   inside = ssa_check(&n, f, aux, &b, &trace, bound);
     static const char *const branch[] = {"cmp_out", "sel_out", "win_out"};
     for (int i = 0; i < 3; i++)
-        inside = fmax(inside, net_compare_rel(f, h5_path("%s/aux/%s", g, branch[i]), F32(&trace.branch[i]->v),
-                                              tensor_count(&trace.branch[i]->v), bound));
-    float *gate = malloc((size_t)(3 * rows + 1) * sizeof *gate);
-    assert_non_null(gate);
-    for (int64_t i = 0; i < 3 * rows; i++) gate[i] = (float)(1 / (1 + exp(-(double)F32(&trace.gate->v)[i])));
-    inside = fmax(inside, net_compare_rel(f, h5_path("%s/aux/gate", g), gate, 3 * rows, bound));
-    free(gate);
+        inside =
+            fmax(inside, net_compare_rel(&n, f, h5_path("%s/aux/%s", g, branch[i]), &trace.branch[i]->v, bound));
+    const float *z = rig_f32(&n, &trace.gate->v);
+    tensor       gate = arena_tensor(&n.host, DT_F32, trace.gate->v.dim, 2);
+    for (int64_t i = 0; i < tensor_count(&gate); i++) F32(&gate)[i] = (float)(1 / (1 + exp(-(double)z[i])));
+    inside = fmax(inside, net_compare_rel(&n, f, h5_path("%s/aux/gate", g), &gate, bound));
 
-    double out = net_compare(f, h5_path("%s/out/y", g), F32(&y->v), tensor_count(&y->v));
+    double out = net_compare(&n, f, h5_path("%s/out/y", g), &y->v);
     tape_seed(&n.t, y, &dy);
     tape_backward(&n.t);
-    double grad = net_compare_grads(f, g, &p);
-    grad = fmax(grad, net_compare(f, h5_path("%s/grads_in/x", g), F32(&in->g), tensor_count(&in->g)));
+    double grad = net_compare_grads(&n, f, g, &p);
+    grad = fmax(grad, net_compare(&n, f, h5_path("%s/grads_in/x", g), &in->g));
     print_message("%s on %s: error / bound: inside %.2f, output %.2f, gradients %.2f\n", g, k->backend, inside, out,
                   grad);
     params_free(&p);
     rig_close(&n);
 }
 
-int main(void) {
-    return net_run_cases("ssa_module", module_matches);
+int main(int argc, char **argv) {
+    return net_run_cases(argc, argv, "ssa_module", module_matches);
 }

@@ -1,13 +1,23 @@
 #include "optest.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "core/half.h"
+#include "gpu/hosted.h"
 
 enum { GUARD = 256 };
 #define SCRATCH_BYTES ((size_t)64 << 20)
 
-const backend *optest_rounded;
+const backend *optest_rounded, *optest_rounded16;
+optest_form    optest_now = OPTEST_CPU;
+
+const backend *optest_tested(void) {
+    if (optest_now == OPTEST_CPU) return &backend_cpu;
+    return hosted_backend(optest_now == OPTEST_GPU_BF16 ? DT_BF16 : DT_F32);
+}
 
 /* Bytes of the scratch arena that may not hold the poison any more. */
 static size_t dirty = SCRATCH_BYTES;
@@ -45,7 +55,7 @@ static optest_item *new_item(optest *o, const char *name, optest_role role, dtyp
     optest_item *it = &o->item[o->n++];
     *it = (optest_item){.name = name, .role = role, .t = tensor_wrap(NULL, dt, dims, n_dims)};
     size_t bytes = tensor_bytes(&it->t);
-    it->block = malloc(bytes + 2 * GUARD);
+    it->block = aligned_alloc(GUARD, (bytes + 3 * GUARD - 1) / GUARD * GUARD);
     it->start = malloc(bytes + 1);
     it->want = malloc(bytes + 1);
     CHECK(it->block && it->start && it->want, "no memory for %s", name);
@@ -117,11 +127,19 @@ void optest_set_tol(optest *o, const tensor *t, double tol) {
     item_of(o, t)->tol = tol;
 }
 
+void optest_set_choice(optest *o, const tensor *block, const tensor *score, const tensor *rows, const tensor *blocks) {
+    optest_item *it = item_of(o, block);
+    it->score = score;
+    it->rows = rows;
+    it->blocks = blocks;
+}
+
 static bool is_float(dtype dt) {
-    return dt == DT_F32 || dt == DT_F64;
+    return dt == DT_F32 || dt == DT_F64 || dt == DT_BF16;
 }
 
 static double element(const void *data, dtype dt, int64_t i) {
+    if (dt == DT_BF16) return (double)bf16_to_f32(((const uint16_t *)data)[i]);
     return dt == DT_F32 ? (double)((const float *)data)[i] : ((const double *)data)[i];
 }
 
@@ -156,21 +174,140 @@ void optest_run(optest *o, const backend *be, optest_fn fn, const void *args) {
     check_guards(o, be->name, true);
 }
 
-/* NaN and Inf are judged before any norm. */
+/* ---- the bf16 form -------------------------------------------------------------------------------------------- */
+
+static optest_item *item_at(optest *o, const void *p) {
+    for (int i = 0; i < o->n; i++) {
+        const char *lo = o->item[i].block, *hi = lo + tensor_bytes(&o->item[i].t) + 2 * GUARD;
+        if ((const char *)p >= lo && (const char *)p < hi) return &o->item[i];
+    }
+    return NULL;
+}
+
+/* Rounds the inputs that the tested back end gets in bf16, for good, and notes which outputs it stores in bf16. */
+static void round_inputs(optest *o, optest_fn fn, const void *args) {
+    char       copy[OP_ARGS_BYTES];
+    op_tensors l;
+    op_id      op = op_of_front(fn);
+    memcpy(copy, args, op_table[op].args_bytes);
+    op_list(op, copy, &l);
+    prepare(o);
+    for (int i = 0; i < l.n; i++) {
+        const op_tensor *e = &l.at[i];
+        if (!e->of || e->t->dt != DT_F32 || op_tensor_dtype(e, DT_BF16, hosted_wide()) != DT_BF16) continue;
+        optest_item *it = item_at(o, e->of->data);
+        CHECK(it, "%s: %s is not of this test", op_table[op].name, e->name);
+        it->stored16 |= e->role != ROLE_IN;
+        int64_t n = tensor_count(e->t), rows = e->stride && n ? e->t->dim[0] : 1;
+        for (int64_t r = 0; e->role != ROLE_OUT && r < rows; r++)
+            for (int64_t k = 0; k < n / rows; k++) {
+                float *x = F32(e->of) + r * e->stride + k;
+                *x = bf16_to_f32(f32_to_bf16(*x));
+            }
+    }
+    for (int i = 0; i < o->n; i++)
+        if (o->item[i].role != OPTEST_OUT)
+            memcpy(o->item[i].start, o->item[i].t.data, tensor_bytes(&o->item[i].t));
+}
+
+/* ---- judging -------------------------------------------------------------------------------------------------- */
+
+/* NaN and Inf are judged before any norm. Error of element i, 0 for equal infinities. */
+static double error_at(const optest_item *it, const char *be, int64_t i) {
+    double a = element(it->t.data, it->t.dt, i), b = element(it->want, it->t.dt, i);
+    if (isnan(b)) fail_msg("ref: %s[%lld] is NaN", it->name, (long long)i);
+    if (isinf(b) && a == b) return 0;
+    if (!isfinite(a)) fail_msg("%s: %s[%lld] is %g, ref has %g", be, it->name, (long long)i, a, b);
+    return fabs(a - b);
+}
+
 static double worst_error(const optest_item *it, const char *be) {
     double worst = 0;
     for (int64_t i = 0, n = tensor_count(&it->t); i < n; i++) {
-        double a = element(it->t.data, it->t.dt, i), b = element(it->want, it->t.dt, i);
-        if (isnan(b)) fail_msg("ref: %s[%lld] is NaN", it->name, (long long)i);
-        if (isinf(b) && a == b) continue;
-        if (!isfinite(a)) fail_msg("%s: %s[%lld] is %g, ref has %g", be, it->name, (long long)i, a, b);
-        double e = fabs(a - b);
+        double e = error_at(it, be, i);
         if (!(e <= worst)) worst = e;
     }
     return worst;
 }
 
+/* What an element may be off by before it is stored. */
+static double bound_of(const optest_item *it) {
+    if (it->tol > 0) return it->tol * it->max;
+    double sum = sqrt(it->terms);
+    if (optest_now == OPTEST_GPU_BF16 && it->terms / 8 > sum) sum = it->terms / 8;
+    return 2 * it->worst + (4 + sum) * ldexp(it->max, -24) + it->floor + OPTEST_TINY;
+}
+
+static void judge_float(const optest_item *it, const char *be) {
+    double bound = bound_of(it), worst = 0;
+    double round = it->stored16 || it->t.dt == DT_BF16 ? 1.0 / 256 : 0;
+    for (int64_t i = 0, n = tensor_count(&it->t); i < n; i++) {
+        double e = error_at(it, be, i), want = fabs(element(it->want, it->t.dt, i));
+        double limit = bound + round * (isfinite(want) ? want + bound : 0);
+        if (!(e <= limit))
+            fail_msg("%s: %s[%lld] is %.9g, ref has %.9g: error %.3e is over the bound %.3e (largest value %.3g)", be,
+                     it->name, (long long)i, element(it->t.data, it->t.dt, i), element(it->want, it->t.dt, i), e, limit,
+                     it->max);
+        if (e > worst) worst = e;
+    }
+}
+
+/* Scores that are off by `err` each put block m of ref's choice out only for another one with a score within 2 err of
+ * its own. So a block may be missing when ref's score of it is within 2 err of the least one that ref kept, and one may
+ * come in when its score is. */
+static void judge_choice(optest *o, const optest_item *it, const char *be) {
+    const optest_item *score = item_of(o, it->score);
+    const int32_t     *first = I32(it->rows), *first_block = I32(it->blocks);
+    int64_t            N = it->t.dim[1], K = it->t.dim[2], W = score->t.dim[2], b = 0;
+    double             slack = 2 * bound_of(score);
+    for (int64_t i = 0; i < it->t.dim[0] * N; i++) {
+        const int32_t *want = (const int32_t *)it->want + i * K, *got = I32(&it->t) + i * K;
+        for (b = 0; first[b + 1] <= i % N;) b++;
+        const float *s = (const float *)score->want + i * W - first_block[b];
+        double       least = INFINITY;
+        for (int64_t j = 0; j < K && want[j] >= 0; j++) least = fmin(least, (double)s[want[j]]);
+        for (int64_t j = 0; j < K; j++) {
+            bool in_got = want[j] < 0, in_want = got[j] < 0;
+            bool legal = got[j] < 0 ? want[j] < 0
+                                    : want[j] >= 0 && got[j] >= first_block[b] && got[j] < first_block[b + 1] &&
+                                          (j == 0 || got[j] > got[j - 1]);
+            if (!legal) fail_msg("%s: %s[%lld,%lld] is %d", be, it->name, (long long)i, (long long)j, got[j]);
+            for (int64_t k = 0; k < K; k++) {
+                in_got |= got[k] == want[j];
+                in_want |= want[k] == got[j];
+            }
+            if (!in_got && !((double)s[want[j]] <= least + slack))
+                fail_msg("%s: %s row %lld lacks block %d of score %g; the least kept has %g", be, it->name,
+                         (long long)i, want[j], (double)s[want[j]], least);
+            if (!in_want && !((double)s[got[j]] >= least - slack))
+                fail_msg("%s: %s row %lld has block %d of score %g; the least kept has %g", be, it->name, (long long)i,
+                         got[j], (double)s[got[j]], least);
+        }
+    }
+}
+
+static void judge(optest *o, const optest_item *it, const char *be) {
+    if (is_float(it->t.dt)) {
+        if (!optest_rounded && it->tol <= 0) fail_msg("%s has no bound", it->name);
+        judge_float(it, be);
+    } else if (memcmp(it->t.data, it->want, tensor_bytes(&it->t)) != 0) {
+        if (optest_now == OPTEST_GPU_BF16 && it->score)
+            judge_choice(o, it, be);
+        else
+            fail_msg("%s: %s differs from ref", be, it->name);
+    }
+}
+
+static int repeats(const optest *o) {
+    const char *most = getenv("D3S2_REPEAT");
+    return most && *most && atoi(most) < o->repeat ? atoi(most) : o->repeat;
+}
+
 void optest_compare(optest *o, optest_fn fn, const void *args) {
+    const backend *tested = optest_tested(),
+                  *rounded = optest_now == OPTEST_GPU_BF16 ? optest_rounded16 : optest_rounded;
+    for (int i = 0; i < o->n; i++) o->item[i].stored16 = false;
+    if (optest_now == OPTEST_GPU_BF16) round_inputs(o, fn, args);
     optest_run(o, &backend_ref, fn, args);
     for (int i = 0; i < o->n; i++) {
         optest_item *it = &o->item[i];
@@ -182,32 +319,21 @@ void optest_compare(optest *o, optest_fn fn, const void *args) {
                 if (isfinite(v) && v > it->max) it->max = v;
             }
     }
-    if (optest_rounded) {
-        optest_run(o, optest_rounded, fn, args);
+    if (rounded) {
+        optest_run(o, rounded, fn, args);
         for (int i = 0; i < o->n; i++)
             if (o->item[i].role != OPTEST_IN && is_float(o->item[i].t.dt))
-                o->item[i].worst = worst_error(&o->item[i], optest_rounded->name);
+                o->item[i].worst = worst_error(&o->item[i], rounded->name);
     }
-    optest_run(o, &backend_cpu, fn, args);
-    for (int i = 0; i < o->n; i++) {
-        optest_item *it = &o->item[i];
-        if (it->role == OPTEST_IN) continue;
-        if (!is_float(it->t.dt)) {
-            if (memcmp(it->t.data, it->want, tensor_bytes(&it->t)) != 0) fail_msg("cpu: %s differs from ref", it->name);
-            continue;
-        }
-        if (!optest_rounded && it->tol <= 0) fail_msg("%s has no bound", it->name);
-        double bound = it->tol > 0
-                           ? it->tol * it->max
-                           : 2 * it->worst + (4 + sqrt(it->terms)) * ldexp(it->max, -24) + it->floor + OPTEST_TINY;
-        expect_le(worst_error(it, "cpu"), bound, it->name);
-    }
+    optest_run(o, tested, fn, args);
+    for (int i = 0; i < o->n; i++)
+        if (o->item[i].role != OPTEST_IN) judge(o, &o->item[i], tested->name);
     for (int i = 0; i < o->n; i++) memcpy(o->item[i].want, o->item[i].t.data, tensor_bytes(&o->item[i].t));
-    for (int r = 1; r < o->repeat; r++) {
-        optest_run(o, &backend_cpu, fn, args);
+    for (int r = 1; r < repeats(o); r++) {
+        optest_run(o, tested, fn, args);
         for (int i = 0; i < o->n; i++)
             if (memcmp(o->item[i].want, o->item[i].t.data, tensor_bytes(&o->item[i].t)) != 0)
-                fail_msg("cpu: %s has other bits in run %d", o->item[i].name, r + 1);
+                fail_msg("%s: %s has other bits in run %d", tested->name, o->item[i].name, r + 1);
     }
 }
 
@@ -223,6 +349,7 @@ static double loss_of(const tensor *const *outs) {
 /* outs may hold NULL as a dy, so the list ends at a NULL y. */
 void optest_grad(optest *o, optest_fn fwd, optest_fn bwd, const void *args, tensor *const *pairs, tensor *const *outs,
                  double h, double tol) {
+    if (optest_now != OPTEST_CPU) return;
     ctx c = optest_ctx(&backend_ref);
     prepare(o);
     fwd(&c, args);
@@ -279,7 +406,7 @@ void optest_fatal(optest_fn fn, const void *args, const char *part) {
 void optest_nan(optest *o, optest_fn fn, const void *args, tensor *in, tensor *out) {
     optest_item   *it = item_of(o, in);
     float          keep = ((float *)it->start)[0];
-    const backend *be[2] = {&backend_ref, &backend_cpu};
+    const backend *be[2] = {&backend_ref, optest_tested()};
     ((float *)it->start)[0] = NAN;
     for (int b = 0; b < 2; b++) {
         optest_run(o, be[b], fn, args);
@@ -290,11 +417,42 @@ void optest_nan(optest *o, optest_fn fn, const void *args, tensor *in, tensor *o
             for (int64_t i = 0, n = tensor_count(out); i < n && !found; i++) {
                 uint32_t bits[2];
                 memcpy(bits, (char *)out->data + (size_t)i * dtype_size(out->dt), dtype_size(out->dt));
-                found = isnan(element(out->data, out->dt, i)) && bits[0] != 0xFFFFFFFFu;
+                bool poison16 = optest_now == OPTEST_GPU_BF16 && bits[0] == 0xFFFF0000u;
+                found = isnan(element(out->data, out->dt, i)) && bits[0] != 0xFFFFFFFFu && !poison16;
             }
             if (!found) fail_msg("%s: NaN in %s did not reach %s", be[b]->name, it->name, result->name);
         }
     }
     ((float *)it->start)[0] = keep;
     prepare(o);
+}
+
+/* ---- the program ---------------------------------------------------------------------------------------------- */
+
+static int run_suite(const optest_suite *s, const struct CMUnitTest *also, int n_also) {
+    struct CMUnitTest *all = malloc((size_t)(s->n_every + n_also + 1) * sizeof *all);
+    CHECK(all, "no memory for %d tests", s->n_every + n_also);
+    memcpy(all, s->every, (size_t)s->n_every * sizeof *all);
+    if (n_also) memcpy(all + s->n_every, also, (size_t)n_also * sizeof *all);
+    char title[64];
+    snprintf(title, sizeof title, "%s on %s", s->name, optest_tested()->name);
+    print_message("---- %s\n", title);
+    int failed = _cmocka_run_group_tests(title, all, (size_t)(s->n_every + n_also), s->set_up, s->tear_down);
+    free(all);
+    return failed;
+}
+
+int optest_main(int argc, char **argv, const optest_suite *s) {
+    const char *why = "";
+    if (argc > 2) cmocka_set_test_filter(argv[2]);
+    if (getenv("D3S2_SKIP_TESTS")) cmocka_set_skip_filter(getenv("D3S2_SKIP_TESTS"));
+    if (argc < 2 || strcmp(argv[1], "gpu") != 0) return test_exit(run_suite(s, s->cpu, s->n_cpu));
+    if (!hosted_there(&why)) {
+        note_skip("%s", why);
+        return test_exit(0);
+    }
+    int failed = 0;
+    for (optest_now = OPTEST_GPU_F32; optest_now <= OPTEST_GPU_BF16; optest_now++)
+        failed += run_suite(s, s->gpu, s->n_gpu);
+    return test_exit(failed);
 }

@@ -2,11 +2,23 @@
  * back end. Every tensor sits between two guard zones of 0xFF; outputs and scratch are filled with 0xFF (NaN in all
  * float types) before each run, integer outputs with 0x7F.
  *
- * The bound on |cpu - ref| is derived: twice the largest error of `optest_rounded` (the reference source compiled with
+ * A program of op tests runs in one of three forms: the cpu back end; with the argument "gpu" the CUDA back end in f32,
+ * then in bf16 (gpu/hosted.h), each against ref.
+ *
+ * The bound on |tested - ref| is derived: twice the largest error of `optest_rounded` (the reference source compiled with
  * float in place of double) plus a few roundings of the largest value of that output: four, and sqrt(K) more where a
  * test says that an element is a sum of K terms (partial sums are rounded K times, with random signs; a tensor of one
  * element may have met a lucky order in the rounded run). A test adds a floor where larger intermediates cancel. Where
- * a test sets `tol` the bound is tol * the largest value. */
+ * a test sets `tol` the bound is tol * the largest value.
+ *
+ * In the bf16 form ref and the rounded reference start from inputs that are rounded to bf16, so the inputs are the same
+ * bits everywhere, and
+ *   - the rounded reference is `optest_rounded16`: float, and bf16 at the places where the CUDA kernels may hold an
+ *     intermediate in bf16 (ops/ref16.h);
+ *   - a sum of K terms on tensor cores is cut off, not rounded, after every 16 products, and cuts add up with one sign:
+ *     K/16 steps of 2^-23, so K/8 roundings where that is more than sqrt(K);
+ *   - an output that is stored in bf16 may be off by its own rounding besides, 2^-8 of the element (8 significant bits,
+ *     half a unit in the last place). */
 #pragma once
 #include "harness/harness.h"
 #include "kernels/backend.h"
@@ -33,21 +45,41 @@ typedef struct {
     double      terms;      /* of a sum; 0: no sum */
     double      floor;      /* roundings of intermediates that may cancel, absolute */
     double      tol;        /* > 0 replaces the derived bound: relative to max */
+    bool        stored16;   /* by the tested back end in this call */
+    /* of chosen blocks (i32): what they were chosen by, and first rows and blocks of each sample; else NULL */
+    const tensor *score, *rows, *blocks;
 } optest_item;
 
 typedef struct {
     optest_item item[OPTEST_MAX];
     int         n;
-    int         repeat; /* how often the cpu run is repeated; OPTEST_REPEAT */
+    int         repeat; /* how often the tested run is repeated; OPTEST_REPEAT. D3S2_REPEAT in the environment: at most that */
 } optest;
 
 /* Any op, type-erased: OPTEST_FN(linear_fwd). */
 typedef void (*optest_fn)(ctx *, const void *);
 #define OPTEST_FN(op) ((optest_fn)(void (*)(void))(op))
 
-/* Back end whose tables hold the references with rounded intermediates; NULL entries (or NULL) mean: tol must be set.
+/* Back ends whose tables hold the references with rounded intermediates; NULL entries (or NULL) mean: tol must be set.
  */
-extern const backend *optest_rounded;
+extern const backend *optest_rounded, *optest_rounded16;
+
+typedef enum { OPTEST_CPU, OPTEST_GPU_F32, OPTEST_GPU_BF16 } optest_form;
+extern optest_form optest_now;
+/* The back end that the form tests. */
+const backend     *optest_tested(void);
+
+/* The tests of a program: `every` runs in each form, `cpu` without a GPU only (wrong arguments, properties of ref),
+ * `gpu` there only (sizes that meet the edges of tiles). A second argument is a pattern of names to run, D3S2_SKIP_TESTS in
+ * the environment one of names to leave out. Returns the exit code: 77 when there is no GPU to test. */
+typedef struct {
+    const char              *name;
+    const struct CMUnitTest *every, *cpu, *gpu;
+    int                      n_every, n_cpu, n_gpu;
+    CMFixtureFunction        set_up, tear_down;
+} optest_suite;
+int optest_main(int argc, char **argv, const optest_suite *s);
+#define OPTEST_LIST(list) .list = list, .n_##list = sizeof list / sizeof *list
 
 /* A ctx of a back end on a shared scratch arena, which is filled with 0xFF here. */
 ctx optest_ctx(const backend *be);
@@ -71,13 +103,17 @@ void    optest_keep(optest *o, const tensor *t);
 void    optest_set_terms(optest *o, const tensor *t, int64_t terms);
 void    optest_set_floor(optest *o, const tensor *t, double magnitude); /* four roundings of a value of this size */
 void    optest_set_tol(optest *o, const tensor *t, double tol);
+/* block (G,N,K) was chosen by score (G,N,W); rows, blocks (B+1): first token and first block of each sample. In bf16 two
+ * blocks may change places when their scores in ref are closer than what the scores may be off by. */
+void    optest_set_choice(optest *o, const tensor *block, const tensor *score, const tensor *rows,
+                          const tensor *blocks);
 
 /* Fills outputs, runs, checks guards and that no input changed. */
 void optest_run(optest *o, const backend *be, optest_fn fn, const void *args);
-/* ref against cpu with the derived bound, then the repeats with equal bits. fn is the op's front. */
+/* ref against the tested back end with the derived bound, then the repeats with equal bits. fn is the op's front. */
 void optest_compare(optest *o, optest_fn fn, const void *args);
 
-/* Central differences of ref (Richardson, steps h and 2h) for L = sum_i <dy_i, y_i>. pairs: x0, dx0, x1, dx1, ...,
+/* On the CPU only: central differences of ref (Richardson, steps h and 2h) for L = sum_i <dy_i, y_i>. pairs: x0, dx0, x1, dx1, ...,
  * NULL; outs: y0, dy0, ..., NULL. dy of an f64 output may be NULL: then its weights are 1. Runs fwd and bwd on ref
  * first. ACC gradients are compared less their start. Error bound: tol * largest |gradient| of that tensor + tol/100.
  */
@@ -87,5 +123,5 @@ void optest_grad(optest *o, optest_fn fwd, optest_fn bwd, const void *args, tens
 /* The front must end fatally with a message that contains `part`. */
 void optest_fatal(optest_fn fn, const void *args, const char *part);
 
-/* Puts NaN into element 0 of in, runs cpu and ref; out must then hold a NaN in both. Restores in. */
+/* Puts NaN into element 0 of in, runs ref and the tested back end; out must then hold a NaN in both. Restores in. */
 void optest_nan(optest *o, optest_fn fn, const void *args, tensor *in, tensor *out);

@@ -22,6 +22,8 @@
 #define embed_time_fwd_ref embed_time_fwd_ref32
 #define add_table_fwd_ref add_table_fwd_ref32
 #define add_table_bwd_ref add_table_bwd_ref32
+#define gather_rows_fwd_ref gather_rows_fwd_ref32
+#define gather_rows_bwd_ref gather_rows_bwd_ref32
 #define branch_gate_fwd_ref branch_gate_fwd_ref32
 #define branch_gate_bwd_ref branch_gate_bwd_ref32
 #define vae_sample_fwd_ref vae_sample_fwd_ref32
@@ -33,6 +35,7 @@
 #define flow_noise_fwd_ref flow_noise_fwd_ref32
 #define sum_squares_fwd_ref sum_squares_fwd_ref32
 #define adamw_fwd_ref adamw_fwd_ref32
+#define muon_fwd_ref muon_fwd_ref32
 
 /* The prototypes, under the names above. */
 #define X(name, args) void name##_ref32(ctx *, const args *);
@@ -50,6 +53,7 @@ BACKEND_OPS(X)
 #include "kernels/ref/branch_gate.c"
 #include "kernels/ref/vae_sample.c"
 #include "kernels/ref/loss.c"
+#include "kernels/ref/muon.c"
 #include "kernels/ref/optim.c"
 #undef double
 
@@ -77,6 +81,8 @@ const backend backend_ref32 = {
     .embed_time_fwd = embed_time_fwd_ref32,
     .add_table_fwd = add_table_fwd_ref32,
     .add_table_bwd = add_table_bwd_ref32,
+    .gather_rows_fwd = gather_rows_fwd_ref32,
+    .gather_rows_bwd = gather_rows_bwd_ref32,
     .branch_gate_fwd = branch_gate_fwd_ref32,
     .branch_gate_bwd = branch_gate_bwd_ref32,
     .vae_sample_fwd = vae_sample_fwd_ref32,
@@ -88,4 +94,5 @@ const backend backend_ref32 = {
     .flow_noise_fwd = flow_noise_fwd_ref32,
     .sum_squares_fwd = sum_squares_fwd_ref32,
     .adamw_fwd = adamw_fwd_ref32,
+    .muon_fwd = muon_fwd_ref32,
 };

@@ -1,5 +1,8 @@
-/* elementwise helpers and branch_gate: cpu against ref, gradients of ref, wrong arguments. */
+/* elementwise helpers and branch_gate against ref, gradients of ref, wrong arguments. */
+#include "core/half.h"
+#include "core/rng.h"
 #include "ops/optest.h"
+#include "ops/ref16.h"
 #include "ops/ref32.h"
 
 #include <math.h>
@@ -27,6 +30,72 @@ static void test_add_zero_copy(void **state) {
         for (int64_t i = 0; i < n; i++) assert_true(F32(y)[i] == 0);
         optest_end(&o);
     }
+}
+
+/* copy is the one op that casts: to the nearest bf16, ties to even, and back without loss. */
+static void test_copy_casts(void **state) {
+    static const uint32_t hard[] = {0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0x7F7FFFFF, 0x7F7F8000, 0xFF7F7FFF,
+                                    0x80000000, 0x00008000, 0x00018000, 0x7F800000, 0xFF800000, 0x007FFFFF, 0x00000001};
+    (void)state;
+    for (int r = 0; r <= N_ROWS; r++) {
+        int64_t n = r < N_ROWS ? ROWS[r] : 300001;
+        optest  o;
+        optest_begin(&o);
+        o.repeat = n > 1000 ? 3 : OPTEST_REPEAT;
+        tensor *x = optest_in(&o, "x", 1, 2, DIMS(n)), *y = optest_out(&o, "y", DT_BF16, DIMS(n));
+        for (int64_t i = 0; i < n && i < (int64_t)(sizeof hard / sizeof *hard); i++) memcpy(F32(x) + i, hard + i, 4);
+        optest_keep(&o, x);
+        optest_run(&o, optest_tested(), OPTEST_FN(copy_fwd), &(xy_args){.x = x, .y = y});
+        for (int64_t i = 0; i < n; i++) {
+            float want = bf16_to_f32(f32_to_bf16(optest_now == OPTEST_GPU_BF16 ? bf16_to_f32(f32_to_bf16(F32(x)[i]))
+                                                                               : F32(x)[i]));
+            float got = bf16_to_f32(BF16(y)[i]);
+            if (memcmp(&got, &want, 4) != 0) fail_msg("%a became %a, wanted %a", (double)F32(x)[i], (double)got, (double)want);
+        }
+        optest_freeze(&o);
+        tensor *z = optest_out(&o, "z", DT_F32, DIMS(n));
+        optest_run(&o, optest_tested(), OPTEST_FN(copy_fwd), &(xy_args){.x = y, .y = z});
+        for (int64_t i = 0; i < n; i++) {
+            float want = bf16_to_f32(BF16(y)[i]);
+            if (memcmp(F32(z) + i, &want, 4) != 0) fail_msg("z[%lld] is %a, wanted %a", (long long)i, (double)F32(z)[i], (double)want);
+        }
+        optest_end(&o);
+    }
+}
+
+/* n of k rows, none twice, in random order. */
+static void gather_case(int n, int k, int ch, bool grad) {
+    int64_t *order = malloc(((size_t)k + 1) * sizeof *order);
+    int32_t *index = malloc(((size_t)n + 1) * sizeof *index);
+    optest   o;
+    assert_true(order && index && n <= k);
+    rng_permutation((rng_key){.purpose = RNG_TEST, .sample = (uint64_t)k}, k, order);
+    for (int i = 0; i < n; i++) index[i] = (int32_t)order[i];
+    optest_begin(&o);
+    gather_rows_args a = {0};
+    tensor          *x = optest_in(&o, "x", 1, 2, DIMS(k, ch)), *y = optest_out(&o, "y", DT_F32, DIMS(n, ch));
+    a.x = x, a.y = y, a.index = optest_i32(&o, "index", index, DIMS(n));
+    optest_compare(&o, OPTEST_FN(gather_rows_fwd), &a);
+    optest_freeze(&o);
+    tensor *dy = optest_in(&o, "dy", 2, 2, DIMS(n, ch)), *dx = optest_out(&o, "dx", DT_F32, DIMS(k, ch));
+    a.dy = dy, a.dx = dx;
+    optest_compare(&o, OPTEST_FN(gather_rows_bwd), &a);
+    if (grad)
+        optest_grad(&o, OPTEST_FN(gather_rows_fwd), OPTEST_FN(gather_rows_bwd), &a, (tensor *[]){x, dx, NULL},
+                    (tensor *[]){y, dy, NULL}, 0.05, 1e-3);
+    optest_end(&o);
+    free(order);
+    free(index);
+}
+
+static void test_gather(void **state) {
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++) {
+        gather_case(ROWS[r], ROWS[r], 1, false);
+        gather_case(ROWS[r], ROWS[r] + 5, 7, false);
+        gather_case(ROWS[r] / 2, ROWS[r], 64, false);
+    }
+    gather_case(3, 5, 4, true);
 }
 
 static void test_columns(void **state) {
@@ -223,15 +292,82 @@ static void test_wrong(void **state) {
                  "o[2] is f32 (3,4)");
     optest_fatal(OPTEST_FN(branch_gate_fwd), &(branch_gate_args){.o = {b, b, b}, .z = x, .out = out},
                  "z is f32 (3,4), wanted f32 (3,3)");
+    const int32_t twice[3] = {0, 2, 2}, outside[3] = {0, 1, 3};
+    tensor       *w = optest_out(&o, "wide", DT_F32, DIMS(3, 4));
+    optest_fatal(OPTEST_FN(gather_rows_fwd), &(gather_rows_args){.x = x, .index = at, .y = y},
+                 "y is f32 (3,5), wanted f32 (*,4)");
+    optest_fatal(OPTEST_FN(gather_rows_fwd),
+                 &(gather_rows_args){.x = x, .index = optest_i32(&o, "twice", twice, DIMS(3)), .y = w},
+                 "index names row 2 twice");
+    optest_fatal(OPTEST_FN(gather_rows_bwd),
+                 &(gather_rows_args){.index = optest_i32(&o, "outside", outside, DIMS(3)), .dy = x, .dx = w},
+                 "index[2] is 3, wanted 0 to 2");
     optest_end(&o);
 }
 
-int main(void) {
+/* Sizes of the networks. */
+static void test_wide(void **state) {
+    (void)state;
+    for (int w = 0; w < 4; w++) {
+        static const int64_t width[][3] = {{1024, 1024, 1024}, {1024, 64, 64}, {1030, 8, 3}, {48, 48, 48}};
+        optest               o;
+        int64_t              total = width[w][0] + width[w][1] + width[w][2], n = w == 3 ? 20001 : 301;
+        optest_begin(&o);
+        o.repeat = 5;
+        split_cols_args s = {.x = optest_in(&o, "x", 1, 2, DIMS(n, total)), .n_parts = 3};
+        merge_cols_args m = {.n_parts = 3};
+        for (int p = 0; p < 3; p++)
+            m.part[p] = s.part[p] = optest_out(&o, "part", DT_F32, DIMS(n, width[w][p]));
+        optest_compare(&o, OPTEST_FN(split_cols_fwd), &s);
+        optest_freeze(&o);
+        m.x = optest_out(&o, "back", DT_F32, DIMS(n, total));
+        optest_compare(&o, OPTEST_FN(merge_cols_fwd), &m);
+        assert_memory_equal(m.x->data, s.x->data, tensor_bytes(s.x));
+        optest_end(&o);
+    }
+    branch_gate_case(1003, 32, 32, false);
+    branch_gate_case(257, 12, 64, false);
+    branch_gate_case(5000, 2, 16, false);
+    gather_case(777, 1500, 1024, false);
+    gather_case(4000, 4000, 24, false);
+    add_table_case(5000, 512, 64, false);
+    add_table_case(3001, 64, 1000, false);
+    add_table_case(70000, 3, 8, false); /* many rows into few */
+    add_table_case(20000, 1, 64, false);
+}
+
+static void test_embed_wide(void **state) {
+    enum { N = 1003, C = 1024 };
+    static int32_t coord[3 * N];
+    optest         o;
+    (void)state;
+    for (int i = 0; i < 3 * N; i++) coord[i] = i * 7919 % 128;
+    optest_begin(&o);
+    o.repeat = 5;
+    embed_ape_args a = {.x = optest_in(&o, "x", 1, 2, DIMS(N, C)),
+                        .coord = optest_i32(&o, "coord", coord, DIMS(N, 3)),
+                        .factor = 0.5f,
+                        .y = optest_out(&o, "y", DT_F32, DIMS(N, C))};
+    optest_set_tol(&o, a.y, 2e-7);
+    optest_compare(&o, OPTEST_FN(embed_ape_fwd), &a);
+    optest_end(&o);
+    optest_begin(&o);
+    embed_time_args e = {.t = optest_in(&o, "t", 1, 2000, DIMS(64)), .y = optest_out(&o, "y", DT_F32, DIMS(64, 256))};
+    optest_set_tol(&o, e.y, 1e-7);
+    optest_compare(&o, OPTEST_FN(embed_time_fwd), &e);
+    optest_end(&o);
+}
+
+int main(int argc, char **argv) {
     optest_rounded = &backend_ref32;
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_add_zero_copy), cmocka_unit_test(test_columns),    cmocka_unit_test(test_embed_ape),
-        cmocka_unit_test(test_embed_values),  cmocka_unit_test(test_embed_time), cmocka_unit_test(test_add_table),
-        cmocka_unit_test(test_branch_gate),   cmocka_unit_test(test_nan),        cmocka_unit_test(test_wrong),
+    optest_rounded16 = ref16_table(&backend_ref32);
+    const struct CMUnitTest every[] = {
+        cmocka_unit_test(test_add_zero_copy), cmocka_unit_test(test_copy_casts), cmocka_unit_test(test_gather),
+        cmocka_unit_test(test_columns),       cmocka_unit_test(test_embed_ape),  cmocka_unit_test(test_embed_time),
+        cmocka_unit_test(test_add_table),     cmocka_unit_test(test_branch_gate), cmocka_unit_test(test_nan),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest cpu[] = {cmocka_unit_test(test_embed_values), cmocka_unit_test(test_wrong)};
+    const struct CMUnitTest gpu[] = {cmocka_unit_test(test_wide), cmocka_unit_test(test_embed_wide)};
+    return optest_main(argc, argv,
+                       &(optest_suite){.name = "elementwise", OPTEST_LIST(every), OPTEST_LIST(cpu), OPTEST_LIST(gpu)});
 }

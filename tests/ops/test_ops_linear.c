@@ -1,5 +1,7 @@
-/* linear and act: cpu against ref, gradients of ref, wrong arguments. */
+/* linear and act against ref, gradients of ref, wrong arguments. */
+#include "gpu/hosted.h"
 #include "ops/optest.h"
+#include "ops/ref16.h"
 #include "ops/ref32.h"
 
 #include <math.h>
@@ -182,17 +184,69 @@ static void test_act_wrong(void **state) {
     optest_end(&o);
 }
 
-int main(void) {
+/* Widths of the networks' first, last and widest layers, rows off the tiles, the other storage of W, few rows (one per
+ * sample) of a wide layer; in bf16 also outputs in f32. */
+static void test_linear_shapes(void **state) {
+    static const int64_t shape[][3] = {
+        /* N, I, O */
+        {1000, 1, 32},  {999, 32, 1},     {300, 1024, 3},  {300, 16, 1024}, {300, 1024, 16},  {129, 588, 257},
+        {2, 1024, 768}, {1, 256, 1024},   {127, 128, 128}, {128, 64, 192},  {130, 512, 136},  {65, 72, 200},
+        {1, 1, 1},      {4097, 40, 24},   {33, 1000, 40},  {257, 96, 288},  {513, 24, 8},     {16, 2048, 16},
+        {70000, 8, 3},  {70001, 3, 8},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
+        for (int k = 0; k < 3; k++) { /* plain; GELU; the other storage with SiLU or tanh */
+            act_kind act = k == 0 ? ACT_NONE : k == 1 ? ACT_GELU_TANH : i & 1 ? ACT_SILU : ACT_TANH;
+            linear_case(shape[i][0], shape[i][1], shape[i][2], act, k == 2, (i + (size_t)k) % 3 != 0, false);
+        }
+}
+
+static void test_linear_wide(void **state) {
+    (void)state;
+    hosted_set_wide(true);
+    for (int k = 0; k < 2; k++) {
+        linear_case(1000, 32, 1, k ? ACT_TANH : ACT_NONE, false, true, false);
+        linear_case(300, 1024, 16, k ? ACT_TANH : ACT_NONE, false, true, false);
+        linear_case(65, 40, 33, k ? ACT_SILU : ACT_NONE, true, k, false);
+        linear_case(0, 64, 32, ACT_NONE, false, true, false);
+    }
+    hosted_set_wide(false);
+}
+
+static void test_act_large(void **state) {
+    (void)state;
+    for (int act = 0; act < N_ACTS; act++) {
+        optest o;
+        optest_begin(&o);
+        o.repeat = 3;
+        tensor  *x = optest_in(&o, "x", 1, 12, DIMS(1000003)), *y = optest_out(&o, "y", DT_F32, DIMS(1000003));
+        act_args a = {.act = (act_kind)act, .x = x, .y = y};
+        optest_compare(&o, OPTEST_FN(act_fwd), &a);
+        optest_end(&o);
+    }
+}
+
+int main(int argc, char **argv) {
     optest_rounded = &backend_ref32;
-    const struct CMUnitTest tests[] = {
+    optest_rounded16 = ref16_table(&backend_ref32);
+    const struct CMUnitTest every[] = {
         cmocka_unit_test(test_linear_sizes),
-        cmocka_unit_test(test_linear_gradients),
         cmocka_unit_test(test_linear_optional),
-        cmocka_unit_test(test_linear_wrong),
-        cmocka_unit_test(test_missing_entry),
         cmocka_unit_test(test_linear_nan),
         cmocka_unit_test(test_act),
+    };
+    const struct CMUnitTest cpu[] = {
+        cmocka_unit_test(test_linear_gradients),
+        cmocka_unit_test(test_linear_wrong),
+        cmocka_unit_test(test_missing_entry),
         cmocka_unit_test(test_act_wrong),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest gpu[] = {
+        cmocka_unit_test(test_linear_shapes),
+        cmocka_unit_test(test_linear_wide),
+        cmocka_unit_test(test_act_large),
+    };
+    return optest_main(argc, argv,
+                       &(optest_suite){.name = "linear", OPTEST_LIST(every), OPTEST_LIST(cpu), OPTEST_LIST(gpu)});
 }

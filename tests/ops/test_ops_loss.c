@@ -1,14 +1,19 @@
-/* vae_sample, the losses, sum_squares, adamw: cpu against ref, gradients, wrong arguments. */
+/* vae_sample, the losses, sum_squares, adamw against ref, gradients, wrong arguments. */
+#include "core/half.h"
 #include "ops/optest.h"
+#include "ops/ref16.h"
 #include "ops/ref32.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const int ROWS[] = {0, 1, 3, 63, 64, 65, 1000};
 enum { N_ROWS = sizeof ROWS / sizeof *ROWS, B = 4 };
-/* f64 sums: at most 1e5 terms here, each addition rounds 1e-16. */
-#define SUM_TOL 1e-13
+/* f64 sums: each addition rounds 1e-16, with random signs; ref adds one after the other. */
+static double sum_tol(double terms) {
+    return 1e-13 * fmax(1, terms / 1e5);
+}
 
 static tensor *samples(optest *o, int n) {
     int one = n > 2 ? 1 : 0, some = (n - one) / 3;
@@ -22,7 +27,7 @@ static void vae_case(int n, int ch, bool noise, bool with_dz, double scale, bool
     tensor *x = optest_in(&o, "moments", 1, scale, DIMS(n, 2 * ch)), *z = optest_out(&o, "z", DT_F32, DIMS(n, ch));
     tensor *kl = optest_out(&o, "kl", DT_F64, DIMS(1)), *dz = NULL;
     a.moments = x, a.z = z, a.kl = kl;
-    optest_set_tol(&o, kl, SUM_TOL);
+    optest_set_tol(&o, kl, sum_tol((double)n * ch));
     if (noise) a.eps = optest_in(&o, "eps", 2, 3, DIMS(n, ch));
     optest_compare(&o, OPTEST_FN(vae_sample_fwd), &a);
     optest_freeze(&o);
@@ -56,7 +61,7 @@ static void test_vae_clamp(void **state) {
     tensor *x = optest_in(&o, "moments", 1, 0, DIMS(4, 2)), *dx = optest_out(&o, "dmoments", DT_F32, DIMS(4, 2));
     for (int i = 0; i < 4; i++) F32(x)[2 * i + 1] = (float[]){-31, -29, 19, 21}[i];
     optest_keep(&o, x);
-    optest_run(&o, &backend_cpu, OPTEST_FN(vae_sample_bwd),
+    optest_run(&o, optest_tested(), OPTEST_FN(vae_sample_bwd),
                &(vae_sample_args){.moments = x, .kl_scale = 1, .dmoments = dx});
     for (int i = 0; i < 4; i++) assert_true((F32(dx)[2 * i + 1] == 0) == (i == 0 || i == 3));
     optest_end(&o);
@@ -77,7 +82,7 @@ static void sdf_case(int m, bool sharp, bool grad) {
     optest_keep(&o, target);
     a.pred = pred, a.target = target, a.sums = sums, a.counts = counts;
     if (sharp) a.sharp = optest_bytes(&o, "sharp", bits, (m + 7) / 8);
-    optest_set_tol(&o, sums, SUM_TOL);
+    optest_set_tol(&o, sums, sum_tol(m));
     optest_compare(&o, OPTEST_FN(sdf_loss_fwd), &a);
     assert_true(F64(counts)[0] + F64(counts)[1] == m);
     assert_true(sharp || F64(counts)[2] == 0);
@@ -106,7 +111,7 @@ static void mse_case(int n, int ch, bool grad) {
     mse_rows_args a = {.scale = 0.125};
     tensor       *pred = optest_in(&o, "pred", 1, 2, DIMS(n, ch)), *sums = optest_out(&o, "sums", DT_F64, DIMS(B));
     a.pred = pred, a.target = optest_in(&o, "target", 2, 2, DIMS(n, ch)), a.first = samples(&o, n), a.sums = sums;
-    optest_set_tol(&o, sums, SUM_TOL);
+    optest_set_tol(&o, sums, sum_tol((double)n * ch));
     optest_compare(&o, OPTEST_FN(mse_rows_fwd), &a);
     assert_true(F64(sums)[1] == 0);
     optest_freeze(&o);
@@ -148,14 +153,14 @@ static void test_sum_squares(void **state) {
         optest_begin(&o);
         o.repeat = 5;
         tensor *x = optest_in(&o, "x", 1, 2, DIMS(n)), *out = optest_out(&o, "out", DT_F64, DIMS(1));
-        optest_set_tol(&o, out, SUM_TOL);
+        optest_set_tol(&o, out, sum_tol(n));
         optest_compare(&o, OPTEST_FN(sum_squares_fwd), &(sum_squares_args){.x = x, .out = out});
         if (n) optest_nan(&o, OPTEST_FN(sum_squares_fwd), &(sum_squares_args){.x = x, .out = out}, x, out);
         optest_end(&o);
     }
 }
 
-static void adamw_case(int n, bool ema, int64_t step, double decay) {
+static void adamw_case(int n, bool ema, bool w16, int64_t step, double decay) {
     optest o;
     optest_begin(&o);
     o.repeat = n > 1000 ? 3 : OPTEST_REPEAT;
@@ -172,44 +177,108 @@ static void adamw_case(int n, bool ema, int64_t step, double decay) {
     a.m = optest_acc(&o, "m", 3, 1, DIMS(n));
     a.v = optest_acc(&o, "v", 4, 0, DIMS(n));
     if (ema) a.ema = optest_acc(&o, "ema", 5, 2, DIMS(n));
+    if (w16) a.w16 = optest_out(&o, "w16", DT_BF16, DIMS(n));
     /* One defined arithmetic: equal bits. */
     tensor *all[] = {a.w, a.m, a.v, a.ema};
     for (int i = 0; i < 4; i++)
         if (all[i]) optest_set_tol(&o, all[i], 1e-30);
     optest_compare(&o, OPTEST_FN(adamw_fwd), &a);
+    for (int i = 0; w16 && i < n; i++) assert_int_equal(BF16(a.w16)[i], f32_to_bf16(F32(a.w)[i]));
     optest_end(&o);
 }
 
 static void test_adamw(void **state) {
     (void)state;
     for (int r = 0; r < N_ROWS; r++)
-        for (int k = 0; k < 4; k++) adamw_case(ROWS[r], k & 1, k & 2 ? 1000 : 1, k & 1 ? 0.1 : 0);
-    adamw_case(100003, true, 7, 0.1);
+        for (int k = 0; k < 4; k++) adamw_case(ROWS[r], k & 1, (k + r) & 2, k & 2 ? 1000 : 1, k & 1 ? 0.1 : 0);
+    adamw_case(100003, true, true, 7, 0.1);
+}
+
+static void muon_case(int rows, int cols, double scale, bool ema, bool w16) {
+    optest o;
+    optest_begin(&o);
+    if (rows * cols > 1000) o.repeat = 3;
+    muon_args a = {.grad_scale = 0.7,
+                   .lr = 1e-2,
+                   .momentum = 0.95,
+                   .weight_decay = ema ? 0.1 : 0,
+                   .ema_decay = 0.9,
+                   .grad = optest_in(&o, "grad", 1, scale, DIMS(rows, cols))};
+    a.w = optest_acc(&o, "w", 2, 2, DIMS(rows, cols));
+    a.m = optest_acc(&o, "m", 3, scale, DIMS(rows, cols));
+    if (ema) a.ema = optest_acc(&o, "ema", 5, 2, DIMS(rows, cols));
+    if (w16) a.w16 = optest_out(&o, "w16", DT_BF16, DIMS(rows, cols));
+    /* The rounds on the square matrix round its entries, which are at most 1 (|X| is), with the slope of P there, 4.8,
+     * and the largest growth of the other four rounds, 3.4^4: the direction is off by 5 * 4.8 * 140 * 2^-24 = 2e-4 of
+     * |X|, which the step of 0.2 lr sqrt(max(rows, cols)) scales. */
+    double off = 2e-4 * a.lr * MUON_SIZE * sqrt(rows > cols ? rows : cols);
+    optest_set_floor(&o, a.w, ldexp(off, 22));
+    if (ema) optest_set_floor(&o, a.ema, ldexp(off, 22));
+    optest_compare(&o, OPTEST_FN(muon_fwd), &a);
+    for (int i = 0; w16 && i < rows * cols; i++) assert_int_equal(BF16(a.w16)[i], f32_to_bf16(F32(a.w)[i]));
+    optest_end(&o);
+}
+
+static void test_muon(void **state) {
+    static const int shape[][2] = {{1, 1}, {1, 7}, {5, 3}, {17, 64}, {64, 17}, {65, 65}, {216, 16}, {33, 300}};
+    (void)state;
+    for (int k = 0; k < 8; k++) muon_case(shape[k][0], shape[k][1], k & 1 ? 2 : 1e-6, k & 1, k & 2);
+    muon_case(12, 20, 0, true, true); /* no gradient: no step */
+}
+
+/* A step of size one in every direction: the singular values of what is taken off are near one. For a matrix with
+ * orthogonal rows of one length they are all the same number. */
+static void test_muon_direction(void **state) {
+    enum { N = 4 };
+    static const float hadamard[N * N] = {1, 1, 1, 1, 1, -1, 1, -1, 1, 1, -1, -1, 1, -1, -1, 1};
+    optest             o;
+    (void)state;
+    optest_begin(&o);
+    muon_args a = {.grad_scale = 1, .lr = 1, .grad = optest_in(&o, "grad", 1, 1, DIMS(N, N))};
+    memcpy(a.grad->data, hadamard, sizeof hadamard);
+    optest_keep(&o, a.grad);
+    a.w = optest_acc(&o, "w", 2, 0, DIMS(N, N));
+    a.m = optest_acc(&o, "m", 3, 0, DIMS(N, N));
+    optest_run(&o, optest_tested(), OPTEST_FN(muon_fwd), &a);
+    double x = 0.5; /* each singular value of u/|u| */
+    for (int round = 0; round < MUON_ROUNDS; round++) x = MUON_A * x + MUON_B * x * x * x + MUON_C * pow(x, 5);
+    for (int i = 0; i < N * N; i++) /* 0.2 sqrt(4) x times the orthogonal matrix hadamard/2 */
+        expect_le(fabs((double)F32(a.w)[i] + 0.4 * x * (double)hadamard[i] / 2), 1e-5, "w");
+    optest_end(&o);
 }
 
 /* Cutting the slab anywhere gives the same bits: split optimizer state must agree with the whole. */
 static void test_adamw_split(void **state) {
     enum { N = 10007, CUT = 4321 };
-    static float whole[4][N], part[4][N], grad[N];
-    (void)state;
-    fill_rule(grad, N, 9, 2);
-    for (int k = 0; k < 4; k++) {
-        fill_rule(whole[k], N, (uint32_t)k + 1, k == 2 ? 0 : 2);
-        fill_rule(part[k], N, (uint32_t)k + 1, k == 2 ? 0 : 2);
-    }
-    ctx        c = optest_ctx(&backend_cpu);
+    optest     o;
     adamw_args base = {
         .grad_scale = 0.3, .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .ema_decay = 0.99, .step = 3};
-    for (int p = 0; p < 3; p++) { /* 0: whole; 1, 2: the parts */
-        float     *f = p ? part[0] : whole[0];
+    tensor *item[6];
+    float  *whole[6];
+    (void)state;
+    optest_begin(&o);
+    for (int k = 0; k < 4; k++) item[k] = optest_acc(&o, "state", (uint32_t)k + 1, k == 2 ? 0 : 2, DIMS(N));
+    item[4] = optest_in(&o, "grad", 9, 2, DIMS(N));
+    item[5] = optest_out(&o, "w16", DT_BF16, DIMS(N));
+    for (int p = 0; p < 3; p++) { /* 0: whole; 1, 2: the parts, each from the start */
         int64_t    at = p == 2 ? CUT : 0, n = p == 0 ? N : p == 1 ? CUT : N - CUT;
-        tensor     t[4], g = tensor_wrap(grad + at, DT_F32, DIMS(n));
+        tensor     t[6];
         adamw_args a = base;
-        for (int k = 0; k < 4; k++) t[k] = tensor_wrap(f + k * N + at, DT_F32, DIMS(n));
-        a.w = &t[0], a.m = &t[1], a.v = &t[2], a.ema = &t[3], a.grad = &g;
-        adamw_fwd(&c, &a);
+        for (int k = 0; k < 6; k++) t[k] = tensor_rows(item[k], at, n);
+        a.w = &t[0], a.m = &t[1], a.v = &t[2], a.ema = &t[3], a.grad = &t[4], a.w16 = &t[5];
+        optest_run(&o, optest_tested(), OPTEST_FN(adamw_fwd), &a);
+        for (int k = 0; k < 6; k++) {
+            size_t bytes = tensor_bytes(item[k]), from = (size_t)at * dtype_size(item[k]->dt);
+            if (p == 0) {
+                whole[k] = malloc(bytes);
+                assert_non_null(whole[k]);
+                memcpy(whole[k], item[k]->data, bytes);
+            }
+            assert_memory_equal((char *)item[k]->data + from, (char *)whole[k] + from, tensor_bytes(&t[k]));
+        }
     }
-    assert_memory_equal(whole, part, sizeof whole);
+    for (int k = 0; k < 6; k++) free(whole[k]);
+    optest_end(&o);
 }
 
 static void test_nan(void **state) {
@@ -253,12 +322,34 @@ static void test_wrong(void **state) {
     optest_end(&o);
 }
 
-int main(void) {
+/* Several waves of blocks, and tails that are no multiple of a vector. */
+static void test_large(void **state) {
+    optest o;
+    (void)state;
+    adamw_case(3000001, true, true, 7, 0.1);
+    adamw_case(2000003, false, false, 1, 0);
+    sdf_case(3000017, true, false);
+    mse_case(100003, 16, false);
+    vae_case(50001, 16, true, true, 4, false);
+    optest_begin(&o);
+    o.repeat = 3;
+    tensor *x = optest_in(&o, "x", 1, 2, DIMS(9000007)), *out = optest_out(&o, "out", DT_F64, DIMS(1));
+    optest_set_tol(&o, out, sum_tol(9000007));
+    optest_compare(&o, OPTEST_FN(sum_squares_fwd), &(sum_squares_args){.x = x, .out = out});
+    optest_end(&o);
+}
+
+int main(int argc, char **argv) {
     optest_rounded = &backend_ref32;
-    const struct CMUnitTest tests[] = {
+    optest_rounded16 = ref16_table(&backend_ref32);
+    const struct CMUnitTest every[] = {
         cmocka_unit_test(test_vae_sample),  cmocka_unit_test(test_vae_clamp),   cmocka_unit_test(test_sdf_loss),
         cmocka_unit_test(test_mse_flow),    cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw),
-        cmocka_unit_test(test_adamw_split), cmocka_unit_test(test_nan),         cmocka_unit_test(test_wrong),
+        cmocka_unit_test(test_adamw_split),  cmocka_unit_test(test_muon),
+        cmocka_unit_test(test_muon_direction), cmocka_unit_test(test_nan),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest cpu[] = {cmocka_unit_test(test_wrong)};
+    const struct CMUnitTest gpu[] = {cmocka_unit_test(test_large)};
+    return optest_main(argc, argv,
+                       &(optest_suite){.name = "loss", OPTEST_LIST(every), OPTEST_LIST(cpu), OPTEST_LIST(gpu)});
 }

@@ -1,6 +1,7 @@
-/* attn_segment, attn_select, topk_blocks: cpu against ref, gradients of ref, wrong arguments. */
+/* attn_segment, attn_select, topk_blocks against ref, gradients of ref, wrong arguments. */
 #include "core/rng.h"
 #include "ops/optest.h"
+#include "ops/ref16.h"
 #include "ops/ref32_sparse.h"
 
 #include <math.h>
@@ -9,6 +10,7 @@
 static int set_up(void **state) {
     (void)state;
     optest_rounded = &backend_ref32_sparse;
+    optest_rounded16 = ref16_table(&backend_ref32_sparse);
     return 0;
 }
 
@@ -19,11 +21,21 @@ static void permutation(int64_t n, uint64_t sample, int32_t *out) {
     for (int64_t i = 0; i < n; i++) out[i] = (int32_t)order[i];
 }
 
+/* On a GPU Delta is <dout, out>, in the backward of ref sum_t P dP: each is off by a few roundings of |dP|, also where
+ * dS = P (dP - Delta) is nothing (one key). |dP| is below 1.5 sqrt(D) for rows in [-1,1], k and q below 2, scale is
+ * 1/sqrt(D): that is 3 in dq, whose P add up to 1, and 3 sqrt(n) in dk, where n rows of q with P about 1 meet in a key.
+ */
+static void set_delta_floors(optest *o, const tensor *dq, const tensor *dk, double n) {
+    if (optest_now == OPTEST_CPU) return;
+    optest_set_floor(o, dq, 3);
+    optest_set_floor(o, dk, 3 * sqrt(n));
+}
+
 /* ---- attn_segment --------------------------------------------------------------------------------------------- */
 
 typedef struct {
     int     n_segments;
-    int     queries[8], keys[8];
+    int     queries[12], keys[12];
     int64_t H, G, D;
     bool    ordered, fused; /* shuffled rows; q, k, v as columns of one tensor (needs as many queries as keys) */
     int64_t unnamed;        /* key rows that no segment names */
@@ -70,7 +82,7 @@ static void segment_case(const segment_shape *s, int repeat, bool grad) {
     optest_set_terms(&o, out, M);
     optest_compare(&o, OPTEST_FN(attn_segment_fwd), &a);
     if (grad) optest_nan(&o, OPTEST_FN(attn_segment_fwd), &a, x[0], out);
-    optest_run(&o, &backend_cpu, OPTEST_FN(attn_segment_fwd), &a);
+    optest_run(&o, optest_tested(), OPTEST_FN(attn_segment_fwd), &a);
     optest_freeze(&o);
     tensor *dout = optest_in(&o, "dout", 4, 2, DIMS(N, H, D));
     a.dout = dout;
@@ -89,6 +101,10 @@ static void segment_case(const segment_shape *s, int repeat, bool grad) {
     a.dq = &dq;
     a.dk = &dk;
     a.dv = &dv;
+    double shared = 1;
+    for (int i = 0; i < s->n_segments; i++)
+        if (s->keys[i] > 0) shared = fmax(shared, (double)s->queries[i] / s->keys[i]);
+    set_delta_floors(&o, dx[0], s->fused ? dx[0] : dx[1], shared * (double)(H / G));
     optest_compare(&o, OPTEST_FN(attn_segment_bwd), &a);
     if (grad && s->fused)
         optest_grad(&o, OPTEST_FN(attn_segment_fwd), OPTEST_FN(attn_segment_bwd), &a, (tensor *[]){x[0], dx[0], NULL},
@@ -262,7 +278,8 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
                            .scale = scale,
                            .out = cmp_out,
                            .lse = cmp_lse};
-    optest_run(&o, &backend_ref, OPTEST_FN(attn_segment_fwd), &c);
+    optest_set_terms(&o, cmp_out, t.M);
+    optest_compare(&o, OPTEST_FN(attn_segment_fwd), &c);
     optest_freeze(&o);
     tensor *block = optest_out(&o, "block", DT_I32, DIMS(G, N, s->K)),
            *score = optest_out(&o, "score", DT_F32, DIMS(G, N, t.widest + 1));
@@ -277,6 +294,7 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
                           .block = block,
                           .score = score};
     optest_set_terms(&o, score, 3 * H / G);
+    optest_set_choice(&o, block, score, sample, slc_sample);
     optest_compare(&o, OPTEST_FN(topk_blocks_fwd), &p);
     /* What the header promises, whatever ref does. */
     for (int64_t i = 0; i < G * N; i++) {
@@ -315,7 +333,7 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
     optest_set_terms(&o, out, N);
     optest_compare(&o, OPTEST_FN(attn_select_fwd), &a);
     if (grad) optest_nan(&o, OPTEST_FN(attn_select_fwd), &a, q, out);
-    optest_run(&o, &backend_cpu, OPTEST_FN(attn_select_fwd), &a);
+    optest_run(&o, optest_tested(), OPTEST_FN(attn_select_fwd), &a);
     optest_freeze(&o);
     tensor *dout = optest_in(&o, "dout", 7, 2, DIMS(N, H, D)), *dq = optest_out(&o, "dq", DT_F32, DIMS(N, H, D));
     tensor *dk = optest_out(&o, "dk", DT_F32, DIMS(N, G, D)), *dv = optest_out(&o, "dv", DT_F32, DIMS(N, G, D));
@@ -326,6 +344,7 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
     optest_set_terms(&o, dq, N);
     optest_set_terms(&o, dk, N);
     optest_set_terms(&o, dv, N);
+    set_delta_floors(&o, dq, dk, (double)(H / G));
     optest_compare(&o, OPTEST_FN(attn_select_bwd), &a);
     if (grad)
         optest_grad(&o, OPTEST_FN(attn_select_fwd), OPTEST_FN(attn_select_bwd), &a,
@@ -388,6 +407,7 @@ static void test_select_unused(void **state) {
     a.dq = optest_out(&o, "dq", DT_F32, DIMS(6, 2, 16));
     a.dk = optest_out(&o, "dk", DT_F32, DIMS(6, 1, 16));
     a.dv = optest_out(&o, "dv", DT_F32, DIMS(6, 1, 16));
+    set_delta_floors(&o, a.dq, a.dk, 2);
     optest_compare(&o, OPTEST_FN(attn_select_bwd), &a);
     for (int i = 16; i < 64; i++) assert_true(F32(a.dk)[i] == 0 && F32(a.dv)[i] == 0);
     optest_end(&o);
@@ -471,13 +491,91 @@ static void test_select_wrong(void **state) {
     optest_end(&o);
 }
 
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_segment_sizes),    cmocka_unit_test(test_segment_widths),
-        cmocka_unit_test(test_segment_large),    cmocka_unit_test(test_segment_gradients),
-        cmocka_unit_test(test_segment_wrong),    cmocka_unit_test(test_select_shapes),
-        cmocka_unit_test(test_select_gradients), cmocka_unit_test(test_select_unused),
-        cmocka_unit_test(test_topk_ties),        cmocka_unit_test(test_select_wrong),
+/* ---- on a GPU ------------------------------------------------------------------------------------------------- */
+
+/* Windows, cross and compression attention at the published widths, lengths around the edges of tiles. */
+static void test_segment_tiles(void **state) {
+    static const segment_shape shape[] = {
+        {.n_segments = 11,
+         .queries = {0, 1, 15, 16, 17, 63, 64, 65, 129, 300, 33},
+         .keys = {0, 1, 15, 16, 17, 63, 64, 65, 129, 300, 33},
+         .H = 32,
+         .G = 2,
+         .D = 32,
+         .ordered = true},
+        {.n_segments = 11,
+         .queries = {300, 64, 0, 127, 128, 1, 31, 32, 33, 48, 2},
+         .keys = {300, 64, 0, 127, 128, 1, 31, 32, 33, 48, 2},
+         .H = 8,
+         .G = 8,
+         .D = 64,
+         .ordered = true,
+         .fused = true},
+        {.n_segments = 4, .queries = {300, 0, 65, 16}, .keys = {1374, 5, 100, 0}, .H = 4, .G = 4, .D = 32},
+        {.n_segments = 3, .queries = {130, 7, 257}, .keys = {1374, 1, 66}, .H = 2, .G = 2, .D = 64},
+        {.n_segments = 3, .queries = {1000, 513, 3}, .keys = {17, 65, 1}, .H = 32, .G = 2, .D = 32, .unnamed = 3},
+        {.n_segments = 2, .queries = {700, 70}, .keys = {130, 70}, .H = 12, .G = 2, .D = 32, .ordered = true},
+        {.n_segments = 2, .queries = {65, 129}, .keys = {65, 129}, .H = 16, .G = 1, .D = 64, .fused = true},
     };
-    return cmocka_run_group_tests(tests, set_up, NULL);
+    (void)state;
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) segment_case(&shape[i], 10, false);
+}
+
+static void test_segment_head_widths(void **state) {
+    static const int64_t width[] = {2, 8, 20, 24, 40, 48, 80, 96, 128};
+    (void)state;
+    for (int i = 0; i < 9; i++) {
+        segment_shape s = {.n_segments = 5,
+                           .queries = {65, 0, 17, 1, 130},
+                           .keys = {65, 3, 40, 1, 70},
+                           .H = 6,
+                           .G = i % 2 ? 3 : 1,
+                           .D = width[i],
+                           .ordered = i % 3 == 0,
+                           .unnamed = i % 2};
+        segment_case(&s, 3, false);
+    }
+}
+
+/* Few and many blocks, of one token and of several tiles, the published head counts, 8 and 32 chosen blocks. */
+static void test_select_tiles(void **state) {
+    static const select_shape shape[] = {
+        {.n_samples = 2, .n_blocks = {10, 6}, .block_size = 33, .cmp_per_block = 1, .H = 32, .G = 2, .D = 32, .K = 8},
+        {.n_samples = 3, .n_blocks = {40, 0, 64}, .H = 32, .G = 2, .D = 32, .K = 32},
+        {.n_samples = 1, .n_blocks = {64}, .block_size = 6, .cmp_per_block = 3, .H = 16, .G = 2, .D = 64, .K = 32},
+        {.n_samples = 1, .n_blocks = {3}, .block_size = 300, .cmp_per_block = 2, .H = 4, .G = 1, .D = 32, .K = 2},
+        {.n_samples = 2, .n_blocks = {2, 5}, .block_size = 65, .cmp_per_block = 8, .H = 8, .G = 2, .D = 32, .K = 8},
+        {.n_samples = 1, .n_blocks = {500}, .block_size = 1, .cmp_per_block = 1, .H = 4, .G = 2, .D = 32, .K = 8},
+        {.n_samples = 1, .n_blocks = {1090}, .block_size = 1, .cmp_per_block = 1, .H = 1, .G = 1, .D = 16, .K = 8},
+        {.n_samples = 1, .n_blocks = {129}, .block_size = 17, .cmp_per_block = 1, .H = 8, .G = 8, .D = 32, .K = 3},
+        {.n_samples = 2, .n_blocks = {70, 33}, .H = 6, .G = 2, .D = 40, .K = 16},
+        {.n_samples = 1, .n_blocks = {20}, .block_size = 16, .cmp_per_block = 1, .H = 16, .G = 1, .D = 128, .K = 4},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) select_case(&shape[i], i < 2 ? 20 : 3, false);
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest every[] = {
+        cmocka_unit_test(test_segment_sizes), cmocka_unit_test(test_segment_widths),
+        cmocka_unit_test(test_segment_large), cmocka_unit_test(test_select_shapes),
+        cmocka_unit_test(test_select_unused), cmocka_unit_test(test_topk_ties),
+    };
+    const struct CMUnitTest cpu[] = {
+        cmocka_unit_test(test_segment_gradients),
+        cmocka_unit_test(test_segment_wrong),
+        cmocka_unit_test(test_select_gradients),
+        cmocka_unit_test(test_select_wrong),
+    };
+    const struct CMUnitTest gpu[] = {
+        cmocka_unit_test(test_segment_tiles),
+        cmocka_unit_test(test_segment_head_widths),
+        cmocka_unit_test(test_select_tiles),
+    };
+    return optest_main(argc, argv,
+                       &(optest_suite){.name = "sparse_attn",
+                                       OPTEST_LIST(every),
+                                       OPTEST_LIST(cpu),
+                                       OPTEST_LIST(gpu),
+                                       .set_up = set_up});
 }

@@ -1,6 +1,7 @@
-/* conv3, pool, subdivide: cpu against ref, gradients of ref, wrong arguments. */
+/* conv3, pool, subdivide against ref, gradients of ref, wrong arguments. */
 #include "core/rng.h"
 #include "ops/optest.h"
+#include "ops/ref16.h"
 #include "ops/ref32_sparse.h"
 
 #include <math.h>
@@ -11,6 +12,7 @@ static arena mem;
 static int set_up(void **state) {
     (void)state;
     optest_rounded = &backend_ref32_sparse;
+    optest_rounded16 = ref16_table(&backend_ref32_sparse);
     mem = arena_new("tables", (size_t)64 << 20);
     return 0;
 }
@@ -25,8 +27,9 @@ static double uniform(uint64_t sample, uint64_t i) {
     return rng_uniform((rng_key){.seed = 3, .purpose = RNG_TEST, .sample = sample}, i);
 }
 
-/* n tiles in three samples, the second one empty, a third of the places of a cube taken; `share` < 1 masks cells. */
-static grid make_grid(int n, int side, double share) {
+/* n tiles in three samples, the second one empty, a third of the places of a cube taken; `apart` 2 and more leaves every
+ * tile alone; `share` < 1 masks cells. */
+static grid make_grid_apart(int n, int side, double share, int apart) {
     int32_t *xyz = arena_alloc(&mem, (size_t)(n + 1) * 12), *first = arena_alloc(&mem, 16);
     int      edge = 2, split = n / 2;
     while (edge * edge * edge < 3 * n) edge++;
@@ -37,9 +40,9 @@ static grid make_grid(int n, int side, double share) {
         assert_true(edge * edge * edge <= 4096);
         rng_permutation((rng_key){.purpose = RNG_TEST, .sample = (uint64_t)(n + s)}, edge * edge * edge, order);
         for (int i = 0; i < want; i++, at++) {
-            xyz[3 * at] = (int32_t)order[i] / edge / edge;
-            xyz[3 * at + 1] = (int32_t)order[i] / edge % edge;
-            xyz[3 * at + 2] = (int32_t)order[i] % edge;
+            xyz[3 * at] = apart * ((int32_t)order[i] / edge / edge);
+            xyz[3 * at + 1] = apart * ((int32_t)order[i] / edge % edge);
+            xyz[3 * at + 2] = apart * ((int32_t)order[i] % edge);
         }
     }
     first[3] = n;
@@ -53,6 +56,10 @@ static grid make_grid(int n, int side, double share) {
         if (i % 512 == 100 || uniform(8, (uint64_t)i) < share) U64(&mask)[i / 64] |= UINT64_C(1) << i % 64;
     grid_pyramid(&mem, &mask, &nb, &starts, level, pool_first);
     return side == 8 ? level[0] : side == 4 ? level[1] : side == 2 ? level[2] : level[3];
+}
+
+static grid make_grid(int n, int side, double share) {
+    return make_grid_apart(n, side, share, 1);
 }
 
 static void conv_case(const grid *g, int64_t I, int64_t O, act_kind act, bool want_dx, int repeat, bool grad) {
@@ -74,7 +81,7 @@ static void conv_case(const grid *g, int64_t I, int64_t O, act_kind act, bool wa
     optest_set_terms(&o, y, 27 * I);
     optest_compare(&o, OPTEST_FN(conv3_fwd), &a);
     if (grad && n > 0) optest_nan(&o, OPTEST_FN(conv3_fwd), &a, x, y);
-    optest_run(&o, &backend_cpu, OPTEST_FN(conv3_fwd), &a);
+    optest_run(&o, optest_tested(), OPTEST_FN(conv3_fwd), &a);
     optest_freeze(&o);
     tensor *dy = optest_in(&o, "dy", 4, 2, DIMS(n, O)), *dx = NULL;
     tensor *dw = optest_acc(&o, "dw", 5, 2, DIMS(27, I, O)), *db = optest_acc(&o, "db", 6, 2, DIMS(O));
@@ -284,11 +291,93 @@ static void test_subdivide(void **state) {
     }
 }
 
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conv_rows),      cmocka_unit_test(test_conv_levels), cmocka_unit_test(test_conv_wide),
-        cmocka_unit_test(test_conv_gradients), cmocka_unit_test(test_conv_wrong),  cmocka_unit_test(test_pool),
-        cmocka_unit_test(test_pool_of_ones),   cmocka_unit_test(test_pool_wrong),  cmocka_unit_test(test_subdivide),
+/* ---- on a GPU ------------------------------------------------------------------------------------------------- */
+
+/* The layers of the SS-VAE at their level, dense and masked, tiles with neighbours and alone. */
+static void test_conv_layers(void **state) {
+    static const struct {
+        int     side, tiles;
+        int64_t I, O;
+    } layer[] = {{1, 130, 128, 512}, {1, 67, 512, 512}, {1, 130, 512, 128}, {2, 37, 64, 128}, {2, 37, 128, 128},
+                 {2, 37, 128, 64},   {4, 11, 32, 64},   {4, 11, 64, 64},    {4, 11, 64, 32},  {8, 5, 32, 32},
+                 {8, 5, 8, 8},       {8, 5, 16, 16},    {1, 300, 64, 64},   {1, 300, 96, 96}};
+    (void)state;
+    for (size_t i = 0; i < sizeof layer / sizeof *layer; i++)
+        for (int k = 0; k < 4; k++) { /* dense, masked; each with and without neighbours */
+            arena_reset(&mem, 0);
+            grid g = make_grid_apart(layer[i].tiles, layer[i].side, k & 1 ? 0.3 : 1, k & 2 ? 3 : 1);
+            conv_case(&g, layer[i].I, layer[i].O, k & 1 ? ACT_NONE : ACT_SILU, k != 2, 5, false);
+        }
+}
+
+/* Channel counts of every residue and rows in many blocks; one tile; cells that are alone in their tile. */
+static void test_conv_odd(void **state) {
+    static const int64_t width[][2] = {{1, 8}, {8, 1}, {3, 16}, {16, 5}, {13, 13}, {24, 40}, {40, 24}, {33, 65}, {130, 6}};
+    (void)state;
+    for (int side = 1; side <= 8; side *= 2)
+        for (size_t w = 0; w < sizeof width / sizeof *width; w++) {
+            arena_reset(&mem, 0);
+            grid g = make_grid_apart(side == 8 ? 3 : 17, side, w & 1 ? 0.02 : 1, w % 3 ? 1 : 2);
+            conv_case(&g, width[w][0], width[w][1], w & 2 ? ACT_SILU : ACT_NONE, true, 3, false);
+        }
+    for (int side = 1; side <= 8; side *= 2) {
+        arena_reset(&mem, 0);
+        grid one = make_grid(1, side, 1);
+        conv_case(&one, 32, 32, ACT_SILU, true, 3, false);
+    }
+    arena_reset(&mem, 0);
+    grid many = make_grid(64, 8, 1), more = make_grid(1200, 2, 1);
+    conv_case(&many, 8, 8, ACT_SILU, true, 10, false);
+    conv_case(&many, 32, 8, ACT_NONE, true, 10, false);
+    conv_case(&more, 16, 32, ACT_SILU, true, 10, false);
+}
+
+static void test_pool_large(void **state) {
+    enum { N = 20000 };
+    static int32_t first[N / 8 + 1], order[N];
+    static int64_t shuffled[N];
+    (void)state;
+    rng_permutation((rng_key){.purpose = RNG_TEST, .step = 6}, N, shuffled);
+    for (int64_t i = 0; i < N; i++) order[i] = (int32_t)shuffled[i];
+    for (int k = 0; k < 6; k++) { /* eight of each, or nearly all in one; rows or an order */
+        optest  o;
+        int64_t C = k < 2 ? 64 : k < 4 ? 1024 / 8 : 30, n = C > 64 ? N / 4 : N, P = k & 1 ? 5 : n / 8;
+        optest_begin(&o);
+        o.repeat = 5;
+        for (int64_t p = 0; p <= P; p++) first[p] = (int32_t)(k & 1 ? (p < 3 ? p : n - (P - p)) : n / P * p);
+        for (int64_t i = 0; i < n; i++) order[i] = (int32_t)(n == N ? shuffled[i] : n - 1 - i);
+        tensor   *x = optest_in(&o, "x", 1, 2, DIMS(n, C)), *y = optest_out(&o, "y", DT_F32, DIMS(P, C));
+        pool_args a = {.x = x, .first = optest_i32(&o, "first", first, DIMS(P + 1)), .add_one = k & 1, .y = y};
+        if (k % 3) a.order = optest_i32(&o, "order", order, DIMS(n));
+        optest_set_terms(&o, y, k & 1 ? n : 8);
+        optest_compare(&o, OPTEST_FN(pool_fwd), &a);
+        optest_freeze(&o);
+        a.dy = optest_in(&o, "dy", 2, 2, DIMS(P, C));
+        a.dx = optest_out(&o, "dx", DT_F32, DIMS(n, C));
+        optest_compare(&o, OPTEST_FN(pool_bwd), &a);
+        optest_end(&o);
+    }
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest every[] = {
+        cmocka_unit_test(test_conv_rows), cmocka_unit_test(test_conv_levels), cmocka_unit_test(test_conv_wide),
+        cmocka_unit_test(test_pool),      cmocka_unit_test(test_subdivide),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    const struct CMUnitTest cpu[] = {
+        cmocka_unit_test(test_conv_gradients), cmocka_unit_test(test_conv_wrong),
+        cmocka_unit_test(test_pool_of_ones),   cmocka_unit_test(test_pool_wrong),
+    };
+    const struct CMUnitTest gpu[] = {
+        cmocka_unit_test(test_conv_layers),
+        cmocka_unit_test(test_conv_odd),
+        cmocka_unit_test(test_pool_large),
+    };
+    return optest_main(argc, argv,
+                       &(optest_suite){.name = "sparse_conv",
+                                       OPTEST_LIST(every),
+                                       OPTEST_LIST(cpu),
+                                       OPTEST_LIST(gpu),
+                                       .set_up = set_up,
+                                       .tear_down = tear_down});
 }

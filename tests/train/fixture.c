@@ -151,6 +151,7 @@ void fixture_options(options *o, const char *folder, const char *run, bool dit) 
     snprintf(o->data.latents, sizeof o->data.latents, "%s/latents", folder);
     snprintf(o->train.run, sizeof o->train.run, "%s", run);
     o->train.model = dit ? opt_train_model_dit : opt_train_model_vae;
+    o->train.device = opt_train_device_cpu; /* also where there is a GPU */
     o->train.steps = 20;
     o->train.batch_samples = 5;
     o->train.micro_tokens = 60;

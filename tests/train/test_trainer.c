@@ -454,15 +454,16 @@ static void test_chain(void **state) {
     ssvae vae;
     ssdit dit;
     arena weights[2];
-    if (!load_vae(in_root("chain-vae"), true, &vae, &weights[0], &st)) fail_msg("%s", st.text);
-    if (!load_dit(in_root("chain-dit"), false, &dit, &weights[1], &st)) fail_msg("%s", st.text);
+    ctx   c = {.be = &backend_cpu};
+    if (!load_vae(in_root("chain-vae"), true, &c, &vae, &weights[0], &st)) fail_msg("%s", st.text);
+    if (!load_dit(in_root("chain-dit"), false, &c, &dit, &weights[1], &st)) fail_msg("%s", st.text);
     assert_int_equal(vae.cfg.width, 32);
     assert_int_equal(dit.cfg.ssa.width, 64);
     ssvae_free(&vae);
     ssdit_free(&dit);
     arena_free(&weights[0]);
     arena_free(&weights[1]);
-    assert_false(load_dit(in_root("chain-vae"), true, &dit, &weights[1], &st));
+    assert_false(load_dit(in_root("chain-vae"), true, &c, &dit, &weights[1], &st));
     assert_int_equal(st.code, ST_CONFIG);
 
     watch from = {0}, zero = {0}; /* train.init_from */

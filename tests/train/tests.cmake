@@ -3,6 +3,11 @@ d3s2_test(test_configs LABELS "train" SOURCES train/test_configs.c LIBS d3s2_tra
 d3s2_test(test_trainer LABELS "train" SOURCES train/test_trainer.c train/fixture.c LIBS d3s2_train)
 d3s2_test(test_device LABELS "train" SOURCES train/test_device.c train/fixture.c LIBS d3s2_train)
 
+# On a GPU, and on a pretended one for the host's part.
+d3s2_test(test_gpu_step LABELS "gpu" SOURCES train/test_gpu_step.c train/fixture.c LIBS d3s2_app TIMEOUT 900)
+d3s2_test(test_pretended_gpu LABELS "train" SOURCES train/test_gpu_step.c train/pretend_gpu.c train/fixture.c LIBS d3s2_app TIMEOUT 900)
+target_compile_definitions(test_pretended_gpu PRIVATE PRETEND)
+
 # One run on 1, 2 and 4 ranks, then a comparison of what they wrote.
 add_executable(train_ranks train/train_ranks.c train/fixture.c)
 target_link_libraries(train_ranks PRIVATE d3s2_train d3s2_harness)
@@ -16,3 +21,50 @@ endforeach()
 add_test(NAME train_ranks_agree COMMAND train_ranks ${ranks_folder} check)
 set_tests_properties(train_ranks_agree PROPERTIES LABELS "train;mpi" ENVIRONMENT "${D3S2_TEST_ENVIRONMENT}" FIXTURES_REQUIRED
   "train_ranks_1;train_ranks_2;train_ranks_4")
+
+# The same configurations on GPUs: one run each, then the comparison with the CPU. Names of a run: SET-PRECISION-RANKS.
+add_executable(gpu_ranks train/gpu_ranks.c train/fixture.c)
+add_executable(gpu_ranks_pretended train/gpu_ranks.c train/pretend_gpu.c train/fixture.c)
+foreach(program gpu_ranks gpu_ranks_pretended)
+  target_link_libraries(${program} PRIVATE d3s2_train d3s2_harness)
+  target_compile_definitions(${program} PRIVATE D3S2_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+endforeach()
+target_compile_definitions(gpu_ranks_pretended PRIVATE PRETEND)
+# d3s2_gpu_run(PROGRAM FOLDER LABELS NAME RANKS SETTINGS...)
+function(d3s2_gpu_run program folder labels name ranks)
+  add_test(NAME ${program}_${name} COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe ${MPIEXEC_NUMPROC_FLAG} ${ranks}
+           $<TARGET_FILE:${program}> ${folder} ${name} ${ARGN})
+  set_tests_properties(${program}_${name} PROPERTIES LABELS "${labels}" TIMEOUT 900 SKIP_RETURN_CODE 77
+    ENVIRONMENT "${D3S2_TEST_ENVIRONMENT};OMP_NUM_THREADS=1;${D3S2_MPI_ENVIRONMENT}")
+  if(NOT name STREQUAL "cpu")
+    set_tests_properties(${program}_${name} PROPERTIES DEPENDS ${program}_cpu)
+  endif()
+  set_property(DIRECTORY APPEND PROPERTY D3S2_${program} ${program}_${name})
+endfunction()
+function(d3s2_gpu_check program folder labels)
+  get_property(runs DIRECTORY PROPERTY D3S2_${program})
+  add_test(NAME ${program}_agree COMMAND ${program} ${folder} check)
+  set_tests_properties(${program}_agree PROPERTIES LABELS "${labels}" DEPENDS "${runs}" SKIP_RETURN_CODE 77
+    ENVIRONMENT "${D3S2_TEST_ENVIRONMENT}")
+endfunction()
+set(gpu_folder ${CMAKE_CURRENT_BINARY_DIR}/gpu_ranks.out)
+d3s2_gpu_run(gpu_ranks ${gpu_folder} "gpu;mpi" cpu 1 train.device=cpu)
+foreach(ranks 1 2 4)
+  foreach(precision f32 bf16)
+    d3s2_gpu_run(gpu_ranks ${gpu_folder} "gpu;mpi" gpu-${precision}-${ranks} ${ranks} train.device=cuda
+                 train.precision=${precision})
+  endforeach()
+endforeach()
+d3s2_gpu_run(gpu_ranks ${gpu_folder} "gpu;mpi" plain-f32-2 2 train.device=cuda train.precision=f32 train.sharded_optimizer=false)
+d3s2_gpu_run(gpu_ranks ${gpu_folder} "gpu;mpi" reduce-bf16-2 2 train.device=cuda train.precision=bf16 train.reduce_dtype=bf16)
+d3s2_gpu_check(gpu_ranks ${gpu_folder} "gpu;mpi")
+
+set(pretended_folder ${CMAKE_CURRENT_BINARY_DIR}/gpu_ranks_pretended.out)
+d3s2_gpu_run(gpu_ranks_pretended ${pretended_folder} "train;mpi" cpu 1 train.device=cpu)
+foreach(ranks 2 4)
+  d3s2_gpu_run(gpu_ranks_pretended ${pretended_folder} "train;mpi" pretended-${ranks} ${ranks} train.device=cuda
+               train.precision=f32)
+endforeach()
+d3s2_gpu_run(gpu_ranks_pretended ${pretended_folder} "train;mpi" reduce-bf16-2 2 train.device=cuda train.precision=f32
+             train.reduce_dtype=bf16)
+d3s2_gpu_check(gpu_ranks_pretended ${pretended_folder} "train;mpi")

@@ -118,7 +118,7 @@ static void test_down_block(void **state) {
         bench_open(&b, BACKENDS[k]);
         params p;
         params_init(&p);
-        down_rows r = down_rows_add(&p, 0, 8, 16, "block");
+        down_rows r = down_rows_add(&p, 0, 8, 16, 0, "block");
         b.weights = arena_new("weights", (size_t)p.total * sizeof(float) + 512);
         params_alloc(&p, &b.weights, false, false);
         param *order[10] = {r.norm_in.w,  r.norm_in.b,  r.conv_in.w,  r.conv_in.b, r.norm_out.w,
@@ -151,7 +151,7 @@ static void test_up_block(void **state) {
         bench_open(&b, BACKENDS[k]);
         params p;
         params_init(&p);
-        up_rows r = up_rows_add(&p, 0, 8, 4, 1, "block");
+        up_rows r = up_rows_add(&p, 0, 8, 4, 1, 0, "block");
         b.weights = arena_new("weights", (size_t)p.total * sizeof(float) + 512);
         params_alloc(&p, &b.weights, false, false);
         param *order[4] = {r.conv_in.w, r.conv_in.b, r.conv_out.w, r.conv_out.b};

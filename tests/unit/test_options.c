@@ -153,6 +153,8 @@ static void command_line_refusals(void **state) {
                  {"vae.enc_widths=[1", "YAML"},
                  {"--widht", "--widht is not known"},
                  {"--config", "needs a file"},
+                 {"--device", "needs one of"},
+                 {"--device=gpu", "one of auto, cpu, ref, cuda"},
                  {"--config=/no/such/file.yaml", "/no/such/file.yaml"},
                  {"train.seed=1.5", "integer of at least 0"}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -161,6 +163,20 @@ static void command_line_refusals(void **state) {
         if (options_parse(2, argv, &o, &st)) fail_msg("accepted: %s", cases[i].arg);
         if (!strstr(st.text, cases[i].says)) fail_msg("\"%s\" does not say \"%s\"", st.text, cases[i].says);
     }
+}
+
+/* --device NAME is train.device=NAME, in its place among the others; the name is no argument. */
+static void device_word(void **state) {
+    (void)state;
+    status st = {0};
+    char  *argv[] = {"sample", "train.device=ref", "--device", "cuda", "shards"};
+    assert_true(options_parse(5, argv, &o, &st));
+    assert_int_equal(o.train.device, opt_train_device_cuda);
+    assert_int_equal(o.command.n_args, 1);
+    assert_string_equal(o.command.arg[0], "shards");
+    char *other[] = {"sample", "--device=cpu", "train.device=ref"};
+    assert_true(options_parse(3, other, &o, &st));
+    assert_int_equal(o.train.device, opt_train_device_ref);
 }
 
 static void dump_and_reload(void **state) {
@@ -273,10 +289,11 @@ static void contradictions(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),        cmocka_unit_test(file_and_overrides),
-        cmocka_unit_test(refusals),        cmocka_unit_test(command_line_refusals),
-        cmocka_unit_test(dump_and_reload), cmocka_unit_test(stored),
-        cmocka_unit_test(help_lists_all),  cmocka_unit_test(contradictions),
+        cmocka_unit_test(defaults),       cmocka_unit_test(file_and_overrides),
+        cmocka_unit_test(refusals),       cmocka_unit_test(command_line_refusals),
+        cmocka_unit_test(device_word),    cmocka_unit_test(dump_and_reload),
+        cmocka_unit_test(stored),         cmocka_unit_test(help_lists_all),
+        cmocka_unit_test(contradictions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -88,7 +88,7 @@ static float *sample(setup *s, const sampler_config *cfg) {
     float *x = malloc((size_t)s->n * sizeof *x);
     assert_non_null(x);
     poison(x, (size_t)s->n * sizeof *x);
-    sampler_run(&s->r.t, &s->m, &s->b, &s->cond, s->id, cfg, x);
+    sampler_run(&s->r.t, &s->m, &s->b, &s->cond, s->id, I32(&s->b.sample_first), cfg, x);
     return x;
 }
 
@@ -188,7 +188,7 @@ static void sample_by_sample(void **state) {
     arena  real = all.r.step;
     all.r.step = arena_counting("step");
     all.r.c.dry = true;
-    sampler_run(&all.r.t, &all.m, &all.b, &all.cond, all.id, &cfg, NULL);
+    sampler_run(&all.r.t, &all.m, &all.b, &all.cond, all.id, I32(&all.b.sample_first), &cfg, NULL);
     assert_int_equal(all.r.step.peak, peak);
     all.r.step = real;
     all.r.c.dry = false;

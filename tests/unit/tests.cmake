@@ -4,6 +4,8 @@ d3s2_test(test_io_safetensors LABELS unit SOURCES unit/test_io_safetensors.c LIB
 d3s2_test(test_io_checkpoint LABELS unit SOURCES unit/test_io_checkpoint.c LIBS d3s2_io)
 d3s2_test(test_shard LABELS unit SOURCES unit/test_shard.c LIBS d3s2_data)
 d3s2_test(test_vmath LABELS "unit" SOURCES unit/test_vmath.c LIBS d3s2_kernels_cpu)
+d3s2_test(test_precision LABELS "unit" SOURCES unit/test_precision.c LIBS d3s2_model d3s2_rig)
+d3s2_test(test_core_device LABELS "unit;gpu" SOURCES unit/test_device.c LIBS d3s2_nn)
 d3s2_test(test_clip LABELS "unit" SOURCES unit/test_clip.c LIBS d3s2_nn)
 foreach(name IN ITEMS numbers_ssa ssdit sampler)
   d3s2_test(test_${name} LABELS "unit" SOURCES unit/test_${name}.c LIBS d3s2_model d3s2_rig)
@@ -19,3 +21,4 @@ d3s2_test(test_numbers_vae LABELS "unit" SOURCES unit/test_numbers_vae.c LIBS d3
 d3s2_test(test_app_page LABELS unit SOURCES unit/test_app_page.c LIBS d3s2_app)
 d3s2_test(test_full_disk LABELS unit SOURCES unit/test_full_disk.c LIBS d3s2_data)
 d3s2_test(test_symmetry LABELS unit SOURCES unit/test_symmetry.c LIBS d3s2_data)
+d3s2_test(test_crop LABELS unit SOURCES unit/test_crop.c LIBS d3s2_data)

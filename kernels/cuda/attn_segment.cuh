@@ -1,0 +1,166 @@
+/* Shared by the files of attn_segment: what a kernel gets, and the jobs that the device cuts segments into.
+ *
+ * Segment sizes are device data, so the host launches as many blocks as there can be tiles, and a table that is made on
+ * the device says which tile a block has (attn_segment_jobs.cu); blocks without one leave at once.
+ *   Rows of a segment are its pairs (query, head of one key head), head fastest: row r is query r / hs, head g*hs + r %
+ * hs, so that the heads that share keys fill one tile. Keys of a segment are its key rows. */
+#pragma once
+#include "kernels/cuda/dev/attn_loader.cuh"
+#include "kernels/cuda/state.h"
+
+/* A tile: `at` is its first row (or key) inside the segment, whose queries start at q0 and keys at k0 of the orders. */
+typedef struct alignas(16) attn_job {
+    int32_t segment; /* -1: no tile */
+    int32_t at, q0, rows, k0, keys, pad[2];
+} attn_job;
+
+template <class T> struct segment_problem {
+    const T        *q, *k, *v, *dout;
+    T              *out, *dq, *dk, *dv;
+    float          *lse;
+    int64_t         qs, ks, vs;
+    const int32_t  *q_order, *k_order, *k_first; /* orders NULL: the identity */
+    float           scale;
+    int             H, G, hs, D, S;
+    int64_t         n_keys; /* positions that k_order (or the identity) has */
+    divisor         by_hs;
+    bool            wide;                               /* all rows allow accesses of 16 bytes */
+    uint32_t        q_bytes, k_bytes, v_bytes, o_bytes; /* between rows: of q and dq; k, dk; v, dv; out, dout */
+    const attn_job *job;
+    int             n_jobs;
+    const uint32_t *key_bound; /* (G): bits of the largest |k|^2 */
+    /* backward */
+    float2         *stat;  /* (N,H): what dq found out for dk, dv: lse and delta (bf16 form: lse*log2 e) */
+    int             parts; /* the rows of every segment are cut into so many parts for dk, dv ... */
+    float          *part;  /* ... whose sums are (parts, n_keys, G, 2, D) if there are several */
+};
+
+typedef struct {
+    int n, h;
+} query_row;
+
+/* The tensor row and head of row r of the job's segment. */
+template <class T>
+__device__ __forceinline__ query_row query_row_at(const segment_problem<T> &a, const attn_job &j, int g, int r) {
+    int i = divide(r, a.by_hs), at = j.q0 + i;
+    return query_row{a.q_order ? __ldg(a.q_order + at) : at, g * a.hs + r - i * a.hs};
+}
+template <class T> __device__ __forceinline__ int key_row_at(const segment_problem<T> &a, const attn_job &j, int i) {
+    return a.k_order ? __ldg(a.k_order + j.k0 + i) : j.k0 + i;
+}
+
+/* A warp moves the first n_rows (<= ROWS, none if below 1) of the segment's rows from row0 on between a tensor and a
+ * tile of its own. The segment has at least one row. Rows that are not there become zeros. */
+template <int D, int ROWS, bool WIDE>
+__device__ __forceinline__ void load_query_rows(uint32_t tile, const segment_problem<bf16> &a, const attn_job &j, int g,
+                                                int row0, int n_rows, const bf16 *src, uint32_t bytes) {
+    tile_loader<D, ROWS, 32, WIDE> move(threadIdx.x % 32, a.D);
+#pragma unroll
+    for (int i = 0; i < move.COUNT; i++) {
+        bool      there = move.row_of(i) < n_rows;
+        query_row at = query_row_at(a, j, g, there ? row0 + move.row_of(i) : 0);
+        move.load(tile, i, row_at(src, at.n, bytes) + at.h * a.D + move.col, there && move.brings());
+    }
+}
+template <int D, int ROWS, bool WIDE>
+__device__ __forceinline__ void store_query_rows(uint32_t tile, const segment_problem<bf16> &a, const attn_job &j,
+                                                 int g, int row0, int n_rows, bf16 *dst, uint32_t bytes) {
+    tile_loader<D, ROWS, 32, WIDE> move(threadIdx.x % 32, a.D);
+#pragma unroll
+    for (int i = 0; i < move.COUNT; i++) {
+        if (move.row_of(i) >= n_rows) break;
+        query_row at = query_row_at(a, j, g, row0 + move.row_of(i));
+        store_chunk<WIDE>(row_at(dst, at.n, bytes) + at.h * a.D, tile + move.to(i), move.chunk, a.D);
+    }
+}
+
+/* Where the stage of a ring that is used next begins. */
+template <class F> __device__ __forceinline__ int next_stage(int at) {
+    return at == (F::STAGES - 1) * F::STAGE ? 0 : at + F::STAGE;
+}
+
+/* The keys of a segment on their way through shared memory: tiles of F::KEYS keys and values in a ring of F::STAGES.
+ * load() once for each tile, also past the last one (`more` is false then); each is one cp.async group of the thread.
+ * The rows' numbers are fetched a tile ahead, since they may come from an order list. */
+template <class F> struct key_ring {
+    typedef tile_loader<F::D, F::KEYS, F::THREADS, F::WIDE> loader;
+    const segment_problem<bf16>                            &a;
+    const bf16                                             *k, *v;
+    loader                                                  move;
+    uint32_t                                                ring;
+    int from, to;            /* offsets of the stages that are read and filled next */
+    int at, last, left;      /* this thread's first row, the last row, rows from at on */
+    int next[loader::COUNT]; /* rows to load next; beyond the last one, that one */
+
+    __device__ __forceinline__ key_ring(const segment_problem<bf16> &a, const attn_job &j, int g, uint32_t ring)
+        : a(a), move(threadIdx.x, a.D), ring(ring), from(0), to(0), at(j.k0 + move.row), last(j.k0 + j.keys - 1),
+          left(move.brings() ? j.keys - move.row : 0) {
+        k = a.k + g * a.D + move.col;
+        v = a.v + g * a.D + move.col;
+        if (j.keys > 0) find();
+    }
+    __device__ __forceinline__ void find() {
+#pragma unroll
+        for (int i = 0; i < loader::COUNT; i++) next[i] = min(at + i * loader::PASS, last);
+        if (a.k_order) {
+#pragma unroll
+            for (int i = 0; i < loader::COUNT; i++) next[i] = __ldg(a.k_order + next[i]);
+        }
+    }
+    __device__ __forceinline__ void load(bool more) {
+        if (more) {
+#pragma unroll
+            for (int i = 0; i < loader::COUNT; i++) {
+                bool there = i * loader::PASS < left;
+                move.load(ring + to, i, row_at(k, next[i], a.k_bytes), there);
+                move.load(ring + to + F::TILE, i, row_at(v, next[i], a.v_bytes), there);
+            }
+            at += F::KEYS;
+            left -= F::KEYS;
+            find();
+        }
+        to = next_stage<F>(to);
+        cp_async_commit();
+    }
+    __device__ __forceinline__ void begin(int keys) {
+#pragma unroll
+        for (int t = 0; t < F::STAGES - 1; t++) load(keys > t * F::KEYS);
+    }
+    /* Waits for the tile to work on and starts the load of the one that takes the place of the tile before: keys, and
+     * values F::TILE bytes further. `keys` are left from the tile on. */
+    __device__ __forceinline__ uint32_t turn(int keys) {
+        cp_async_wait<F::STAGES - 2>();
+        __syncthreads(); /* the tile is there for all, and all are done with the one before */
+        load(keys > (F::STAGES - 1) * F::KEYS);
+        uint32_t tile = ring + from;
+        from = next_stage<F>(from);
+        return tile;
+    }
+};
+
+/* attn_segment_jobs.cu. Tables are in scratch. Tiles of `tile` rows (hs a query) or keys; *n_jobs bounds their number.
+ */
+attn_job *segment_row_jobs(ctx *c, const attn_segment_args *a, int tile, int *n_jobs);
+attn_job *segment_key_jobs(ctx *c, const attn_segment_args *a, int tile, int *n_jobs);
+uint32_t *segment_key_bound(ctx *c, const segment_problem<bf16> &p, int64_t M); /* (G) bits of the largest |k|^2 */
+/* Parts to cut the rows of each segment into, for dk and dv by tiles of `tile` keys; and memory for their sums. */
+template <class T> void segment_parts(ctx *c, segment_problem<T> *p, int64_t n_queries, int tile);
+template <class T> void segment_add_parts(ctx *c, const segment_problem<T> &p); /* their sum to dk, dv */
+template <class T> void segment_clear_unnamed(ctx *c, const segment_problem<T> &p, int64_t M);
+
+/* Forward; backward for the queries, which fills stat; then for the keys. bf16 in attn_segment_fwd, _dq and _dkv.cu,
+ * f32 in attn_segment_f32.cu. */
+void segment_fwd(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a);
+void segment_dq(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a);
+void segment_dkv(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a);
+void segment_fwd(ctx *c, segment_problem<float> *p, const attn_segment_args *a);
+void segment_dq(ctx *c, segment_problem<float> *p, const attn_segment_args *a);
+void segment_dkv(ctx *c, segment_problem<float> *p, const attn_segment_args *a);
+
+/* Raises the block's limit of shared memory where needed, and says so when the card has less. */
+template <class K> static inline void allow_shared(const ctx *c, K kernel, size_t bytes, const char *what) {
+    if (bytes <= 48 * 1024) return;
+    CHECK(!c->cuda || bytes <= c->cuda->shared_limit, "%s: needs %zu bytes of shared memory, a block has %zu", what,
+          bytes, c->cuda->shared_limit);
+    CUDA_DO(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+}

@@ -1,0 +1,187 @@
+/* attn_select, backward for the queries on tensor cores (dev/select_walk.cuh: who does what):
+ *   S = Q K^T, dP = dout V^T, P = exp(scale S - lse), dS = P (dP - delta), dq = scale * sum of dS K. */
+#include "kernels/cuda/dev/select_walk.cuh"
+
+namespace {
+
+enum { WARPS = 4, QUERY_TILES = 32 }; /* of a block of threads */
+
+template <int GROUPS> struct dq_rows {
+    row_operand q[GROUPS], dout[GROUPS];
+    float       dq[4 * GROUPS][4], lse[2], delta[2];
+
+    /* Leaves lse and delta in a.stat. */
+    __device__ __forceinline__ void start(const select_view &a, const query_tile &t, int row, int quad) {
+        float sum[2] = {0, 0};
+        load_heads<GROUPS>(q, a.o, a, t, row, quad);
+        load_heads<GROUPS>(dout, a.dout, a, t, row, quad);
+#pragma unroll
+        for (int c = 0; c < GROUPS; c++)
+#pragma unroll
+            for (int e = 0; e < 8; e++) {
+                uint32_t x = q[c].step[e / 4][e % 4], y = dout[c].step[e / 4][e % 4];
+                sum[e % 2] += bf16_lo(x) * bf16_lo(y) + bf16_hi(x) * bf16_hi(y);
+            }
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            int64_t at = t.n * a.H + t.head + row + 8 * r;
+            bool    ok = row + 8 * r < t.n_heads;
+            delta[r] = quad_sum(sum[r]);
+            lse[r] = ok ? a.lse[at] * LOG2_E : 0;
+            if (ok && quad == 0) a.stat[at] = make_float2(lse[r], delta[r]);
+        }
+        load_heads<GROUPS>(q, a.q, a, t, row, quad);
+#pragma unroll
+        for (int j = 0; j < 4 * GROUPS; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) dq[j][e] = 0;
+    }
+    __device__ __forceinline__ void score(float (&s)[2][4], float (&dp)[2][4], const uint4 (&k)[GROUPS][2],
+                                          const uint4 (&v)[GROUPS][2]) const {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[half][e] = dp[half][e] = 0;
+#pragma unroll
+            for (int c = 0; c < GROUPS; c++) {
+                mma_chunks(s[half], q[c], k[c][half]);
+                mma_chunks(dp[half], dout[c], v[c][half]);
+            }
+        }
+    }
+    /* dS / scale as operand A */
+    __device__ __forceinline__ void differentiate(uint32_t (&a)[4], const float (&s)[2][4], const float (&dp)[2][4],
+                                                  int n_keys, int quad, float scale2) const {
+        float ds[2][4];
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                ds[half][e] = exp2_fast(fmaf(s[half][e], scale2, -lse[e / 2])) * (dp[half][e] - delta[e / 2]);
+        if (n_keys < 16) {
+#pragma unroll
+            for (int e = 0; e < 8; e++)
+                if (8 * (e / 4) + 2 * quad + e % 2 >= n_keys) ds[e / 4][e % 4] = 0;
+        }
+        a[0] = pack_bf16(ds[0][0], ds[0][1]), a[1] = pack_bf16(ds[0][2], ds[0][3]);
+        a[2] = pack_bf16(ds[1][0], ds[1][1]), a[3] = pack_bf16(ds[1][2], ds[1][3]);
+    }
+    __device__ __forceinline__ void write(const select_view &a, const query_tile &t, int row, int quad) const {
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            if (row + 8 * r >= t.n_heads) continue;
+            bf16 *to = (bf16 *)a.dq + (t.n * a.H + t.head + row + 8 * r) * a.D + 2 * quad;
+#pragma unroll
+            for (int j = 0; j < 4 * GROUPS; j++)
+                if (8 * j < a.D)
+                    *(uint32_t *)(to + 8 * j) = pack_bf16(dq[j][2 * r] * a.scale, dq[j][2 * r + 1] * a.scale);
+        }
+    }
+};
+
+/* As fwd_step. dq += dS K wants K with keys as the contraction: the tile goes to shared memory (`room`, of this warp)
+ * and is read back transposed. */
+template <int SET, int GROUPS, int TILES>
+__device__ __forceinline__ void dq_step(dq_rows<GROUPS> (&rows)[TILES], uint4 (&k)[GROUPS][2], uint4 (&v)[GROUPS][2],
+                                        const uint4 *next, int n_keys, bool more, char *room, int lane, float scale2) {
+    const int row = lane / 4, quad = lane % 4;
+    __syncwarp(); /* the last tile has been read */
+#pragma unroll
+    for (int c = 0; c < GROUPS; c++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            *(uint4 *)(room + c * 1024 + half * 512 + tile_chunk<32>(row, quad)) = k[c][half];
+    float    s[TILES][2][4], dp[TILES][2][4];
+    uint32_t ds[TILES][4];
+#pragma unroll
+    for (int i = 0; i < TILES; i++)
+        if (SET >> i & 1) rows[i].score(s[i], dp[i], k, v);
+    if (more) {
+        load_chunks<GROUPS>(k, next);
+        load_chunks<GROUPS>(v, next + GROUPS * 64);
+    }
+#pragma unroll
+    for (int i = 0; i < TILES; i++)
+        if (SET >> i & 1) rows[i].differentiate(ds[i], s[i], dp[i], n_keys, quad, scale2);
+    __syncwarp();
+    /* matrices: keys 0-7, 8-15 of a chunk of channels, then of the next */
+    const uint32_t read = smem_addr(room) + lane / 8 % 2 * 512;
+#pragma unroll
+    for (int c = 0; c < GROUPS; c++)
+#pragma unroll
+        for (int j = 0; j < 4; j += 2) {
+            uint32_t b[4];
+            ldmatrix_x4_trans(b, read + c * 1024 + tile_chunk<32>(lane % 8, j + lane / 16));
+#pragma unroll
+            for (int i = 0; i < TILES; i++)
+                if (SET >> i & 1) {
+                    mma_bf16(rows[i].dq[4 * c + j], ds[i], b[0], b[1]);
+                    mma_bf16(rows[i].dq[4 * c + j + 1], ds[i], b[2], b[3]);
+                }
+        }
+}
+
+template <int GROUPS, int TILES>
+__global__ void __launch_bounds__(32 * WARPS, GROUPS == 1   ? 3
+                                              : GROUPS == 2 ? 2
+                                                            : 1)
+    dq_kernel(const select_view a, const select_packed packed) {
+    __shared__ int         ticket;
+    __shared__ block_entry entries[WARPS][32 * TILES];
+    __shared__ uint4       key_room[WARPS][GROUPS * 64];
+    const int              lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4, g = blockIdx.y;
+    const uint4           *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
+    const float            scale2 = a.scale * LOG2_E;
+    char                  *room = (char *)key_room[threadIdx.x / 32];
+    if (threadIdx.x == 0) ticket = 0;
+    __syncthreads();
+    for (int index; take_tiles(&ticket, TILES, QUERY_TILES, lane, &index);) {
+        block_walk<TILES> walk(a, entries[threadIdx.x / 32]);
+        dq_rows<GROUPS>   rows[TILES];
+        uint4             k[GROUPS][2], v[GROUPS][2];
+#pragma unroll
+        for (int i = 0; i < TILES; i++) {
+            query_tile t = tile_at(a, g, index + i);
+            walk.start(i, g, t.n, t.exists);
+            rows[i].start(a, t, row, quad);
+        }
+        key_step next;
+        bool     more = walk.next_block(next);
+        if (more) {
+            const uint4 *from = kv + (int64_t)next.tile * (GROUPS * 128);
+            load_chunks<GROUPS>(k, from);
+            load_chunks<GROUPS>(v, from + GROUPS * 64);
+        }
+        while (more) {
+            const int      n_keys = next.n_keys;
+            const uint32_t mask = next.mask;
+            more = walk.advance(next);
+            const uint4 *from = kv + (int64_t)next.tile * (GROUPS * 128);
+            if (TILES == 1 || mask == 1)
+                dq_step<1, GROUPS, TILES>(rows, k, v, from, n_keys, more, room, lane, scale2);
+            else if (mask == 2)
+                dq_step<TILES == 1 ? 1 : 2, GROUPS, TILES>(rows, k, v, from, n_keys, more, room, lane, scale2);
+            else
+                dq_step<TILES == 1 ? 1 : 3, GROUPS, TILES>(rows, k, v, from, n_keys, more, room, lane, scale2);
+        }
+#pragma unroll
+        for (int i = 0; i < TILES; i++) rows[i].write(a, tile_at(a, g, index + i), row, quad);
+    }
+}
+
+} // namespace
+
+void select_tiles_dq(ctx *c, const select_view &a, const select_packed &p) {
+    dim3 grid = query_grid(a, QUERY_TILES);
+    switch (select_groups(a.D)) {
+    case 1:
+        dq_kernel<1, 2><<<grid, 32 * WARPS, 0, stream_of(c)>>>(a, p);
+        break;
+    case 2:
+        dq_kernel<2, 1><<<grid, 32 * WARPS, 0, stream_of(c)>>>(a, p);
+        break;
+    default:
+        dq_kernel<4, 1><<<grid, 32 * WARPS, 0, stream_of(c)>>>(a, p);
+    }
+    LAUNCHED(c);
+}

@@ -1,0 +1,455 @@
+/* attn_select, backward for the keys. For every key head and block: the list of the queries that selected it, by a
+ * stable sort of all (block, query) pairs; so sums have one order and nothing is added atomically.
+ *
+ * bf16: an item of work is KEYS keys of a block and a part of its list. Its rows - (query, head), 64 at a time - pass
+ * through shared memory for all warps; a warp has 16*TILES keys as rows of its products
+ *   S = K Q^T, dP = V dout^T, P = exp(scale S - lse), dS = P (dP - delta), dV += P dout, dK += dS Q
+ * and their dK, dV in registers. Warps without keys of their own (small blocks) share the rows of the others. Lists are
+ * cut into parts of equal length, at least MIN_PART queries and long enough for the sums of all parts to fit into
+ * scratch: a block that everybody selected is not left to one block of threads. */
+#include <math.h>
+
+#include <cub/block/block_reduce.cuh>
+#include <cub/block/block_scan.cuh>
+#include <cub/device/device_radix_sort.cuh>
+
+#include "kernels/cuda/dev/select_attn.cuh"
+
+namespace {
+
+enum { PLAN_THREADS = 1024, MIN_PART = 256 };
+
+/* ---- lists ------------------------------------------------------------------------------------------------------ */
+
+__global__ void __launch_bounds__(256) fill_pairs_kernel(const select_view a, uint32_t *list, int32_t *query) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x, n = (int)a.N;
+    if (i >= n * a.G * a.K) return;
+    int b = a.block[i], row = i / a.K, g = row / n;
+    list[i] = b < 0 ? (uint32_t)(a.G * a.NB) : (uint32_t)(g * a.NB + b);
+    query[i] = row - g * n;
+}
+
+/* first[l]: number of pairs in lists before l, l = 0 .. n_lists. */
+__global__ void __launch_bounds__(256)
+    find_lists_kernel(const uint32_t *list, int n_pairs, int n_lists, int32_t *first) {
+    int l = blockIdx.x * blockDim.x + threadIdx.x, lo = 0, hi = n_pairs;
+    if (l > n_lists) return;
+    while (lo < hi) {
+        int mid = lo + (hi - lo) / 2;
+        if (list[mid] < (uint32_t)l)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    first[l] = lo;
+}
+
+/* ---- items of work ---------------------------------------------------------------------------------------------- */
+
+struct dkv_plan {
+    int32_t part, n_items, ticket; /* part: queries; ticket: items that are taken */
+};
+struct dkv_tables {
+    dkv_plan     *plan;
+    int32_t      *item_first, *sum_first; /* (n_lists+1): items, and rows of `sums`, before a list's */
+    float        *sums;                   /* rows (2,D): dk / scale and dv of part p, key k at sum_first + p*size + k */
+    select_lists  lists;
+    select_packed packed;
+};
+
+__device__ __forceinline__ int parts_of(int length, int part) {
+    return (length + part - 1) / part;
+}
+
+/* One block of threads. max_rows: room in `sums`; lists of a single part need none. */
+__global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const select_lists lists, const int32_t *block_first,
+                                                            int NB, int keys, int64_t max_rows, dkv_tables t) {
+    typedef cub::BlockReduce<int64_t, PLAN_THREADS> reduce;
+    typedef cub::BlockScan<int, PLAN_THREADS>       scan;
+    __shared__ union {
+        typename reduce::TempStorage to_reduce;
+        typename scan::TempStorage   to_scan;
+    } room;
+    __shared__ int64_t total;
+    int                part = MIN_PART;
+    for (;; part *= 2) {
+        int64_t rows = 0;
+        for (int l = threadIdx.x; l < lists.n; l += PLAN_THREADS) {
+            int b = l % NB, parts = parts_of(lists.first[l + 1] - lists.first[l], part);
+            if (parts > 1) rows += (int64_t)parts * (block_first[b + 1] - block_first[b]);
+        }
+        rows = reduce(room.to_reduce).Sum(rows);
+        if (threadIdx.x == 0) total = rows;
+        __syncthreads();
+        rows = total;
+        __syncthreads();
+        if (rows <= max_rows || part >= 1 << 29) break;
+    }
+    int items_before = 0, rows_before = 0;
+    for (int l0 = 0; l0 < lists.n; l0 += PLAN_THREADS) {
+        int l = l0 + threadIdx.x, items = 0, rows = 0, item_at, row_at, all_items, all_rows;
+        if (l < lists.n) {
+            int b = l % NB, size = block_first[b + 1] - block_first[b];
+            int parts = parts_of(lists.first[l + 1] - lists.first[l], part);
+            items = parts * ((size + keys - 1) / keys);
+            rows = parts > 1 ? parts * size : 0;
+        }
+        scan(room.to_scan).ExclusiveSum(items, item_at, all_items);
+        __syncthreads();
+        scan(room.to_scan).ExclusiveSum(rows, row_at, all_rows);
+        __syncthreads();
+        if (l < lists.n) {
+            t.item_first[l] = items_before + item_at;
+            t.sum_first[l] = rows_before + row_at;
+        }
+        items_before += all_items;
+        rows_before += all_rows;
+    }
+    if (threadIdx.x == 0) {
+        t.item_first[lists.n] = items_before;
+        t.sum_first[lists.n] = rows_before;
+        *t.plan = dkv_plan{part, items_before, 0};
+    }
+}
+
+/* ---- dk and dv -------------------------------------------------------------------------------------------------- */
+
+template <int GROUPS> struct dkv_shape {
+    enum {
+        TILES = GROUPS == 1 ? 2 : 1, /* of 16 keys, a warp's */
+        WARPS = 4,
+        THREADS = 32 * WARPS,
+        KEYS = 16 * TILES * WARPS,
+        ROWS = 64,
+        STAGES = 3,
+        OPERAND = GROUPS * ROWS * 64, /* bytes of q or dout */
+        STAGE = 2 * OPERAND + ROWS * (int)sizeof(float2),
+        SHARED = STAGES * STAGE,
+        BLOCKS = GROUPS > 2 ? 1 : 4 - GROUPS /* on a multiprocessor: registers */
+    };
+};
+
+/* The rows of an item on their way through shared memory: load(s) for every stage in turn, one cp.async group each.
+ * A thread has a 16-byte chunk of two rows and, some, a row's stat; which rows is looked up one stage ahead. */
+template <int GROUPS> struct row_ring {
+    typedef dkv_shape<GROUPS> F;
+    const select_view        &a;
+    const int32_t            *query;
+    int                       g, n_rows, n_stages, next[3];
+    uint32_t                  ring;
+
+    __device__ __forceinline__ row_ring(const select_view &a, const int32_t *query, int g, int n_queries, uint32_t ring)
+        : a(a), query(query), g(g), n_rows(n_queries * a.hs), n_stages((n_rows + F::ROWS - 1) / F::ROWS), ring(ring) {
+        find(0);
+    }
+    __device__ __forceinline__ uint32_t at(int s) const { return ring + s % F::STAGES * F::STAGE; }
+
+    __device__ __forceinline__ int row_of(int r) const {
+        if (r >= n_rows) return -1;
+        int i = a.hs == 16 ? r >> 4 : r / a.hs;
+        return query[i] * a.H + g * a.hs + r - i * a.hs;
+    }
+
+    __device__ __forceinline__ void find(int s) {
+        next[0] = row_of(s * F::ROWS + threadIdx.x / 4);
+        next[1] = row_of(s * F::ROWS + threadIdx.x / 4 + 32);
+        next[2] = threadIdx.x < F::ROWS ? row_of(s * F::ROWS + threadIdx.x) : -1;
+    }
+    __device__ __forceinline__ void load(int s) {
+        if (s < n_stages) {
+            int chunk = threadIdx.x % 4;
+#pragma unroll
+            for (int i = 0; i < 2; i++)
+#pragma unroll
+                for (int c = 0; c < GROUPS; c++) {
+                    bool     ok = next[i] >= 0 && 32 * c + 8 * chunk < a.D;
+                    int64_t  from = ok ? (int64_t)next[i] * a.D + 32 * c + 8 * chunk : 0;
+                    uint32_t to = at(s) + c * (F::ROWS * 64) + tile_chunk<32>(threadIdx.x / 4 + 32 * i, chunk);
+                    cp_async_16(to, (const bf16 *)a.q + from, ok ? 16 : 0);
+                    cp_async_16(to + F::OPERAND, (const bf16 *)a.dout + from, ok ? 16 : 0);
+                }
+            if (threadIdx.x < F::ROWS) {
+                uint32_t to = at(s) + 2 * F::OPERAND + threadIdx.x * (int)sizeof(float2);
+                if (next[2] >= 0)
+                    cp_async_8(to, a.stat + next[2], 8);
+                else
+                    shared_store(to, make_float2(INFINITY, 0)); /* P = 0 */
+            }
+            find(s + 1);
+        }
+        cp_async_commit();
+    }
+};
+
+/* A warp's keys: operands, and sums of dK / scale and dV. */
+template <int GROUPS> struct key_rows {
+    typedef dkv_shape<GROUPS> F;
+    row_operand               k[F::TILES][GROUPS], v[F::TILES][GROUPS];
+    float                     dk[F::TILES][4 * GROUPS][4], dv[F::TILES][4 * GROUPS][4];
+
+    /* Packed tiles `tile` .. of this warp, as far as there are n_tiles of them. */
+    __device__ __forceinline__ void load(const select_packed &p, int g, int tile, int n_tiles, int lane) {
+#pragma unroll
+        for (int m = 0; m < F::TILES; m++) {
+            const uint4 *at = p.kv + (g * p.n_tiles + tile + m) * (GROUPS * 128) + lane;
+            const bool   ok = m < n_tiles;
+#pragma unroll
+            for (int c = 0; c < GROUPS; c++) {
+                k[m][c].load(at + c * 64, ok, at + c * 64 + 32, ok);
+                v[m][c].load(at + (GROUPS + c) * 64, ok, at + (GROUPS + c) * 64 + 32, ok);
+            }
+#pragma unroll
+            for (int j = 0; j < 4 * GROUPS; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) dk[m][j][e] = dv[m][j][e] = 0;
+        }
+    }
+
+    /* Rows 16*i .. 16*i+15 of a stage. */
+    __device__ __forceinline__ void add(uint32_t stage, int i, int lane, float scale2) {
+        const int      row = lane / 4, quad = lane % 4;
+        const uint32_t q_at = stage + i * 1024, dout_at = q_at + F::OPERAND;
+        uint4          q[GROUPS][2], dout[GROUPS][2];
+        float4         stat[2]; /* of rows 2quad and 2quad+1 of each half */
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+#pragma unroll
+            for (int c = 0; c < GROUPS; c++) {
+                uint32_t at = c * (F::ROWS * 64) + tile_chunk<32>(8 * half + row, quad);
+                shared_load(q_at + at, q[c][half]);
+                shared_load(dout_at + at, dout[c][half]);
+            }
+            shared_load(stage + 2 * F::OPERAND + (16 * i + 8 * half + 2 * quad) * (int)sizeof(float2), stat[half]);
+        }
+        uint32_t a_p[F::TILES][4], a_ds[F::TILES][4];
+#pragma unroll
+        for (int m = 0; m < F::TILES; m++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float p[4] = {0, 0, 0, 0}, ds[4] = {0, 0, 0, 0};
+#pragma unroll
+                for (int c = 0; c < GROUPS; c++) {
+                    mma_chunks(p, k[m][c], q[c][half]);
+                    mma_chunks(ds, v[m][c], dout[c][half]);
+                }
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    p[e] = exp2_fast(fmaf(p[e], scale2, -(e % 2 ? stat[half].z : stat[half].x)));
+                    ds[e] = p[e] * (ds[e] - (e % 2 ? stat[half].w : stat[half].y));
+                }
+                a_p[m][2 * half] = pack_bf16(p[0], p[1]);
+                a_p[m][2 * half + 1] = pack_bf16(p[2], p[3]);
+                a_ds[m][2 * half] = pack_bf16(ds[0], ds[1]);
+                a_ds[m][2 * half + 1] = pack_bf16(ds[2], ds[3]);
+            }
+        /* matrices: rows 0-7, 8-15 of a chunk, then of the next */
+        const uint32_t half_at = lane / 8 % 2 * 512;
+#pragma unroll
+        for (int c = 0; c < GROUPS; c++)
+#pragma unroll
+            for (int j = 0; j < 4; j += 2) {
+                uint32_t at = c * (F::ROWS * 64) + half_at + tile_chunk<32>(lane % 8, j + lane / 16), b[4];
+                ldmatrix_x4_trans(b, dout_at + at);
+#pragma unroll
+                for (int m = 0; m < F::TILES; m++) {
+                    mma_bf16(dv[m][4 * c + j], a_p[m], b[0], b[1]);
+                    mma_bf16(dv[m][4 * c + j + 1], a_p[m], b[2], b[3]);
+                }
+                ldmatrix_x4_trans(b, q_at + at);
+#pragma unroll
+                for (int m = 0; m < F::TILES; m++) {
+                    mma_bf16(dk[m][4 * c + j], a_ds[m], b[0], b[1]);
+                    mma_bf16(dk[m][4 * c + j + 1], a_ds[m], b[2], b[3]);
+                }
+            }
+    }
+
+    /* The sums as float4 of lanes, to and from shared memory (room of one warp: SUMS float4). */
+    enum { SUMS = F::TILES * 4 * GROUPS * 2 * 32 };
+    __device__ __forceinline__ void put(float4 *room, int lane) const {
+#pragma unroll
+        for (int m = 0; m < F::TILES; m++)
+#pragma unroll
+            for (int j = 0; j < 4 * GROUPS; j++) {
+                float4 *to = room + (m * 4 * GROUPS + j) * 64 + lane;
+                to[0] = make_float4(dk[m][j][0], dk[m][j][1], dk[m][j][2], dk[m][j][3]);
+                to[32] = make_float4(dv[m][j][0], dv[m][j][1], dv[m][j][2], dv[m][j][3]);
+            }
+    }
+    __device__ __forceinline__ void add_from(const float4 *room, int lane) {
+#pragma unroll
+        for (int m = 0; m < F::TILES; m++)
+#pragma unroll
+            for (int j = 0; j < 4 * GROUPS; j++) {
+                const float4 *from = room + (m * 4 * GROUPS + j) * 64 + lane;
+                float4        x = from[0], y = from[32];
+                dk[m][j][0] += x.x, dk[m][j][1] += x.y, dk[m][j][2] += x.z, dk[m][j][3] += x.w;
+                dv[m][j][0] += y.x, dv[m][j][1] += y.y, dv[m][j][2] += y.z, dv[m][j][3] += y.w;
+            }
+    }
+};
+
+template <int GROUPS>
+__global__ void __launch_bounds__(dkv_shape<GROUPS>::THREADS, dkv_shape<GROUPS>::BLOCKS)
+    dkv_kernel(const select_view a, const dkv_tables t) {
+    typedef dkv_shape<GROUPS> F;
+    extern __shared__ __align__(16) char shared[];
+    __shared__ int                       taken;
+    const int   warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4;
+    const int   part_length = t.plan->part, n_items = t.plan->n_items;
+    const float scale2 = a.scale * 1.4426950408889634f;
+    for (;;) {
+        __syncthreads(); /* the last item is done with shared memory */
+        if (threadIdx.x == 0) taken = atomicAdd(&t.plan->ticket, 1);
+        __syncthreads();
+        const int item = taken;
+        if (item >= n_items) break;
+        const int        list = segment_of(t.item_first, t.lists.n, item), g = list / a.NB, b = list - g * a.NB;
+        const int        first = a.first[b], size = a.first[b + 1] - first, key_tiles = (size + F::KEYS - 1) / F::KEYS;
+        const int        in_list = item - t.item_first[list], part = in_list / key_tiles;
+        const int        key0 = (in_list - part * key_tiles) * F::KEYS; /* in the block */
+        const int        query0 = t.lists.first[list] + part * part_length, query1 = t.lists.first[list + 1];
+        row_ring<GROUPS> rows(a, t.lists.query + query0, g, min(part_length, query1 - query0), smem_addr(shared));
+
+        /* Which keys, and which of the stage's four groups of rows, are this warp's. */
+        const int n_tiles = (min((int)F::KEYS, size - key0) + 15) / 16,
+                  warps_used = (n_tiles + F::TILES - 1) / F::TILES;
+        const int key_warps = warps_used == 1 ? 1 : warps_used == 2 ? 2 : 4, share = warp / key_warps;
+        const int n_shares = F::WARPS / key_warps, my_tile = warp % key_warps * F::TILES;
+
+        for (int s = 0; s < F::STAGES - 1; s++) rows.load(s);
+        key_rows<GROUPS> keys;
+        keys.load(t.packed, g, select_tile_of(first, b) + key0 / 16 + my_tile, n_tiles - my_tile, lane);
+        for (int s = 0; s < rows.n_stages; s++) {
+            cp_async_wait<F::STAGES - 2>();
+            __syncthreads();
+            rows.load(s + F::STAGES - 1);
+            if (my_tile >= n_tiles) continue;
+            for (int i = share; i < F::ROWS / 16 && s * F::ROWS + 16 * i < rows.n_rows; i += n_shares)
+                keys.add(rows.at(s), i, lane, scale2);
+        }
+        cp_async_wait<0>();
+        __syncthreads();
+        if (n_shares > 1) {
+            static_assert((F::WARPS - 1) * key_rows<GROUPS>::SUMS * 16 <= F::SHARED, "room for the warps' sums");
+            float4 *sums = (float4 *)shared;
+            if (share > 0) keys.put(sums + (warp - key_warps) * key_rows<GROUPS>::SUMS, lane);
+            __syncthreads();
+            if (share == 0)
+                for (int w = warp + key_warps; w < F::WARPS; w += key_warps)
+                    keys.add_from(sums + (w - key_warps) * key_rows<GROUPS>::SUMS, lane);
+        }
+        if (share > 0) continue;
+
+        const bool whole = query1 - t.lists.first[list] <= part_length;
+#pragma unroll
+        for (int m = 0; m < F::TILES; m++)
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                int key = key0 + (my_tile + m) * 16 + row + 8 * r;
+                if (key >= size) continue;
+                int64_t at = ((int64_t)(first + key) * a.G + g) * a.D + 2 * quad;
+                float  *sum = t.sums + ((int64_t)t.sum_first[list] + (int64_t)part * size + key) * 2 * a.D + 2 * quad;
+#pragma unroll
+                for (int j = 0; j < 4 * GROUPS; j++) {
+                    if (8 * j >= a.D) continue;
+                    float dk0 = keys.dk[m][j][2 * r], dk1 = keys.dk[m][j][2 * r + 1];
+                    float dv0 = keys.dv[m][j][2 * r], dv1 = keys.dv[m][j][2 * r + 1];
+                    if (whole) {
+                        *(uint32_t *)((bf16 *)a.dk + at + 8 * j) = pack_bf16(dk0 * a.scale, dk1 * a.scale);
+                        *(uint32_t *)((bf16 *)a.dv + at + 8 * j) = pack_bf16(dv0, dv1);
+                    } else {
+                        *(float2 *)(sum + 8 * j) = make_float2(dk0, dk1);
+                        *(float2 *)(sum + a.D + 8 * j) = make_float2(dv0, dv1);
+                    }
+                }
+            }
+    }
+}
+
+/* Keys whose block has no part or several: the sum of none or all. A thread has four columns of a key row. */
+__global__ void __launch_bounds__(256) add_parts_kernel(const select_view a, const dkv_tables t) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, key = i / (a.D / 4);
+    int     column = (int)(i - key * (a.D / 4)) * 4, g = blockIdx.y;
+    if (key >= a.N) return;
+    int b = segment_of(a.first, a.NB, key), list = g * a.NB + b, size = a.first[b + 1] - a.first[b];
+    int parts = parts_of(t.lists.first[list + 1] - t.lists.first[list], t.plan->part);
+    if (parts == 1) return;
+    float        dk[4] = {0, 0, 0, 0}, dv[4] = {0, 0, 0, 0};
+    const float *sum = t.sums + ((int64_t)t.sum_first[list] + key - a.first[b]) * 2 * a.D + column;
+    for (int p = 0; p < parts; p++, sum += (int64_t)size * 2 * a.D) {
+        float x[4], y[4];
+        load_pack<float, 4>(sum, x);
+        load_pack<float, 4>(sum + a.D, y);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            dk[e] += x[e];
+            dv[e] += y[e];
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < 4; e++) dk[e] *= a.scale;
+    int64_t at = (key * a.G + g) * a.D + column;
+    store_pack<bf16, 4>((bf16 *)a.dk + at, dk);
+    store_pack<bf16, 4>((bf16 *)a.dv + at, dv);
+}
+
+template <int GROUPS> void launch_dkv(ctx *c, const select_view &a, const dkv_tables &t, int64_t max_rows) {
+    typedef dkv_shape<GROUPS> F;
+    plan_kernel<<<1, PLAN_THREADS, 0, stream_of(c)>>>(t.lists, a.first, a.NB, F::KEYS, max_rows, t);
+    LAUNCHED(c);
+    allow_shared_bytes(c, dkv_kernel<GROUPS>, F::SHARED, "attn_select");
+    dkv_kernel<GROUPS><<<c->cuda->multiprocessors * F::BLOCKS, F::THREADS, F::SHARED, stream_of(c)>>>(a, t);
+    LAUNCHED(c);
+}
+
+} // namespace
+
+select_lists select_make_lists(ctx *c, const select_view &a) {
+    int          n = (int)(a.N * a.G * a.K), bits = 1;
+    size_t       pairs = (size_t)n * sizeof(int32_t), room_bytes = 0;
+    select_lists lists = {};
+    lists.n = a.G * a.NB;
+    while (lists.n >> bits) bits++;
+    int32_t  *first = (int32_t *)arena_alloc(&c->scratch, (size_t)(lists.n + 1) * sizeof(int32_t));
+    int32_t  *sorted_query = (int32_t *)arena_alloc(&c->scratch, pairs);
+    uint32_t *list = (uint32_t *)arena_alloc(&c->scratch, pairs), *sorted = (uint32_t *)arena_alloc(&c->scratch, pairs);
+    int32_t  *query = (int32_t *)arena_alloc(&c->scratch, pairs);
+    fill_pairs_kernel<<<(unsigned)ceil_div(n, 256), 256, 0, stream_of(c)>>>(a, list, query);
+    LAUNCHED(c);
+    CUDA_DO(
+        cub::DeviceRadixSort::SortPairs(NULL, room_bytes, list, sorted, query, sorted_query, n, 0, bits, stream_of(c)));
+    void *room = arena_alloc(&c->scratch, room_bytes);
+    CUDA_DO(
+        cub::DeviceRadixSort::SortPairs(room, room_bytes, list, sorted, query, sorted_query, n, 0, bits, stream_of(c)));
+    LAUNCHED(c);
+    find_lists_kernel<<<(unsigned)ceil_div(lists.n + 1, 256), 256, 0, stream_of(c)>>>(sorted, n, lists.n, first);
+    LAUNCHED(c);
+    lists.query = sorted_query;
+    lists.first = first;
+    return lists;
+}
+
+void select_tiles_dkv(ctx *c, const select_view &a, const select_packed &p, const select_lists &lists) {
+    /* Keys in all parts of split lists: four times all keys, less where there are many key heads. */
+    int64_t    max_rows = a.N * a.G * (a.G * a.D <= 256 ? 4 : 1);
+    dkv_tables t = {};
+    t.lists = lists;
+    t.packed = p;
+    t.plan = (dkv_plan *)arena_alloc(&c->scratch, sizeof *t.plan);
+    t.item_first = (int32_t *)arena_alloc(&c->scratch, (size_t)(lists.n + 1) * sizeof(int32_t));
+    t.sum_first = (int32_t *)arena_alloc(&c->scratch, (size_t)(lists.n + 1) * sizeof(int32_t));
+    t.sums = (float *)arena_alloc(&c->scratch, (size_t)max_rows * 2 * (size_t)a.D * sizeof(float));
+    switch (select_groups(a.D)) {
+    case 1:
+        launch_dkv<1>(c, a, t, max_rows);
+        break;
+    case 2:
+        launch_dkv<2>(c, a, t, max_rows);
+        break;
+    default:
+        launch_dkv<4>(c, a, t, max_rows);
+    }
+    add_parts_kernel<<<dim3((unsigned)ceil_div(a.N * (a.D / 4), 256), (unsigned)a.G), 256, 0, stream_of(c)>>>(a, t);
+    LAUNCHED(c);
+}

@@ -1,0 +1,131 @@
+/* Submanifold 3x3x3 convolution (ops/conv3.h): which way a level takes.
+ *
+ *   bf16, channels in multiples of 8   dense, side 2, 4, 8: conv3_halo.cu; side 1 and masked levels: conv3_gather.cu
+ *   everything else                    conv3_general.cu: f32, odd widths
+ *
+ * Backward makes d = dy silu'(pre) and db in one pass, then dx (the same sum over neighbours) and dw.
+ *
+ * Scratch: N*O elements for d when there is an activation (a side-8 tile of 32 bf16 channels: 32 kB); the weights in
+ * the kernels' order, 27 * roundup(I,64) * roundup(O,128) bf16 (at most 14 MB for 512 x 512); 8 bytes a row of a masked
+ * level; at most 96 MB (or one (27,I,O) in f32, where that is more) of partial sums of dw. */
+#include "kernels/cuda/dev/conv_parts.cuh"
+
+/* ---- the level --------------------------------------------------------------------------------------------------- */
+
+/* code[row] of the rows whose cells are bits of one mask word each. */
+__global__ void __launch_bounds__(256) conv_codes_kernel(const conv_grid g, int64_t *code) {
+    int64_t at = (int64_t)blockIdx.x * 256 + threadIdx.x, tile = at / g.words;
+    if (tile >= g.n_tiles) return;
+    int     word = (int)(at % g.words);
+    int64_t row = g.first[tile];
+    for (int w = 0; w < word; w++) row += conv_bits(g.mask[tile * g.words + w]);
+    for (uint64_t m = g.mask[at]; m; m &= m - 1) code[row++] = tile << 9 | (word * 64 + __ffsll((long long)m) - 1);
+}
+
+static conv_grid level_of(ctx *c, const grid *g) {
+    conv_grid o = {};
+    o.side = g->side;
+    o.shift = g->side == 8 ? 9 : g->side == 4 ? 6 : g->side == 2 ? 3 : 0;
+    o.words = g->side == 8 ? 8 : 1;
+    o.n_tiles = g->n_tiles;
+    o.n_rows = g->n_rows;
+    o.nb = ptr<const int32_t>(&g->nb);
+    o.first = ptr<const int32_t>(&g->first);
+    o.mask = ptr<const uint64_t>(&g->mask);
+    CHECK(1 << o.shift == g->side * g->side * g->side, "conv3: tiles of side %d", g->side);
+    if (!o.mask) return o;
+    int64_t *code = (int64_t *)arena_alloc(&c->scratch, sizeof(int64_t) * (size_t)g->n_rows);
+    conv_codes_kernel<<<(unsigned)ceil_div(g->n_tiles * o.words, 256), 256, 0, stream_of(c)>>>(o, code);
+    LAUNCHED(c);
+    o.code = code;
+    return o;
+}
+
+/* ---- forward ----------------------------------------------------------------------------------------------------- */
+
+static void sum_rows(ctx *c, const conv_sum *a) {
+    size_t mark = arena_mark(&c->scratch);
+    bool   fast = a->dt == DT_BF16 && a->Cin % 8 == 0 && a->Cout % 8 == 0 && aligned16(a->x, a->pre, a->y);
+    if (!fast)
+        conv_general_rows(c, a);
+    else if (a->g.mask || a->g.side == 1 || !conv_halo_rows(c, a))
+        conv_gather_rows(c, a);
+    arena_reset(&c->scratch, mark);
+}
+
+extern "C" void conv3_fwd_cuda(ctx *c, const conv3_args *a) {
+    int64_t I = a->w->dim[1], O = a->w->dim[2];
+    if (a->g->n_rows == 0 || O == 0) return;
+    conv_sum s = {};
+    s.g = level_of(c, a->g);
+    s.dt = a->x->dt;
+    s.Cin = I;
+    s.Cout = O;
+    s.x = a->x->data;
+    s.w = a->w->data;
+    s.k_step = I * O;
+    s.ci_step = O;
+    s.co_step = 1;
+    s.bias = ptr<const float>(a->b);
+    s.act = a->act;
+    s.pre = a->act == ACT_NONE ? NULL : a->pre->data;
+    s.y = a->y->data;
+    sum_rows(c, &s);
+}
+
+/* ---- backward ---------------------------------------------------------------------------------------------------- */
+
+/* dx[r] = sum_k d[r + d(k)] w_(26-k)^T */
+static void input_gradient(ctx *c, const conv_grid *g, const conv3_args *a, const void *d) {
+    int64_t  I = a->w->dim[1], O = a->w->dim[2];
+    conv_sum s = {};
+    s.g = *g;
+    s.dt = a->x->dt;
+    s.Cin = O;
+    s.Cout = I;
+    s.x = d;
+    s.w = (const char *)a->w->data + (size_t)(26 * I * O) * dtype_size(s.dt);
+    s.k_step = -I * O;
+    s.ci_step = 1;
+    s.co_step = O;
+    s.act = ACT_NONE;
+    s.y = a->dx->data;
+    sum_rows(c, &s);
+}
+
+static void weight_gradient(ctx *c, const conv_grid *g, const conv3_args *a, const void *d) {
+    size_t  mark = arena_mark(&c->scratch);
+    conv_dw s = {};
+    s.g = *g;
+    s.dt = a->x->dt;
+    s.I = a->w->dim[1];
+    s.O = a->w->dim[2];
+    s.x = a->x->data;
+    s.d = d;
+    s.dw = ptr<float>(a->dw);
+    bool fast = s.dt == DT_BF16 && s.I % 8 == 0 && s.O % 8 == 0 && aligned16(s.x, s.d);
+    if (!fast)
+        conv_general_dw(c, &s);
+    else if (g->mask || g->side == 1 || !conv_halo_dw(c, &s))
+        conv_gather_dw(c, &s);
+    arena_reset(&c->scratch, mark);
+}
+
+extern "C" void conv3_bwd_cuda(ctx *c, const conv3_args *a) {
+    int64_t N = a->g->n_rows, O = a->w->dim[2];
+    if (N == 0 || O == 0) return;
+    conv_grid g = level_of(c, a->g);
+    dact_args s = {};
+    s.act = a->act;
+    s.dy = a->dy->data;
+    s.pre = a->act == ACT_NONE ? NULL : a->pre->data;
+    s.dt = s.d_dt = a->dy->dt;
+    if (a->act != ACT_NONE) s.d = arena_alloc(&c->scratch, (size_t)(N * O) * dtype_size(s.dt));
+    s.db = tensor_given(a->db) ? ptr<float>(a->db) : NULL;
+    s.rows = N;
+    s.width = O;
+    dact_run(c, &s);
+    const void *d = a->act == ACT_NONE ? a->dy->data : s.d;
+    if (tensor_given(a->dx)) input_gradient(c, &g, a, d);
+    if (tensor_given(a->dw)) weight_gradient(c, &g, a, d);
+}

@@ -1,0 +1,53 @@
+/* What the ways of conv3 share. Forward and dx are one sum over neighbours,
+ *
+ *     y[p] = act(bias + sum_k x[p + d(k)] w_k),
+ *
+ * as p + d(k) = r <=> p = r + d(26-k): dx is the sum of dpre with the offsets mirrored and each matrix transposed. */
+#pragma once
+#include "kernels/cuda/dev/conv_index.cuh"
+#include "kernels/cuda/dev/matmul_parts.cuh"
+
+typedef struct {
+    conv_grid    g;
+    dtype        dt; /* of x, w, pre, y */
+    int64_t      Cin, Cout;
+    const void  *x, *w;
+    int64_t      k_step, ci_step, co_step; /* w_k (i,o) is element k*k_step + i*ci_step + o*co_step of w */
+    const float *bias;                     /* NULL: none */
+    act_kind     act;                      /* ACT_NONE or ACT_SILU */
+    void        *pre, *y;
+} conv_sum;
+
+/* dw (27,I,O) += sum_p x[p + d(k)]^T d[p] */
+typedef struct {
+    conv_grid   g;
+    dtype       dt; /* of x, d */
+    int64_t     I, O;
+    const void *x, *d;
+    float      *dw;
+} conv_dw;
+
+/* Plain arithmetic, everything (conv3_general.cu). */
+void conv_general_rows(ctx *c, const conv_sum *a);
+void conv_general_dw(ctx *c, const conv_dw *a);
+/* Tensor cores, bf16 in multiples of 8 channels on 16 bytes, any level (conv3_gather.cu). */
+void conv_gather_rows(ctx *c, const conv_sum *a);
+void conv_gather_dw(ctx *c, const conv_dw *a);
+/* The same for dense levels with a side above 1 (conv3_halo.cu). False: this GPU has too little shared memory. */
+bool conv_halo_rows(ctx *c, const conv_sum *a);
+bool conv_halo_dw(ctx *c, const conv_dw *a);
+
+/* Parts into which the rows of a weight gradient are cut: enough to fill the GPU with `blocks` blocks a part, each of
+ * at least `least` units of work, and no more than their sums (bytes each) may take. */
+static inline int64_t conv_dw_parts(const ctx *c, int64_t units, int64_t least, int64_t blocks, int64_t waves,
+                                    int64_t part_bytes) {
+    int64_t parts = ceil_div(waves * c->cuda->multiprocessors, blocks), most = ceil_div(units, least);
+    if (parts > most) parts = most;
+    if (parts > DW_PARTIAL_BYTES / part_bytes) parts = DW_PARTIAL_BYTES / part_bytes;
+    return parts < 1 ? 1 : parts;
+}
+
+/* A kernel that takes more shared memory than the 48 kB every block may have. */
+template <class K> static inline void conv_allow_shared(K kernel, size_t bytes) {
+    CUDA_DO(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+}

@@ -1,0 +1,456 @@
+/* LayerNorm with affine or modulation (ops/layer_norm.h).
+ *
+ * A warp holds a row in registers (K packs of V columns per lane, 32*K*V >= C), so x is read once. The mean is a sum in
+ * double, used as a float and the rest, so that a mean far from zero does not eat digits.
+ * Backward needs two sums over rows per sample and column, P = sum dy xhat and S = sum dy: everything else follows from
+ * them:   dscale = gamma P + beta S,  dshift = S,  dgamma += sum_b (1 + scale) P,  dbeta += sum_b (1 + scale) S.
+ * It reads x and dy once for dx and the sums together. Rows that do not fit the registers, or the 16-byte pieces, take
+ * the general kernels, which read them again from the cache. */
+#include "kernels/cuda/dev/row_pass.cuh"
+
+enum { FWD_WARPS = 8, BWD_WARPS = 4 };
+
+template <class T> struct norm_rows {
+    const T       *x, *scale, *shift, *dy;
+    const float   *gamma, *beta;
+    const int32_t *first; /* NULL: no modulation */
+    T             *y, *dx;
+    float         *mean, *rstd;
+    int64_t        N, C;
+    int            B;
+    float          eps;
+};
+
+template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a) {
+    bool         modulated = tensor_given(a->scale);
+    norm_rows<T> r = {};
+    r.x = ptr<const T>(a->x);
+    r.dy = ptr<const T>(a->dy);
+    r.y = ptr<T>(a->y);
+    r.dx = ptr<T>(a->dx);
+    r.gamma = ptr<const float>(a->gamma);
+    r.beta = ptr<const float>(a->beta);
+    r.scale = ptr<const T>(a->scale);
+    r.shift = ptr<const T>(a->shift);
+    r.first = modulated ? ptr<const int32_t>(a->first) : NULL;
+    r.B = modulated ? (int)(a->first->dim[0] - 1) : 1;
+    r.mean = ptr<float>(a->mean);
+    r.rstd = ptr<float>(a->rstd);
+    r.N = a->x->dim[0];
+    r.C = a->x->dim[1];
+    r.eps = (float)a->eps;
+    return r;
+}
+
+/* 1/std from the sum of squares about `mean`, which is off by `rest`. A variance that rounding made negative is 0, NaN
+ * stays. */
+__device__ __forceinline__ float inverse_std(float squares, float rest, int64_t C, float eps) {
+    float var = squares / (float)C - rest * rest;
+    return 1.0f / sqrtf((var < 0 ? 0 : var) + eps);
+}
+
+/* ---- forward -------------------------------------------------------------------------------------------------- */
+
+template <class T, int V, int K>
+__global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_fwd_kernel(const norm_rows<T> r) {
+    int     lane = threadIdx.x % 32;
+    int64_t n = (int64_t)blockIdx.x * FWD_WARPS + threadIdx.x / 32, C = r.C;
+    if (n >= r.N) return;
+
+    float  v[K][V], squares = 0;
+    double sum = 0;
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        int64_t col = (k * 32 + lane) * V;
+        if (col < C) load_vec<T, V>(r.x + n * C + col, v[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < K; k++)
+        if ((k * 32 + lane) * V < C) {
+            double part = v[k][0]; /* K short chains of additions */
+#pragma unroll
+            for (int i = 1; i < V; i++) part += v[k][i];
+            sum += part;
+        }
+    sum = warp_sum(sum) / (double)C;
+    float mean = (float)sum, rest = (float)(sum - mean);
+#pragma unroll
+    for (int k = 0; k < K; k++)
+        if ((k * 32 + lane) * V < C)
+#pragma unroll
+            for (int i = 0; i < V; i++) {
+                v[k][i] -= mean;
+                squares += v[k][i] * v[k][i];
+            }
+    float rstd = inverse_std(warp_sum(squares), rest, C, r.eps);
+    if (lane == 0) {
+        r.mean[n] = mean;
+        r.rstd[n] = rstd;
+    }
+    int64_t b = r.first ? segment_of(r.first, r.B, n) : 0;
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        int64_t col = (k * 32 + lane) * V;
+        if (col >= C) continue;
+        float p[V], q[V];
+#pragma unroll
+        for (int i = 0; i < V; i++) v[k][i] = (v[k][i] - rest) * rstd;
+        if (r.gamma) {
+            load_vec<float, V>(r.gamma + col, p);
+            load_vec<float, V>(r.beta + col, q);
+#pragma unroll
+            for (int i = 0; i < V; i++) v[k][i] = v[k][i] * p[i] + q[i];
+        }
+        if (r.scale) {
+            load_vec<T, V>(r.scale + b * C + col, p);
+            load_vec<T, V>(r.shift + b * C + col, q);
+#pragma unroll
+            for (int i = 0; i < V; i++) v[k][i] = v[k][i] * (1.0f + p[i]) + q[i];
+        }
+        store_vec<T, V>(r.y + n * C + col, v[k]);
+    }
+}
+
+/* Any C. */
+template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_fwd_any_kernel(const norm_rows<T> r) {
+    int     lane = threadIdx.x % 32;
+    int64_t n = (int64_t)blockIdx.x * FWD_WARPS + threadIdx.x / 32, C = r.C;
+    if (n >= r.N) return;
+    const T *x = r.x + n * C;
+    double   sum = 0;
+    float    squares = 0;
+    for (int64_t i = lane; i < C; i += 32) sum += to_float(x[i]);
+    sum = warp_sum(sum) / (double)C;
+    float mean = (float)sum, rest = (float)(sum - mean);
+    for (int64_t i = lane; i < C; i += 32) {
+        float d = to_float(x[i]) - mean;
+        squares += d * d;
+    }
+    float rstd = inverse_std(warp_sum(squares), rest, C, r.eps);
+    if (lane == 0) {
+        r.mean[n] = mean;
+        r.rstd[n] = rstd;
+    }
+    int64_t b = r.first ? segment_of(r.first, r.B, n) : 0;
+    for (int64_t i = lane; i < C; i += 32) {
+        float u = ((to_float(x[i]) - mean) - rest) * rstd;
+        if (r.gamma) u = u * r.gamma[i] + r.beta[i];
+        if (r.scale) u = u * (1.0f + to_float(r.scale[b * C + i])) + to_float(r.shift[b * C + i]);
+        r.y[n * C + i] = from_float<T>(u);
+    }
+}
+
+template <class T> static void forward(ctx *c, const layer_norm_args *a) {
+    constexpr int V = 16 / (int)sizeof(T);
+    norm_rows<T>  r = norm_rows_of<T>(a);
+    if (r.N == 0) return;
+    unsigned     blocks = (unsigned)ceil_div(r.N, FWD_WARPS);
+    int          threads = 32 * FWD_WARPS;
+    cudaStream_t s = stream_of(c);
+    if (!wide_rows<T>(r.C, r.x, r.y, r.gamma, r.beta, r.scale, r.shift) || r.C > 8 * 32 * V)
+        layer_norm_fwd_any_kernel<T><<<blocks, threads, 0, s>>>(r);
+    else if (r.C <= 32 * V)
+        layer_norm_fwd_kernel<T, V, 1><<<blocks, threads, 0, s>>>(r);
+    else if (r.C <= 2 * 32 * V)
+        layer_norm_fwd_kernel<T, V, 2><<<blocks, threads, 0, s>>>(r);
+    else if (r.C <= 4 * 32 * V)
+        layer_norm_fwd_kernel<T, V, 4><<<blocks, threads, 0, s>>>(r);
+    else
+        layer_norm_fwd_kernel<T, V, 8><<<blocks, threads, 0, s>>>(r);
+    LAUNCHED(c);
+}
+
+/* ---- backward: dx and the sums in one pass -------------------------------------------------------------------- */
+
+/* What dy becomes on the way to xhat, for V columns: dy gamma (1 + scale). Without gamma the scale stays packed, which
+ * lets the widest bf16 kernel run with three blocks per multiprocessor. */
+template <class T, int V, bool AFFINE> struct norm_factor {
+    float f[V];
+
+    __device__ __forceinline__ void load(const norm_rows<T> &r, int b, int64_t col) {
+        load_vec<float, V>(r.gamma + col, f);
+        if (r.scale) {
+            float scale[V];
+            load_vec<T, V>(r.scale + b * r.C + col, scale);
+#pragma unroll
+            for (int i = 0; i < V; i++) f[i] *= 1.0f + scale[i];
+        }
+    }
+    __device__ __forceinline__ float times(float d, int i) const {
+        return d * f[i];
+    }
+};
+template <class T, int V> struct norm_factor<T, V, false> {
+    pack<T, V> scale;
+
+    __device__ __forceinline__ void load(const norm_rows<T> &r, int b, int64_t col) {
+        if (r.scale) {
+            scale = load_raw<T, V>(r.scale + b * r.C + col);
+        } else {
+#pragma unroll
+            for (int i = 0; i < V; i++) scale.v[i] = from_float<T>(0.0f);
+        }
+    }
+    __device__ __forceinline__ float times(float d, int i) const {
+        return d + d * to_float(scale.v[i]);
+    }
+};
+
+/* Makes the compiler convert the packed values anew behind it, instead of keeping the converted ones in registers. */
+template <class T, int V> __device__ __forceinline__ void keep_packed(pack<T, V> &x) {
+    static_assert(sizeof x == 16, "one 16-byte access");
+    uint4 w = *reinterpret_cast<uint4 *>(&x);
+    asm volatile("" : "+r"(w.x), "+r"(w.y), "+r"(w.z), "+r"(w.w));
+    *reinterpret_cast<uint4 *>(&x) = w;
+}
+
+/* partial: [slot][P, S][C], or NULL. A block takes a chunk of rows, its warps take turns. */
+template <class T, int V, int K, bool AFFINE>
+__global__ void __launch_bounds__(32 * BWD_WARPS, sizeof(T) == 2 && !AFFINE ? 3 : 2)
+    layer_norm_bwd_kernel(const norm_rows<T> r, const row_chunks chunks, float *partial) {
+    __shared__ float room[2 * K * V * 32];
+    int              lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int64_t          C = r.C;
+    for_runs(chunks, (int)blockIdx.x, [&](int64_t lo, int64_t hi, int b, int64_t slot) {
+        norm_factor<T, V, AFFINE> factor[K];
+        float                     sum[2][K][V];
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            int64_t col = (k * 32 + lane) * V;
+            if (col < C) factor[k].load(r, b, col);
+#pragma unroll
+            for (int i = 0; i < V; i++) sum[0][k][i] = sum[1][k][i] = 0;
+        }
+        for (int64_t n = lo + warp; n < hi; n += BWD_WARPS) {
+            pack<T, V> x[K], dy[K];
+#pragma unroll
+            for (int k = 0; k < K; k++) {
+                int64_t col = (k * 32 + lane) * V;
+                if (col < C) {
+                    x[k] = load_raw<T, V>(r.x + n * C + col);
+                    dy[k] = load_raw<T, V>(r.dy + n * C + col);
+                }
+            }
+            float mean = r.mean[n], rstd = r.rstd[n], s0 = 0, s1 = 0;
+#pragma unroll
+            for (int k = 0; k < K; k++)
+                if ((k * 32 + lane) * V < C)
+#pragma unroll
+                    for (int i = 0; i < V; i++) {
+                        float xhat = (to_float(x[k].v[i]) - mean) * rstd, d = to_float(dy[k].v[i]);
+                        float g = factor[k].times(d, i);
+                        s0 += g;
+                        s1 += g * xhat;
+                        sum[0][k][i] += d * xhat;
+                        sum[1][k][i] += d;
+                    }
+            s0 = warp_sum(s0) / (float)C;
+            s1 = warp_sum(s1) / (float)C;
+#pragma unroll
+            for (int k = 0; k < K; k++) {
+                int64_t col = (k * 32 + lane) * V;
+                if (col >= C) continue;
+                keep_packed(x[k]);
+                keep_packed(dy[k]);
+                float out[V];
+#pragma unroll
+                for (int i = 0; i < V; i++) {
+                    float xhat = (to_float(x[k].v[i]) - mean) * rstd;
+                    out[i] = rstd * (factor[k].times(to_float(dy[k].v[i]), i) - s0 - xhat * s1);
+                }
+                store_vec<T, V>(r.dx + n * C + col, out);
+            }
+        }
+        if (!partial) return;
+        /* The warps add theirs in turn; the last one writes. */
+        for (int w = 0; w < BWD_WARPS; w++) {
+            if (warp == w)
+#pragma unroll
+                for (int q = 0; q < 2; q++)
+#pragma unroll
+                    for (int k = 0; k < K; k++) {
+                        int64_t col = (k * 32 + lane) * V;
+#pragma unroll
+                        for (int i = 0; i < V; i++) {
+                            float *mine = &room[((q * K + k) * V + i) * 32 + lane];
+                            if (w > 0) sum[q][k][i] += *mine;
+                            if (w + 1 < BWD_WARPS) *mine = sum[q][k][i];
+                        }
+                        if (w + 1 == BWD_WARPS && col < C)
+                            store_vec<float, V>(partial + (slot * 2 + q) * C + col, sum[q][k]);
+                    }
+            __syncthreads();
+        }
+    });
+}
+
+/* The sums alone, and dx alone, for any C. */
+template <class T, int V_> struct norm_sums {
+    static constexpr int V = V_, Q = 2, UNROLL = 2;
+    typedef float        sum_t;
+    struct column {};
+    struct in {
+        pack<T, V> x, dy;
+        float      mean, rstd;
+    };
+    norm_rows<T> r;
+
+    __device__ void begin(int, int64_t, column &) const {}
+    __device__ void load(int64_t n, int64_t col, const column &, in &x) const {
+        x.x = load_raw<T, V>(r.x + n * r.C + col);
+        x.dy = load_raw<T, V>(r.dy + n * r.C + col);
+        x.mean = r.mean[n];
+        x.rstd = r.rstd[n];
+    }
+    __device__ void use(int64_t, int64_t, const column &, const in &x, float (&sum)[2][V]) const {
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            float d = to_float(x.dy.v[i]);
+            sum[0][i] += d * ((to_float(x.x.v[i]) - x.mean) * x.rstd);
+            sum[1][i] += d;
+        }
+    }
+};
+
+template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_dx_any_kernel(const norm_rows<T> r) {
+    int     lane = threadIdx.x % 32;
+    int64_t n = (int64_t)blockIdx.x * FWD_WARPS + threadIdx.x / 32, C = r.C;
+    if (n >= r.N) return;
+    int      b = r.first ? segment_of(r.first, r.B, n) : 0;
+    const T *x = r.x + n * C, *dy = r.dy + n * C;
+    float    mean = r.mean[n], rstd = r.rstd[n], s0 = 0, s1 = 0;
+    auto     du = [&](int64_t i) {
+        float d = to_float(dy[i]);
+        if (r.gamma) d *= r.gamma[i];
+        return r.scale ? d + d * to_float(r.scale[b * C + i]) : d;
+    };
+    for (int64_t i = lane; i < C; i += 32) {
+        float g = du(i);
+        s0 += g;
+        s1 += g * ((to_float(x[i]) - mean) * rstd);
+    }
+    s0 = warp_sum(s0) / (float)C;
+    s1 = warp_sum(s1) / (float)C;
+    for (int64_t i = lane; i < C; i += 32) {
+        float xhat = (to_float(x[i]) - mean) * rstd;
+        r.dx[n * C + i] = from_float<T>(rstd * (du(i) - s0 - xhat * s1));
+    }
+}
+
+/* ---- backward: from the sums to the parameters ---------------------------------------------------------------- */
+
+template <class T> struct norm_gradients {
+    const float *gamma, *beta;
+    const T     *scale;
+    T           *dscale, *dshift;
+    float       *dgamma, *dbeta; /* of the one sample, without modulation */
+    double      *weighted;       /* (B,2,C): (1 + scale) P, (1 + scale) S, for layer_norm_params_kernel */
+    int64_t      C;
+
+    __device__ void operator()(int b, int64_t col, const double (&sum)[2]) const {
+        int64_t at = b * C + col;
+        if (dscale) {
+            double u = gamma ? gamma[col] * sum[0] + beta[col] * sum[1] : sum[0];
+            dscale[at] = from_float<T>((float)u);
+            dshift[at] = from_float<T>((float)sum[1]);
+        }
+        if (dgamma) {
+            dgamma[col] = (float)(dgamma[col] + sum[0]);
+            dbeta[col] = (float)(dbeta[col] + sum[1]);
+        }
+        if (weighted) {
+            double w = 1.0 + to_float(scale[at]);
+            weighted[((int64_t)b * 2) * C + col] = w * sum[0];
+            weighted[((int64_t)b * 2 + 1) * C + col] = w * sum[1];
+        }
+    }
+};
+
+static __global__ void layer_norm_params_kernel(const double *weighted, int B, int64_t C, float *dgamma, float *dbeta) {
+    int64_t col = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (col >= C) return;
+    double p = 0, s = 0;
+    for (int64_t b = 0; b < B; b++) {
+        p += weighted[b * 2 * C + col];
+        s += weighted[(b * 2 + 1) * C + col];
+    }
+    dgamma[col] = (float)(dgamma[col] + p);
+    dbeta[col] = (float)(dbeta[col] + s);
+}
+
+template <class T>
+static void gradients(ctx *c, const layer_norm_args *a, const norm_rows<T> &r, const row_chunks &k,
+                      const float *partial) {
+    bool              both = tensor_given(a->dgamma) && r.first;
+    norm_gradients<T> g = {};
+    g.gamma = r.gamma;
+    g.beta = r.beta;
+    g.scale = r.scale;
+    g.dscale = ptr<T>(a->dscale);
+    g.dshift = ptr<T>(a->dshift);
+    g.dgamma = both ? NULL : ptr<float>(a->dgamma);
+    g.dbeta = both ? NULL : ptr<float>(a->dbeta);
+    g.weighted = both ? (double *)arena_alloc(&c->scratch, sizeof(double) * 2 * (size_t)(r.B * r.C)) : NULL;
+    g.C = r.C;
+    column_sums<2>(c, k, r.C, partial, g);
+    if (!both || r.B == 0) return;
+    layer_norm_params_kernel<<<(unsigned)ceil_div(r.C, 128), 128, 0, stream_of(c)>>>(
+        g.weighted, r.B, r.C, ptr<float>(a->dgamma), ptr<float>(a->dbeta));
+    LAUNCHED(c);
+}
+
+template <class T, int V, int K, bool AFFINE>
+static void fused_backward(ctx *c, const layer_norm_args *a, const norm_rows<T> &r, bool sums) {
+    int        threads = 32 * BWD_WARPS;
+    int64_t    blocks = resident_blocks(layer_norm_bwd_kernel<T, V, K, AFFINE>, threads, 0) * c->cuda->multiprocessors;
+    row_chunks k = chunk_rows(r.N, r.first ? a->first : NULL, blocks, BWD_WARPS);
+    float     *partial = NULL;
+    if (sums) partial = (float *)arena_alloc(&c->scratch, sizeof(float) * 2 * (size_t)(slot_count(k) * r.C));
+    if (k.n_chunks > 0) {
+        layer_norm_bwd_kernel<T, V, K, AFFINE><<<(unsigned)k.n_chunks, threads, 0, stream_of(c)>>>(r, k, partial);
+        LAUNCHED(c);
+    }
+    if (sums) gradients<T>(c, a, r, k, partial);
+}
+
+template <class T, int V, int K>
+static void fused_backward(ctx *c, const layer_norm_args *a, const norm_rows<T> &r, bool sums) {
+    if (r.gamma)
+        fused_backward<T, V, K, true>(c, a, r, sums);
+    else
+        fused_backward<T, V, K, false>(c, a, r, sums);
+}
+
+template <class T> static void backward(ctx *c, const layer_norm_args *a) {
+    constexpr int V = 16 / (int)sizeof(T), K_MAX = 32 / V; /* 32 columns per lane */
+    norm_rows<T>  r = norm_rows_of<T>(a);
+    bool          sums = tensor_given(a->dgamma) || tensor_given(a->dscale);
+    bool          wide = wide_rows<T>(r.C, r.x, r.dy, r.dx, r.gamma, r.scale);
+    if (wide && r.C <= 32 * V) {
+        fused_backward<T, V, 1>(c, a, r, sums);
+    } else if (wide && r.C <= 2 * 32 * V) {
+        fused_backward<T, V, 2>(c, a, r, sums);
+    } else if (wide && r.C <= 4 * 32 * V) {
+        fused_backward<T, V, 4>(c, a, r, sums);
+    } else if (wide && r.C <= K_MAX * 32 * V) {
+        fused_backward<T, V, K_MAX>(c, a, r, sums);
+    } else {
+        if (sums) {
+            row_chunks k;
+            float     *partial;
+            BY_WIDTH(T, wide, W, norm_sums<T, W> f = {r};
+                     row_pass(c, f, r.N, r.C, r.first ? a->first : NULL, &k, &partial));
+            gradients<T>(c, a, r, k, partial);
+        }
+        if (r.N == 0) return;
+        layer_norm_dx_any_kernel<T><<<(unsigned)ceil_div(r.N, FWD_WARPS), 32 * FWD_WARPS, 0, stream_of(c)>>>(r);
+        LAUNCHED(c);
+    }
+}
+
+extern "C" void layer_norm_fwd_cuda(ctx *c, const layer_norm_args *a) {
+    BY_ACT(a->x->dt, T, forward<T>(c, a));
+}
+extern "C" void layer_norm_bwd_cuda(ctx *c, const layer_norm_args *a) {
+    BY_ACT(a->x->dt, T, backward<T>(c, a));
+}

@@ -1,0 +1,63 @@
+#include "app/bench_shell.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sparse/blocks.h"
+
+static double radius_of(int64_t n) {
+    return sqrt((double)n / 12.566370614359172);
+}
+
+int shell_edge(int64_t n) {
+    return ((int)ceil(2 * (radius_of(n) + 2) + 1) + 7) / 8 * 8;
+}
+
+typedef struct {
+    double  off; /* distance from the sphere */
+    int32_t at[3];
+} shell_cell;
+
+static int nearest_first(const void *pa, const void *pb) {
+    const shell_cell *a = pa, *b = pb;
+    if (a->off != b->off) return a->off < b->off ? -1 : 1;
+    return memcmp(a->at, b->at, sizeof a->at);
+}
+
+double shell_cells(int64_t n, int edge, int block, int32_t *coord) {
+    double      radius = radius_of(n);
+    int         reach = (int)ceil(radius) + 2;
+    int64_t     found = 0, room = 0;
+    shell_cell *cell = NULL;
+    for (int pass = 0; pass < 2; pass++) { /* count, then take */
+        found = 0;
+        for (int x = -reach; x <= reach; x++)
+            for (int y = -reach; y <= reach; y++)
+                for (int z = -reach; z <= reach; z++) {
+                    double off = fabs(sqrt((double)(x * x + y * y + z * z)) - radius);
+                    if (off > 1.5) continue;
+                    if (pass) cell[found] = (shell_cell){off, {x + edge / 2, y + edge / 2, z + edge / 2}};
+                    found++;
+                }
+        if (pass) break;
+        room = found;
+        cell = malloc((size_t)room * sizeof *cell);
+        CHECK(cell && room >= n, "no memory for a shell of %lld tokens", (long long)n);
+    }
+    qsort(cell, (size_t)found, sizeof *cell, nearest_first);
+    int32_t *plain = malloc((size_t)n * 3 * sizeof *plain + 1), *order = malloc((size_t)n * sizeof *order + 1);
+    int32_t  first[2] = {0, (int32_t)n};
+    CHECK(plain && order, "no memory for a shell of %lld tokens", (long long)n);
+    for (int64_t i = 0; i < n; i++) {
+        for (int k = 0; k < 3; k++)
+            CHECK(cell[i].at[k] >= 0 && cell[i].at[k] < edge, "%lld tokens do not fit a grid of %d", (long long)n, edge);
+        memcpy(plain + 3 * i, cell[i].at, sizeof cell[i].at);
+    }
+    blocks_sort(plain, first, 1, block, order);
+    for (int64_t i = 0; i < n; i++) memcpy(coord + 3 * i, plain + 3 * (int64_t)order[i], 3 * sizeof *plain);
+    free(plain);
+    free(order);
+    free(cell);
+    return radius;
+}

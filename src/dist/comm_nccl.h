@@ -1,0 +1,8 @@
+/* NCCL behind a comm; inside src/dist. Everything is enqueued on STREAM_COMM behind what STREAM_COMPUTE has so far. */
+#pragma once
+#include "dist/comm.h"
+
+void nccl_sum(struct nccl *n, const tensor *x);
+void nccl_share_slices(struct nccl *n, const tensor *x, const int64_t *first);
+/* STREAM_COMPUTE goes on behind all of it. */
+void nccl_join(struct nccl *n);

@@ -1,0 +1,317 @@
+/* Sums between GPUs. The communicator is made over MPI; its calls come from one thread and are enqueued on STREAM_COMM.
+ *
+ * NCCL's kernels wait for other ranks for ever, and so does the host behind them. A watch (one thread, five looks a
+ * second) ends the job instead: when NCCL reports an error, when a call does not return, or when what was enqueued is
+ * not through in time. It looks at one of two marks in the stream, the older one; the younger one moves along with
+ * every call and takes over when the older is reached, so each piece of work has its own patience. */
+#define _GNU_SOURCE /* pthread_timedjoin_np */
+#include "dist/comm_nccl.h"
+
+#include <cuda_runtime_api.h>
+#include <nccl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "core/device.h"
+
+enum { LOOK_NS = 200000000, ABORT_SECONDS = 5 };
+
+typedef struct {
+    cudaEvent_t e;
+    char        what[96];
+    int64_t     step;
+} stream_mark;
+
+struct nccl {
+    ncclComm_t    comm;
+    int           rank, size, gpu;
+    double        patience;
+    int64_t       step;
+    device_event *computed, *reduced;
+    bool          joined; /* STREAM_COMPUTE waits for everything so far */
+
+    pthread_t       thread; /* the watch; below: under the mutex */
+    pthread_mutex_t mutex;
+    pthread_cond_t  changed;
+    bool            stop;
+    ncclComm_t      looked_at; /* comm while it is alive */
+    const char     *inside;    /* the call that has not returned, NULL: none */
+    double          inside_since;
+    stream_mark     mark[2];
+    int             older;
+    bool            waiting, younger; /* for mark[older]; mark[!older] stands behind it */
+    double          waiting_since;
+};
+
+/* ---- the end -------------------------------------------------------------------------------------------------- */
+
+static void *abort_comm(void *arg) {
+    ncclCommAbort(arg);
+    return NULL;
+}
+
+/* Frees the GPU of kernels that will never end. It may itself not return. */
+static void give_up_comm(ncclComm_t lost) {
+    pthread_t       t;
+    struct timespec until;
+    if (!lost || pthread_create(&t, NULL, abort_comm, lost) != 0) return;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += ABORT_SECONDS;
+    pthread_timedjoin_np(t, NULL, &until);
+}
+
+static void nccl_check(const struct nccl *n, ncclResult_t r, const char *call) {
+    if (r == ncclSuccess) return;
+    char text[400];
+    snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(r), ncclGetLastError(n->comm));
+    give_up_comm(n->comm);
+    FATAL("step %lld, GPU %d: %s: %s (NCCL_DEBUG=INFO tells more)", (long long)n->step, n->gpu, call, text);
+}
+
+#define NCCL_DO(n, call) nccl_check(n, call, #call)
+#define CUDA_DO(call)                                                                                                  \
+    do {                                                                                                               \
+        cudaError_t call_error = (call);                                                                               \
+        CHECK(call_error == cudaSuccess, "%s: %s", #call, cudaGetErrorString(call_error));                             \
+    } while (0)
+
+/* ---- the watch ------------------------------------------------------------------------------------------------ */
+
+static void out_of_time(struct nccl *n, const char *what, int64_t step) {
+    give_up_comm(n->looked_at);
+    FATAL(
+        "step %lld, GPU %d: %s did not end within %.0f s: another rank has stopped or cannot be reached, or is slower "
+        "than train.comm_timeout_s",
+        (long long)step, n->gpu, what, n->patience);
+}
+
+/* With the mutex held. */
+static void look(struct nccl *n) {
+    ncclResult_t async = ncclSuccess;
+    double       now = now_seconds();
+    if (n->looked_at && ncclCommGetAsyncError(n->looked_at, &async) == ncclSuccess && async != ncclSuccess &&
+        async != ncclInProgress) {
+        char text[400];
+        snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(async), ncclGetLastError(n->looked_at));
+        give_up_comm(n->looked_at);
+        FATAL("step %lld, GPU %d: %s: %s", (long long)n->step, n->gpu, n->mark[n->older].what, text);
+    }
+    if (n->inside && now - n->inside_since > n->patience) out_of_time(n, n->inside, n->step);
+    if (!n->waiting) return;
+    stream_mark *m = &n->mark[n->older];
+    cudaError_t  r = cudaEventQuery(m->e);
+    if (r == cudaErrorNotReady) {
+        cudaGetLastError();
+        if (now - n->waiting_since > n->patience) out_of_time(n, m->what, m->step);
+        return;
+    }
+    CHECK(r == cudaSuccess, "step %lld, GPU %d: %s: %s", (long long)m->step, n->gpu, m->what, cudaGetErrorString(r));
+    n->older ^= n->younger;
+    n->waiting = n->younger;
+    n->younger = false;
+    n->waiting_since = now;
+}
+
+static void *watch(void *arg) {
+    struct nccl *n = arg;
+    CUDA_DO(cudaSetDevice(n->gpu)); /* a thread starts with GPU 0 */
+    pthread_mutex_lock(&n->mutex);
+    while (!n->stop) {
+        struct timespec until;
+        look(n);
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += LOOK_NS;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        pthread_cond_timedwait(&n->changed, &n->mutex, &until);
+    }
+    pthread_mutex_unlock(&n->mutex);
+    return NULL;
+}
+
+static void watch_start(struct nccl *n) {
+    pthread_condattr_t a;
+    pthread_condattr_init(&a);
+    pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+    pthread_mutex_init(&n->mutex, NULL);
+    pthread_cond_init(&n->changed, &a);
+    pthread_condattr_destroy(&a);
+    for (int i = 0; i < 2; i++) CUDA_DO(cudaEventCreateWithFlags(&n->mark[i].e, cudaEventDisableTiming));
+    int rc = pthread_create(&n->thread, NULL, watch, n);
+    CHECK(rc == 0, "no thread to watch NCCL: error %d", rc);
+}
+
+static void watch_end(struct nccl *n) {
+    pthread_mutex_lock(&n->mutex);
+    n->stop = true;
+    pthread_cond_broadcast(&n->changed);
+    pthread_mutex_unlock(&n->mutex);
+    pthread_join(n->thread, NULL);
+    pthread_mutex_destroy(&n->mutex);
+    pthread_cond_destroy(&n->changed);
+    for (int i = 0; i < 2; i++) CUDA_DO(cudaEventDestroy(n->mark[i].e));
+}
+
+static void enter(struct nccl *n, const char *call) {
+    pthread_mutex_lock(&n->mutex);
+    n->inside = call;
+    n->inside_since = now_seconds();
+    pthread_mutex_unlock(&n->mutex);
+}
+
+static void leave(struct nccl *n) {
+    pthread_mutex_lock(&n->mutex);
+    n->inside = NULL;
+    pthread_mutex_unlock(&n->mutex);
+}
+
+static cudaStream_t comm_stream(void) {
+    return device_stream(STREAM_COMM);
+}
+
+/* Puts a mark behind what was just enqueued. */
+static void enqueued(struct nccl *n, const char *what, int64_t count, dtype dt) {
+    pthread_mutex_lock(&n->mutex);
+    stream_mark *m = &n->mark[n->waiting ? !n->older : n->older];
+    CUDA_DO(cudaEventRecord(m->e, comm_stream()));
+    snprintf(m->what, sizeof m->what, "%s of %lld %s", what, (long long)count, dtype_name(dt));
+    m->step = n->step;
+    if (n->waiting) {
+        n->younger = true;
+    } else {
+        n->waiting = true;
+        n->waiting_since = now_seconds();
+    }
+    n->inside = NULL;
+    pthread_mutex_unlock(&n->mutex);
+}
+
+/* ---- calls ---------------------------------------------------------------------------------------------------- */
+
+static ncclDataType_t type_of(const tensor *x) {
+    CHECK(x->dev == DEV_CUDA && (x->dt == DT_F32 || x->dt == DT_BF16), "NCCL on %s %s", dtype_name(x->dt),
+          x->dev == DEV_CUDA ? "of a GPU" : "of the CPU");
+    return x->dt == DT_F32 ? ncclFloat32 : ncclBfloat16;
+}
+
+static void after_compute(struct nccl *n, const char *call) {
+    device_event_record(n->computed, STREAM_COMPUTE);
+    device_event_wait(n->computed, STREAM_COMM);
+    n->joined = false;
+    enter(n, call);
+}
+
+void nccl_sum(struct nccl *n, const tensor *x) {
+    ncclDataType_t type = type_of(x);
+    size_t         count = (size_t)tensor_count(x);
+    if (count == 0) return;
+    after_compute(n, "start of a sum");
+    NCCL_DO(n, ncclAllReduce(x->data, x->data, count, type, ncclSum, n->comm, comm_stream()));
+    enqueued(n, "sum", (int64_t)count, x->dt);
+}
+
+/* Slices differ in length, so they are broadcasts in one group. */
+void nccl_share_slices(struct nccl *n, const tensor *x, const int64_t *first) {
+    ncclDataType_t type = type_of(x);
+    after_compute(n, "start of an exchange of slices");
+    NCCL_DO(n, ncclGroupStart());
+    for (int r = 0; r < n->size; r++) {
+        char  *at = (char *)x->data + (size_t)first[r] * dtype_size(x->dt);
+        size_t count = (size_t)(first[r + 1] - first[r]);
+        if (count > 0) NCCL_DO(n, ncclBroadcast(at, at, count, type, r, n->comm, comm_stream()));
+    }
+    NCCL_DO(n, ncclGroupEnd());
+    enqueued(n, "exchange of slices", first[n->size] - first[0], x->dt);
+}
+
+void nccl_join(struct nccl *n) {
+    if (n->joined) return;
+    device_event_record(n->reduced, STREAM_COMM);
+    device_event_wait(n->reduced, STREAM_COMPUTE);
+    n->joined = true;
+}
+
+/* ---- open and close ------------------------------------------------------------------------------------------- */
+
+/* The first sums set connections up, so they are made here, where a failure is easily told from one of training. */
+static void try_out(const comm *c) {
+    enum { N = 1 << 20 };
+    float *x = device_alloc(N * sizeof *x), out[2] = {0, 1};
+    device_zero(x, N * sizeof *x, STREAM_COMPUTE);
+    if (c->rank == c->size - 1) device_copy(x + N - 1, &out[1], sizeof *x, STREAM_COMPUTE);
+    for (int64_t n = 1; n <= N; n *= N) {
+        tensor t = tensor_wrap(x + N - n, DT_F32, DIMS(n));
+        t.dev = DEV_CUDA;
+        comm_wait(comm_sum_start(c, &t));
+        device_copy(out, x + N - 1, sizeof *x, STREAM_COMPUTE);
+        device_sync(STREAM_COMPUTE);
+        CHECK(out[0] == (n == 1 ? 1 : (float)c->size), "NCCL gave %g for a sum over %d ranks that is %d",
+              (double)out[0], c->size, n == 1 ? 1 : c->size);
+    }
+    device_free(x);
+}
+
+void comm_device_open(comm *c, double timeout_s) {
+    if (c->size == 1 || c->nccl) return;
+    struct nccl *n = calloc(1, sizeof *n);
+    ncclUniqueId id = {{0}};
+    CHECK(n, "no memory for NCCL");
+    *n = (struct nccl){.rank = c->rank, .size = c->size, .patience = timeout_s, .joined = true, .step = -1};
+    device_stream(STREAM_COMM); /* makes the open GPU this thread's */
+    CUDA_DO(cudaGetDevice(&n->gpu));
+    n->computed = device_event_new();
+    n->reduced = device_event_new();
+    watch_start(n);
+    if (c->rank == 0) NCCL_DO(n, ncclGetUniqueId(&id));
+    comm_bcast(c, &id, sizeof id, 0);
+    enter(n, "the set-up of NCCL's communicator");
+    NCCL_DO(n, ncclCommInitRank(&n->comm, n->size, id, n->rank));
+    leave(n);
+    pthread_mutex_lock(&n->mutex);
+    n->looked_at = n->comm;
+    pthread_mutex_unlock(&n->mutex);
+    c->nccl = n;
+    try_out(c);
+}
+
+void comm_device_close(comm *c) {
+    struct nccl *n = c->nccl;
+    if (!n) return;
+    device_sync(STREAM_COMM);
+    pthread_mutex_lock(&n->mutex);
+    n->looked_at = NULL;
+    pthread_mutex_unlock(&n->mutex);
+    enter(n, "the end of NCCL's communicator");
+    NCCL_DO(n, ncclCommDestroy(n->comm));
+    leave(n);
+    watch_end(n);
+    device_event_free(n->computed);
+    device_event_free(n->reduced);
+    free(n);
+    c->nccl = NULL;
+}
+
+/* The watch keeps the mutex from the moment it gives up: kernels that it ends leave anything in memory. */
+void comm_device_settled(const comm *c) {
+    if (!c->nccl) return;
+    pthread_mutex_lock(&c->nccl->mutex);
+    pthread_mutex_unlock(&c->nccl->mutex);
+}
+
+void comm_device_step(const comm *c, int64_t step) {
+    struct nccl *n = c->nccl;
+    if (!n) return;
+    pthread_mutex_lock(&n->mutex);
+    n->step = step;
+    pthread_mutex_unlock(&n->mutex);
+}
+
+const char *comm_device_version(void) {
+    static char text[32];
+    int         v = 0;
+    if (ncclGetVersion(&v) == ncclSuccess) snprintf(text, sizeof text, "%d.%d.%d", v / 10000, v / 100 % 100, v % 100);
+    return text;
+}

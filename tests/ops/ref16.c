@@ -1,0 +1,126 @@
+#include "ops/ref16.h"
+
+#include "core/half.h"
+#include "gpu/hosted.h"
+#include "kernels/ref/act_math.h"
+
+static backend base, table;
+
+static float round16(float x) {
+    return bf16_to_f32(f32_to_bf16(x));
+}
+
+/* y = act(pre) again, from the stored pre. A wide output stores pre in f32. */
+static void activate(act_kind act, const tensor *pre, tensor *y) {
+    if (act == ACT_NONE || hosted_wide()) return;
+    for (int64_t i = 0, n = tensor_count(y); i < n; i++)
+        F32(y)[i] = (float)act_value(act, (double)round16(F32(pre)[i]));
+}
+
+static tensor rounded_dpre(ctx *c, act_kind act, const tensor *pre, const tensor *dy) {
+    tensor d = arena_tensor(&c->scratch, DT_F32, dy->dim, dy->n_dims);
+    for (int64_t i = 0, n = tensor_count(dy); i < n; i++) {
+        double slope = act == ACT_NONE ? 1 : act_slope(act, (double)F32(pre)[i]);
+        F32(&d)[i] = round16((float)((double)F32(dy)[i] * slope));
+    }
+    return d;
+}
+
+static void linear_fwd_ref16(ctx *c, const linear_args *a) {
+    linear_args l = *a;
+    tensor      b = {0};
+    if (tensor_given(a->b)) {
+        b = arena_tensor(&c->scratch, DT_F32, a->b->dim, 1);
+        for (int64_t i = 0; i < b.dim[0]; i++) F32(&b)[i] = round16(F32(a->b)[i]);
+        l.b = &b;
+    }
+    base.linear_fwd(c, &l);
+    activate(a->act, a->pre, a->y);
+}
+
+static void linear_bwd_ref16(ctx *c, const linear_args *a) {
+    linear_args b = *a;
+    tensor      d = rounded_dpre(c, a->act, a->pre, a->dy);
+    b.dy = &d;
+    b.act = ACT_NONE;
+    base.linear_bwd(c, &b);
+}
+
+static void conv3_fwd_ref16(ctx *c, const conv3_args *a) {
+    base.conv3_fwd(c, a);
+    activate(a->act, a->pre, a->y);
+}
+
+static void conv3_bwd_ref16(ctx *c, const conv3_args *a) {
+    conv3_args b = *a;
+    tensor     d = rounded_dpre(c, a->act, a->pre, a->dy);
+    b.dy = &d;
+    b.act = ACT_NONE;
+    base.conv3_bwd(c, &b);
+}
+
+/* ---- attention ------------------------------------------------------------------------------------------------ */
+
+#define double float
+#include "kernels/ref/attn_row.h"
+
+static void row_fwd_16(const attn_row *r, float *out, float *lse) {
+    *lse = attn_row_softmax(r);
+    for (int64_t d = 0; d < r->D; d++) {
+        float sum = 0;
+        for (int64_t t = 0; t < r->n; t++) sum += round16(r->p[t]) * r->v[r->key[t] * r->v_stride + d];
+        out[d] = sum;
+    }
+}
+
+static void row_bwd_16(const attn_row *r, const float *dout, float *dq_sum, float *dq, float *dk, float *dv) {
+    float delta = 0, lse;
+    row_fwd_16(r, dq_sum, &lse);
+    for (int64_t d = 0; d < r->D; d++) delta += dout[d] * round16(dq_sum[d]);
+    for (int64_t d = 0; d < r->D; d++) dq_sum[d] = 0;
+    for (int64_t t = 0; t < r->n; t++) {
+        int64_t      row = r->key[t];
+        const float *k = r->k + row * r->k_stride, *v = r->v + row * r->v_stride;
+        float        dp = 0, p = round16(r->p[t]);
+        for (int64_t d = 0; d < r->D; d++) dp += dout[d] * v[d];
+        float ds = round16(r->p[t] * (dp - delta)) * r->scale;
+        for (int64_t d = 0; d < r->D; d++) {
+            dq_sum[d] += ds * k[d];
+            dk[row * r->D + d] += ds * r->q[d];
+            dv[row * r->D + d] += p * dout[d];
+        }
+    }
+    for (int64_t d = 0; d < r->D; d++) dq[d] = dq_sum[d];
+}
+
+#define attn_row_fwd row_fwd_16
+#define attn_row_bwd row_bwd_16
+#define attn_segment_fwd_ref attn_segment_fwd_ref16
+#define attn_segment_bwd_ref attn_segment_bwd_ref16
+#define attn_select_fwd_ref attn_select_fwd_ref16
+#define attn_select_bwd_ref attn_select_bwd_ref16
+/* The prototypes, under the names above. */
+void attn_segment_fwd_ref(ctx *, const attn_segment_args *);
+void attn_segment_bwd_ref(ctx *, const attn_segment_args *);
+void attn_select_fwd_ref(ctx *, const attn_select_args *);
+void attn_select_bwd_ref(ctx *, const attn_select_args *);
+#include "kernels/ref/attn_segment.c"
+#include "kernels/ref/attn_select.c"
+#undef double
+
+const backend *ref16_table(const backend *inner) {
+    base = table = *inner;
+    table.name = "ref16";
+#define OVER(entry)                                                                                                    \
+    if (base.entry) table.entry = entry##_ref16
+    OVER(linear_fwd);
+    OVER(linear_bwd);
+    OVER(conv3_fwd);
+    OVER(conv3_bwd);
+    OVER(attn_segment_fwd);
+    OVER(attn_segment_bwd);
+    OVER(attn_select_fwd);
+    OVER(attn_select_bwd);
+#undef OVER
+    return &table;
+}
