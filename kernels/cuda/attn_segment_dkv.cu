@@ -1,7 +1,7 @@
 /* Attention inside segments, backward, bf16, second half: dk and dv by tiles of keys, walking over the rows (queries
- * and the heads that share the keys) of the segment, or over one of `parts` parts of them. Everything is transposed,
- * keys are rows of the products, so that P and dS are operands as they come out: P' = 2^(scale log2 e <k,q> - lse log2
- * e),  dP' = <v, dout>,  dS' = P' (dP' - delta), dv = sum P' dout,  dk = scale sum dS' q. */
+ * and the heads that share the keys) of the segment, or over one of `parts` parts of them. The products of
+ * attn_segment_dq.cu are transposed here, keys are their rows, so that P and dS come out as operands of the next ones,
+ * dv = sum P dout and dk = scale sum dS q. */
 #include "kernels/cuda/attn_segment.cuh"
 
 static constexpr float LOG2_E = 1.4426950408889634f;
@@ -37,9 +37,7 @@ template <class F> struct row_ring {
     }
     __device__ __forceinline__ void find() {
 #pragma unroll
-        for (int i = 0; i < loader::COUNT; i++) {
-            next[i] = query_row_at(a, j, g, min(at + move.row_of(i), end - 1));
-        }
+        for (int i = 0; i < loader::COUNT; i++) next[i] = query_row_at(a, j, g, min(at + move.row_of(i), end - 1));
     }
     __device__ __forceinline__ void load() {
         if (at < end) {
@@ -57,13 +55,13 @@ template <class F> struct row_ring {
             at += F::ROWS;
             if (at < end) find();
         }
-        to = to == (F::STAGES - 1) * F::STAGE ? 0 : to + F::STAGE;
+        to = next_stage<F>(to);
         cp_async_commit();
     }
     /* The tile to work on: q, dout F::TILE bytes further, and then stat. */
     __device__ __forceinline__ uint32_t take() {
         uint32_t tile = ring + from;
-        from = from == (F::STAGES - 1) * F::STAGE ? 0 : from + F::STAGE;
+        from = next_stage<F>(from);
         return tile;
     }
 };

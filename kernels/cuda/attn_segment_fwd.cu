@@ -2,8 +2,9 @@
  * segment. Scores, softmax and the sum of values stay in registers; K and V pass through a ring in shared memory.
  *
  * Two forms of softmax, chosen by the block. Bounded: Cauchy-Schwarz says |scale <q,k>| log2 e <= 60 for its rows and
- * all keys. Then 2^s needs no maximum, as float and bf16 hold every value and every sum, and nothing depends on the keys
- * before; this is the usual case. Running: the maximum so far is taken out, and what was summed is scaled when it grows.
+ * all keys. Then 2^s needs no maximum, as float and bf16 hold every value and every sum, and nothing depends on the
+ * keys before; this is the usual case. Running: the maximum so far is taken out, and what was summed is scaled when it
+ * grows.
  */
 #include "kernels/cuda/attn_segment.cuh"
 

@@ -1,5 +1,8 @@
 #include "app/bench.h"
+#include "app/bench_gpu.h"
 #include "app/bench_rows.h"
+#include "app/bench_step.h"
+#include "core/rng.h"
 
 #include <math.h>
 #include <omp.h>
@@ -12,33 +15,50 @@
 #define D3S2_GIT_HASH "unknown"
 #endif
 
-enum { MIN_RUNS = 20, MAX_RUNS = 10000 };
-static const double MIN_SECONDS = 1.0,
-                    TOLERANCE = 1e-4; /* of the largest value: coarse on purpose, the op tests are fine */
-static const size_t MEMORY = (size_t)1 << 30, SCRATCH = (size_t)256 << 20;
+enum { MIN_RUNS = 20, MAX_RUNS = 10000, N_NORMALS = 1 << 20 };
+/* Of the largest value, and share of integers that differ: coarse on purpose, the op tests are fine. */
+static const double MIN_SECONDS = 1.0, TOLERANCE = 1e-4, TOLERANCE_INT = 2e-3, TOLERANCE_16 = 2e-2;
+/* Address space, not memory: pages that are not touched cost nothing. For a GPU half of the machine's, at most 24 GB.
+ */
+static const size_t MEMORY = (size_t)1 << 30, MEMORY_GPU = (size_t)24 << 30, SCRATCH = (size_t)256 << 20;
+
+/* ---- cases --------------------------------------------------------------------------------------------------------
+ */
 
 tensor *bench_out(bench_case *b, dtype dt, const int64_t *dims, int n_dims) {
     tensor *t = arena_alloc(&b->memory, sizeof *t);
     *t = arena_tensor(&b->memory, dt, dims, n_dims);
-    memset(t->data, 0, tensor_bytes(t));
+    if (!b->blank) memset(t->data, 0, tensor_bytes(t));
     CHECK(b->n_out < BENCH_MAX_OUT, "more than %d outputs", BENCH_MAX_OUT);
     b->out[b->n_out++] = t;
     return t;
 }
 
-tensor *bench_i32(bench_case *b, const int64_t *dims, int n_dims) {
-    tensor *t = bench_out(b, DT_I32, dims, n_dims);
-    b->n_out--;
+static tensor *new_in(bench_case *b, dtype dt, const int64_t *dims, int n_dims) {
+    tensor *t = arena_alloc(&b->memory, sizeof *t);
+    *t = arena_tensor(&b->memory, dt, dims, n_dims);
     return t;
 }
 
+tensor *bench_i32(bench_case *b, const int64_t *dims, int n_dims) {
+    tensor *t = new_in(b, DT_I32, dims, n_dims);
+    memset(t->data, 0, tensor_bytes(t));
+    return t;
+}
+
+/* A million normals again and again, from another start in every piece. */
 tensor *bench_in(bench_case *b, const int64_t *dims, int n_dims) {
-    tensor *t = bench_out(b, DT_F32, dims, n_dims);
-    b->n_out--;
-    uint32_t state = (uint32_t)b->memory.used;
-    for (int64_t i = 0, n = tensor_count(t); i < n; i++) {
+    static float normal[N_NORMALS];
+    static bool  there;
+    tensor      *t = new_in(b, DT_F32, dims, n_dims);
+    uint32_t     state = (uint32_t)b->memory.used;
+    if (!there) rng_fill_normal((rng_key){.seed = 1, .purpose = RNG_TEST}, 0, N_NORMALS, normal);
+    there = true;
+    for (int64_t i = 0, n = tensor_count(t), k; i < n; i += k) {
         state = state * 1664525u + 1013904223u;
-        F32(t)[i] = (float)(state >> 8) * (2.0f / 16777216.0f) - 1;
+        int64_t from = state >> 8 & (N_NORMALS - 1);
+        k = n - i < N_NORMALS - from ? n - i : N_NORMALS - from;
+        memcpy(F32(t) + i, normal + from, (size_t)k * sizeof(float));
     }
     return t;
 }
@@ -49,115 +69,246 @@ tensor *bench_first(bench_case *b, int64_t n_rows, int n_samples) {
     return t;
 }
 
-static void clear_outputs(const bench_case *b) {
+void bench_setup(bench_case *b, const bench_row *r, const int *shape) {
+    arena_reset(&b->memory, 0);
+    b->n_out = 0;
+    b->flops = 0;
+    r->setup(b, shape);
+}
+
+void bench_clear(const bench_case *b) {
     for (int i = 0; i < b->n_out; i++) memset(b->out[i]->data, 0, tensor_bytes(b->out[i]));
 }
 
-static double number(const tensor *t, const void *data, int64_t i) {
-    switch (t->dt) {
-    case DT_F32:
-        return ((const float *)data)[i];
-    case DT_F64:
-        return ((const double *)data)[i];
-    default:
-        return ((const int32_t *)data)[i];
+void bench_keep(bench_case *b, void *want[BENCH_MAX_OUT]) {
+    for (int k = 0; k < b->n_out; k++) {
+        want[k] = arena_alloc(&b->memory, tensor_bytes(b->out[k]));
+        memcpy(want[k], b->out[k]->data, tensor_bytes(b->out[k]));
     }
 }
 
-/* Largest error over largest value, worst output; NaN comes out as infinity. */
-static double compare(const bench_case *b, void *const *want) {
+static double number(const tensor *t, const void *data, int64_t i) {
+    return t->dt == DT_F32 ? (double)((const float *)data)[i] : ((const double *)data)[i];
+}
+
+double bench_error(const bench_case *b, void *const *want) {
     double worst = 0;
     for (int k = 0; k < b->n_out; k++) {
-        double max = 0, err = 0;
-        for (int64_t i = 0, n = tensor_count(b->out[k]); i < n; i++) {
-            double w = number(b->out[k], want[k], i), g = number(b->out[k], b->out[k]->data, i);
-            double e = w == g ? 0 : fabs(g - w);
+        const tensor *t = b->out[k];
+        double        max = 0, err = 0;
+        int64_t       n = tensor_count(t);
+        for (int64_t i = 0; i < n; i++) {
+            if (t->dt == DT_I32) {
+                err += I32(t)[i] != ((const int32_t *)want[k])[i];
+                continue;
+            }
+            double w = number(t, want[k], i), g = number(t, t->data, i), e = w == g ? 0 : fabs(g - w);
             if (!(e <= err)) err = isfinite(e) ? e : INFINITY;
             if (isfinite(w) && fabs(w) > max) max = fabs(w);
         }
-        if (err > 0) err = max > 0 ? err / max : INFINITY;
+        if (t->dt == DT_I32)
+            err = err <= TOLERANCE_INT * (double)n ? 0 : INFINITY;
+        else if (err > 0)
+            err = max > 0 ? err / max : INFINITY;
         if (err > worst) worst = err;
     }
     return worst;
 }
+
+void bench_words(const bench_row *r, const int *shape, char out[128]) {
+    const char *p = r->shape_text;
+    int         n = 0;
+    out[0] = 0;
+    for (int i = 0; *p; i++) {
+        int len = (int)strcspn(p, " ");
+        n += snprintf(out + n, (size_t)(128 - n), "%s%.*s=%d", i ? " " : "", len, p, shape[i]);
+        p += len + (p[len] == ' ');
+    }
+}
+
+/* ---- CPU ----------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    FILE *csv;
+    char  host[64];
+} bench_sink;
 
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-static void shape_words(const bench_row *r, char out[128]) {
-    const char *p = r->shape_text;
-    int         n = 0;
-    out[0] = 0;
-    for (int i = 0; *p; i++) {
-        int len = (int)strcspn(p, " ");
-        n += snprintf(out + n, (size_t)(128 - n), "%s%.*s=%d", i ? " " : "", len, p, r->shape[i]);
-        p += len + (p[len] == ' ');
-    }
-}
-
 /* Checks, times, prints. False when the result is wrong. */
-static bool bench_one(const bench_row *r, bench_case *b, ctx *cpu, ctx *ref, FILE *csv, const char *host) {
+static bool cpu_row(const bench_row *r, bench_case *b, ctx *cpu, ctx *ref, const bench_sink *s) {
     static double time[MAX_RUNS];
     void         *want[BENCH_MAX_OUT];
-    char          shape[128];
-    shape_words(r, shape);
-    arena_reset(&b->memory, 0);
-    b->n_out = 0;
-    b->flops = b->bytes = 0;
-    r->setup(b, r->shape);
-    clear_outputs(b);
+    char          shape[128], copy[OP_ARGS_BYTES];
+    op_tensors    l;
+    op_front      fn = op_table[r->op].front;
+    bench_words(r, r->shape, shape);
+    bench_setup(b, r, r->shape);
+    bench_clear(b);
     double t0 = now_seconds();
-    r->fn(ref, &b->args);
+    fn(ref, &b->args);
     double ref_us = (now_seconds() - t0) * 1e6;
-    for (int k = 0; k < b->n_out; k++) {
-        want[k] = arena_alloc(&b->memory, tensor_bytes(b->out[k]));
-        memcpy(want[k], b->out[k]->data, tensor_bytes(b->out[k]));
-    }
-    clear_outputs(b);
-    r->fn(cpu, &b->args);
-    double err = compare(b, want);
+    bench_keep(b, want);
+    bench_clear(b);
+    fn(cpu, &b->args);
+    double err = bench_error(b, want);
     if (!(err <= TOLERANCE)) {
-        printf("%-18s %-32s WRONG: error %.2e of the largest value; not timed\n", r->op, shape, err);
+        printf("%-18s %-32s WRONG: error %.2e of the largest value; not timed\n", op_table[r->op].name, shape, err);
         return false;
     }
     int    n = 0;
-    double start = now_seconds();
-    for (int i = 0; i < 3; i++) r->fn(cpu, &b->args); /* warm-up, beside the checked run */
+    double start;
+    for (int i = 0; i < 3; i++) fn(cpu, &b->args); /* warm-up, beside the checked run */
     start = now_seconds();
     while (n < MIN_RUNS || (n < MAX_RUNS && now_seconds() - start < MIN_SECONDS)) {
         double t = now_seconds();
-        r->fn(cpu, &b->args);
+        fn(cpu, &b->args);
         time[n++] = (now_seconds() - t) * 1e6;
     }
+    memcpy(copy, &b->args, sizeof copy);
+    op_list(r->op, copy, &l);
     qsort(time, (size_t)n, sizeof *time, ascending);
     double median = time[n / 2], p95 = time[(int)(0.95 * (n - 1))];
-    double gflops = b->flops / median * 1e-3, gbytes = b->bytes / median * 1e-3;
-    printf("%-18s %-32s %10.1f %10.1f %9.1f %8.2f %8.1f\n", r->op, shape, median, p95, gflops, gbytes, ref_us / median);
-    if (csv)
-        fprintf(csv, "%s,%s,%s,%s,%d,%d,%.2f,%.2f,%.3f,%.3f,%.2f\n", D3S2_GIT_HASH, host, r->op, shape,
-                omp_get_max_threads(), n, median, p95, gflops, gbytes, ref_us / median);
+    double gflops = b->flops / median * 1e-3, gbytes = op_list_bytes(&l) / median * 1e-3;
+    printf("%-18s %-32s %10.1f %10.1f %9.1f %8.2f %8.1f\n", op_table[r->op].name, shape, median, p95, gflops, gbytes,
+           ref_us / median);
+    if (s->csv)
+        fprintf(s->csv, "%s,%s,%s,%s,%d,%d,%.2f,%.2f,%.3f,%.3f,%.2f\n", D3S2_GIT_HASH, s->host, op_table[r->op].name,
+                shape, omp_get_max_threads(), n, median, p95, gflops, gbytes, ref_us / median);
     fflush(stdout);
     return true;
 }
 
-static void usage(FILE *f) {
-    fprintf(f, "usage: d3s2 bench [FILTER] [--csv FILE]\n"
-               "  Times every op whose name contains FILTER on the CPU, after checking it against the reference.\n"
-               "  --csv FILE   appends one line per row, with git hash, host, threads and shape\n");
+static int cpu_rows(const char *filter, bench_case *b, const bench_sink *s, int *n_wrong) {
+    b->memory = arena_new("bench", MEMORY);
+    const bench_row *tables[] = {bench_rows_dense, bench_rows_sparse};
+    ctx              ref = {.be = &backend_ref, .scratch = arena_new("scratch", SCRATCH), .deterministic = true};
+    ctx              cpu = ref;
+    int              n = 0;
+    cpu.be = &backend_cpu;
+    b->prepare = &ref;
+    if (s->csv && ftell(s->csv) == 0)
+        fprintf(s->csv, "git,host,op,shape,threads,runs,median_us,p95_us,gflops,gbytes_s,speedup_over_ref\n");
+    printf("%s, %d threads, git %s; speed-up is over the reference\n", s->host, omp_get_max_threads(), D3S2_GIT_HASH);
+    printf("%-18s %-32s %10s %10s %9s %8s %8s\n", "op", "shape", "median us", "p95 us", "GFLOP/s", "GB/s", "speed-up");
+    for (int t = 0; t < 2; t++)
+        for (const bench_row *r = tables[t]; r->setup; r++) {
+            if (!strstr(op_table[r->op].name, filter)) continue;
+            n++;
+            *n_wrong += !cpu_row(r, b, &cpu, &ref, s);
+        }
+    arena_free(&ref.scratch);
+    return n;
 }
 
-int bench_run(int argc, char **argv) {
-    const char *filter = "", *path = NULL;
-    char        host[64] = "?";
-    for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-            usage(stdout);
-            return ST_OK;
+/* ---- GPU ----------------------------------------------------------------------------------------------------------
+ */
+
+/* The result at the smaller shape: on the GPU, and of the reference on the same inputs. */
+static double gpu_check(const bench_row *r, bench_case *b, ctx *ref, ctx *gpu) {
+    void *want[BENCH_MAX_OUT];
+    b->blank = false;
+    bench_setup(b, r, r->check);
+    bench_gpu_round(r->op, &b->args);
+    bench_clear(b);
+    op_table[r->op].front(ref, &b->args);
+    bench_keep(b, want);
+    bench_clear(b);
+    op_table[r->op].front(gpu, &b->args);
+    return bench_error(b, want);
+}
+
+static bool gpu_row(const bench_row *r, bench_case *b, ctx *ref, ctx *gpu, const bench_gpu *g, dtype act,
+                    const bench_sink *s) {
+    char        shape[128], check[128];
+    const char *op = op_table[r->op].name;
+    double      err = gpu_check(r, b, ref, gpu), tolerance = act == DT_BF16 ? TOLERANCE_16 : TOLERANCE;
+    bench_words(r, r->shape, shape);
+    bench_words(r, r->check, check);
+    if (!(err <= tolerance)) {
+        printf("%-18s %-44s WRONG at %s: error %.2e of the largest value; not timed\n", op, shape, check, err);
+        return false;
+    }
+    b->blank = true;
+    bench_setup(b, r, r->shape);
+    bench_times t = bench_gpu_time(r->op, &b->args);
+    double      flops = b->flops / t.cold * 1e6, bytes = t.bytes / t.cold * 1e6;
+    printf("%-18s %-44s %10.1f %10.1f %10.1f %8.2f %8.1f %6.1f %6.1f  %.0e\n", op, shape, t.warm, t.cold, t.cold_p95,
+           flops * 1e-12, bytes * 1e-9, 100 * flops / g->peak.gemm, 100 * bytes / g->peak.copy, err);
+    if (s->csv)
+        fprintf(s->csv, "%s,%s,%s,%s,%s,%s,%s,%d,%.2f,%.2f,%.2f,%.2f,%.3f,%.1f,%.4f,%.4f,%.2e\n", D3S2_GIT_HASH,
+                s->host, g->name, dtype_name(act), op, shape, check, t.runs, t.warm, t.warm_p95, t.cold, t.cold_p95,
+                flops * 1e-12, bytes * 1e-9, flops / g->peak.gemm, bytes / g->peak.copy, err);
+    fflush(stdout);
+    return true;
+}
+
+static int gpu_rows(const char *filter, bench_case *b, dtype act, const bench_sink *s, int *n_wrong) {
+    const bench_row *tables[] = {bench_gpu_dense, bench_gpu_sparse};
+    const char      *why;
+    bench_gpu        g;
+    int              n = 0;
+    if (!bench_gpu_open(&g, act, &why)) {
+        fprintf(stderr, "d3s2: error: no GPU to time: %s\n", why);
+        return -1;
+    }
+    size_t half = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE) / 2;
+    ctx    ref = {.be = &backend_ref, .scratch = arena_new("scratch", SCRATCH), .deterministic = true}, gpu = ref;
+    b->memory = arena_new("bench", half < MEMORY_GPU ? half : MEMORY_GPU);
+    gpu.be = bench_gpu_backend();
+    b->prepare = &gpu;
+    printf("%s, %s, %s, git %s: matrix product %.1f TFLOP/s, copy %.0f GB/s\n", s->host, g.name, dtype_name(act),
+           D3S2_GIT_HASH, g.peak.gemm * 1e-12, g.peak.copy * 1e-9);
+    printf("Checked against the reference at a smaller shape. Rates are of the cold median, bytes are read or written "
+           "once.\n");
+    printf("%-18s %-44s %10s %10s %10s %8s %8s %6s %6s  %s\n", "op", "shape", "warm us", "cold us", "cold p95",
+           "TFLOP/s", "GB/s", "% gemm", "% copy", "error");
+    if (s->csv && ftell(s->csv) == 0)
+        fprintf(s->csv, "git,host,device,dtype,op,shape,checked_at,runs,warm_us,warm_p95_us,cold_us,cold_p95_us,tflops,"
+                        "gbytes_s,share_of_gemm,share_of_copy,error\n");
+    if (s->csv)
+        fprintf(s->csv, "%s,%s,%s,%s,peak,,,0,0,0,0,0,%.3f,%.1f,1,1,0\n", D3S2_GIT_HASH, s->host, g.name,
+                dtype_name(act), g.peak.gemm * 1e-12, g.peak.copy * 1e-9);
+    for (int t = 0; t < 2; t++)
+        for (const bench_row *r = tables[t]; r->setup; r++) {
+            if (!strstr(op_table[r->op].name, filter)) continue;
+            n++;
+            *n_wrong += !gpu_row(r, b, &ref, &gpu, &g, act, s);
         }
+    arena_free(&ref.scratch);
+    bench_gpu_close();
+    return n;
+}
+
+/* ---- the verb -----------------------------------------------------------------------------------------------------
+ */
+
+static void usage(FILE *f) {
+    fprintf(f,
+            "usage: d3s2 bench [FILTER] [--device cpu|cuda] [--f32] [--csv FILE]\n"
+            "       [mpirun -np N] d3s2 bench step --config FILE [--device NAME] [--csv FILE] [section.key=value ...]\n"
+            "  Times every op whose name contains FILTER, after checking it against the reference.\n"
+            "  --device cuda  on the GPU, at the shapes of the published networks; --f32: not in bf16\n"
+            "  --csv FILE     appends one line per row, with git hash, host, device and shape\n"
+            "  step           times whole training steps of the configured network on synthetic shapes of\n"
+            "                 bench.tokens tokens, bench.samples of them on each rank\n");
+}
+
+static int bench_ops(int argc, char **argv) {
+    const char *filter = "", *path = NULL, *device = "cpu";
+    bool        f32 = false;
+    bench_sink  s = {.host = "?"};
+    for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--csv") && i + 1 < argc) {
             path = argv[++i];
+        } else if (!strcmp(argv[i], "--device") && i + 1 < argc) {
+            device = argv[++i];
+        } else if (!strcmp(argv[i], "--f32")) {
+            f32 = true;
         } else if (argv[i][0] != '-' && !*filter) {
             filter = argv[i];
         } else {
@@ -166,33 +317,33 @@ int bench_run(int argc, char **argv) {
             return ST_USAGE;
         }
     }
-    gethostname(host, sizeof host - 1);
-    FILE *csv = path ? fopen(path, "a") : NULL;
-    if (path && !csv) {
+    bool gpu = strcmp(device, "cuda") == 0;
+    if (!gpu && strcmp(device, "cpu") != 0) {
+        fprintf(stderr, "d3s2: error: bench can time cpu and cuda, not '%s'\n", device);
+        return ST_USAGE;
+    }
+    gethostname(s.host, sizeof s.host - 1);
+    s.csv = path ? fopen(path, "a") : NULL;
+    if (path && !s.csv) {
         fprintf(stderr, "d3s2: error: cannot write %s\n", path);
         return ST_IO;
     }
-    if (csv && ftell(csv) == 0)
-        fprintf(csv, "git,host,op,shape,threads,runs,median_us,p95_us,gflops,gbytes_s,speedup_over_ref\n");
-    ctx        ref = {.be = &backend_ref, .scratch = arena_new("scratch", SCRATCH), .deterministic = true};
-    ctx        cpu = ref;
-    bench_case b = {.memory = arena_new("bench", MEMORY), .prepare = &ref};
-    cpu.be = &backend_cpu;
-    printf("%s, %d threads, git %s; speed-up is over the reference\n", host, omp_get_max_threads(), D3S2_GIT_HASH);
-    printf("%-18s %-32s %10s %10s %9s %8s %8s\n", "op", "shape", "median us", "p95 us", "GFLOP/s", "GB/s", "speed-up");
-    const bench_row *tables[] = {bench_rows_dense, bench_rows_sparse};
-    int              n_rows = 0, n_wrong = 0;
-    for (int t = 0; t < 2; t++)
-        for (const bench_row *r = tables[t]; r->op; r++) {
-            if (!strstr(r->op, filter)) continue;
-            n_rows++;
-            n_wrong += !bench_one(r, &b, &cpu, &ref, csv, host);
-        }
-    arena_free(&b.memory);
-    arena_free(&ref.scratch);
-    bool written = !csv || fclose(csv) == 0;
+    bench_case b = {.n_out = 0};
+    int        n_wrong = 0;
+    int n = gpu ? gpu_rows(filter, &b, f32 ? DT_F32 : DT_BF16, &s, &n_wrong) : cpu_rows(filter, &b, &s, &n_wrong);
+    if (b.memory.base) arena_free(&b.memory);
+    bool written = !s.csv || fclose(s.csv) == 0;
     if (!written) fprintf(stderr, "d3s2: error: cannot write %s\n", path);
-    if (n_rows == 0) fprintf(stderr, "d3s2: error: no op's name contains '%s'\n", filter);
-    if (n_rows == 0) return ST_USAGE;
-    return n_wrong ? ST_INTERNAL : written ? ST_OK : ST_IO;
+    if (n == 0) fprintf(stderr, "d3s2: error: no op's name contains '%s'\n", filter);
+    return n < 0 ? ST_CONFIG : n == 0 ? ST_USAGE : n_wrong ? ST_INTERNAL : written ? ST_OK : ST_IO;
+}
+
+int bench_run(const comm *world, int argc, char **argv) {
+    for (int i = 1; i < argc; i++)
+        if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+            if (world->rank == 0) usage(stdout);
+            return ST_OK;
+        }
+    if (argc > 1 && !strcmp(argv[1], "step")) return bench_step(world, argc - 1, argv + 1);
+    return world->rank == 0 ? bench_ops(argc, argv) : ST_OK;
 }

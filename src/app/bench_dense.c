@@ -263,6 +263,20 @@ static void adamw(bench_case *b, const int *s) {
                                  .step = 10};
 }
 
+/* s: rows, columns */
+static void muon(bench_case *b, const int *s) {
+    double r = s[0] < s[1] ? s[0] : s[1], c = s[0] < s[1] ? s[1] : s[0];
+    b->args.muon = (muon_args){.w = bench_out(b, DT_F32, DIMS(s[0], s[1])),
+                               .m = bench_out(b, DT_F32, DIMS(s[0], s[1])),
+                               .ema = bench_out(b, DT_F32, DIMS(s[0], s[1])),
+                               .grad = bench_in(b, DIMS(s[0], s[1])),
+                               .grad_scale = 0.5,
+                               .lr = 1e-3,
+                               .momentum = 0.95,
+                               .ema_decay = 0.9999};
+    b->flops = MUON_ROUNDS * (4 * r * r * c + 2 * r * r * r);
+}
+
 const bench_row bench_rows_dense[] = {
     BENCH_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(2048, 256, 1024, ACT_GELU_TANH)),
     BENCH_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(2048, 256, 256, ACT_NONE)),
@@ -304,6 +318,7 @@ const bench_row bench_rows_dense[] = {
     BENCH_ROW(flow_noise_fwd, flow, "N C B", BENCH_AT(4096, 16, 4)),
     BENCH_ROW(sum_squares_fwd, squares, "n", BENCH_AT(10000000)),
     BENCH_ROW(adamw_fwd, adamw, "n", BENCH_AT(4000000)),
+    BENCH_ROW(muon_fwd, muon, "R C", BENCH_AT(256, 256)),
     {0},
 };
 
@@ -311,17 +326,17 @@ const bench_row bench_rows_dense[] = {
  */
 const bench_row bench_gpu_dense[] = {
     BENCH_GPU_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(45904, 1024, 1024, ACT_NONE),
-                  BENCH_AT(517, 1024, 1024, ACT_NONE)),
+                  BENCH_AT(67, 1024, 1024, ACT_NONE)),
     BENCH_GPU_ROW(linear_bwd, linear_b, "N I O act", BENCH_AT(45904, 1024, 1024, ACT_NONE),
-                  BENCH_AT(517, 1024, 1024, ACT_NONE)),
+                  BENCH_AT(67, 1024, 1024, ACT_NONE)),
     BENCH_GPU_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(45904, 1024, 4096, ACT_GELU_TANH),
-                  BENCH_AT(517, 1024, 4096, ACT_GELU_TANH)),
+                  BENCH_AT(19, 1024, 4096, ACT_GELU_TANH)),
     BENCH_GPU_ROW(linear_bwd, linear_b, "N I O act", BENCH_AT(45904, 1024, 4096, ACT_GELU_TANH),
-                  BENCH_AT(517, 1024, 4096, ACT_GELU_TANH)),
+                  BENCH_AT(19, 1024, 4096, ACT_GELU_TANH)),
     BENCH_GPU_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(45904, 4096, 1024, ACT_NONE),
-                  BENCH_AT(517, 4096, 1024, ACT_NONE)),
+                  BENCH_AT(19, 4096, 1024, ACT_NONE)),
     BENCH_GPU_ROW(linear_bwd, linear_b, "N I O act", BENCH_AT(45904, 4096, 1024, ACT_NONE),
-                  BENCH_AT(517, 4096, 1024, ACT_NONE)),
+                  BENCH_AT(19, 4096, 1024, ACT_NONE)),
     BENCH_GPU_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(45904, 1024, 64, ACT_NONE),
                   BENCH_AT(517, 1024, 64, ACT_NONE)),
     BENCH_GPU_ROW(linear_bwd, linear_b, "N I O act", BENCH_AT(45904, 1024, 64, ACT_NONE),
@@ -339,19 +354,19 @@ const bench_row bench_gpu_dense[] = {
     BENCH_GPU_ROW(linear_bwd, linear_b, "N I O act", BENCH_AT(45904, 1024, 16, ACT_NONE),
                   BENCH_AT(517, 1024, 16, ACT_NONE)),
     BENCH_GPU_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(131072, 1024, 1024, ACT_NONE),
-                  BENCH_AT(517, 1024, 1024, ACT_NONE)),
+                  BENCH_AT(67, 1024, 1024, ACT_NONE)),
     BENCH_GPU_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(1374, 1024, 2048, ACT_NONE),
-                  BENCH_AT(259, 1024, 2048, ACT_NONE)),
+                  BENCH_AT(67, 1024, 2048, ACT_NONE)),
     BENCH_GPU_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(8, 1024, 6144, ACT_NONE),
                   BENCH_AT(8, 1024, 6144, ACT_NONE)),
     BENCH_GPU_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(45904, 512, 1536, ACT_NONE),
-                  BENCH_AT(517, 512, 1536, ACT_NONE)),
+                  BENCH_AT(67, 512, 1536, ACT_NONE)),
     BENCH_GPU_ROW(linear_bwd, linear_b, "N I O act", BENCH_AT(45904, 512, 1536, ACT_NONE),
-                  BENCH_AT(517, 512, 1536, ACT_NONE)),
+                  BENCH_AT(67, 512, 1536, ACT_NONE)),
     BENCH_GPU_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(45904, 512, 2048, ACT_GELU_TANH),
-                  BENCH_AT(517, 512, 2048, ACT_GELU_TANH)),
+                  BENCH_AT(19, 512, 2048, ACT_GELU_TANH)),
     BENCH_GPU_ROW(linear_bwd, linear_b, "N I O act", BENCH_AT(45904, 512, 2048, ACT_GELU_TANH),
-                  BENCH_AT(517, 512, 2048, ACT_GELU_TANH)),
+                  BENCH_AT(19, 512, 2048, ACT_GELU_TANH)),
     BENCH_GPU_ROW(linear_fwd, linear_f, "N I O act", BENCH_AT(7000000, 1, 32, ACT_NONE),
                   BENCH_AT(100003, 1, 32, ACT_NONE)),
     BENCH_GPU_ROW(linear_bwd, linear_b, "N I O act", BENCH_AT(7000000, 1, 32, ACT_NONE),
@@ -404,5 +419,6 @@ const bench_row bench_gpu_dense[] = {
     BENCH_GPU_ROW(flow_noise_fwd, flow, "N C B", BENCH_AT(45904, 16, 2), BENCH_AT(1003, 16, 2)),
     BENCH_GPU_ROW(sum_squares_fwd, squares, "n", BENCH_AT(200000000), BENCH_AT(1000003)),
     BENCH_GPU_ROW(adamw_fwd, adamw, "n", BENCH_AT(200000000), BENCH_AT(1000003)),
+    BENCH_GPU_ROW(muon_fwd, muon, "R C", BENCH_AT(1024, 4096), BENCH_AT(96, 130)),
     {0},
 };

@@ -36,6 +36,7 @@ typedef struct {
         flow_noise_args    flow;
         sum_squares_args   squares;
         adamw_args         adamw;
+        muon_args          muon;
         char               any[OP_ARGS_BYTES];
     } args;
     tensor *out[BENCH_MAX_OUT]; /* compared with the reference; f32, f64 or i32 */
@@ -54,11 +55,13 @@ typedef struct {
 #define BENCH_AT(...)                                                                                                  \
     { __VA_ARGS__ }
 #define BENCH_ROW(op, setup, text, at)                                                                                 \
-    { OP_##op, setup, at, text, {0}                                                                                    \
+    {                                                                                                                  \
+        OP_##op, setup, at, text, {                                                                                    \
+            0                                                                                                          \
+        }                                                                                                              \
     }
 #define BENCH_GPU_ROW(op, setup, text, at, check)                                                                      \
-    { OP_##op, setup, at, text, check                                                                                  \
-    }
+    { OP_##op, setup, at, text, check }
 
 extern const bench_row bench_rows_dense[], bench_rows_sparse[], bench_gpu_dense[], bench_gpu_sparse[];
 
@@ -72,7 +75,7 @@ void   bench_setup(bench_case *b, const bench_row *r, const int *shape);
 /* Copies of the outputs, in the case's memory. */
 void   bench_keep(bench_case *b, void *want[BENCH_MAX_OUT]);
 void   bench_clear(const bench_case *b);
-/* Largest error over largest value, worst output; share of elements that differ for integers. NaN is infinity. */
+/* Largest error over largest value, worst output. NaN is infinity, and so are integers of which too many differ. */
 double bench_error(const bench_case *b, void *const *want);
 /* "N=45904 I=1024" */
 void   bench_words(const bench_row *r, const int *shape, char out[128]);

@@ -51,7 +51,8 @@ double shell_cells(int64_t n, int edge, int block, int32_t *coord) {
     CHECK(plain && order, "no memory for a shell of %lld tokens", (long long)n);
     for (int64_t i = 0; i < n; i++) {
         for (int k = 0; k < 3; k++)
-            CHECK(cell[i].at[k] >= 0 && cell[i].at[k] < edge, "%lld tokens do not fit a grid of %d", (long long)n, edge);
+            CHECK(cell[i].at[k] >= 0 && cell[i].at[k] < edge, "%lld tokens do not fit a grid of %d", (long long)n,
+                  edge);
         memcpy(plain + 3 * i, cell[i].at, sizeof cell[i].at);
     }
     blocks_sort(plain, first, 1, block, order);
@@ -60,4 +61,17 @@ double shell_cells(int64_t n, int edge, int block, int32_t *coord) {
     free(order);
     free(cell);
     return radius;
+}
+
+double level_pairs(const grid *g) {
+    enum { PIECE = 4096 };
+    double pairs = 0;
+#pragma omp parallel for schedule(dynamic) reduction(+ : pairs)
+    for (int64_t row = 0; row < g->n_rows; row += PIECE) {
+        static _Thread_local int32_t nb[PIECE * 27];
+        int64_t                      n = g->n_rows - row < PIECE ? g->n_rows - row : PIECE;
+        grid_neighbors(g, row, n, nb);
+        for (int64_t i = 0; i < 27 * n; i++) pairs += nb[i] >= 0;
+    }
+    return pairs;
 }

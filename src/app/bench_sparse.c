@@ -1,58 +1,60 @@
-/* Rows of the sparse ops. Shape: one sample whose tokens are a spherical shell, as objects are; `radius` in tokens. */
+/* Rows of the sparse ops. One sample whose tokens are a thin spherical shell, as objects are (bench_shell.h). */
 #include "app/bench_rows.h"
+#include "app/bench_shell.h"
 #include "sparse/blocks.h"
 
+#include <math.h>
 #include <string.h>
 
-#define F 4.0
-
-/* Coordinates of all cells whose distance from the centre is within half a cell and a bit of `radius`, block-sorted. */
-static tensor shell(bench_case *b, int radius, int block, tensor *first) {
-    int64_t n = 0;
-    tensor  coord = {0};
-    for (int pass = 0; pass < 2; pass++) {
-        if (pass) coord = arena_tensor(&b->memory, DT_I32, DIMS(n, 3));
-        n = 0;
-        for (int x = -radius - 1; x <= radius + 1; x++)
-            for (int y = -radius - 1; y <= radius + 1; y++)
-                for (int z = -radius - 1; z <= radius + 1; z++) {
-                    int d2 = x * x + y * y + z * z;
-                    if (d2 < (radius - 1) * (radius - 1) || d2 >= radius * radius) continue;
-                    if (pass) {
-                        I32(&coord)[3 * n] = x + radius + 1;
-                        I32(&coord)[3 * n + 1] = y + radius + 1;
-                        I32(&coord)[3 * n + 2] = z + radius + 1;
-                    }
-                    n++;
-                }
-    }
+/* n tokens in blocks of `block`; `first`: the one sample. */
+static tensor shell(bench_case *b, int n, int block, tensor *first, double *radius, int *edge) {
+    tensor coord = arena_tensor(&b->memory, DT_I32, DIMS(n, 3));
+    *edge = shell_edge(n);
+    *radius = shell_cells(n, *edge, block, I32(&coord));
     *first = arena_tensor(&b->memory, DT_I32, DIMS(2));
     I32(first)[0] = 0;
-    I32(first)[1] = (int32_t)n;
-    int32_t *order = arena_alloc(&b->memory, (size_t)n * sizeof *order);
-    tensor   sorted = arena_tensor(&b->memory, DT_I32, DIMS(n, 3));
-    blocks_sort(I32(&coord), I32(first), 1, block, order);
-    for (int64_t i = 0; i < n; i++) memcpy(I32(&sorted) + 3 * i, I32(&coord) + 3 * order[i], 3 * sizeof(int32_t));
-    return sorted;
+    I32(first)[1] = n;
+    return coord;
 }
 
-/* s: radius in tiles, cells per tile edge, channels in, channels out */
+/* Cells of a tile that lie within `band` voxels of the sphere, of the 8^3. */
+static void mask_tile(const int32_t *tile, double radius, int edge, double band, uint64_t *mask) {
+    for (int c = 0; c < 512; c++) {
+        int    cell[3];
+        double d = 0;
+        morton_decode(c, &cell[0], &cell[1], &cell[2]);
+        for (int k = 0; k < 3; k++) {
+            double at = 8 * (tile[k] - edge / 2) + cell[k] - 3.5; /* the sphere is one of tiles' middles */
+            d += at * at;
+        }
+        if (fabs(sqrt(d) - 8 * radius) < band) mask[c / 64] |= UINT64_C(1) << c % 64;
+    }
+    if (!(mask[0] | mask[1] | mask[2] | mask[3] | mask[4] | mask[5] | mask[6] | mask[7])) mask[0] = 1;
+}
+
+/* s: tiles, cells per tile edge, channels in, channels out, 1: only cells near the surface (the encoder's levels) */
 static void conv3(bench_case *b, const int *s, bool bwd) {
-    tensor  first, coord = shell(b, s[0], 8, &first);
+    double  radius;
+    int     edge;
+    tensor  first, coord = shell(b, s[0], 8, &first, &radius, &edge);
     grid   *g = arena_alloc(&b->memory, sizeof *g);
     tensor *nb = arena_alloc(&b->memory, sizeof *nb);
     *nb = tiles_neighbors(&b->memory, &coord, &first);
-    *g = grid_dense(&b->memory, s[1], nb, &first);
+    if (s[4]) {
+        tensor mask = arena_tensor(&b->memory, DT_U64, DIMS(s[0], 8)), pool_first[3];
+        grid   level[4];
+        memset(mask.data, 0, tensor_bytes(&mask));
+        for (int64_t t = 0; t < s[0]; t++) mask_tile(I32(&coord) + 3 * t, radius, edge, 4, U64(&mask) + 8 * t);
+        grid_pyramid(&b->memory, &mask, nb, &first, level, pool_first);
+        *g = level[s[1] == 8 ? 0 : s[1] == 4 ? 1 : s[1] == 2 ? 2 : 3];
+    } else {
+        *g = grid_dense(&b->memory, s[1], nb, &first);
+    }
     int64_t     n = g->n_rows;
     conv3_args *a = &b->args.conv3;
     *a = (conv3_args){
         .g = g, .x = bench_in(b, DIMS(n, s[2])), .w = bench_in(b, DIMS(27, s[2], s[3])), .b = bench_in(b, DIMS(s[3]))};
-    int32_t *neighbors = arena_alloc(&b->memory, (size_t)n * 27 * sizeof *neighbors);
-    double   pairs = 0;
-    grid_neighbors(g, 0, n, neighbors);
-    for (int64_t i = 0; i < 27 * n; i++) pairs += neighbors[i] >= 0;
-    b->flops = (bwd ? 4 : 2) * pairs * s[2] * s[3];
-    b->bytes = F * (double)n * (bwd ? 2 * s[2] + s[3] : s[2] + s[3]);
+    b->flops = (bwd ? 4 : 2) * level_pairs(g) * s[2] * s[3];
     if (!bwd) {
         a->y = bench_out(b, DT_F32, DIMS(n, s[3]));
         return;
@@ -80,7 +82,6 @@ static void pool(bench_case *b, const int *s, bool bwd) {
         a->dy = bench_in(b, DIMS(s[0], s[2]));
         a->dx = bench_out(b, DT_F32, DIMS(n, s[2]));
     }
-    b->bytes = F * (double)(n + s[0]) * s[2];
 }
 static void pool_f(bench_case *b, const int *s) {
     pool(b, s, false);
@@ -92,35 +93,36 @@ static void pool_b(bench_case *b, const int *s) {
 static void subdivide_f(bench_case *b, const int *s) {
     b->args.subdivide =
         (subdivide_args){.x = bench_in(b, DIMS(s[0], s[1])), .y = bench_out(b, DT_F32, DIMS(8 * s[0], s[1]))};
-    b->bytes = 9 * F * s[0] * s[1];
 }
 static void subdivide_b(bench_case *b, const int *s) {
     b->args.subdivide =
         (subdivide_args){.dy = bench_in(b, DIMS(8 * s[0], s[1])), .dx = bench_out(b, DT_F32, DIMS(s[0], s[1]))};
-    b->bytes = 9 * F * s[0] * s[1];
+}
+
+/* Outputs of an attention whose inputs are there; for the backward after a forward. */
+static void finish_segment(bench_case *b, double pairs, bool bwd) {
+    attn_segment_args *a = &b->args.segment;
+    a->out = bench_out(b, DT_F32, a->q->dim, 3);
+    a->lse = bench_out(b, DT_F32, a->q->dim, 2);
+    b->flops = (bwd ? 10 : 4) * pairs * (double)a->q->dim[2];
+    if (!bwd) return;
+    attn_segment_fwd(b->prepare, a);
+    b->n_out = 0;
+    a->dout = bench_in(b, a->q->dim, 3);
+    a->dq = bench_out(b, DT_F32, a->q->dim, 3);
+    a->dk = bench_out(b, DT_F32, a->k->dim, 3);
+    a->dv = bench_out(b, DT_F32, a->k->dim, 3);
 }
 
 /* s: rows, segments, heads, key heads, width */
 static void segment(bench_case *b, const int *s, bool bwd) {
-    attn_segment_args *a = &b->args.segment;
-    *a = (attn_segment_args){.q = bench_in(b, DIMS(s[0], s[2], s[4])),
-                             .k = bench_in(b, DIMS(s[0], s[3], s[4])),
-                             .v = bench_in(b, DIMS(s[0], s[3], s[4])),
-                             .q_first = bench_first(b, s[0], s[1]),
-                             .k_first = bench_first(b, s[0], s[1]),
-                             .scale = 0.25f,
-                             .out = bench_out(b, DT_F32, DIMS(s[0], s[2], s[4])),
-                             .lse = bench_out(b, DT_F32, DIMS(s[0], s[2]))};
-    double pairs = (double)s[0] * s[0] / s[1] * s[2];
-    b->flops = (bwd ? 10 : 4) * pairs * s[4];
-    b->bytes = F * (double)s[0] * s[4] * (bwd ? 4 * s[2] + 4 * s[3] : 2 * s[2] + 2 * s[3]);
-    if (!bwd) return;
-    attn_segment_fwd(b->prepare, a);
-    b->n_out = 0;
-    a->dout = bench_in(b, DIMS(s[0], s[2], s[4]));
-    a->dq = bench_out(b, DT_F32, DIMS(s[0], s[2], s[4]));
-    a->dk = bench_out(b, DT_F32, DIMS(s[0], s[3], s[4]));
-    a->dv = bench_out(b, DT_F32, DIMS(s[0], s[3], s[4]));
+    b->args.segment = (attn_segment_args){.q = bench_in(b, DIMS(s[0], s[2], s[4])),
+                                          .k = bench_in(b, DIMS(s[0], s[3], s[4])),
+                                          .v = bench_in(b, DIMS(s[0], s[3], s[4])),
+                                          .q_first = bench_first(b, s[0], s[1]),
+                                          .k_first = bench_first(b, s[0], s[1]),
+                                          .scale = (float)(1 / sqrt(s[4]))};
+    finish_segment(b, (double)s[0] * s[0] / s[1] * s[2], bwd);
 }
 static void segment_f(bench_case *b, const int *s) {
     segment(b, s, false);
@@ -129,21 +131,71 @@ static void segment_b(bench_case *b, const int *s) {
     segment(b, s, true);
 }
 
-/* SSA tables over a shell. s: radius, heads, key heads, width, blocks chosen; blocks of 4 for compression, 8 for
- * selection. Prepares the compression log-sum-exp that the scores need. */
+/* s: tokens, window edge in tokens, shift, heads, key heads, width */
+static void window(bench_case *b, const int *s, bool bwd) {
+    double         radius, pairs = 0;
+    int            edge;
+    tensor         first, coord = shell(b, s[0], 8, &first, &radius, &edge);
+    window_tables *w = arena_alloc(&b->memory, sizeof *w);
+    *w = windows_build(&b->memory, &coord, &first, s[1], s[2], true, 8);
+    const tensor *order = w->order.data ? &w->order : NULL;
+    for (int64_t i = 0; i < w->n_windows; i++) {
+        double n = I32(&w->first)[i + 1] - I32(&w->first)[i];
+        pairs += n * n * s[3];
+    }
+    attn_segment_args *a = &b->args.segment;
+    *a = (attn_segment_args){.q = bench_in(b, DIMS(s[0], s[3], s[5])),
+                             .k = bench_in(b, DIMS(s[0], s[4], s[5])),
+                             .v = bench_in(b, DIMS(s[0], s[4], s[5])),
+                             .q_first = &w->first,
+                             .k_first = &w->first,
+                             .q_order = order,
+                             .k_order = order,
+                             .scale = (float)(1 / sqrt(s[5]))};
+    finish_segment(b, pairs, bwd);
+}
+static void window_f(bench_case *b, const int *s) {
+    window(b, s, false);
+}
+static void window_b(bench_case *b, const int *s) {
+    window(b, s, true);
+}
+
+/* s: queries, keys, heads, key heads, width; one segment: condition tokens, or compressed blocks */
+static void cross(bench_case *b, const int *s, bool bwd) {
+    b->args.segment = (attn_segment_args){.q = bench_in(b, DIMS(s[0], s[2], s[4])),
+                                          .k = bench_in(b, DIMS(s[1], s[3], s[4])),
+                                          .v = bench_in(b, DIMS(s[1], s[3], s[4])),
+                                          .q_first = bench_first(b, s[0], 1),
+                                          .k_first = bench_first(b, s[1], 1),
+                                          .scale = (float)(1 / sqrt(s[4]))};
+    finish_segment(b, (double)s[0] * s[1] * s[2], bwd);
+}
+static void cross_f(bench_case *b, const int *s) {
+    cross(b, s, false);
+}
+static void cross_b(bench_case *b, const int *s) {
+    cross(b, s, true);
+}
+
+/* SSA tables over a shell. s: tokens, heads, key heads, width, blocks chosen, edge of a compression block; selection
+ * blocks of 8. Prepares the compression log-sum-exp that the scores need. */
 static block_tables *ssa(bench_case *b, const int *s) {
-    tensor        first, coord = shell(b, s[0], 8, &first);
+    double        radius;
+    int           edge;
+    float         scale = (float)(1 / sqrt(s[3]));
+    tensor        first, coord = shell(b, s[0], 8, &first, &radius, &edge);
     block_tables *t = arena_alloc(&b->memory, sizeof *t);
-    *t = blocks_build(&b->memory, &coord, &first, 4, 8, false);
+    *t = blocks_build(&b->memory, &coord, &first, s[5], 8, false);
     int64_t          n = t->n_tokens, m = t->n_cmp;
     topk_blocks_args k = {
-        .q = bench_in(b, DIMS(n, s[1], s[3])), .ck = bench_in(b, DIMS(m, s[2], s[3])), .scale = 0.25f};
+        .q = bench_in(b, DIMS(n, s[1], s[3])), .ck = bench_in(b, DIMS(m, s[2], s[3])), .scale = scale};
     attn_segment_args c = {.q = k.q,
                            .k = k.ck,
                            .v = k.ck,
                            .q_first = &t->sample_first,
                            .k_first = &t->cmp_sample_first,
-                           .scale = 0.25f,
+                           .scale = scale,
                            .out = bench_out(b, DT_F32, DIMS(n, s[1], s[3])),
                            .lse = bench_out(b, DT_F32, DIMS(n, s[1]))};
     attn_segment_fwd(b->prepare, &c);
@@ -161,7 +213,6 @@ static block_tables *ssa(bench_case *b, const int *s) {
 static void topk(bench_case *b, const int *s) {
     block_tables *t = ssa(b, s);
     b->flops = 2.0 * (double)t->n_tokens * (double)t->n_cmp * s[1] * s[3];
-    b->bytes = F * (double)t->n_tokens * (s[1] * s[3] + s[2] * s[4]);
 }
 
 static void choose(bench_case *b, const int *s, bool bwd) {
@@ -182,11 +233,10 @@ static void choose(bench_case *b, const int *s, bool bwd) {
                             .v = bench_in(b, DIMS(n, s[2], s[3])),
                             .block = block,
                             .first = &t->slc_first,
-                            .scale = 0.25f,
+                            .scale = (float)(1 / sqrt(s[3])),
                             .out = bench_out(b, DT_F32, DIMS(n, s[1], s[3])),
                             .lse = bench_out(b, DT_F32, DIMS(n, s[1]))};
     b->flops = (bwd ? 10 : 4) * pairs * s[3];
-    b->bytes = F * (double)n * s[3] * (bwd ? 4 * s[1] + 4 * s[2] : 2 * s[1] + 2 * s[2]);
     if (!bwd) return;
     attn_select_fwd(b->prepare, a);
     b->n_out = 0;
@@ -202,21 +252,140 @@ static void select_b(bench_case *b, const int *s) {
     choose(b, s, true);
 }
 
-#define ROW(op, setup, text, ...)                                                                                      \
-    { #op, BENCH_FN(op), setup, {__VA_ARGS__ }, text }
 const bench_row bench_rows_sparse[] = {
-    ROW(conv3_fwd, conv3_f, "radius side I O", 5, 4, 32, 32),
-    ROW(conv3_fwd, conv3_f, "radius side I O", 12, 1, 64, 64),
-    ROW(conv3_bwd, conv3_b, "radius side I O", 5, 4, 32, 32),
-    ROW(pool_fwd, pool_f, "P members C", 4096, 8, 64),
-    ROW(pool_bwd, pool_b, "P members C", 4096, 8, 64),
-    ROW(subdivide_fwd, subdivide_f, "N C", 4096, 64),
-    ROW(subdivide_bwd, subdivide_b, "N C", 4096, 64),
-    ROW(attn_segment_fwd, segment_f, "N segments H G D", 2048, 16, 8, 2, 32),
-    ROW(attn_segment_fwd, segment_f, "N segments H G D", 1024, 1, 4, 4, 64),
-    ROW(attn_segment_bwd, segment_b, "N segments H G D", 2048, 16, 8, 2, 32),
-    ROW(topk_blocks_fwd, topk, "radius H G D K", 14, 8, 2, 32, 8),
-    ROW(attn_select_fwd, select_f, "radius H G D K", 14, 8, 2, 32, 8),
-    ROW(attn_select_bwd, select_b, "radius H G D K", 14, 8, 2, 32, 8),
+    BENCH_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(300, 4, 32, 32, 0)),
+    BENCH_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(1700, 1, 64, 64, 0)),
+    BENCH_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(300, 4, 32, 32, 1)),
+    BENCH_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(300, 4, 32, 32, 0)),
+    BENCH_ROW(pool_fwd, pool_f, "P members C", BENCH_AT(4096, 8, 64)),
+    BENCH_ROW(pool_bwd, pool_b, "P members C", BENCH_AT(4096, 8, 64)),
+    BENCH_ROW(subdivide_fwd, subdivide_f, "N C", BENCH_AT(4096, 64)),
+    BENCH_ROW(subdivide_bwd, subdivide_b, "N C", BENCH_AT(4096, 64)),
+    BENCH_ROW(attn_segment_fwd, segment_f, "N segments H G D", BENCH_AT(2048, 16, 8, 2, 32)),
+    BENCH_ROW(attn_segment_fwd, segment_f, "N segments H G D", BENCH_AT(1024, 1, 4, 4, 64)),
+    BENCH_ROW(attn_segment_bwd, segment_b, "N segments H G D", BENCH_AT(2048, 16, 8, 2, 32)),
+    BENCH_ROW(topk_blocks_fwd, topk, "N H G D K m", BENCH_AT(2400, 8, 2, 32, 8, 4)),
+    BENCH_ROW(attn_select_fwd, select_f, "N H G D K m", BENCH_AT(2400, 8, 2, 32, 8, 4)),
+    BENCH_ROW(attn_select_bwd, select_b, "N H G D K m", BENCH_AT(2400, 8, 2, 32, 8, 4)),
+    {0},
+};
+
+/* The auto-encoder's convolutions at R = 1024; the transformer's attention there and at 131,072 tokens, in the released
+ * configuration (compression blocks of 8, 8 chosen) and the older one (of 4, 32 chosen). */
+const bench_row bench_gpu_sparse[] = {
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 1, 512, 512, 1),
+                  BENCH_AT(130, 1, 512, 512, 1)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 1, 512, 512, 1),
+                  BENCH_AT(130, 1, 512, 512, 1)),
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 1, 512, 128, 0),
+                  BENCH_AT(300, 1, 512, 128, 0)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 1, 512, 128, 0),
+                  BENCH_AT(300, 1, 512, 128, 0)),
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 2, 128, 128, 0),
+                  BENCH_AT(100, 2, 128, 128, 0)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 2, 128, 128, 0),
+                  BENCH_AT(100, 2, 128, 128, 0)),
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 2, 128, 64, 0),
+                  BENCH_AT(100, 2, 128, 64, 0)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 2, 128, 64, 0),
+                  BENCH_AT(100, 2, 128, 64, 0)),
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 4, 64, 64, 0),
+                  BENCH_AT(40, 4, 64, 64, 0)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 4, 64, 64, 0),
+                  BENCH_AT(40, 4, 64, 64, 0)),
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 4, 64, 32, 0),
+                  BENCH_AT(40, 4, 64, 32, 0)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 4, 64, 32, 0),
+                  BENCH_AT(40, 4, 64, 32, 0)),
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 8, 32, 32, 0),
+                  BENCH_AT(12, 8, 32, 32, 0)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 8, 32, 32, 0),
+                  BENCH_AT(12, 8, 32, 32, 0)),
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 2, 64, 128, 1),
+                  BENCH_AT(100, 2, 64, 128, 1)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 2, 64, 128, 1),
+                  BENCH_AT(100, 2, 64, 128, 1)),
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 2, 128, 128, 1),
+                  BENCH_AT(100, 2, 128, 128, 1)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 2, 128, 128, 1),
+                  BENCH_AT(100, 2, 128, 128, 1)),
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 4, 32, 64, 1),
+                  BENCH_AT(40, 4, 32, 64, 1)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 4, 32, 64, 1),
+                  BENCH_AT(40, 4, 32, 64, 1)),
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 4, 64, 64, 1),
+                  BENCH_AT(40, 4, 64, 64, 1)),
+    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 4, 64, 64, 1),
+                  BENCH_AT(40, 4, 64, 64, 1)),
+    BENCH_GPU_ROW(pool_fwd, pool_f, "P members C", BENCH_AT(1000000, 8, 32), BENCH_AT(4096, 8, 32)),
+    BENCH_GPU_ROW(pool_bwd, pool_b, "P members C", BENCH_AT(1000000, 8, 32), BENCH_AT(4096, 8, 32)),
+    BENCH_GPU_ROW(pool_fwd, pool_f, "P members C", BENCH_AT(1000, 45, 64), BENCH_AT(100, 45, 64)),
+    BENCH_GPU_ROW(pool_bwd, pool_b, "P members C", BENCH_AT(1000, 45, 64), BENCH_AT(100, 45, 64)),
+    BENCH_GPU_ROW(subdivide_fwd, subdivide_f, "N C", BENCH_AT(2937856, 32), BENCH_AT(4096, 32)),
+    BENCH_GPU_ROW(subdivide_bwd, subdivide_b, "N C", BENCH_AT(2937856, 32), BENCH_AT(4096, 32)),
+    BENCH_GPU_ROW(attn_segment_fwd, window_f, "N window shift H G D", BENCH_AT(45904, 8, 0, 32, 2, 32),
+                  BENCH_AT(700, 8, 0, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_bwd, window_b, "N window shift H G D", BENCH_AT(45904, 8, 0, 32, 2, 32),
+                  BENCH_AT(700, 8, 0, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_fwd, window_f, "N window shift H G D", BENCH_AT(45904, 8, 4, 32, 2, 32),
+                  BENCH_AT(700, 8, 4, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_bwd, window_b, "N window shift H G D", BENCH_AT(45904, 8, 4, 32, 2, 32),
+                  BENCH_AT(700, 8, 4, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_fwd, window_f, "N window shift H G D", BENCH_AT(131072, 8, 0, 32, 2, 32),
+                  BENCH_AT(700, 8, 0, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_bwd, window_b, "N window shift H G D", BENCH_AT(131072, 8, 0, 32, 2, 32),
+                  BENCH_AT(700, 8, 0, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_fwd, window_f, "N window shift H G D", BENCH_AT(131072, 8, 4, 32, 2, 32),
+                  BENCH_AT(700, 8, 4, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_bwd, window_b, "N window shift H G D", BENCH_AT(131072, 8, 4, 32, 2, 32),
+                  BENCH_AT(700, 8, 4, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_fwd, window_f, "N window shift H G D", BENCH_AT(45904, 8, 4, 8, 8, 64),
+                  BENCH_AT(700, 8, 4, 8, 8, 64)),
+    BENCH_GPU_ROW(attn_segment_bwd, window_b, "N window shift H G D", BENCH_AT(45904, 8, 4, 8, 8, 64),
+                  BENCH_AT(700, 8, 4, 8, 8, 64)),
+    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(45904, 1374, 32, 32, 32),
+                  BENCH_AT(300, 1374, 4, 4, 32)),
+    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(45904, 1374, 32, 32, 32),
+                  BENCH_AT(300, 1374, 4, 4, 32)),
+    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(45904, 1100, 32, 2, 32),
+                  BENCH_AT(700, 300, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(45904, 1100, 32, 2, 32),
+                  BENCH_AT(700, 300, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(45904, 6000, 32, 2, 32),
+                  BENCH_AT(700, 300, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(45904, 6000, 32, 2, 32),
+                  BENCH_AT(700, 300, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(131072, 3000, 32, 2, 32),
+                  BENCH_AT(700, 300, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(131072, 3000, 32, 2, 32),
+                  BENCH_AT(700, 300, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(131072, 17000, 32, 2, 32),
+                  BENCH_AT(700, 300, 32, 2, 32)),
+    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(131072, 17000, 32, 2, 32),
+                  BENCH_AT(700, 300, 32, 2, 32)),
+    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 8, 8),
+                  BENCH_AT(700, 32, 2, 32, 8, 8)),
+    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 8, 8),
+                  BENCH_AT(700, 32, 2, 32, 8, 8)),
+    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 8, 8),
+                  BENCH_AT(700, 32, 2, 32, 8, 8)),
+    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 32, 4),
+                  BENCH_AT(700, 32, 2, 32, 32, 4)),
+    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 32, 4),
+                  BENCH_AT(700, 32, 2, 32, 32, 4)),
+    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 32, 4),
+                  BENCH_AT(700, 32, 2, 32, 32, 4)),
+    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 8, 8),
+                  BENCH_AT(700, 32, 2, 32, 8, 8)),
+    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 8, 8),
+                  BENCH_AT(700, 32, 2, 32, 8, 8)),
+    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 8, 8),
+                  BENCH_AT(700, 32, 2, 32, 8, 8)),
+    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 32, 4),
+                  BENCH_AT(700, 32, 2, 32, 32, 4)),
+    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 32, 4),
+                  BENCH_AT(700, 32, 2, 32, 32, 4)),
+    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 32, 4),
+                  BENCH_AT(700, 32, 2, 32, 32, 4)),
     {0},
 };

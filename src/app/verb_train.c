@@ -30,7 +30,7 @@ bool verb_encode(app *a, status *st) {
 }
 
 bool verb_bench(app *a, status *st) {
-    int code = bench_run(a->argc, a->argv);
+    int code = bench_run(a->world, a->argc, a->argv);
     st->code = (status_code)code; /* it has said what went wrong */
     return code == ST_OK;
 }

@@ -3,6 +3,7 @@
  * name (__func__ through the macros) first. */
 #pragma once
 #include "core/ctx.h"
+#include "core/device.h"
 #include "kernels/backend.h"
 
 enum { ANY = -1 }; /* a dim that may have any size */
@@ -52,6 +53,9 @@ void    op_no_alias(const char *op, const char *name, const tensor *a, const ten
         CHECK(c->be && c->be->entry, "back end %s has no %s", c->be ? c->be->name : "(none)", #entry);                 \
         if (c->dry) return;                                                                                            \
         size_t mark = arena_mark(&c->scratch);                                                                         \
+        bool named = c->be->dev == DEV_CUDA; /* for profilers */                                                       \
+        if (named) device_range_push(#entry);                                                                          \
         c->be->entry(c, a);                                                                                            \
+        if (named) device_range_pop();                                                                                 \
         arena_reset(&c->scratch, mark);                                                                                \
     } while (0)

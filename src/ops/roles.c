@@ -111,7 +111,8 @@ static void gate_residual_args_list(gate_residual_args *a, op_id op, op_tensors 
 }
 
 static void xy_args_list(xy_args *a, op_id op, op_tensors *l) {
-    IN(x, AS_ACT);
+    bool bwd = op == OP_zero_fwd; /* x is not looked at */
+    IN_FWD(x, AS_ACT);
     if (op == OP_add_fwd)
         ACC(y, AS_ACT);
     else

@@ -158,7 +158,7 @@ static bool starting_point(trainer *t, status *st) {
 
 static bool save(trainer *t, log_span *span, status *st) {
     double t0 = now_seconds();
-    if (t->saved_step == t->w.s.step) return true;
+    if (t->saved_step == t->w.s.step || (t->hooks && t->hooks->unsaved)) return true;
     loader_lock(t->w.l);
     bool ok = state_save(t->folder.path, t->c, t->w.t, &t->w.x, &t->w.s, t->o, st);
     loader_unlock(t->w.l);

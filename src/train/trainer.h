@@ -2,11 +2,12 @@
 #pragma once
 #include "train/step.h"
 
-/* For tests; every field may be NULL. */
+/* For tests and benchmarks; every field may be NULL. */
 typedef struct {
     void (*after_backward)(void *user, int64_t step, params *p);     /* may change the gradients */
     void (*on_step)(void *user, int64_t done, const step_result *r); /* on every rank */
     void *user;
+    bool  unsaved; /* a run to be timed: it leaves no checkpoint */
 } trainer_hooks;
 
 /* Collective. Trains as the options say until train.steps; an existing run folder is continued. o->command.dry_run

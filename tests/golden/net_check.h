@@ -1,11 +1,12 @@
 /* What the golden tests of networks share: weights out of a case group into a parameter table, and comparison with the
- * bounds that the file itself carries: five times the error of the published code in float32, or in bf16 twice its error
- * in bf16.
+ * bounds that the file itself carries: five times the error of the published code in float32, or in bf16 twice its
+ * error in bf16.
  *
- * In bf16 a stored error is one draw: of an array of a few elements, or of a sum whose terms cancel (the bias of the key
- * compression: softmax hardly sees it), the next draw may be several times as large, and our gradients between ops are
- * bf16 where the published run keeps some in float32. So a bf16 case runs on gpu/sim16.h first, and twice the error that
- * it has is allowed as well: what conventions call the reference with its intermediates rounded to the working dtype. */
+ * In bf16 a stored error is one draw: of an array of a few elements, or of a sum whose terms cancel (the bias of the
+ * key compression: softmax hardly sees it), the next draw may be several times as large, and our gradients between ops
+ * are bf16 where the published run keeps some in float32. So a bf16 case runs on gpu/sim16.h first, and twice the error
+ * that it has is allowed as well: what conventions call the reference with its intermediates rounded to the working
+ * dtype. */
 #pragma once
 #include "harness/h5.h"
 #include "harness/harness.h"

@@ -59,15 +59,14 @@ void ssa_fix_selection(rig *n, h5_file f, const char *const *group, int n_groups
     tensor block[MOST];
     if (!n->bf16) return;
     assert_in_range(n_groups, 1, MOST);
-    for (int i = 0; i < n_groups; i++)
-        block[i] = golden_selection(&n->host, f, h5_path("%s/block_topk", group[i]), b);
+    for (int i = 0; i < n_groups; i++) block[i] = golden_selection(&n->host, f, h5_path("%s/block_topk", group[i]), b);
     rig_fix_selection(n, block, n_groups);
 }
 
 double ssa_check(rig *n, h5_file f, const char *group, const block_tables *b, const ssa_trace *trace, double bound) {
     same_ints(f, h5_path("%s/cu_seqblocks", group), &b->slc_sample_first);
     same_ints(f, h5_path("%s/cu_block_include_tokens", group), &b->slc_first);
-    tensor want = golden_selection(&n->host, f, h5_path("%s/block_topk", group), b), got = rig_see(n, &trace->block);
+    tensor  want = golden_selection(&n->host, f, h5_path("%s/block_topk", group), b), got = rig_see(n, &trace->block);
     int64_t wrong = 0;
     assert_int_equal(tensor_count(&want), tensor_count(&got));
     for (int64_t i = 0; i < tensor_count(&want); i++) wrong += I32(&want)[i] != I32(&got)[i];

@@ -12,8 +12,8 @@
 #include "kernels/backend.h"
 #include "sparse/blocks.h"
 
-/* Relative L2: the file's stated float32 error; in bf16 three roundings to 8 bits meet (two factors, the result), each of
- * 2^-8/sqrt(3) in the mean if all values lay at the low end of a power of two. */
+/* Relative L2: the file's stated float32 error; in bf16 three roundings to 8 bits meet (two factors, the result), each
+ * of 2^-8/sqrt(3) in the mean if all values lay at the low end of a power of two. */
 static const double BOUND = 1e-6, BOUND_16 = 1.0 / 256;
 enum { MAX_TESTS = 256 };
 

@@ -39,10 +39,10 @@ static void module_matches(void **state) {
 
     tensor coord, first;
     net_coords(&n.host, f, h5_path("%s/in/coords", g), -1, &coord, &first);
-    tensor x = rig_send(&n, net_f32(&n.host, f, h5_path("%s/in/x", g)));
-    tensor dy = rig_send(&n, net_f32(&n.host, f, h5_path("%s/in/grad_out", g)));
-    block_tables b = blocks_build(&n.host, &coord, &first, cfg.m_cmp, cfg.m_slc, cfg.compression == COMPRESSION_V2);
-    block_tables sent = b;
+    tensor        x = rig_send(&n, net_f32(&n.host, f, h5_path("%s/in/x", g)));
+    tensor        dy = rig_send(&n, net_f32(&n.host, f, h5_path("%s/in/grad_out", g)));
+    block_tables  b = blocks_build(&n.host, &coord, &first, cfg.m_cmp, cfg.m_slc, cfg.compression == COMPRESSION_V2);
+    block_tables  sent = b;
     window_tables w = windows_build(&n.host, &coord, &first, cfg.m_win, net_int(f, g, "shift_window"), true, cfg.m_slc);
     block_tensors(&sent, rig_send_visit, &n);
     window_tensors(&w, rig_send_visit, &n);
@@ -58,8 +58,7 @@ static void module_matches(void **state) {
     double                   inside = ssa_check(&n, f, aux, &b, &trace, bound);
     static const char *const branch[] = {"cmp_out", "sel_out", "win_out"};
     for (int i = 0; i < 3; i++)
-        inside =
-            fmax(inside, net_compare_rel(&n, f, h5_path("%s/aux/%s", g, branch[i]), &trace.branch[i]->v, bound));
+        inside = fmax(inside, net_compare_rel(&n, f, h5_path("%s/aux/%s", g, branch[i]), &trace.branch[i]->v, bound));
     const float *z = rig_f32(&n, &trace.gate->v);
     tensor       gate = arena_tensor(&n.host, DT_F32, trace.gate->v.dim, 2);
     for (int64_t i = 0; i < tensor_count(&gate); i++) F32(&gate)[i] = (float)(1 / (1 + exp(-(double)z[i])));

@@ -10,12 +10,12 @@ enum { GUARD = 256 };
 static const size_t SCRATCH = (size_t)1 << 30, LEAST_ROOM = (size_t)64 << 20;
 
 static struct {
-    ctx          c; /* of the CUDA back end */
-    size_t       dirty;
-    char        *gpu, *sent, *back; /* one image of all tensors of a call: on the GPU, what went there, what came back */
-    size_t       room;
-    char        *fill; /* 0xFF on the GPU, as large as the room */
-    bool         wide;
+    ctx    c; /* of the CUDA back end */
+    size_t dirty;
+    char  *gpu, *sent, *back; /* one image of all tensors of a call: on the GPU, what went there, what came back */
+    size_t room;
+    char  *fill; /* 0xFF on the GPU, as large as the room */
+    bool   wide;
 } h;
 
 bool hosted_there(const char **why) {
@@ -236,7 +236,7 @@ dtype hosted_act(const char *name) {
 
 const char *const *hosted_names(int argc, char **argv) {
     static const char *const cpu[] = {"ref", "cpu"}, *const gpu[] = {"gpu f32", "gpu bf16"};
-    const char              *why = "";
+    const char *why = "";
     if (argc < 2 || strcmp(argv[1], "gpu") != 0) return cpu;
     if (hosted_there(&why)) return gpu;
     note_skip("%s", why);

@@ -2,8 +2,8 @@
  * the op's front runs there, the results come back.
  *
  * Every call is watched. Its tensors lie between guard zones of 0xFF, at the alignment they have on the host; outputs
- * and scratch are filled with 0xFF before it, integer outputs with 0x7F. Behind it everything but the outputs must be as
- * it was: guards, gaps between rows, inputs, and the memory that follows the op's scratch. Otherwise the test fails
+ * and scratch are filled with 0xFF before it, integer outputs with 0x7F. Behind it everything but the outputs must be
+ * as it was: guards, gaps between rows, inputs, and the memory that follows the op's scratch. Otherwise the test fails
  * with the name of the tensor.
  *
  * In the bf16 form the tensors that roles.h calls AS_ACT (f32 here) are bf16 on the GPU: rounded on the way in, widened

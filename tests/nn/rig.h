@@ -11,17 +11,17 @@ typedef struct {
     bool  bf16; /* activations are bf16, or behave so */
 } rig;
 
-/* Back end "ref", "cpu", "gpu f32", "gpu bf16" or "sim bf16" (gpu/sim16.h); fatal for another. Arenas of `mb` megabytes each; on the CPU memory
- * that is not touched costs nothing. */
+/* Back end "ref", "cpu", "gpu f32", "gpu bf16" or "sim bf16" (gpu/sim16.h); fatal for another. Arenas of `mb` megabytes
+ * each; on the CPU memory that is not touched costs nothing. */
 void rig_open(rig *r, const char *backend_name, size_t mb);
 void rig_close(rig *r);
 
 /* The same tensor on the back end's device; host memory may change afterwards. */
-tensor rig_send(rig *r, tensor t);
+tensor       rig_send(rig *r, tensor t);
 /* A tensor_visit: sends the tensors of a batch. */
-void   rig_send_visit(void *rig, tensor *t);
+void         rig_send_visit(void *rig, tensor *t);
 /* The same tensor in host memory, f32 where it is bf16. Waits for the GPU. Lives in `host`. */
-tensor rig_see(rig *r, const tensor *t);
+tensor       rig_see(rig *r, const tensor *t);
 /* Its values. */
 const float *rig_f32(rig *r, const tensor *t);
 
@@ -31,6 +31,6 @@ void rig_params(rig *r, params *p);
 void rig_set_weight(params *p, const param *row, const float *w);
 void rig_weights_done(rig *r, params *p);
 
-/* From here on topk_blocks gives what is in block[i] (host memory) at its i-th call, whatever the scores are. One rig at
- * a time. */
+/* From here on topk_blocks gives what is in block[i] (host memory) at its i-th call, whatever the scores are. One rig
+ * at a time. */
 void rig_fix_selection(rig *r, const tensor *block, int n);

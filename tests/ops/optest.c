@@ -206,8 +206,7 @@ static void round_inputs(optest *o, optest_fn fn, const void *args) {
             }
     }
     for (int i = 0; i < o->n; i++)
-        if (o->item[i].role != OPTEST_OUT)
-            memcpy(o->item[i].start, o->item[i].t.data, tensor_bytes(&o->item[i].t));
+        if (o->item[i].role != OPTEST_OUT) memcpy(o->item[i].start, o->item[i].t.data, tensor_bytes(&o->item[i].t));
 }
 
 /* ---- judging -------------------------------------------------------------------------------------------------- */

@@ -5,9 +5,9 @@
  * A program of op tests runs in one of three forms: the cpu back end; with the argument "gpu" the CUDA back end in f32,
  * then in bf16 (gpu/hosted.h), each against ref.
  *
- * The bound on |tested - ref| is derived: twice the largest error of `optest_rounded` (the reference source compiled with
- * float in place of double) plus a few roundings of the largest value of that output: four, and sqrt(K) more where a
- * test says that an element is a sum of K terms (partial sums are rounded K times, with random signs; a tensor of one
+ * The bound on |tested - ref| is derived: twice the largest error of `optest_rounded` (the reference source compiled
+ * with float in place of double) plus a few roundings of the largest value of that output: four, and sqrt(K) more where
+ * a test says that an element is a sum of K terms (partial sums are rounded K times, with random signs; a tensor of one
  * element may have met a lucky order in the rounded run). A test adds a floor where larger intermediates cancel. Where
  * a test sets `tol` the bound is tol * the largest value.
  *
@@ -35,17 +35,17 @@ typedef enum {
 } optest_role;
 
 typedef struct {
-    const char *name;
-    optest_role role;
-    tensor      t;
-    char       *block;      /* guard, elements, guard */
-    void       *start;      /* fill values of IN and ACC */
-    void       *want;       /* result of ref */
-    double      worst, max; /* of the rounded run against ref: largest error, largest |value| */
-    double      terms;      /* of a sum; 0: no sum */
-    double      floor;      /* roundings of intermediates that may cancel, absolute */
-    double      tol;        /* > 0 replaces the derived bound: relative to max */
-    bool        stored16;   /* by the tested back end in this call */
+    const char   *name;
+    optest_role   role;
+    tensor        t;
+    char         *block;      /* guard, elements, guard */
+    void         *start;      /* fill values of IN and ACC */
+    void         *want;       /* result of ref */
+    double        worst, max; /* of the rounded run against ref: largest error, largest |value| */
+    double        terms;      /* of a sum; 0: no sum */
+    double        floor;      /* roundings of intermediates that may cancel, absolute */
+    double        tol;        /* > 0 replaces the derived bound: relative to max */
+    bool          stored16;   /* by the tested back end in this call */
     /* of chosen blocks (i32): what they were chosen by, and first rows and blocks of each sample; else NULL */
     const tensor *score, *rows, *blocks;
 } optest_item;
@@ -53,7 +53,7 @@ typedef struct {
 typedef struct {
     optest_item item[OPTEST_MAX];
     int         n;
-    int         repeat; /* how often the tested run is repeated; OPTEST_REPEAT. D3S2_REPEAT in the environment: at most that */
+    int repeat; /* how often the tested run is repeated; OPTEST_REPEAT. D3S2_REPEAT in the environment: at most that */
 } optest;
 
 /* Any op, type-erased: OPTEST_FN(linear_fwd). */
@@ -70,8 +70,9 @@ extern optest_form optest_now;
 const backend     *optest_tested(void);
 
 /* The tests of a program: `every` runs in each form, `cpu` without a GPU only (wrong arguments, properties of ref),
- * `gpu` there only (sizes that meet the edges of tiles). A second argument is a pattern of names to run, D3S2_SKIP_TESTS in
- * the environment one of names to leave out. Returns the exit code: 77 when there is no GPU to test. */
+ * `gpu` there only (sizes that meet the edges of tiles). A second argument is a pattern of names to run,
+ * D3S2_SKIP_TESTS in the environment one of names to leave out. Returns the exit code: 77 when there is no GPU to test.
+ */
 typedef struct {
     const char              *name;
     const struct CMUnitTest *every, *cpu, *gpu;
@@ -103,19 +104,19 @@ void    optest_keep(optest *o, const tensor *t);
 void    optest_set_terms(optest *o, const tensor *t, int64_t terms);
 void    optest_set_floor(optest *o, const tensor *t, double magnitude); /* four roundings of a value of this size */
 void    optest_set_tol(optest *o, const tensor *t, double tol);
-/* block (G,N,K) was chosen by score (G,N,W); rows, blocks (B+1): first token and first block of each sample. In bf16 two
- * blocks may change places when their scores in ref are closer than what the scores may be off by. */
-void    optest_set_choice(optest *o, const tensor *block, const tensor *score, const tensor *rows,
-                          const tensor *blocks);
+/* block (G,N,K) was chosen by score (G,N,W); rows, blocks (B+1): first token and first block of each sample. In bf16
+ * two blocks may change places when their scores in ref are closer than what the scores may be off by. */
+void optest_set_choice(optest *o, const tensor *block, const tensor *score, const tensor *rows, const tensor *blocks);
 
 /* Fills outputs, runs, checks guards and that no input changed. */
 void optest_run(optest *o, const backend *be, optest_fn fn, const void *args);
 /* ref against the tested back end with the derived bound, then the repeats with equal bits. fn is the op's front. */
 void optest_compare(optest *o, optest_fn fn, const void *args);
 
-/* On the CPU only: central differences of ref (Richardson, steps h and 2h) for L = sum_i <dy_i, y_i>. pairs: x0, dx0, x1, dx1, ...,
- * NULL; outs: y0, dy0, ..., NULL. dy of an f64 output may be NULL: then its weights are 1. Runs fwd and bwd on ref
- * first. ACC gradients are compared less their start. Error bound: tol * largest |gradient| of that tensor + tol/100.
+/* On the CPU only: central differences of ref (Richardson, steps h and 2h) for L = sum_i <dy_i, y_i>. pairs: x0, dx0,
+ * x1, dx1, ..., NULL; outs: y0, dy0, ..., NULL. dy of an f64 output may be NULL: then its weights are 1. Runs fwd and
+ * bwd on ref first. ACC gradients are compared less their start. Error bound: tol * largest |gradient| of that tensor +
+ * tol/100.
  */
 void optest_grad(optest *o, optest_fn fwd, optest_fn bwd, const void *args, tensor *const *pairs, tensor *const *outs,
                  double h, double tol);

@@ -47,17 +47,19 @@ static void test_copy_casts(void **state) {
         optest_keep(&o, x);
         optest_run(&o, optest_tested(), OPTEST_FN(copy_fwd), &(xy_args){.x = x, .y = y});
         for (int64_t i = 0; i < n; i++) {
-            float want = bf16_to_f32(f32_to_bf16(optest_now == OPTEST_GPU_BF16 ? bf16_to_f32(f32_to_bf16(F32(x)[i]))
-                                                                               : F32(x)[i]));
+            float want = bf16_to_f32(
+                f32_to_bf16(optest_now == OPTEST_GPU_BF16 ? bf16_to_f32(f32_to_bf16(F32(x)[i])) : F32(x)[i]));
             float got = bf16_to_f32(BF16(y)[i]);
-            if (memcmp(&got, &want, 4) != 0) fail_msg("%a became %a, wanted %a", (double)F32(x)[i], (double)got, (double)want);
+            if (memcmp(&got, &want, 4) != 0)
+                fail_msg("%a became %a, wanted %a", (double)F32(x)[i], (double)got, (double)want);
         }
         optest_freeze(&o);
         tensor *z = optest_out(&o, "z", DT_F32, DIMS(n));
         optest_run(&o, optest_tested(), OPTEST_FN(copy_fwd), &(xy_args){.x = y, .y = z});
         for (int64_t i = 0; i < n; i++) {
             float want = bf16_to_f32(BF16(y)[i]);
-            if (memcmp(F32(z) + i, &want, 4) != 0) fail_msg("z[%lld] is %a, wanted %a", (long long)i, (double)F32(z)[i], (double)want);
+            if (memcmp(F32(z) + i, &want, 4) != 0)
+                fail_msg("z[%lld] is %a, wanted %a", (long long)i, (double)F32(z)[i], (double)want);
         }
         optest_end(&o);
     }
@@ -316,8 +318,7 @@ static void test_wide(void **state) {
         o.repeat = 5;
         split_cols_args s = {.x = optest_in(&o, "x", 1, 2, DIMS(n, total)), .n_parts = 3};
         merge_cols_args m = {.n_parts = 3};
-        for (int p = 0; p < 3; p++)
-            m.part[p] = s.part[p] = optest_out(&o, "part", DT_F32, DIMS(n, width[w][p]));
+        for (int p = 0; p < 3; p++) m.part[p] = s.part[p] = optest_out(&o, "part", DT_F32, DIMS(n, width[w][p]));
         optest_compare(&o, OPTEST_FN(split_cols_fwd), &s);
         optest_freeze(&o);
         m.x = optest_out(&o, "back", DT_F32, DIMS(n, total));
@@ -362,8 +363,8 @@ int main(int argc, char **argv) {
     optest_rounded = &backend_ref32;
     optest_rounded16 = ref16_table(&backend_ref32);
     const struct CMUnitTest every[] = {
-        cmocka_unit_test(test_add_zero_copy), cmocka_unit_test(test_copy_casts), cmocka_unit_test(test_gather),
-        cmocka_unit_test(test_columns),       cmocka_unit_test(test_embed_ape),  cmocka_unit_test(test_embed_time),
+        cmocka_unit_test(test_add_zero_copy), cmocka_unit_test(test_copy_casts),  cmocka_unit_test(test_gather),
+        cmocka_unit_test(test_columns),       cmocka_unit_test(test_embed_ape),   cmocka_unit_test(test_embed_time),
         cmocka_unit_test(test_add_table),     cmocka_unit_test(test_branch_gate), cmocka_unit_test(test_nan),
     };
     const struct CMUnitTest cpu[] = {cmocka_unit_test(test_embed_values), cmocka_unit_test(test_wrong)};

@@ -345,8 +345,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest every[] = {
         cmocka_unit_test(test_vae_sample),  cmocka_unit_test(test_vae_clamp),   cmocka_unit_test(test_sdf_loss),
         cmocka_unit_test(test_mse_flow),    cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw),
-        cmocka_unit_test(test_adamw_split),  cmocka_unit_test(test_muon),
-        cmocka_unit_test(test_muon_direction), cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_adamw_split), cmocka_unit_test(test_muon),        cmocka_unit_test(test_muon_direction),
+        cmocka_unit_test(test_nan),
     };
     const struct CMUnitTest cpu[] = {cmocka_unit_test(test_wrong)};
     const struct CMUnitTest gpu[] = {cmocka_unit_test(test_large)};

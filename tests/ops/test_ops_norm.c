@@ -130,9 +130,9 @@ static void test_norms_far_from_zero(void **state) {
         tensor *rstd = optest_out(&o, "rstd", DT_F32, DIMS(group ? 1 : N, group ? 8 : 1));
         for (int64_t i = 0; i < N * C; i++) F32(x)[i] += 4096;
         optest_keep(&o, x);
-        /* The stored mean is rounded to ulp(4096)/2 = 2.4e-4; y follows with rstd about 1.7. A GPU sums in float: the six
-         * levels of a sum of 64 values are rounded so, too. Differences from the mean are exact, but all off by its error
-         * e <= 1.7e-3, and the variance, 0.33, by e^2. */
+        /* The stored mean is rounded to ulp(4096)/2 = 2.4e-4; y follows with rstd about 1.7. A GPU sums in float: the
+         * six levels of a sum of 64 values are rounded so, too. Differences from the mean are exact, but all off by its
+         * error e <= 1.7e-3, and the variance, 0.33, by e^2. */
         optest_set_tol(&o, y, gpu ? 2e-3 : group ? 1e-3 : 1e-6);
         optest_set_tol(&o, mean, gpu ? 4e-7 : 1e-7);
         optest_set_tol(&o, rstd, gpu ? 1e-5 : 1e-6);
@@ -306,7 +306,8 @@ static void test_group_norm_wide(void **state) {
 }
 
 static void test_rms_norm_wide(void **state) {
-    static const int shape[][3] = {{1000, 32, 32}, {300, 16, 64}, {257, 8, 128}, {5000, 2, 32}, {33, 12, 96}, {7, 1, 256}};
+    static const int shape[][3] = {{1000, 32, 32}, {300, 16, 64}, {257, 8, 128},
+                                   {5000, 2, 32},  {33, 12, 96},  {7, 1, 256}};
     (void)state;
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         rms_norm_case(shape[i][0], shape[i][1], shape[i][2], 2, false);
@@ -325,8 +326,9 @@ int main(int argc, char **argv) {
     optest_rounded = &backend_ref32;
     optest_rounded16 = ref16_table(&backend_ref32);
     const struct CMUnitTest every[] = {
-        cmocka_unit_test(test_layer_norm), cmocka_unit_test(test_group_norm),    cmocka_unit_test(test_norms_far_from_zero),
-        cmocka_unit_test(test_rms_norm),   cmocka_unit_test(test_gate_residual), cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_layer_norm),          cmocka_unit_test(test_group_norm),
+        cmocka_unit_test(test_norms_far_from_zero), cmocka_unit_test(test_rms_norm),
+        cmocka_unit_test(test_gate_residual),       cmocka_unit_test(test_nan),
     };
     const struct CMUnitTest cpu[] = {cmocka_unit_test(test_wrong)};
     const struct CMUnitTest gpu[] = {

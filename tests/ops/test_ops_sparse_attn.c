@@ -572,10 +572,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_segment_head_widths),
         cmocka_unit_test(test_select_tiles),
     };
-    return optest_main(argc, argv,
-                       &(optest_suite){.name = "sparse_attn",
-                                       OPTEST_LIST(every),
-                                       OPTEST_LIST(cpu),
-                                       OPTEST_LIST(gpu),
-                                       .set_up = set_up});
+    return optest_main(
+        argc, argv,
+        &(optest_suite){
+            .name = "sparse_attn", OPTEST_LIST(every), OPTEST_LIST(cpu), OPTEST_LIST(gpu), .set_up = set_up});
 }

@@ -27,8 +27,8 @@ static double uniform(uint64_t sample, uint64_t i) {
     return rng_uniform((rng_key){.seed = 3, .purpose = RNG_TEST, .sample = sample}, i);
 }
 
-/* n tiles in three samples, the second one empty, a third of the places of a cube taken; `apart` 2 and more leaves every
- * tile alone; `share` < 1 masks cells. */
+/* n tiles in three samples, the second one empty, a third of the places of a cube taken; `apart` 2 and more leaves
+ * every tile alone; `share` < 1 masks cells. */
 static grid make_grid_apart(int n, int side, double share, int apart) {
     int32_t *xyz = arena_alloc(&mem, (size_t)(n + 1) * 12), *first = arena_alloc(&mem, 16);
     int      edge = 2, split = n / 2;
@@ -312,7 +312,8 @@ static void test_conv_layers(void **state) {
 
 /* Channel counts of every residue and rows in many blocks; one tile; cells that are alone in their tile. */
 static void test_conv_odd(void **state) {
-    static const int64_t width[][2] = {{1, 8}, {8, 1}, {3, 16}, {16, 5}, {13, 13}, {24, 40}, {40, 24}, {33, 65}, {130, 6}};
+    static const int64_t width[][2] = {{1, 8},   {8, 1},   {3, 16},  {16, 5}, {13, 13},
+                                       {24, 40}, {40, 24}, {33, 65}, {130, 6}};
     (void)state;
     for (int side = 1; side <= 8; side *= 2)
         for (size_t w = 0; w < sizeof width / sizeof *width; w++) {
@@ -365,8 +366,10 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_pool),      cmocka_unit_test(test_subdivide),
     };
     const struct CMUnitTest cpu[] = {
-        cmocka_unit_test(test_conv_gradients), cmocka_unit_test(test_conv_wrong),
-        cmocka_unit_test(test_pool_of_ones),   cmocka_unit_test(test_pool_wrong),
+        cmocka_unit_test(test_conv_gradients),
+        cmocka_unit_test(test_conv_wrong),
+        cmocka_unit_test(test_pool_of_ones),
+        cmocka_unit_test(test_pool_wrong),
     };
     const struct CMUnitTest gpu[] = {
         cmocka_unit_test(test_conv_layers),

@@ -1,0 +1,109 @@
+#include "app/bench_data.h"
+#include "app/bench_shell.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/half.h"
+#include "core/rng.h"
+#include "data/latents.h"
+#include "data/shard.h"
+#include "io/atomic_file.h"
+#include "io/image.h"
+#include "sparse/grid.h"
+
+enum { VIEW_SIDE = 64 };
+static const double TAU = 4; /* voxels */
+
+static char *text_of(const char *t) {
+    char *c = malloc(strlen(t) + 1);
+    CHECK(c, "no memory for a name");
+    return strcpy(c, t);
+}
+
+void        bench_data_values(const int32_t *coord, int64_t n, int edge, double radius, float *value) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n * TILE_CELLS; i++) {
+        int    cell[3];
+        double d = 0;
+        morton_decode((int)(i % TILE_CELLS), &cell[0], &cell[1], &cell[2]);
+        for (int k = 0; k < 3; k++) {
+            double at = 8 * (coord[3 * (i / TILE_CELLS) + k] - edge / 2) + cell[k] - 3.5;
+            d += at * at;
+        }
+        d = (sqrt(d) - 8 * radius) / TAU;
+        value[i] = (float)(d > 1 ? 1 : d < -1 ? -1 : d);
+    }
+}
+
+static bool add_view(sample *s, status *st) {
+    image im = {.width = VIEW_SIDE, .height = VIEW_SIDE, .channels = 4, .pixel = malloc(VIEW_SIDE * VIEW_SIDE * 4)};
+    s->n_views = 1;
+    s->camera = calloc(1, VIEW_CAMERA_FLOATS * sizeof(float));
+    s->png = malloc(sizeof *s->png);
+    s->png_size = malloc(sizeof *s->png_size);
+    CHECK(im.pixel && s->camera && s->png && s->png_size, "no memory for a view");
+    for (int i = 0; i < VIEW_SIDE * VIEW_SIDE; i++)
+        memcpy(im.pixel + 4 * i, (uint8_t[]){(uint8_t)(4 * (i % VIEW_SIDE)), (uint8_t)(4 * (i / VIEW_SIDE)), 128, 255},
+               4);
+    bool ok = image_encode_png(&im, &s->png[0], &s->png_size[0], st);
+    image_free(&im);
+    return ok;
+}
+
+static sample make_sample(int64_t k, int64_t tokens, int edge) {
+    char     name[32];
+    int32_t *coord = malloc((size_t)tokens * 3 * sizeof *coord + 1);
+    sample   s = {.n_tiles = tokens, .scale = 1, .category = text_of("shell"), .report = text_of("{}")};
+    snprintf(name, sizeof name, "shell-%lld", (long long)k);
+    s.id = hash_text(name);
+    s.source = text_of(name);
+    s.coord = malloc((size_t)tokens * 3 * sizeof *s.coord + 1);
+    s.value = malloc((size_t)tokens * TILE_CELLS * sizeof *s.value + 1);
+    s.sharp = calloc((size_t)tokens + 1, TILE_SHARP_BYTES);
+    float *value = malloc((size_t)tokens * TILE_CELLS * sizeof *value + 1);
+    CHECK(coord && s.coord && s.value && s.sharp && value, "no memory for %lld tiles", (long long)tokens);
+    bench_data_values(coord, tokens, edge, shell_cells(tokens, edge, 8, coord), value);
+    for (int64_t i = 0; i < 3 * tokens; i++) s.coord[i] = (uint16_t)coord[i];
+    for (int64_t i = 0; i < tokens * TILE_CELLS; i++) s.value[i] = f32_to_f16(value[i]);
+    memset(s.sharp, 0x11, (size_t)tokens * TILE_SHARP_BYTES); /* a quarter of the cells */
+    sample_count(&s);
+    free(coord);
+    free(value);
+    return s;
+}
+
+static bool add_latents(latents_writer *w, const sample *s, int channels, status *st) {
+    int64_t n = s->n_tiles * channels;
+    float  *mean = malloc((size_t)n * sizeof *mean + 1), *logvar = malloc((size_t)n * sizeof *logvar + 1);
+    CHECK(mean && logvar, "no memory for %lld latents", (long long)n);
+    rng_fill_normal((rng_key){.purpose = RNG_TEST, .sample = s->id}, 0, n, mean);
+    for (int64_t i = 0; i < n; i++) logvar[i] = -4;
+    bool ok = latents_append(w, s->id, s->n_tiles, s->coord, mean, logvar, st);
+    free(mean);
+    free(logvar);
+    return ok;
+}
+
+bool bench_data_write(const char *folder, int64_t tokens, int64_t n, int edge, int channels, status *st) {
+    char       path[PATH_CAP], shards[PATH_CAP], lat[PATH_CAP];
+    shard_meta meta = {.resolution = 8 * edge, .tau_voxels = TAU};
+    latents about = {.vae = 1, .channels = channels, .resolution = 8 * edge, .tau_voxels = TAU, .shard = "part-0.h5"};
+    if (!join_path(folder, "shards", shards, st) || !join_path(folder, "latents", lat, st) ||
+        !make_folder(shards, st) || !make_folder(lat, st) || !join_path(shards, "part-0.h5", path, st))
+        return false;
+    shard_writer   *w = shard_create(path, &meta, st);
+    latents_writer *l = w && join_path(lat, "part-0.h5", path, st) ? latents_create(path, &about, st) : NULL;
+    bool            ok = w && l;
+    for (int64_t k = 0; ok && k < n; k++) {
+        sample s = make_sample(k, tokens, edge);
+        ok = add_view(&s, st) && shard_append(w, &s, st) && add_latents(l, &s, channels, st);
+        sample_free(&s);
+    }
+    if (ok) return shard_finish(w, st) & latents_finish(l, st);
+    if (w) shard_abandon(w);
+    if (l) latents_abandon(l);
+    return false;
+}
