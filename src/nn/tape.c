@@ -1,6 +1,8 @@
 #include "nn/tape.h"
 
+#include <stdio.h>
 #include <string.h>
+#include "core/device.h"
 #include "kernels/backend.h"
 
 void tape_begin(tape *t) {
@@ -150,14 +152,29 @@ static tensor move_down(tape *t, const tensor *x) {
     return y;
 }
 
+/* A named stretch for profilers. */
+static void range_begin(const tape *t, const char *what, int layer) {
+    char name[48];
+    if (t->c->dry || t->c->be->dev != DEV_CUDA) return;
+    snprintf(name, sizeof name, "%s %d", what, layer);
+    device_range_push(name);
+}
+
+static void range_end(const tape *t) {
+    if (!t->c->dry && t->c->be->dev == DEV_CUDA) device_range_pop();
+}
+
 static void segment_gradients(tape *t, segment_entry *s) {
+    range_begin(t, "backward of segment", s->layer);
     for (int i = 0; i < s->n_in; i++)
         if (s->in[i] && s->in[i]->needs_grad) grad_alloc(t, s->in[i]);
     size_t step_mark = arena_mark(t->step), book_mark = arena_mark(t->book);
     var   *out = s->inner_out;
     if (s->recompute) {
         t->last = NULL;
+        range_begin(t, "again segment", s->layer);
         out = s->fn(t, s->args, s->in);
+        range_end(t);
         s->inner_last = t->last;
         t->last = NULL;
     }
@@ -166,6 +183,7 @@ static void segment_gradients(tape *t, segment_entry *s) {
     run_backward(t, s->inner_last);
     arena_reset(t->step, step_mark);
     arena_reset(t->book, book_mark);
+    range_end(t);
 }
 
 static void segment_bwd(tape *t, tape_entry *entry) {
@@ -190,7 +208,9 @@ var *tape_segment(tape *t, int layer, segment_fn fn, const void *args, size_t ar
         var   *out = tape_leaf(t, (tensor){0}, true);
         size_t step_mark = arena_mark(t->step), book_mark = arena_mark(t->book);
         t->recording = false;
+        range_begin(t, "segment", layer);
         tensor inner = fn(t, args, in)->v;
+        range_end(t);
         t->recording = recording;
         t->last = outer;
         arena_reset(t->step, step_mark);
@@ -212,7 +232,9 @@ var *tape_segment(tape *t, int layer, segment_fn fn, const void *args, size_t ar
     memcpy(kept_in, in, (size_t)n_in * sizeof *kept_in);
     tape_entry *outer = t->last;
     t->last = NULL;
-    var          *inner = fn(t, args, in);
+    range_begin(t, "segment", layer);
+    var *inner = fn(t, args, in);
+    range_end(t);
     var          *out = tape_leaf(t, inner->v, true);
     segment_entry s = {.e = {.bwd = segment_bwd},
                        .out = out,
