@@ -7,6 +7,9 @@
 
 enum { LANES = 8, ENCODE_STEPS = 4096 };
 
+/* Embree reads the mask of eight rays with aligned loads. */
+#define LANES_ALIGNED _Alignas(32)
+
 struct renderer {
     const mesh    *m;
     render_options o;
@@ -235,9 +238,9 @@ static void spot_of(const renderer *r, int64_t f, float u, float v, const float 
 /* Light on each spot: sky, head light, key light with its shadow. Adds to rgb[3]. */
 static void shade(const renderer *r, const view *v, const spot *s, const float (*d)[3], const float (*jitter)[2], int n,
                   float *rgb) {
-    float          key[LANES][3];
-    int            valid[LANES] = {0};
-    struct RTCRay8 ray;
+    float             key[LANES][3];
+    LANES_ALIGNED int valid[LANES] = {0};
+    struct RTCRay8    ray;
     memset(&ray, 0, sizeof ray);
     for (int i = 0; i < n; i++) {
         /* a disc of about 10 degrees: soft shadows */
@@ -285,7 +288,8 @@ static void render_pixel(const renderer *r, const view *v, int x, int y, uint8_t
     int   n = r->o.samples, total = n * n, hits = 0;
     float rgb[3] = {0, 0, 0};
     for (int k0 = 0; k0 < total; k0 += LANES) {
-        int               m = total - k0 < LANES ? total - k0 : LANES, valid[LANES], n_spots = 0;
+        int               m = total - k0 < LANES ? total - k0 : LANES, n_spots = 0;
+        LANES_ALIGNED int valid[LANES];
         float             d[LANES][3], lit_d[LANES][3], jitter[LANES][2];
         spot              spots[LANES];
         struct RTCRayHit8 h;
@@ -330,7 +334,7 @@ void renderer_buffers(const renderer *r, const camera *cam, int width, int heigh
         for (int x = 0; x < width; x++) {
             int64_t           i = (int64_t)y * width + x;
             float             d[1][3];
-            int               valid[LANES];
+            LANES_ALIGNED int valid[LANES];
             struct RTCRayHit8 h;
             ray_direction(&v, (float)x + 0.5f, (float)y + 0.5f, d[0]);
             shoot(r, &v, (const float(*)[3])d, 1, valid, &h);

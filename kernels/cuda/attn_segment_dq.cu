@@ -178,6 +178,7 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
         }
     }
     if (n_rows <= 0) return;
+    __syncwarp(); /* without a turn of the loop no barrier has come since these rows were read as operands */
 #pragma unroll
     for (int mt = 0; mt < F::MT; mt++) stage_rows<D>(q_tile + mt * (32 * D), w.dq[mt], a.scale, a.scale, lane);
     __syncwarp();

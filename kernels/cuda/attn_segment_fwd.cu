@@ -284,6 +284,7 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     }
     if (n_rows <= 0) return;
 
+    __syncwarp(); /* without a turn of the loop no barrier has come since these rows were read as operands */
     /* Each of a row's four lanes has its part of the sums. Lane `quad` then writes lse of row 8*quad + lane/4. */
     float sum = 0, most = 0;
 #pragma unroll

@@ -6,8 +6,8 @@
 enum { MUON_THREADS = 1024 };
 
 /* m, x = momentum and u; then x / |u|, by one block. */
-__global__ void __launch_bounds__(MUON_THREADS) muon_direction_kernel(const float *grad, float *m, float *x, int64_t n,
-                                                                      float scale, float mu) {
+__global__ void __launch_bounds__(MUON_THREADS)
+    muon_direction_kernel(const float *grad, float *m, float *x, int64_t n, float scale, float mu) {
     __shared__ double room[33];
     double            sum = 0;
     for (int64_t i = threadIdx.x; i < n; i += MUON_THREADS) {
@@ -113,7 +113,8 @@ extern "C" void muon_fwd_cuda(ctx *c, const muon_args *a) {
     }
     muon_step_kernel<<<(unsigned)ceil_div(n, 256), 256, 0, stream_of(c)>>>(
         y, ptr<float>(a->w), tensor_given(a->ema) ? ptr<float>(a->ema) : nullptr,
-        tensor_given(a->w16) ? ptr<bf16>(a->w16) : nullptr, n, (float)(a->lr * MUON_SIZE * sqrt((double)(tall ? R : C))),
-        (float)(1 - a->lr * a->weight_decay), (float)a->ema_decay, (float)(1 - a->ema_decay));
+        tensor_given(a->w16) ? ptr<bf16>(a->w16) : nullptr, n,
+        (float)(a->lr * MUON_SIZE * sqrt((double)(tall ? R : C))), (float)(1 - a->lr * a->weight_decay),
+        (float)a->ema_decay, (float)(1 - a->ema_decay));
     LAUNCHED(c);
 }

@@ -17,8 +17,9 @@ void muon_fwd_ref(ctx *c, const muon_args *a) {
     int64_t R = a->w->dim[0], C = a->w->dim[1], n = R * C;
     float  *w = F32(a->w), *m = F32(a->m);
     double *x = arena_alloc(&c->scratch, (size_t)n * sizeof *x), *y = arena_alloc(&c->scratch, (size_t)n * sizeof *y);
-    double *t = arena_alloc(&c->scratch, (size_t)n * sizeof *t), *g = arena_alloc(&c->scratch, (size_t)(R * R) * sizeof *g);
-    double  norm = 0, step = a->lr * MUON_SIZE * sqrt((double)(R > C ? R : C));
+    double *t = arena_alloc(&c->scratch, (size_t)n * sizeof *t),
+           *g = arena_alloc(&c->scratch, (size_t)(R * R) * sizeof *g);
+    double norm = 0, step = a->lr * MUON_SIZE * sqrt((double)(R > C ? R : C));
     for (int64_t i = 0; i < n; i++) {
         double grad = (double)F32(a->grad)[i] * a->grad_scale, moment = a->momentum * (double)m[i] + grad;
         m[i] = (float)moment;

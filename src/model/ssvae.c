@@ -76,9 +76,8 @@ void ssvae_init(ssvae *m, const ssvae_config *cfg) {
     l->lift = affine_linear(p, 0, cfg->enc_width[0], 1, "encoder.input_layer1");
     for (int i = 0; i < SSVAE_LEVELS; i++) {
         snprintf(name, sizeof name, "encoder.downsample.%d", i);
-        l->down[i] =
-            down_rows_add(p, i, cfg->enc_width[i], i + 1 < SSVAE_LEVELS ? cfg->enc_width[i + 1] : cfg->width,
-                          cfg->centre_gain, name);
+        l->down[i] = down_rows_add(p, i, cfg->enc_width[i], i + 1 < SSVAE_LEVELS ? cfg->enc_width[i + 1] : cfg->width,
+                                   cfg->centre_gain, name);
     }
     l->enc_in = affine_linear(p, layer_enc_stem(cfg), cfg->width, cfg->width, "encoder.input_layer");
     l->enc_block = add_blocks(p, cfg->blocks_enc, layer_enc_block(cfg, 0), cfg->width, cfg, "encoder");

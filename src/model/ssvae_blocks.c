@@ -27,8 +27,7 @@ down_rows down_rows_add(params *p, int layer, int64_t in, int64_t out, double ce
     return r;
 }
 
-up_rows up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, double centre,
-                    const char *prefix) {
+up_rows up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, double centre, const char *prefix) {
     up_rows r;
     char    name[96];
     snprintf(name, sizeof name, "%s.act_layers.0", prefix);

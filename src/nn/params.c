@@ -135,7 +135,8 @@ static void fill_row(const param *r, uint64_t seed, float *w) {
         rng_fill_uniform(key, 0, r->count, (float)-bound, (float)bound, w);
         if (r->centre > 0) {
             int64_t tap = r->count / r->dim[0];
-            for (int64_t k = r->dim[0] / 2 * tap; k < (r->dim[0] / 2 + 1) * tap; k++) w[k] *= (float)(r->centre / bound);
+            for (int64_t k = r->dim[0] / 2 * tap; k < (r->dim[0] / 2 + 1) * tap; k++)
+                w[k] *= (float)(r->centre / bound);
         }
         break;
     }

@@ -21,7 +21,7 @@ typedef struct {
     init_kind init;
     double    arg;
     double    centre; /* INIT_UNIFORM of a (27,in,out) kernel: bound of the centre tap; 0: arg */
-    bool      decay; /* weight decay applies: matrices and kernels, not biases, norms or tables */
+    bool      decay;  /* weight decay applies: matrices and kernels, not biases, norms or tables */
     int       layer; /* segment whose backward completes this gradient; -1: complete at the end of the whole backward */
     int64_t   offset, count;
     /* Views into the slabs, after params_alloc. w is what ops read: the bf16 copy of a matrix or kernel (a row with

@@ -44,9 +44,9 @@ static void join_ranges(optimizer *x) {
     x->range = calloc((size_t)p->n + 1, sizeof *x->range);
     CHECK(x->range, "no memory for %d rows", p->n);
     for (int i = 0; i < p->n; i++) {
-        const param *r = p->row[i];
-        bool         decay = r->decay && x->weight_decay > 0;
-        int64_t      end = i + 1 < p->n ? p->row[i + 1]->offset : p->total;
+        const param  *r = p->row[i];
+        bool          decay = r->decay && x->weight_decay > 0;
+        int64_t       end = i + 1 < p->n ? p->row[i + 1]->offset : p->total;
         const param  *matrix = takes_muon(x, r) ? r : NULL;
         update_range *last = x->n_ranges ? &x->range[x->n_ranges - 1] : NULL;
         if (last && last->decay == decay && !last->matrix && !matrix)

@@ -16,18 +16,18 @@ typedef struct {
 } update_range;
 
 typedef struct {
-    params      *p;
+    params       *p;
     bool          muon;
     double        lr, beta1, beta2, momentum, eps, weight_decay, ema;
-    int64_t      warmup, steps;
-    double       lr_end; /* share of lr at step `steps`, along a cosine; 1: constant */
-    update_range *range; /* rows with equal decay flag, joined; a matrix of Muon's is one */
-    int          n_ranges;
-    int64_t      updates; /* done, skipped steps not counted: AdamW's t */
-    bool         sharded;
-    int64_t      own, n_own;      /* slice of the slab whose state is here */
-    float       *m, *v, *average; /* [n_own]; average NULL without EMA */
-    double      *norm_sum;        /* [1] */
+    int64_t       warmup, steps;
+    double        lr_end; /* share of lr at step `steps`, along a cosine; 1: constant */
+    update_range *range;  /* rows with equal decay flag, joined; a matrix of Muon's is one */
+    int           n_ranges;
+    int64_t       updates; /* done, skipped steps not counted: AdamW's t */
+    bool          sharded;
+    int64_t       own, n_own;      /* slice of the slab whose state is here */
+    float        *m, *v, *average; /* [n_own]; average NULL without EMA */
+    double       *norm_sum;        /* [1] */
 } optimizer;
 
 /* Bytes of the slabs: weights (p->act says whether in bf16, too), gradients and the rank's state. */

@@ -1,6 +1,7 @@
 /* Training of the sparse SDF auto-encoder (R§3.9):
  *   L = w_in L_in + w_ext L_ext + w_sharp L_sharp + w_kl L_kl, each a mean over the global batch; an empty set gives 0.
- * With vae.crop_tiles a step sees a part of each sample; with vae.chunk_tiles it decodes one box per sample (R§3.8); the counts are then those of the boxes. */
+ * With vae.crop_tiles a step sees a part of each sample; with vae.chunk_tiles it decodes one box per sample (R§3.8);
+ * the counts are then those of the boxes. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,12 +15,12 @@
 enum { SUM_IN, SUM_EXT, SUM_SHARP, SUM_KL, SUMS };
 
 typedef struct {
-    task   base;
-    ssvae  m;
-    double weight[SUMS];
+    task    base;
+    ssvae   m;
+    double  weight[SUMS];
     int64_t crop; /* tiles of a sample that a step sees; 0: all */
-    int    chunk, padding, grid;
-    bool   augment; /* a random symmetry of the cube for each sample of a step */
+    int     chunk, padding, grid;
+    bool    augment; /* a random symmetry of the cube for each sample of a step */
 } vae_task;
 
 typedef struct {
@@ -124,8 +125,7 @@ static bool load(const task *t, const dataset *d, batch_purpose why, const plan_
     b->n_samples = n;
     b->n_tiles = 0;
     memset(b->count, 0, sizeof b->count);
-    for (int64_t i = 0; i < n; i++)
-        b->n_tiles += why.eval ? d->entry[item[i]->index].tiles : d->tokens[item[i]->index];
+    for (int64_t i = 0; i < n; i++) b->n_tiles += why.eval ? d->entry[item[i]->index].tiles : d->tokens[item[i]->index];
     tensor coord = arena_tensor(b->host, DT_I32, DIMS(b->n_tiles, 3));
     tensor first = arena_tensor(b->host, DT_I32, DIMS(n + 1));
     body->target = arena_tensor(b->host, DT_F32, DIMS(b->n_tiles * TILE_CELLS));

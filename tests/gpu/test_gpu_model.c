@@ -281,8 +281,8 @@ static void compare(model_case *k, const result *truth, const result *base, cons
     qsort(rel, (size_t)p->n, sizeof *rel, ascending);
     median = rel[p->n / 2];
     /* A GPU adds the terms of a gradient in another order and in longer chains than the CPU: room for 64 roundings.
-     * A row whose terms cancel (a bias in front of a norm or a softmax) keeps the rounding of the terms, which are of the
-     * size of the other rows' gradients, not of its own. */
+     * A row whose terms cancel (a bias in front of a norm or a softmax) keeps the rounding of the terms, which are of
+     * the size of the other rows' gradients, not of its own. */
     double floor = ldexp(length(truth->grad, p->total), -28);
     for (int i = 0; i < p->n; i++) {
         int64_t at = p->row[i]->offset, n = p->row[i]->count;

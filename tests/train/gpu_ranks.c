@@ -69,9 +69,9 @@ static void run_model(comm *c, const char *folder, const char *name, bool dit, i
     snprintf(o.train.run, sizeof o.train.run, "%s", run);
     o.train.steps = STEPS;
     o.train.batch_samples = 4;
-    /* The published optimiser, rate and starts. The quick start's own part within 50 steps whatever computes them: Muon makes
-     * a step of full size of directions that are rounding, and from the quick start's initial kernels one rank and two ranks
-     * of CPUs differ by 3e-5 at step 41 (from the published ones by 6e-9). */
+    /* The published optimiser, rate and starts. The quick start's own part within 50 steps whatever computes them: Muon
+     * makes a step of full size of directions that are rounding, and from the quick start's initial kernels one rank
+     * and two ranks of CPUs differ by 3e-5 at step 41 (from the published ones by 6e-9). */
     o.train.optimizer = opt_train_optimizer_adamw;
     o.train.sharded_optimizer = true;
     o.train.lr = 1e-4;
