@@ -6,8 +6,11 @@
 
 #include "sparse/blocks.h"
 
+/* Cells of a shell for each cell of its area: the sphere of R§15 at R = 1024 has 107,536 tiles and a radius of 60.8. */
+static const double THICKNESS = 2.315;
+
 static double radius_of(int64_t n) {
-    return sqrt((double)n / 12.566370614359172);
+    return sqrt((double)n / (12.566370614359172 * THICKNESS));
 }
 
 int shell_edge(int64_t n) {
@@ -36,7 +39,7 @@ double shell_cells(int64_t n, int edge, int block, int32_t *coord) {
             for (int y = -reach; y <= reach; y++)
                 for (int z = -reach; z <= reach; z++) {
                     double off = fabs(sqrt((double)(x * x + y * y + z * z)) - radius);
-                    if (off > 1.5) continue;
+                    if (off > THICKNESS) continue;
                     if (pass) cell[found] = (shell_cell){off, {x + edge / 2, y + edge / 2, z + edge / 2}};
                     found++;
                 }

@@ -178,8 +178,24 @@ static void cross_b(bench_case *b, const int *s) {
     cross(b, s, true);
 }
 
-/* SSA tables over a shell. s: tokens, heads, key heads, width, blocks chosen, edge of a compression block; selection
- * blocks of 8. Prepares the compression log-sum-exp that the scores need. */
+/* Adds 2^0.5 amp cos(w_d <u_d, position> + phase_d) to column d of every head: rows that lie near each other get a
+ * large product, as in trained models, whose neighbouring queries choose similar blocks. position: (n,3). */
+static void add_places(tensor *x, const float *position, float amp) {
+    int64_t n = x->dim[0], heads = x->dim[1], width = x->dim[2];
+    for (int64_t d = 0; d < width; d++) {
+        float u[3], phase = 2.39996f * (float)d, z = 2 * ((float)d + 0.5f) / (float)width - 1, r = sqrtf(1 - z * z);
+        u[0] = r * cosf(phase), u[1] = r * sinf(phase), u[2] = z; /* directions spread over the sphere */
+        for (int64_t i = 0; i < n; i++) {
+            const float *p = position + 3 * i;
+            float        s = 1.41421356f * amp * cosf(0.2f * (u[0] * p[0] + u[1] * p[1] + u[2] * p[2]) + 7 * phase);
+            for (int64_t h = 0; h < heads; h++) F32(x)[(i * heads + h) * width + d] += s;
+        }
+    }
+}
+
+/* SSA tables over a shell. s: tokens, heads, key heads, width, blocks chosen, edge of a compression block, 1: queries
+ * and blocks know where they are, 0: all rows are noise and every query chooses for itself; selection blocks of 8.
+ * Prepares the compression log-sum-exp that the scores need. */
 static block_tables *ssa(bench_case *b, const int *s) {
     double        radius;
     int           edge;
@@ -190,6 +206,13 @@ static block_tables *ssa(bench_case *b, const int *s) {
     int64_t          n = t->n_tokens, m = t->n_cmp;
     topk_blocks_args k = {
         .q = bench_in(b, DIMS(n, s[1], s[3])), .ck = bench_in(b, DIMS(m, s[2], s[3])), .scale = scale};
+    if (s[6]) {
+        float *place = arena_alloc(&b->memory, (size_t)(3 * (n > m ? n : m)) * sizeof *place);
+        for (int64_t i = 0; i < 3 * n; i++) place[i] = (float)I32(&coord)[i];
+        add_places((tensor *)(uintptr_t)k.q, place, 1.2f);
+        for (int64_t i = 0; i < 3 * m; i++) place[i] = ((float)I32(&t->cmp_coord)[i] + 0.5f) * (float)s[5];
+        add_places((tensor *)(uintptr_t)k.ck, place, 1.2f);
+    }
     attn_segment_args c = {.q = k.q,
                            .k = k.ck,
                            .v = k.ck,
@@ -264,9 +287,9 @@ const bench_row bench_rows_sparse[] = {
     BENCH_ROW(attn_segment_fwd, segment_f, "N segments H G D", BENCH_AT(2048, 16, 8, 2, 32)),
     BENCH_ROW(attn_segment_fwd, segment_f, "N segments H G D", BENCH_AT(1024, 1, 4, 4, 64)),
     BENCH_ROW(attn_segment_bwd, segment_b, "N segments H G D", BENCH_AT(2048, 16, 8, 2, 32)),
-    BENCH_ROW(topk_blocks_fwd, topk, "N H G D K m", BENCH_AT(2400, 8, 2, 32, 8, 4)),
-    BENCH_ROW(attn_select_fwd, select_f, "N H G D K m", BENCH_AT(2400, 8, 2, 32, 8, 4)),
-    BENCH_ROW(attn_select_bwd, select_b, "N H G D K m", BENCH_AT(2400, 8, 2, 32, 8, 4)),
+    BENCH_ROW(topk_blocks_fwd, topk, "N H G D K m near", BENCH_AT(2400, 8, 2, 32, 8, 4, 1)),
+    BENCH_ROW(attn_select_fwd, select_f, "N H G D K m near", BENCH_AT(2400, 8, 2, 32, 8, 4, 1)),
+    BENCH_ROW(attn_select_bwd, select_b, "N H G D K m near", BENCH_AT(2400, 8, 2, 32, 8, 4, 1)),
     {0},
 };
 
@@ -347,45 +370,51 @@ const bench_row bench_gpu_sparse[] = {
                   BENCH_AT(300, 1374, 4, 4, 32)),
     BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(45904, 1374, 32, 32, 32),
                   BENCH_AT(300, 1374, 4, 4, 32)),
-    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(45904, 1100, 32, 2, 32),
+    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(45904, 490, 32, 2, 32),
                   BENCH_AT(700, 300, 32, 2, 32)),
-    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(45904, 1100, 32, 2, 32),
+    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(45904, 490, 32, 2, 32),
                   BENCH_AT(700, 300, 32, 2, 32)),
-    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(45904, 6000, 32, 2, 32),
+    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(45904, 2100, 32, 2, 32),
                   BENCH_AT(700, 300, 32, 2, 32)),
-    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(45904, 6000, 32, 2, 32),
+    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(45904, 2100, 32, 2, 32),
                   BENCH_AT(700, 300, 32, 2, 32)),
-    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(131072, 3000, 32, 2, 32),
+    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(131072, 1390, 32, 2, 32),
                   BENCH_AT(700, 300, 32, 2, 32)),
-    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(131072, 3000, 32, 2, 32),
+    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(131072, 1390, 32, 2, 32),
                   BENCH_AT(700, 300, 32, 2, 32)),
-    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(131072, 17000, 32, 2, 32),
+    BENCH_GPU_ROW(attn_segment_fwd, cross_f, "N M H G D", BENCH_AT(131072, 6300, 32, 2, 32),
                   BENCH_AT(700, 300, 32, 2, 32)),
-    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(131072, 17000, 32, 2, 32),
+    BENCH_GPU_ROW(attn_segment_bwd, cross_b, "N M H G D", BENCH_AT(131072, 6300, 32, 2, 32),
                   BENCH_AT(700, 300, 32, 2, 32)),
-    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 8, 8),
-                  BENCH_AT(700, 32, 2, 32, 8, 8)),
-    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 8, 8),
-                  BENCH_AT(700, 32, 2, 32, 8, 8)),
-    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 8, 8),
-                  BENCH_AT(700, 32, 2, 32, 8, 8)),
-    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 32, 4),
-                  BENCH_AT(700, 32, 2, 32, 32, 4)),
-    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 32, 4),
-                  BENCH_AT(700, 32, 2, 32, 32, 4)),
-    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m", BENCH_AT(45904, 32, 2, 32, 32, 4),
-                  BENCH_AT(700, 32, 2, 32, 32, 4)),
-    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 8, 8),
-                  BENCH_AT(700, 32, 2, 32, 8, 8)),
-    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 8, 8),
-                  BENCH_AT(700, 32, 2, 32, 8, 8)),
-    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 8, 8),
-                  BENCH_AT(700, 32, 2, 32, 8, 8)),
-    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 32, 4),
-                  BENCH_AT(700, 32, 2, 32, 32, 4)),
-    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 32, 4),
-                  BENCH_AT(700, 32, 2, 32, 32, 4)),
-    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m", BENCH_AT(131072, 32, 2, 32, 32, 4),
-                  BENCH_AT(700, 32, 2, 32, 32, 4)),
+    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m near", BENCH_AT(45904, 32, 2, 32, 8, 8, 1),
+                  BENCH_AT(700, 32, 2, 32, 8, 8, 1)),
+    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m near", BENCH_AT(45904, 32, 2, 32, 8, 8, 1),
+                  BENCH_AT(700, 32, 2, 32, 8, 8, 1)),
+    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m near", BENCH_AT(45904, 32, 2, 32, 8, 8, 1),
+                  BENCH_AT(700, 32, 2, 32, 8, 8, 1)),
+    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m near", BENCH_AT(45904, 32, 2, 32, 32, 4, 1),
+                  BENCH_AT(700, 32, 2, 32, 32, 4, 1)),
+    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m near", BENCH_AT(45904, 32, 2, 32, 32, 4, 1),
+                  BENCH_AT(700, 32, 2, 32, 32, 4, 1)),
+    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m near", BENCH_AT(45904, 32, 2, 32, 32, 4, 1),
+                  BENCH_AT(700, 32, 2, 32, 32, 4, 1)),
+    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m near", BENCH_AT(131072, 32, 2, 32, 8, 8, 1),
+                  BENCH_AT(700, 32, 2, 32, 8, 8, 1)),
+    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m near", BENCH_AT(131072, 32, 2, 32, 8, 8, 1),
+                  BENCH_AT(700, 32, 2, 32, 8, 8, 1)),
+    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m near", BENCH_AT(131072, 32, 2, 32, 8, 8, 1),
+                  BENCH_AT(700, 32, 2, 32, 8, 8, 1)),
+    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m near", BENCH_AT(131072, 32, 2, 32, 32, 4, 1),
+                  BENCH_AT(700, 32, 2, 32, 32, 4, 1)),
+    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m near", BENCH_AT(131072, 32, 2, 32, 32, 4, 1),
+                  BENCH_AT(700, 32, 2, 32, 32, 4, 1)),
+    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m near", BENCH_AT(131072, 32, 2, 32, 32, 4, 1),
+                  BENCH_AT(700, 32, 2, 32, 32, 4, 1)),
+    BENCH_GPU_ROW(topk_blocks_fwd, topk, "N H G D K m near", BENCH_AT(131072, 32, 2, 32, 8, 8, 0),
+                  BENCH_AT(700, 32, 2, 32, 8, 8, 0)),
+    BENCH_GPU_ROW(attn_select_fwd, select_f, "N H G D K m near", BENCH_AT(131072, 32, 2, 32, 8, 8, 0),
+                  BENCH_AT(700, 32, 2, 32, 8, 8, 0)),
+    BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m near", BENCH_AT(131072, 32, 2, 32, 8, 8, 0),
+                  BENCH_AT(700, 32, 2, 32, 8, 8, 0)),
     {0},
 };
