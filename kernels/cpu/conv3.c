@@ -26,17 +26,21 @@ enum {
 
 /* Into [co/16][k][ci][16], zeros behind the last column. */
 static float *pack_weights(ctx *c, const conv3_sum *a) {
-    int64_t Cin = a->Cin, wide = round_up(a->Cout, 8);
+    int64_t Cin = a->Cin, Cout = a->Cout, wide = round_up(Cout, 8), i_step = a->ci_step, o_step = a->co_step;
     float  *out = arena_alloc(&c->scratch, (size_t)(27 * Cin * wide) * sizeof *out);
 #pragma omp parallel for schedule(static) collapse(2)
     for (int64_t o = 0; o < wide; o += 16)
         for (int64_t k = 0; k < 27; k++) {
-            int64_t cols = wide - o < 16 ? 8 : 16;
-            float  *to = out + o * 27 * Cin + k * Cin * cols;
-            for (int64_t i = 0; i < Cin; i++)
-                for (int64_t j = 0; j < cols; j++)
-                    to[i * cols + j] =
-                        o + j < a->Cout ? a->w[k * a->k_step + i * a->ci_step + (o + j) * a->co_step] : 0;
+            int64_t      cols = wide - o < 16 ? 8 : 16, n = Cout - o < cols ? Cout - o : cols;
+            float       *to = out + o * 27 * Cin + k * Cin * cols;
+            const float *w = a->w + k * a->k_step + o * o_step;
+            for (int64_t i = 0; i < Cin; i++, to += cols, w += i_step) {
+                if (n < cols) memset(to, 0, (size_t)cols * sizeof *to);
+                if (o_step == 1)
+                    memcpy(to, w, (size_t)n * sizeof *to);
+                else
+                    for (int64_t j = 0; j < n; j++) to[j] = w[j * o_step];
+            }
         }
     return out;
 }

@@ -128,14 +128,16 @@ typedef struct {
 
 static float *pack_weights(ctx *c, const conv3_sum *a, int64_t n_steps) {
     int64_t n = (a->Cout + 7) / 8 * n_steps;
-    float  *out = arena_alloc(&c->scratch, (size_t)(n * STEP_FLOATS) * sizeof *out);
+    float  *out = arena_zeros(&c->scratch, (size_t)(n * STEP_FLOATS) * sizeof *out);
 #pragma omp parallel for schedule(static)
     for (int64_t s = 0; s < n; s++) {
-        int64_t i0 = s % n_steps / 9 * 8, o0 = s / n_steps * 8;
-        for (int j = 0; j < STEP_FLOATS; j++) {
-            int64_t i = i0 + j / 24, o = o0 + j % 8, k = step_offset(s % n_steps, j / 8 % 3);
-            out[s * STEP_FLOATS + j] =
-                i < a->Cin && o < a->Cout ? a->w[k * a->k_step + i * a->ci_step + o * a->co_step] : 0;
+        int64_t i0 = s % n_steps / 9 * 8, o0 = s / n_steps * 8, i_step = a->ci_step, o_step = a->co_step;
+        int64_t n_i = a->Cin - i0 < 8 ? a->Cin - i0 : 8, n_o = a->Cout - o0 < 8 ? a->Cout - o0 : 8;
+        for (int dz = 0; dz < 3; dz++) {
+            const float *w = a->w + step_offset(s % n_steps, dz) * a->k_step + i0 * i_step + o0 * o_step;
+            float       *to = out + s * STEP_FLOATS + dz * 8;
+            for (int64_t i = 0; i < n_i; i++, to += 24, w += i_step)
+                for (int64_t o = 0; o < n_o; o++) to[o] = w[o * o_step];
         }
     }
     return out;

@@ -60,8 +60,6 @@ static void check_rest(const options *o, config_faults *f) {
     if (o->train.batch_tokens && o->train.micro_tokens > o->train.batch_tokens)
         fault(f, "train.micro_tokens = %" PRId64 " is above train.batch_tokens = %" PRId64, o->train.micro_tokens,
               o->train.batch_tokens);
-    if (o->train.optimizer == opt_train_optimizer_muon && o->train.sharded_optimizer)
-        fault(f, "train.optimizer = muon needs whole matrices on each rank: set train.sharded_optimizer = false");
     if (o->train.recompute == opt_train_recompute_off && o->train.memory_mb)
         fault(f, "train.recompute = off and train.memory_mb contradict: a bound needs auto or on");
     if (*o->data.train && !strcmp(o->data.train, o->data.heldout))

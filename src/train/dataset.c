@@ -11,6 +11,7 @@ static const char *base_name(const char *path) {
 void dataset_close(dataset *d) {
     if (d->shards) shard_close_all(d->shards, d->n_shards);
     if (d->lat) latents_close_all(d->lat, d->n_lat);
+    sample_cache_free(d->cache);
     free(d->lat_of);
     free(d->entry);
     free(d->tokens);
@@ -138,14 +139,19 @@ bool dataset_open(dataset *d, const dataset_request *r, status *st) {
                             d->shards[0].path, d->resolution, r->resolution);
     }
     ok = ok && (!r->latents || !r->latents[0] || join_latents(d, r->latents, st)) && list_samples(d, r, st);
+    if (ok) d->cache = sample_cache_new(d->n, (size_t)r->cache_mb << 20);
     if (!ok) dataset_close(d);
     return ok;
 }
 
 bool dataset_read(const dataset *d, int64_t i, sample *out, status *st) {
     const data_entry *e = &d->entry[i];
+    if (sample_cache_find(d->cache, i, out)) return true;
     if (!shard_read_sample(&d->shards[e->shard], e->at, false, out, st)) return false;
-    if (out->n_tiles == e->tiles && out->n_in == e->n_in && out->n_sharp == e->n_sharp) return true;
+    if (out->n_tiles == e->tiles && out->n_in == e->n_in && out->n_sharp == e->n_sharp) {
+        sample_cache_keep(d->cache, i, out);
+        return true;
+    }
     status_set(st, ST_DATA, "%s sample %lld (%s): its cells differ from its table: run `d3s2 check`",
                d->shards[e->shard].path, (long long)e->at, out->source);
     sample_free(out);

@@ -4,6 +4,7 @@
 #pragma once
 #include "data/latents.h"
 #include "data/shard.h"
+#include "train/sample_cache.h"
 
 typedef struct {
     int      shard;
@@ -14,18 +15,19 @@ typedef struct {
 } data_entry;
 
 typedef struct {
-    shard      *shards;
-    latents    *lat; /* [n_lat], NULL without */
-    int         n_shards, n_lat;
-    int        *lat_of; /* [n_shards] */
-    data_entry *entry;
-    int64_t     n, n_left_out, total_tiles, max_tiles;
-    int64_t    *tokens; /* [n] tiles that a step sees of each, for the plan */
-    uint64_t   *ids;    /* [n] */
-    int         resolution;
-    double      tau_voxels;
-    uint64_t    vae; /* fingerprint of the latents' VAE; 0 without */
-    int         channels;
+    shard        *shards;
+    latents      *lat; /* [n_lat], NULL without */
+    int           n_shards, n_lat;
+    int          *lat_of; /* [n_shards] */
+    data_entry   *entry;
+    int64_t       n, n_left_out, total_tiles, max_tiles;
+    int64_t      *tokens; /* [n] tiles that a step sees of each, for the plan */
+    uint64_t     *ids;    /* [n] */
+    int           resolution;
+    double        tau_voxels;
+    uint64_t      vae; /* fingerprint of the latents' VAE; 0 without */
+    int           channels;
+    sample_cache *cache; /* NULL without */
 } dataset;
 
 typedef struct {
@@ -33,6 +35,7 @@ typedef struct {
     int         resolution;       /* 0: what the shards say */
     int64_t     max_tiles;        /* 0: all */
     int64_t     crop_tiles;       /* training sees no more tiles of a sample; 0: sees all */
+    int64_t     cache_mb;         /* room for samples that were read; 0: none */
 } dataset_request;
 
 /* Latents must fit: a file for every shard, the same ids and tile counts, the coordinates of each shard's first sample.

@@ -16,9 +16,54 @@ void slab_slice(int64_t total, int r, int n, int64_t *first, int64_t *count) {
     *count = (end < total ? end : total) - *first;
 }
 
-static void owned(const params *p, const options *o, const comm *c, int64_t *first, int64_t *count) {
-    bool sharded = o->train.sharded_optimizer;
-    slab_slice(p->total, sharded ? c->rank : 0, sharded ? c->size : 1, first, count);
+/* Rows and columns that a row of the table has as a matrix: a kernel's taps and inputs are its rows. */
+static int64_t columns_of(const param *r) {
+    return r->dim[r->n_dims - 1];
+}
+
+/* Orthogonal steps mean something for matrices of some size only. */
+static bool takes_muon(const param *r) {
+    enum { LEAST = 4 };
+    return r->decay && columns_of(r) >= LEAST && r->count / columns_of(r) >= LEAST;
+}
+
+/* Operations of a row's update: two products with the long side and seventeen of the small square (ops/muon.h). */
+static double work_of(const param *r) {
+    if (!takes_muon(r)) return 16.0 * (double)r->count;
+    double columns = (double)columns_of(r), rows = (double)r->count / columns, small = fmin(rows, columns);
+    return 4 * small * (double)r->count + 34 * small * small * small;
+}
+
+static bool by_muon(const options *o) {
+    return o->train.optimizer == opt_train_optimizer_muon;
+}
+
+void optimizer_slices(const params *p, const options *o, int n, int64_t *first) {
+    double all = 0, before = 0;
+    int    at = 0;
+    for (int i = 0; i < p->n; i++) all += work_of(p->row[i]);
+    first[0] = 0;
+    first[n] = p->total;
+    for (int r = 1; r < n; r++) {
+        if (!by_muon(o)) {
+            int64_t count;
+            slab_slice(p->total, r, n, &first[r], &count);
+            continue;
+        }
+        for (; at < p->n && before + work_of(p->row[at]) / 2 < all * r / n; at++) before += work_of(p->row[at]);
+        first[r] = at < p->n ? p->row[at]->offset : p->total;
+    }
+}
+
+static void owned(const params *p, const options *o, const comm *c, int64_t *own, int64_t *count) {
+    bool     sharded = o->train.sharded_optimizer;
+    int      n = sharded ? c->size : 1, r = sharded ? c->rank : 0;
+    int64_t *first = malloc(((size_t)n + 1) * sizeof *first);
+    CHECK(first, "no memory for %d slices", n);
+    optimizer_slices(p, o, n, first);
+    *own = first[r];
+    *count = first[r + 1] - first[r];
+    free(first);
 }
 
 size_t optimizer_bytes(const params *p, const options *o, const comm *c) {
@@ -26,17 +71,6 @@ size_t optimizer_bytes(const params *p, const options *o, const comm *c) {
     owned(p, o, c, &first, &count);
     size_t narrow = p->act == DT_BF16 ? sizeof(uint16_t) * (size_t)p->total : 0;
     return sizeof(float) * (size_t)(2 * p->total + (o->train.ema > 0 ? 3 : 2) * count) + narrow;
-}
-
-/* Rows and columns that a row of the table has as a matrix: a kernel's taps and inputs are its rows. */
-static int64_t columns_of(const param *r) {
-    return r->dim[r->n_dims - 1];
-}
-
-/* Orthogonal steps mean something for matrices of some size only. */
-static bool takes_muon(const optimizer *x, const param *r) {
-    enum { LEAST = 4 };
-    return x->muon && r->decay && columns_of(r) >= LEAST && r->count / columns_of(r) >= LEAST;
 }
 
 static void join_ranges(optimizer *x) {
@@ -47,7 +81,7 @@ static void join_ranges(optimizer *x) {
         const param  *r = p->row[i];
         bool          decay = r->decay && x->weight_decay > 0;
         int64_t       end = i + 1 < p->n ? p->row[i + 1]->offset : p->total;
-        const param  *matrix = takes_muon(x, r) ? r : NULL;
+        const param  *matrix = x->muon && takes_muon(r) ? r : NULL;
         update_range *last = x->n_ranges ? &x->range[x->n_ranges - 1] : NULL;
         if (last && last->decay == decay && !last->matrix && !matrix)
             last->count = end - last->first;
@@ -58,7 +92,7 @@ static void join_ranges(optimizer *x) {
 
 void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, arena *weights) {
     *x = (optimizer){.p = p,
-                     .muon = o->train.optimizer == opt_train_optimizer_muon,
+                     .muon = by_muon(o),
                      .momentum = o->train.momentum,
                      .lr = o->train.lr,
                      .beta1 = o->train.beta1,
@@ -72,6 +106,9 @@ void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, ar
     join_ranges(x);
     x->sharded = o->train.sharded_optimizer && c->size > 1;
     owned(p, o, c, &x->own, &x->n_own);
+    x->slice = malloc(((size_t)c->size + 1) * sizeof *x->slice);
+    CHECK(x->slice, "no memory for %d slices", c->size);
+    optimizer_slices(p, o, c->size, x->slice);
     params_alloc(p, weights, false, false);
     p->g = arena_zeros(weights, (size_t)p->total * sizeof(float));
     for (int i = 0; i < p->n; i++) {
@@ -98,6 +135,7 @@ void optimizer_start(optimizer *x) {
 
 void optimizer_free(optimizer *x) {
     free(x->range);
+    free(x->slice);
     *x = (optimizer){0};
 }
 
@@ -125,33 +163,28 @@ tensor optimizer_norm(ctx *c, const optimizer *x) {
 }
 
 /* The ranks' slices of the weights go round. */
-static void share_weights(ctx *c, params *p, const comm *ranks) {
-    int64_t *first = malloc(((size_t)ranks->size + 1) * sizeof *first), count;
-    CHECK(first, "no memory for %d slices", ranks->size);
-    for (int r = 0; r < ranks->size; r++) slab_slice(p->total, r, ranks->size, &first[r], &count);
-    first[ranks->size] = p->total;
-    tensor w = piece(p, p->w, DT_F32, 0, p->total);
-    comm_share_slices(ranks, &w, first);
-    free(first);
-    params_refresh16(c, p);
+static void share_weights(ctx *c, const optimizer *x, const comm *ranks) {
+    tensor w = piece(x->p, x->p->w, DT_F32, 0, x->p->total);
+    comm_share_slices(ranks, &w, x->slice);
+    params_refresh16(c, x->p);
 }
 
 static void muon_update(ctx *c, optimizer *x, const update_range *r, double lr, double grad_scale) {
     params *p = x->p;
     int64_t columns = columns_of(r->matrix), rows = r->matrix->count / columns;
-    void   *slab[] = {p->w, p->g, x->m, x->average, p->w16};
+    void   *slab[] = {p->w, p->g, p->w16, x->m, x->average};
     tensor  t[5];
     for (int i = 0; i < 5; i++) {
         t[i] = (tensor){0};
-        if (!slab[i]) continue;
-        t[i] = piece(p, slab[i], i < 4 ? DT_F32 : DT_BF16, r->first, r->matrix->count);
+        if (!slab[i] || (i == 2 && x->sharded)) continue; /* bf16 weights once all slices are there */
+        t[i] = piece(p, slab[i], i == 2 ? DT_BF16 : DT_F32, i < 3 ? r->first : r->first - x->own, r->matrix->count);
         t[i] = tensor_view(&t[i], DIMS(rows, columns));
     }
     muon_fwd(c, &(muon_args){.w = &t[0],
                              .grad = &t[1],
-                             .m = &t[2],
-                             .ema = x->average ? &t[3] : NULL,
-                             .w16 = p->w16 ? &t[4] : NULL,
+                             .m = &t[3],
+                             .ema = t[4].data ? &t[4] : NULL,
+                             .w16 = t[2].data ? &t[2] : NULL,
                              .grad_scale = grad_scale,
                              .lr = lr,
                              .momentum = x->momentum,
@@ -164,8 +197,9 @@ void optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, dou
     x->updates++;
     for (int i = 0; i < x->n_ranges; i++) {
         const update_range *r = &x->range[i];
-        if (r->matrix) {
-            muon_update(c, x, r, optimizer_lr(x, step), grad_scale);
+        if (r->matrix) { /* a slice has all of it or nothing */
+            if (r->first >= x->own && r->first < x->own + x->n_own)
+                muon_update(c, x, r, optimizer_lr(x, step), grad_scale);
             continue;
         }
         int64_t from = r->first > x->own ? r->first : x->own, end = r->first + r->count;
@@ -191,5 +225,5 @@ void optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, dou
                                    .ema_decay = x->ema,
                                    .step = x->updates});
     }
-    if (x->sharded) share_weights(c, p, ranks);
+    if (x->sharded) share_weights(c, x, ranks);
 }

@@ -2,7 +2,7 @@
  * waits. All ranks hold the reduced gradient and the whole weights. With train.sharded_optimizer (ZeRO-1) a rank keeps
  * moments and averaged weights of its slice of the slab only, updates that slice, and the slices of the weights go
  * round; the bits are those of the unsharded update. With train.optimizer=muon matrices and kernels take Muon's step
- * (ops/muon.h) with the same learning rate; m holds their momentum. */
+ * (ops/muon.h) with the same learning rate; m holds their momentum, and a slice has whole matrices. */
 #pragma once
 #include "core/ctx.h"
 #include "dist/comm.h"
@@ -26,6 +26,7 @@ typedef struct {
     int64_t       updates; /* done, skipped steps not counted: AdamW's t */
     bool          sharded;
     int64_t       own, n_own;      /* slice of the slab whose state is here */
+    int64_t      *slice;           /* [ranks+1] borders of all slices when sharded */
     float        *m, *v, *average; /* [n_own]; average NULL without EMA */
     double       *norm_sum;        /* [1] */
 } optimizer;
@@ -46,5 +47,8 @@ tensor optimizer_gradients(const optimizer *x);
 tensor optimizer_norm(ctx *c, const optimizer *x);
 /* One AdamW or Muon update, and the average, with the gradient times grad_scale. Collective when sharded. */
 void   optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, double grad_scale);
+/* Borders first[n+1] of the slices of n ranks: even for AdamW (slab_slice); for Muon matrices stay whole, and a border
+ * lies where the work of the updates before it is nearest to the ranks' share. A slice may be empty. */
+void   optimizer_slices(const params *p, const options *o, int n, int64_t *first);
 /* The slice of rank r of n: even, on cache lines. */
 void   slab_slice(int64_t total, int r, int n, int64_t *first, int64_t *count);

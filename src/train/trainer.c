@@ -63,7 +63,8 @@ static bool open_data(trainer *t, status *st) {
                          .latents = dit ? o->data.latents : NULL,
                          .resolution = (int)o->data.resolution,
                          .max_tiles = o->data.max_tiles,
-                         .crop_tiles = dit ? 0 : o->vae.crop_tiles};
+                         .crop_tiles = dit ? 0 : o->vae.crop_tiles,
+                         .cache_mb = o->data.cache_mb};
     dataset_open(&t->data, &r, st);
     if (!comm_agree(t->c, st)) return false;
     if (o->data.heldout[0] && o->train.eval_every > 0 && (!dit || o->data.latents_heldout[0])) {

@@ -12,7 +12,7 @@
 #include "io/atomic_file.h"
 #include "train/trainer.h"
 
-enum { STEPS = 20, MODES = 4 };
+enum { STEPS = 20, MODES = 6 };
 
 static FILE *out;
 
@@ -55,7 +55,7 @@ static void must(const status *st) {
 }
 
 static void run_all(comm *c, const char *folder) {
-    static char *const mode[MODES] = {"vae", "dit", "vae-skip", "dit-plain-optimizer"};
+    static char *const mode[MODES] = {"vae", "dit", "vae-skip", "dit-plain-optimizer", "vae-muon", "vae-muon-plain"};
     char               path[PATH_CAP];
     status             st = {0};
     if (c->rank == 0) {
@@ -77,11 +77,12 @@ static void run_all(comm *c, const char *folder) {
         fixture_options(&o, data, run, k == 1 || k == 3);
         o.train.bucket_mb = 1;
         o.train.lr = 1e-4; /* the published rate (R§3.10): AdamW's first steps multiply rounding by the rate over the gradient */
-        o.train.sharded_optimizer = k != 3;
+        o.train.sharded_optimizer = k != 3 && k != 5;
+        if (k > 3) o.train.optimizer = opt_train_optimizer_muon;
         o.train.steps = k < 2 ? STEPS : 5;
         trainer_run(&o, c, &h, &st);
         must(&st);
-        if (k == 1) { /* goes on from what the ranks wrote in slices */
+        if (k == 1 || k == 4) { /* goes on from what the ranks wrote in slices */
             o.train.steps += 2;
             trainer_run(&o, c, &h, &st);
             must(&st);
@@ -126,7 +127,7 @@ static int check(const char *folder) {
             CHECK(isfinite(norm[0]) == isfinite(norm[i]), "%s step %lld: skipped on some ranks only", name[0], step[0]);
         }
     }
-    CHECK(lines == 2 * STEPS + 2 + 2 * 5, "%d lines", lines);
+    CHECK(lines == 2 * STEPS + 4 * 5 + 2 * 2, "%d lines", lines);
     printf("%d steps on 1, 2 and 4 ranks: largest relative difference of a loss %.3g\n", lines, worst);
     for (int i = 0; i < 3; i++) fclose(f[i]);
     return 0;
