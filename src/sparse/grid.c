@@ -1,5 +1,7 @@
 #include "sparse/grid.h"
 
+#include <string.h>
+
 #include "sparse/sort_keys.h"
 
 void grid_tensors(grid *g, tensor_visit f, void *user) {
@@ -240,6 +242,10 @@ void grid_neighbors(const grid *g, int64_t row0, int64_t n, int32_t *out) {
     CHECK(row0 >= 0 && n >= 0 && row0 + n <= g->n_rows, "grid_neighbors: rows %lld+%lld of %lld", (long long)row0,
           (long long)n, (long long)g->n_rows);
     if (n == 0) return;
+    if (g->near) {
+        memcpy(out, g->near + 27 * row0, (size_t)(27 * n) * sizeof *out);
+        return;
+    }
     bool           masked = g->mask.data != NULL;
     int            all = n_cells(g->side) - 1, bits[3] = {0444 & all, 0222 & all, 0111 & all}, words = n_words(g->side);
     const int32_t *first = I32(&g->first);
@@ -260,4 +266,11 @@ void grid_neighbors(const grid *g, int64_t row0, int64_t n, int32_t *out) {
                 out += 27;
             }
     }
+}
+
+void grid_remember(arena *a, grid *g) {
+    if (!g->mask.data) return;
+    int32_t *near = arena_alloc(a, (size_t)(27 * g->n_rows) * sizeof *near);
+    grid_neighbors(g, 0, g->n_rows, near);
+    g->near = near;
 }

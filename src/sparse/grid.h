@@ -24,6 +24,7 @@ typedef struct {
     tensor  first; /* (T+1) i32: first row of each tile */
     tensor mask; /* (T, words) u64: bit c%64 of word c/64 = cell c exists; data NULL: dense. words = max(1,side^3/64) */
     tensor sample_first; /* (B+1) i32: first row of each sample, at this level */
+    const int32_t *near; /* (n_rows,27) neighbour rows in host memory, from grid_remember; NULL: found anew each time */
 } grid;
 
 /* Visits the tensors of a level that are there, in a fixed order. Two levels may hold views of one table (nb). */
@@ -44,6 +45,9 @@ void grid_pyramid(arena *a, const tensor *mask, const tensor *nb, const tensor *
 
 /* For rows row0 .. row0+n-1 of g: out[n][27] neighbour rows or -1. Rows are found tile by tile. */
 void grid_neighbors(const grid *g, int64_t row0, int64_t n, int32_t *out);
+
+/* Keeps all neighbour rows of a masked level (108 bytes a row), for the many convolutions of a step on a CPU. */
+void grid_remember(arena *a, grid *g);
 
 /* Morton code of a cell in a tile of side 8 (or any power of two up to 8), and back. */
 static inline int morton_encode(int x, int y, int z) {

@@ -31,12 +31,20 @@ typedef struct {
     ssvae_part  part;               /* with box */
 } vae_body;
 
+/* Whether a batch keeps the neighbour rows of the encoder's levels: the kernels of a GPU work them out, and for large
+ * batches they would be most of its memory. */
+static bool remembers(const task *t, int64_t tiles) {
+    enum { MOST = 1024 };
+    return t->p->dev == DEV_CPU && tiles <= MOST;
+}
+
 static size_t host_bytes(const task *t, int64_t tiles, int64_t samples) {
     const vae_task *v = (const vae_task *)t;
     /* values, their active ones, sharp bits, masks and offsets of four levels, 27 neighbours twice (parts), windows,
      * and the target of a part */
     size_t          tile = 3 * TILE_CELLS * sizeof(float) + 2 * TILE_SHARP_BYTES + 2048 + 8 * 27 * sizeof(int32_t) +
                   (size_t)v->m.cfg.latent_channels * sizeof(float);
+    if (remembers(t, tiles)) tile += (TILE_CELLS + 64 + 8) * 27 * sizeof(int32_t);
     return ((size_t)1 << 20) + (size_t)tiles * tile + (size_t)samples * 4096;
 }
 
@@ -154,6 +162,7 @@ static bool load(const task *t, const dataset *d, batch_purpose why, const plan_
     }
     b->count[SUM_KL] = (double)(b->n_tiles * C);
     body->b = ssvae_batch_build(b->host, &v->m.cfg, &coord, &first, F32(&body->target));
+    for (int i = 0; i < 3 && remembers(t, b->n_tiles); i++) grid_remember(b->host, &body->b.enc[i]);
     if (body->box) {
         body->part = ssvae_part_build(b->host, &body->b, body->box, v->padding);
         gather_target(b->host, body);
