@@ -33,19 +33,21 @@ typedef struct {
 
 /* Whether a batch keeps the neighbour rows of the encoder's levels: the kernels of a GPU work them out, and for large
  * batches they would be most of its memory. */
+enum { REMEMBER_TILES = 1024 };
 static bool remembers(const task *t, int64_t tiles) {
-    enum { MOST = 1024 };
-    return t->p->dev == DEV_CPU && tiles <= MOST;
+    return t->p->dev == DEV_CPU && tiles <= REMEMBER_TILES;
 }
 
+/* Does not fall with the number of tiles: memory made for the largest batch serves all. */
 static size_t host_bytes(const task *t, int64_t tiles, int64_t samples) {
     const vae_task *v = (const vae_task *)t;
     /* values, their active ones, sharp bits, masks and offsets of four levels, 27 neighbours twice (parts), windows,
      * and the target of a part */
     size_t          tile = 3 * TILE_CELLS * sizeof(float) + 2 * TILE_SHARP_BYTES + 2048 + 8 * 27 * sizeof(int32_t) +
                   (size_t)v->m.cfg.latent_channels * sizeof(float);
-    if (remembers(t, tiles)) tile += (TILE_CELLS + 64 + 8) * 27 * sizeof(int32_t);
-    return ((size_t)1 << 20) + (size_t)tiles * tile + (size_t)samples * 4096;
+    size_t near = (TILE_CELLS + 64 + 8) * 27 * sizeof(int32_t); /* of three levels */
+    size_t kept = t->p->dev == DEV_CPU ? (size_t)(tiles < REMEMBER_TILES ? tiles : REMEMBER_TILES) : 0;
+    return ((size_t)1 << 20) + (size_t)tiles * tile + kept * near + (size_t)samples * 4096;
 }
 
 /* Cells of one tile by class. */

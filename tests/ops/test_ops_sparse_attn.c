@@ -25,10 +25,10 @@ static void permutation(int64_t n, uint64_t sample, int32_t *out) {
  * dS = P (dP - Delta) is nothing (one key). |dP| is below 1.5 sqrt(D) for rows in [-1,1], k and q below 2, scale is
  * 1/sqrt(D): that is 3 in dq, whose P add up to 1, and 3 sqrt(n) in dk, where n rows of q with P about 1 meet in a key.
  */
-static void set_delta_floors(optest *o, const tensor *dq, const tensor *dk, double n) {
+static void set_delta_floors(optest *o, const tensor *dq, const tensor *dk, double n, double stretch) {
     if (optest_now == OPTEST_CPU) return;
-    optest_set_floor(o, dq, 3);
-    optest_set_floor(o, dk, 3 * sqrt(n));
+    optest_set_floor(o, dq, 3 * stretch);
+    optest_set_floor(o, dk, 3 * sqrt(n) * stretch);
 }
 
 /* ---- attn_segment --------------------------------------------------------------------------------------------- */
@@ -39,6 +39,7 @@ typedef struct {
     int64_t H, G, D;
     bool    ordered, fused; /* shuffled rows; q, k, v as columns of one tensor (needs as many queries as keys) */
     int64_t unnamed;        /* key rows that no segment names */
+    double  stretch;        /* q and k so many times as large, for scores far apart; 0: 1 */
 } segment_shape;
 
 static void segment_case(const segment_shape *s, int repeat, bool grad) {
@@ -52,6 +53,7 @@ static void segment_case(const segment_shape *s, int repeat, bool grad) {
         M += s->keys[i];
     }
     int64_t H = s->H, G = s->G, D = s->D, rows = M + s->unnamed, wide = (H + 2 * G) * D;
+    double  stretch = s->stretch > 0 ? s->stretch : 1;
     permutation(N, 1, q_order);
     permutation(rows, 2, k_order);
     attn_segment_args a = {.scale = (float)(1 / sqrt((double)D)),
@@ -104,7 +106,7 @@ static void segment_case(const segment_shape *s, int repeat, bool grad) {
     double shared = 1;
     for (int i = 0; i < s->n_segments; i++)
         if (s->keys[i] > 0) shared = fmax(shared, (double)s->queries[i] / s->keys[i]);
-    set_delta_floors(&o, dx[0], s->fused ? dx[0] : dx[1], shared * (double)(H / G));
+    set_delta_floors(&o, dx[0], s->fused ? dx[0] : dx[1], shared * (double)(H / G), stretch);
     optest_compare(&o, OPTEST_FN(attn_segment_bwd), &a);
     if (grad && s->fused)
         optest_grad(&o, OPTEST_FN(attn_segment_fwd), OPTEST_FN(attn_segment_bwd), &a, (tensor *[]){x[0], dx[0], NULL},
@@ -344,7 +346,7 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
     optest_set_terms(&o, dq, N);
     optest_set_terms(&o, dk, N);
     optest_set_terms(&o, dv, N);
-    set_delta_floors(&o, dq, dk, (double)(H / G));
+    set_delta_floors(&o, dq, dk, (double)(H / G), 1);
     optest_compare(&o, OPTEST_FN(attn_select_bwd), &a);
     if (grad)
         optest_grad(&o, OPTEST_FN(attn_select_fwd), OPTEST_FN(attn_select_bwd), &a,
@@ -407,7 +409,7 @@ static void test_select_unused(void **state) {
     a.dq = optest_out(&o, "dq", DT_F32, DIMS(6, 2, 16));
     a.dk = optest_out(&o, "dk", DT_F32, DIMS(6, 1, 16));
     a.dv = optest_out(&o, "dv", DT_F32, DIMS(6, 1, 16));
-    set_delta_floors(&o, a.dq, a.dk, 2);
+    set_delta_floors(&o, a.dq, a.dk, 2, 1);
     optest_compare(&o, OPTEST_FN(attn_select_bwd), &a);
     for (int i = 16; i < 64; i++) assert_true(F32(a.dk)[i] == 0 && F32(a.dv)[i] == 0);
     optest_end(&o);
@@ -516,6 +518,10 @@ static void test_segment_tiles(void **state) {
         {.n_segments = 3, .queries = {1000, 513, 3}, .keys = {17, 65, 1}, .H = 32, .G = 2, .D = 32, .unnamed = 3},
         {.n_segments = 2, .queries = {700, 70}, .keys = {130, 70}, .H = 12, .G = 2, .D = 32, .ordered = true},
         {.n_segments = 2, .queries = {65, 129}, .keys = {65, 129}, .H = 16, .G = 1, .D = 64, .fused = true},
+        /* Rows cut into parts for dk and dv; then softmax that follows its maximum over many keys. */
+        {.n_segments = 2, .queries = {1100, 40}, .keys = {65, 130}, .H = 8, .G = 1, .D = 32},
+        {.n_segments = 2, .queries = {150, 70}, .keys = {200, 130}, .H = 8, .G = 2, .D = 32, .stretch = 8},
+        {.n_segments = 2, .queries = {150, 70}, .keys = {200, 130}, .H = 4, .G = 4, .D = 64, .stretch = 8},
     };
     (void)state;
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) segment_case(&shape[i], 10, false);
