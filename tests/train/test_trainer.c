@@ -14,6 +14,7 @@
 #include "train/encode.h"
 #include "train/infer.h"
 #include "train/run_folder.h"
+#include "train/task.h"
 #include "train/trainer.h"
 
 static comm        one;
@@ -160,6 +161,25 @@ static void test_memory_bound(void **state) {
     snprintf(o.train.run, sizeof o.train.run, "%s", in_root("bound-none"));
     train_ok(&o, &plain);
     assert_memory_equal(w.loss, plain.loss, sizeof w.loss);
+}
+
+/* Host memory made for the largest batch serves all: more tiles never need less. */
+static void test_host_memory(void **state) {
+    (void)state;
+    options o;
+    dataset d = {.resolution = 64};
+    status  st = {0};
+    fixture_options(&o, data, "", false);
+    task *t = task_vae_new(&o, &d, &st);
+    assert_non_null(t);
+    t->p->dev = DEV_CPU;
+    size_t before = 0;
+    for (int64_t tiles = 1; tiles < 3000; tiles++) {
+        size_t bytes = t->host_bytes(t, tiles, 1);
+        assert_true(bytes >= before);
+        before = bytes;
+    }
+    t->free(t);
 }
 
 static void test_overfit(void **state) {
@@ -485,15 +505,22 @@ int main(void) {
     root = temp_folder();
     snprintf(data, sizeof data, "%s", in_root("data"));
     fixture_write(data, &spec);
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resume_vae),       cmocka_unit_test(test_resume_dit),
-        cmocka_unit_test(test_memory_modes),     cmocka_unit_test(test_memory_bound),
-        cmocka_unit_test(test_overfit),          cmocka_unit_test(test_bad_gradient),
-        cmocka_unit_test(test_signal),           cmocka_unit_test(test_damaged_checkpoint),
-        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_other_vae),
-        cmocka_unit_test(test_lock_and_dry_run), cmocka_unit_test(test_damaged_sample),
-        cmocka_unit_test(test_chunks),           cmocka_unit_test(test_chain)};
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume_vae),
+                                       cmocka_unit_test(test_resume_dit),
+                                       cmocka_unit_test(test_memory_modes),
+                                       cmocka_unit_test(test_memory_bound),
+                                       cmocka_unit_test(test_host_memory),
+                                       cmocka_unit_test(test_overfit),
+                                       cmocka_unit_test(test_bad_gradient),
+                                       cmocka_unit_test(test_signal),
+                                       cmocka_unit_test(test_damaged_checkpoint),
+                                       cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_other_vae),
+                                       cmocka_unit_test(test_lock_and_dry_run),
+                                       cmocka_unit_test(test_damaged_sample),
+                                       cmocka_unit_test(test_chunks),
+                                       cmocka_unit_test(test_chain)};
+    int                     failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_finish(&one);
     return failed;
 }
