@@ -1,7 +1,8 @@
 #include "app/bench.h"
-#include "app/bench_gpu.h"
 #include "app/bench_rows.h"
+#include "app/bench_ssa.h"
 #include "app/bench_step.h"
+#include "app/bench_table.h"
 #include "core/rng.h"
 
 #include <math.h>
@@ -11,16 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#ifndef D3S2_GIT_HASH
-#define D3S2_GIT_HASH "unknown"
-#endif
-
 enum { MIN_RUNS = 20, MAX_RUNS = 10000, N_NORMALS = 1 << 20 };
-/* Of the largest value, and share of integers that differ: coarse on purpose, the op tests are fine. */
-static const double MIN_SECONDS = 1.0, TOLERANCE = 1e-4, TOLERANCE_INT = 2e-3, TOLERANCE_16 = 2e-2;
-/* Address space, not memory: pages that are not touched cost nothing. For a GPU half of the machine's, at most 24 GB.
- */
-static const size_t MEMORY = (size_t)1 << 30, MEMORY_GPU = (size_t)24 << 30, SCRATCH = (size_t)256 << 20;
+static const double MIN_SECONDS = 1.0, TOLERANCE_INT = 2e-3; /* share of integers that may differ */
+/* Address space, not memory: pages that are not touched cost nothing. */
+static const size_t MEMORY = (size_t)1 << 30, SCRATCH = (size_t)256 << 20;
 
 /* ---- cases --------------------------------------------------------------------------------------------------------
  */
@@ -129,11 +124,6 @@ void bench_words(const bench_row *r, const int *shape, char out[128]) {
 /* ---- CPU ----------------------------------------------------------------------------------------------------------
  */
 
-typedef struct {
-    FILE *csv;
-    char  host[64];
-} bench_sink;
-
 static int ascending(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -156,7 +146,7 @@ static bool cpu_row(const bench_row *r, bench_case *b, ctx *cpu, ctx *ref, const
     bench_clear(b);
     fn(cpu, &b->args);
     double err = bench_error(b, want);
-    if (!(err <= TOLERANCE)) {
+    if (!(err <= BENCH_TOLERANCE)) {
         printf("%-18s %-32s WRONG: error %.2e of the largest value; not timed\n", op_table[r->op].name, shape, err);
         return false;
     }
@@ -205,95 +195,18 @@ static int cpu_rows(const char *filter, bench_case *b, const bench_sink *s, int 
     return n;
 }
 
-/* ---- GPU ----------------------------------------------------------------------------------------------------------
- */
-
-/* The result at the smaller shape: on the GPU, and of the reference on the same inputs. */
-static double gpu_check(const bench_row *r, bench_case *b, ctx *ref, ctx *gpu) {
-    void *want[BENCH_MAX_OUT];
-    b->blank = false;
-    bench_setup(b, r, r->check);
-    bench_gpu_round(r->op, &b->args);
-    bench_clear(b);
-    op_table[r->op].front(ref, &b->args);
-    bench_keep(b, want);
-    bench_clear(b);
-    op_table[r->op].front(gpu, &b->args);
-    return bench_error(b, want);
-}
-
-static bool gpu_row(const bench_row *r, bench_case *b, ctx *ref, ctx *gpu, const bench_gpu *g, dtype act,
-                    const bench_sink *s) {
-    char        shape[128], check[128];
-    const char *op = op_table[r->op].name;
-    double      err = gpu_check(r, b, ref, gpu), tolerance = act == DT_BF16 ? TOLERANCE_16 : TOLERANCE;
-    bench_words(r, r->shape, shape);
-    bench_words(r, r->check, check);
-    if (!(err <= tolerance)) {
-        printf("%-18s %-44s WRONG at %s: error %.2e of the largest value; not timed\n", op, shape, check, err);
-        return false;
-    }
-    b->blank = true;
-    bench_setup(b, r, r->shape);
-    bench_times t = bench_gpu_time(r->op, &b->args);
-    double      flops = b->flops / t.cold * 1e6, bytes = t.bytes / t.cold * 1e6;
-    printf("%-18s %-44s %10.1f %10.1f %10.1f %8.2f %8.1f %6.1f %6.1f  %.0e\n", op, shape, t.warm, t.cold, t.cold_p95,
-           flops * 1e-12, bytes * 1e-9, 100 * flops / g->peak.gemm, 100 * bytes / g->peak.copy, err);
-    if (s->csv)
-        fprintf(s->csv, "%s,%s,%s,%s,%s,%s,%s,%d,%.2f,%.2f,%.2f,%.2f,%.3f,%.1f,%.4f,%.4f,%.2e\n", D3S2_GIT_HASH,
-                s->host, g->name, dtype_name(act), op, shape, check, t.runs, t.warm, t.warm_p95, t.cold, t.cold_p95,
-                flops * 1e-12, bytes * 1e-9, flops / g->peak.gemm, bytes / g->peak.copy, err);
-    fflush(stdout);
-    return true;
-}
-
-static int gpu_rows(const char *filter, bench_case *b, dtype act, const bench_sink *s, int *n_wrong) {
-    const bench_row *tables[] = {bench_gpu_dense, bench_gpu_sparse};
-    const char      *why;
-    bench_gpu        g;
-    int              n = 0;
-    if (!bench_gpu_open(&g, act, &why)) {
-        fprintf(stderr, "d3s2: error: no GPU to time: %s\n", why);
-        return -1;
-    }
-    size_t half = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE) / 2;
-    ctx    ref = {.be = &backend_ref, .scratch = arena_new("scratch", SCRATCH), .deterministic = true}, gpu = ref;
-    b->memory = arena_new("bench", half < MEMORY_GPU ? half : MEMORY_GPU);
-    gpu.be = bench_gpu_backend();
-    b->prepare = &gpu;
-    printf("%s, %s, %s, git %s: matrix product %.1f TFLOP/s, copy %.0f GB/s\n", s->host, g.name, dtype_name(act),
-           D3S2_GIT_HASH, g.peak.gemm * 1e-12, g.peak.copy * 1e-9);
-    printf("Checked against the reference at a smaller shape. Rates are of the cold median, bytes are read or written "
-           "once.\n");
-    printf("%-18s %-44s %10s %10s %10s %8s %8s %6s %6s  %s\n", "op", "shape", "warm us", "cold us", "cold p95",
-           "TFLOP/s", "GB/s", "% gemm", "% copy", "error");
-    if (s->csv && ftell(s->csv) == 0)
-        fprintf(s->csv, "git,host,device,dtype,op,shape,checked_at,runs,warm_us,warm_p95_us,cold_us,cold_p95_us,tflops,"
-                        "gbytes_s,share_of_gemm,share_of_copy,error\n");
-    if (s->csv)
-        fprintf(s->csv, "%s,%s,%s,%s,peak,,,0,0,0,0,0,%.3f,%.1f,1,1,0\n", D3S2_GIT_HASH, s->host, g.name,
-                dtype_name(act), g.peak.gemm * 1e-12, g.peak.copy * 1e-9);
-    for (int t = 0; t < 2; t++)
-        for (const bench_row *r = tables[t]; r->setup; r++) {
-            if (!strstr(op_table[r->op].name, filter)) continue;
-            n++;
-            *n_wrong += !gpu_row(r, b, &ref, &gpu, &g, act, s);
-        }
-    arena_free(&ref.scratch);
-    bench_gpu_close();
-    return n;
-}
-
 /* ---- the verb -----------------------------------------------------------------------------------------------------
  */
 
 static void usage(FILE *f) {
     fprintf(f,
             "usage: d3s2 bench [FILTER] [--device cpu|cuda] [--f32] [--csv FILE]\n"
+            "       d3s2 bench ssa [--tokens N,...] [--cmp M] [--topk K] [--random] [--shards FOLDER] [--csv FILE]\n"
             "       [mpirun -np N] d3s2 bench step --config FILE [--device NAME] [--csv FILE] [section.key=value ...]\n"
             "  Times every op whose name contains FILTER, after checking it against the reference.\n"
             "  --device cuda  on the GPU, at the shapes of the published networks; --f32: not in bf16\n"
             "  --csv FILE     appends one line per row, with git hash, host, device and shape\n"
+            "  ssa            times the core of Spatial Sparse Attention branch by branch, on a GPU in bf16\n"
             "  step           times whole training steps of the configured network on synthetic shapes of\n"
             "                 bench.tokens tokens, bench.samples of them on each rank\n");
 }
@@ -330,7 +243,7 @@ static int bench_ops(int argc, char **argv) {
     }
     bench_case b = {.n_out = 0};
     int        n_wrong = 0;
-    int n = gpu ? gpu_rows(filter, &b, f32 ? DT_F32 : DT_BF16, &s, &n_wrong) : cpu_rows(filter, &b, &s, &n_wrong);
+    int n = gpu ? bench_gpu_rows(filter, f32 ? DT_F32 : DT_BF16, &s, &n_wrong) : cpu_rows(filter, &b, &s, &n_wrong);
     if (b.memory.base) arena_free(&b.memory);
     bool written = !s.csv || fclose(s.csv) == 0;
     if (!written) fprintf(stderr, "d3s2: error: cannot write %s\n", path);
@@ -345,5 +258,6 @@ int bench_run(const comm *world, int argc, char **argv) {
             return ST_OK;
         }
     if (argc > 1 && !strcmp(argv[1], "step")) return bench_step(world, argc - 1, argv + 1);
-    return world->rank == 0 ? bench_ops(argc, argv) : ST_OK;
+    if (world->rank > 0) return ST_OK;
+    return argc > 1 && !strcmp(argv[1], "ssa") ? bench_ssa(argc - 1, argv + 1) : bench_ops(argc, argv);
 }

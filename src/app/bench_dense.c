@@ -178,23 +178,23 @@ static void gather_b(bench_case *b, const int *s) {
     b->args.gather = (gather_rows_args){
         .index = table_index(b, s), .dy = bench_in(b, DIMS(s[0], s[1])), .dx = bench_out(b, DT_F32, DIMS(s[2], s[1]))};
 }
-static void branch(bench_case *b, const int *s, bool bwd) {
+void bench_branch_gate(bench_case *b, int64_t n, int64_t heads, int64_t width, bool bwd) {
     branch_gate_args *a = &b->args.branch;
-    *a = (branch_gate_args){.z = bench_in(b, DIMS(s[0], 3))};
-    for (int i = 0; i < 3; i++) a->o[i] = bench_in(b, DIMS(s[0], s[1], s[2]));
+    *a = (branch_gate_args){.z = bench_in(b, DIMS(n, 3))};
+    for (int i = 0; i < 3; i++) a->o[i] = bench_in(b, DIMS(n, heads, width));
     if (!bwd) {
-        a->out = bench_out(b, DT_F32, DIMS(s[0], s[1], s[2]));
+        a->out = bench_out(b, DT_F32, DIMS(n, heads, width));
         return;
     }
-    a->dout = bench_in(b, DIMS(s[0], s[1], s[2]));
-    a->dz = bench_out(b, DT_F32, DIMS(s[0], 3));
-    for (int i = 0; i < 3; i++) a->do_[i] = bench_out(b, DT_F32, DIMS(s[0], s[1], s[2]));
+    a->dout = bench_in(b, DIMS(n, heads, width));
+    a->dz = bench_out(b, DT_F32, DIMS(n, 3));
+    for (int i = 0; i < 3; i++) a->do_[i] = bench_out(b, DT_F32, DIMS(n, heads, width));
 }
 static void branch_f(bench_case *b, const int *s) {
-    branch(b, s, false);
+    bench_branch_gate(b, s[0], s[1], s[2], false);
 }
 static void branch_b(bench_case *b, const int *s) {
-    branch(b, s, true);
+    bench_branch_gate(b, s[0], s[1], s[2], true);
 }
 
 static void vae_f(bench_case *b, const int *s) {

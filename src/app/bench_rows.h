@@ -6,9 +6,10 @@ enum { BENCH_MAX_OUT = 8, BENCH_SHAPE = 7 };
 
 /* What a setup fills in. Tensors live in `memory` until the next row. */
 typedef struct {
-    arena memory;
-    ctx  *prepare; /* to run a forward whose results a backward reads */
-    bool  blank;   /* outputs are not cleared: nobody looks at them, and large ones cost time */
+    arena         memory;
+    ctx          *prepare; /* to run a forward whose results a backward reads */
+    bool          blank;   /* outputs are not cleared: nobody looks at them, and large ones cost time */
+    const tensor *coord;   /* (n,3) i32 in the order of R§4.2: tokens of a shape instead of a shell; NULL: a shell */
     union {
         linear_args        linear;
         act_args           act;
@@ -63,12 +64,22 @@ typedef struct {
 #define BENCH_GPU_ROW(op, setup, text, at, check)                                                                      \
     { OP_##op, setup, at, text, check }
 
+/* The branches of SSA, all at one shape "N H G D K m near". */
+typedef struct {
+    bench_row row;
+    int       backward;
+} bench_ssa_row;
+extern const bench_ssa_row bench_ssa_rows[];
+
 extern const bench_row bench_rows_dense[], bench_rows_sparse[], bench_gpu_dense[], bench_gpu_sparse[];
 
 tensor *bench_in(bench_case *b, const int64_t *dims, int n_dims);            /* f32, standard normal */
 tensor *bench_i32(bench_case *b, const int64_t *dims, int n_dims);           /* zeros */
 tensor *bench_out(bench_case *b, dtype dt, const int64_t *dims, int n_dims); /* zeros, noted in out */
 tensor *bench_first(bench_case *b, int64_t n_rows, int n_samples);           /* equal samples */
+
+/* The three branches of n tokens, gated. */
+void bench_branch_gate(bench_case *b, int64_t n, int64_t heads, int64_t width, bool bwd);
 
 /* Setup of a row at a shape, in the case's memory from its start. */
 void   bench_setup(bench_case *b, const bench_row *r, const int *shape);

@@ -1,5 +1,5 @@
-/* Where the tokens of benchmarks lie: a shell around a sphere, as thick as the tiles that a surface's band touches (R§2.5,
- * 15: about 94 tokens in a block of 8^3), with exactly as many tokens as wanted. */
+/* Where the tokens of benchmarks lie: a shell around a sphere, as thick as the tiles that a surface's band touches
+ * (R§2.5, 15: about 94 tokens in a block of 8^3), with exactly as many tokens as wanted. */
 #pragma once
 #include "sparse/grid.h"
 

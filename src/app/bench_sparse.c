@@ -10,7 +10,10 @@
 static tensor shell(bench_case *b, int n, int block, tensor *first, double *radius, int *edge) {
     tensor coord = arena_tensor(&b->memory, DT_I32, DIMS(n, 3));
     *edge = shell_edge(n);
-    *radius = shell_cells(n, *edge, block, I32(&coord));
+    if (b->coord)
+        memcpy(coord.data, b->coord->data, tensor_bytes(&coord));
+    else
+        *radius = shell_cells(n, *edge, block, I32(&coord));
     *first = arena_tensor(&b->memory, DT_I32, DIMS(2));
     I32(first)[0] = 0;
     I32(first)[1] = n;
@@ -417,4 +420,51 @@ const bench_row bench_gpu_sparse[] = {
     BENCH_GPU_ROW(attn_select_bwd, select_b, "N H G D K m near", BENCH_AT(131072, 32, 2, 32, 8, 8, 0),
                   BENCH_AT(700, 32, 2, 32, 8, 8, 0)),
     {0},
+};
+
+/* ---- the core of SSA, all branches at one shape ----------------------------------------------------------------- */
+
+/* Compression attention over the blocks of the shape. */
+static void compressed(bench_case *b, const int *s, bool bwd) {
+    block_tables *t = ssa(b, s);
+    tensor       *v = bench_in(b, DIMS(t->n_cmp, s[2], s[3]));
+    b->n_out = 0;
+    b->args.segment = (attn_segment_args){.q = b->args.topk.q,
+                                          .k = b->args.topk.ck,
+                                          .v = v,
+                                          .q_first = &t->sample_first,
+                                          .k_first = &t->cmp_sample_first,
+                                          .scale = b->args.topk.scale};
+    finish_segment(b, (double)t->n_tokens * (double)t->n_cmp * s[1], bwd);
+}
+static void compressed_f(bench_case *b, const int *s) {
+    compressed(b, s, false);
+}
+static void compressed_b(bench_case *b, const int *s) {
+    compressed(b, s, true);
+}
+
+/* Windows of odd blocks, which are shifted and need an order of their own. */
+static void window_of_f(bench_case *b, const int *s) {
+    window(b, (int[]){s[0], 8, 4, s[1], s[2], s[3]}, false);
+}
+static void window_of_b(bench_case *b, const int *s) {
+    window(b, (int[]){s[0], 8, 4, s[1], s[2], s[3]}, true);
+}
+
+static void gate_f(bench_case *b, const int *s) {
+    bench_branch_gate(b, s[0], s[1], s[3], false);
+}
+static void gate_b(bench_case *b, const int *s) {
+    bench_branch_gate(b, s[0], s[1], s[3], true);
+}
+
+#define SSA_ROW(op, setup, backward)                                                                                   \
+    { BENCH_GPU_ROW(op, setup, "N H G D K m near", {0}, {0}), backward }
+const bench_ssa_row bench_ssa_rows[] = {
+    SSA_ROW(attn_segment_fwd, compressed_f, 0), SSA_ROW(topk_blocks_fwd, topk, 0),
+    SSA_ROW(attn_select_fwd, select_f, 0),      SSA_ROW(attn_segment_fwd, window_of_f, 0),
+    SSA_ROW(branch_gate_fwd, gate_f, 0),        SSA_ROW(attn_segment_bwd, compressed_b, 1),
+    SSA_ROW(attn_select_bwd, select_b, 1),      SSA_ROW(attn_segment_bwd, window_of_b, 1),
+    SSA_ROW(branch_gate_bwd, gate_b, 1),        {.row = {0}},
 };

@@ -1,0 +1,37 @@
+/* Rows timed on a GPU, and what lines of all tables have in common. */
+#pragma once
+#include <stdio.h>
+
+#include "app/bench_gpu.h"
+#include "app/bench_rows.h"
+
+#ifndef D3S2_GIT_HASH
+#define D3S2_GIT_HASH "unknown"
+#endif
+
+/* Error over the largest value, of f32 and of bf16: coarse on purpose, the op tests are fine. */
+#define BENCH_TOLERANCE 1e-4
+#define BENCH_TOLERANCE_16 2e-2
+
+typedef struct {
+    FILE *csv; /* NULL: none */
+    char  host[64];
+} bench_sink;
+
+/* A GPU that is open, with what rows need. */
+typedef struct {
+    bench_gpu         g;
+    bench_case        b;
+    ctx               ref, gpu;
+    dtype             act;
+    const bench_sink *sink;
+} bench_table;
+
+/* Prints the headings. False: there is no GPU, and that has been said. */
+bool bench_table_open(bench_table *t, dtype act, const bench_sink *sink);
+void bench_table_close(bench_table *t);
+/* Checks at the row's smaller shape, times, prints. *times may be NULL. False when the result is wrong. */
+bool bench_table_row(bench_table *t, const bench_row *r, bench_times *times);
+
+/* All rows whose op's name contains `filter`: their number, -1 without a GPU. */
+int bench_gpu_rows(const char *filter, dtype act, const bench_sink *sink, int *n_wrong);
