@@ -13,6 +13,11 @@ static void turn(int g, int n, const int from[3], int to[3]) {
     }
 }
 
+int upright_symmetry(int i) {
+    int swapped = i & 4 ? 5 : 0; /* first and third axis */
+    return 8 * swapped + (i & 1) + (i & 2) * 2;
+}
+
 void sample_turn(sample *s, int resolution, int g) {
     int      source[TILE_CELLS]; /* new cell <- old cell */
     uint16_t value[TILE_CELLS];

@@ -20,7 +20,7 @@ typedef struct {
     double  weight[SUMS];
     int64_t crop; /* tiles of a sample that a step sees; 0: all */
     int     chunk, padding, grid;
-    bool    augment; /* a random symmetry of the cube for each sample of a step */
+    int     augment; /* opt_vae_augment_*: a random symmetry for each sample of a step */
 } vae_task;
 
 typedef struct {
@@ -76,6 +76,13 @@ static void choose_box(const vae_task *v, rng_key key, const sample *s, int32_t 
         for (int64_t r = 0; r < s->n_tiles; r++)
             if (in_box(s->coord + 3 * r, box)) return;
     }
+}
+
+static void turn(const vae_task *v, rng_key key, sample *s) {
+    double draw = rng_uniform(key, 0);
+    if (v->augment == opt_vae_augment_cube) sample_turn(s, 8 * v->grid, (int)(draw * CUBE_SYMMETRIES));
+    if (v->augment == opt_vae_augment_upright)
+        sample_turn(s, 8 * v->grid, upright_symmetry((int)(draw * UPRIGHT_SYMMETRIES)));
 }
 
 /* Copies one sample to rows row0.. of the batch, sorted. */
@@ -150,9 +157,7 @@ static bool load(const task *t, const dataset *d, batch_purpose why, const plan_
         if (v->crop > 0 && !why.eval)
             sample_crop(&s, v->crop,
                         (int64_t)(rng_uniform(item_key(t, d, RNG_CHUNK, why, item[i]), 0) * (double)s.n_tiles));
-        if (v->augment && !why.eval)
-            sample_turn(&s, 8 * v->grid,
-                        (int)(rng_uniform(item_key(t, d, RNG_AUGMENT, why, item[i]), 0) * CUBE_SYMMETRIES));
+        if (!why.eval) turn(v, item_key(t, d, RNG_AUGMENT, why, item[i]), &s);
         int32_t *box = body->box ? body->box + 6 * i : NULL;
         if (box) choose_box(v, item_key(t, d, RNG_CHUNK, why, item[i]), &s, box);
         bool ok = place_sample(v, d, item[i], &s, row, body, &coord, F32(&body->target), box, b, st);

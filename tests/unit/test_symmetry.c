@@ -57,7 +57,24 @@ static void test_turns(void **state) {
     }
 }
 
+/* Eight different ones, none of which moves anything along the second axis. */
+static void test_upright(void **state) {
+    uint64_t seen = 0;
+    (void)state;
+    for (int i = 0; i < UPRIGHT_SYMMETRIES; i++) {
+        int    g = upright_symmetry(i);
+        sample s = make(), turned = make();
+        assert_in_range(g, 0, CUBE_SYMMETRIES - 1);
+        assert_false(seen >> g & 1);
+        seen |= UINT64_C(1) << g;
+        sample_turn(&turned, R, g);
+        for (int64_t t = 0; t < s.n_tiles; t++) assert_int_equal(turned.coord[3 * t + 1], s.coord[3 * t + 1]);
+        sample_free(&s);
+        sample_free(&turned);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_turns)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_turns), cmocka_unit_test(test_upright)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
