@@ -73,6 +73,7 @@ static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, step
     double       t0 = now_seconds();
     if (!loader_next(w->l, &b, st)) return false;
     times->data += now_seconds() - t0;
+    times->prepare += b->seconds;
     upload_use(&w->up, w->t, b);
     bool ok = engine_prepare(&w->e, w->t, b, &need, st);
     if (ok) {

@@ -16,6 +16,7 @@ enum { TASK_SUMS = 16, TASK_TENSORS = 2, NO_SUM = 255 };
 typedef struct {
     int64_t n_samples, n_tiles;
     double  count[TASK_SUMS]; /* of this micro-batch */
+    double  seconds;          /* that it took to prepare */
     void   *body;             /* the task's */
     arena  *host;
     char   *base; /* what the body's tensors point into: host->base, or its copy */

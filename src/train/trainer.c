@@ -246,6 +246,7 @@ static bool train(trainer *t, status *st) {
     t->log = run_log_open(t->folder.path, t->c, w->s.step, st);
     if (!status_ok(st)) return false;
     plan_config order = plan_config_of(t->o, &t->data, t->size.micro_tokens);
+    int         threads = (int)t->o->data.threads, spare = place_spare_threads(&w->where, t->c);
     w->p = plan_new(&order);
     w->l = loader_new(&(loader_config){.t = w->t,
                                        .d = &t->data,
@@ -255,6 +256,7 @@ static bool train(trainer *t, status *st) {
                                        .first_step = w->s.step,
                                        .end_step = t->o->train.steps,
                                        .read_ahead = (int)t->o->data.read_ahead,
+                                       .threads = threads > 0 ? threads : spare,
                                        .dev = w->where.dev,
                                        .host_bytes = t->size.most_bytes});
     make_buckets(t);
