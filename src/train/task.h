@@ -35,6 +35,9 @@ static inline micro_batch micro_batch_in(arena *host, device_event *uploaded) {
 typedef struct {
     int64_t step;
     bool    eval; /* held-out data: no augmentation, no dropped condition, noise that does not change with the step */
+    /* For dry passes: where a step sees parts (count_batches), the shapes of the largest batch that such tokens can
+     * give, in this many samples. 0: as it is. */
+    int64_t largest;
 } batch_purpose;
 
 typedef struct task task;

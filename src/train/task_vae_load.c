@@ -147,6 +147,22 @@ static void fill_values(const vae_reading *from, vae_body *body, arena *host) {
     }
 }
 
+/* Tiles that boxes of this edge, one in each of n samples, hold at most. */
+static int64_t most_in_boxes(const vae_task *v, int64_t edge, int64_t n, int64_t tiles) {
+    if (edge > v->grid) edge = v->grid;
+    int64_t most = edge * edge * edge * n;
+    return most < tiles ? most : tiles;
+}
+
+static void build_part(const vae_task *v, vae_body *body, int64_t largest, arena *host) {
+    int64_t tiles = body->b.n_tiles;
+    if (largest > 0)
+        body->part = ssvae_part_of_size(host, &body->b, most_in_boxes(v, v->chunk + 2 * v->padding, largest, tiles),
+                                        most_in_boxes(v, v->chunk, largest, tiles));
+    else
+        body->part = ssvae_part_build(host, &body->b, body->box, v->padding);
+}
+
 bool vae_load(const task *t, const dataset *d, batch_purpose why, const plan_item *const *item, int64_t n,
               micro_batch *b, status *st) {
     const vae_task *v = (const vae_task *)t;
@@ -175,8 +191,9 @@ bool vae_load(const task *t, const dataset *d, batch_purpose why, const plan_ite
         I32(&first)[i + 1] = (int32_t)row;
     }
     b->count[SUM_KL] = (double)(b->n_tiles * C);
+    if (why.largest > 0 && v->crop > 0) memset(U64(&mask), 0xff, tensor_bytes(&mask)); /* who knows which tiles */
     body->b = ssvae_batch_of_mask(b->host, &v->m.cfg, &coord, &first, &mask);
-    if (body->box) body->part = ssvae_part_build(b->host, &body->b, body->box, v->padding);
+    if (body->box) build_part(v, body, why.largest, b->host);
     fill_values(v->reading, body, b->host);
     b->n_values = SUMS; /* as forward returns them */
     b->into = arena_alloc(b->host, SUMS * sizeof *b->into);
