@@ -83,7 +83,7 @@ static bool make_slabs(trainer *t, status *st) {
     stepper *w = &t->w;
     size_t   bytes, free_bytes, all;
     w->t->p->act = w->where.act;
-    bytes = optimizer_bytes(w->t->p, t->o, t->c) + 4096;
+    bytes = optimizer_bytes(w->t->p, t->o, t->c) + 4096 + (size_t)t->c->size * sizeof(double);
     if (w->where.dev == DEV_CUDA) {
         device_memory(&free_bytes, &all);
         if (bytes > free_bytes)
@@ -132,6 +132,7 @@ static void make_buckets(trainer *t) {
     for (int i = 0; i < p->n; i++) row[i] = (bucket_row){p->row[i]->offset, p->row[i]->count, p->row[i]->layer};
     buckets_init(&t->w.b, t->c, row, p->n, p->total, t->o->train.bucket_mb << 20);
     free(row);
+    if (t->w.x.sharded) buckets_slice(&t->w.b, t->w.x.slice);
     if (!t->narrow.base) return;
     arena_reset(&t->narrow, 0);
     t->w.b.narrow = arena_tensor(&t->narrow, DT_BF16, DIMS(p->total));
