@@ -15,7 +15,8 @@
 #include "sparse/grid.h"
 
 enum { VIEW_SIDE = 64 };
-static const double TAU = 4; /* voxels */
+/* Voxels. The band is a little thicker than tau: every tile of a shell has cells in it, the last ones chosen, too. */
+static const double TAU = 4, BAND = 4.5;
 
 static char *text_of(const char *t) {
     char *c = malloc(strlen(t) + 1);
@@ -33,7 +34,7 @@ void        bench_data_values(const int32_t *coord, int64_t n, int edge, double 
             double at = 8 * (coord[3 * (i / TILE_CELLS) + k] - edge / 2) + cell[k] - 3.5;
             d += at * at;
         }
-        d = (sqrt(d) - 8 * radius) / TAU;
+        d = (sqrt(d) - 8 * radius) / BAND;
         value[i] = (float)(d > 1 ? 1 : d < -1 ? -1 : d);
     }
 }

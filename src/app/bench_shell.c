@@ -18,9 +18,14 @@ int shell_edge(int64_t n) {
 }
 
 typedef struct {
-    double  off; /* distance from the sphere */
+    double  off; /* distance of its nearest voxel from the sphere, below 0: the sphere cuts it */
     int32_t at[3];
 } shell_cell;
+
+static double distance_off(int x, int y, int z, double radius) {
+    double r = sqrt((double)(x * x + y * y + z * z)), half = 7.0 / 16 * (abs(x) + abs(y) + abs(z));
+    return fabs(r - radius) - (r > 0 ? half / r : 0);
+}
 
 static int nearest_first(const void *pa, const void *pb) {
     const shell_cell *a = pa, *b = pb;
@@ -38,8 +43,8 @@ double shell_cells(int64_t n, int edge, int block, int32_t *coord) {
         for (int x = -reach; x <= reach; x++)
             for (int y = -reach; y <= reach; y++)
                 for (int z = -reach; z <= reach; z++) {
-                    double off = fabs(sqrt((double)(x * x + y * y + z * z)) - radius);
-                    if (off > THICKNESS) continue;
+                    double off = distance_off(x, y, z, radius);
+                    if (off > 1) continue;
                     if (pass) cell[found] = (shell_cell){off, {x + edge / 2, y + edge / 2, z + edge / 2}};
                     found++;
                 }

@@ -28,7 +28,7 @@ enum { MOST_STEPS = 100000 };
 typedef struct {
     const comm *world;
     int64_t     warmup;
-    double     *step, *data, *reduce, *update; /* [n] seconds of the slowest rank */
+    double     *step, *data, *prepare, *reduce, *update; /* [n] seconds of the slowest rank */
     int64_t     n, tokens;
     double      loss, used_bytes; /* of memory, the most that was seen */
 } step_log;
@@ -49,13 +49,14 @@ static void note_memory(step_log *s) {
 
 static void on_step(void *user, int64_t done, const step_result *r) {
     step_log *s = user;
-    double    t[4] = {r->times.forward + r->times.backward + r->times.reduce + r->times.update, r->times.data,
-                      r->times.reduce, r->times.update};
+    double    t[5] = {r->times.forward + r->times.backward + r->times.reduce + r->times.update, r->times.data,
+                      r->times.reduce, r->times.update, r->times.prepare};
     if (done <= s->warmup) return;
-    comm_max_f64(s->world, t, 4);
+    comm_max_f64(s->world, t, 5);
     s->step[s->n] = t[0];
     s->data[s->n] = t[1];
     s->reduce[s->n] = t[2];
+    s->prepare[s->n] = t[4];
     s->update[s->n++] = t[3];
     s->tokens = r->tokens;
     s->loss = r->loss;
@@ -144,7 +145,7 @@ static void report(const step_log *s, const options *o, const comm *world, const
     char    host[64] = "?";
     int64_t n = s->n;
     double *copy = malloc((size_t)(n + 1) * sizeof *copy), reduce = median(s->reduce, n), data = median(s->data, n),
-           update = median(s->update, n);
+           update = median(s->update, n), prepare = median(s->prepare, n);
     CHECK(copy, "no memory for %lld times", (long long)n);
     memcpy(copy, s->step, (size_t)n * sizeof *copy);
     double step = median(copy, n), p95 = copy[(int64_t)(0.95 * (double)(n - 1) + 0.999)];
@@ -164,7 +165,7 @@ static void report(const step_log *s, const options *o, const comm *world, const
         printf("operations  not counted: a step sees parts of samples\n");
     printf("reduction   %10.2f ms exposed, %.2f %% of the step\n", 1e3 * reduce, 100 * reduce / step);
     printf("update      %10.2f ms\n", 1e3 * update);
-    printf("data        %10.2f ms waited for, beside the step\n", 1e3 * data);
+    printf("data        %10.2f ms waited for, beside the step; %.2f ms to prepare\n", 1e3 * data, 1e3 * prepare);
     printf("memory      %10.2f GB in use\n", s->used_bytes * 1e-9);
     printf("loss        %10.5g\n", s->loss);
     if (csv)
@@ -186,12 +187,13 @@ static bool measure(options *o, const comm *world, const char *folder, FILE *csv
     if (!comm_agree(world, st)) return false;
     double gemm = gemm_of(o, world, device, st), flops = flops_of(o, edge), *room;
     if (!comm_agree(world, st)) return false;
-    room = malloc(4 * (size_t)o->bench.steps * sizeof *room);
+    room = malloc(5 * (size_t)o->bench.steps * sizeof *room);
     CHECK(room, "no memory for the times of %lld steps", (long long)o->bench.steps);
     s.step = room;
     s.data = room + o->bench.steps;
     s.reduce = room + 2 * o->bench.steps;
     s.update = room + 3 * o->bench.steps;
+    s.prepare = room + 4 * o->bench.steps;
     bool ok = trainer_run(o, &c, &(trainer_hooks){.on_step = on_step, .user = &s, .unsaved = true}, st) == ST_OK;
     comm_max_f64(world, &s.used_bytes, 1);
     if (ok && world->rank == 0) report(&s, o, world, device, flops, gemm, csv);

@@ -26,21 +26,28 @@ double rng_uniform(rng_key key, uint64_t i) {
     return to_unit(rng_u32(key, i));
 }
 
-static double normal_of(philox4x32_ctr_t r, int lane) {
-    int    pair = lane & 2;
-    double radius = sqrt(-2.0 * log(to_unit(r.v[pair]))), angle = 6.283185307179586 * to_unit(r.v[pair + 1]);
-    return radius * (lane & 1 ? sin(angle) : cos(angle));
+/* Two words give two numbers. */
+static void normal_pair(const uint32_t word[2], double out[2]) {
+    double radius = sqrt(-2.0 * log(to_unit(word[0]))), angle = 6.283185307179586 * to_unit(word[1]);
+    out[0] = radius * cos(angle);
+    out[1] = radius * sin(angle);
 }
 
 double rng_normal(rng_key key, uint64_t i) {
-    return normal_of(block(key, i / 4), (int)(i % 4));
+    philox4x32_ctr_t r = block(key, i / 4);
+    double           pair[2];
+    normal_pair(r.v + (i & 2), pair);
+    return pair[i & 1];
 }
 
 void rng_fill_normal(rng_key key, uint64_t first, int64_t n, float *out) {
     for (int64_t j = 0; j < n;) {
         uint64_t         i = first + (uint64_t)j;
         philox4x32_ctr_t r = block(key, i / 4);
-        for (int lane = (int)(i % 4); lane < 4 && j < n; lane++, j++) out[j] = (float)normal_of(r, lane);
+        double           four[4];
+        normal_pair(r.v, four);
+        normal_pair(r.v + 2, four + 2);
+        for (int lane = (int)(i % 4); lane < 4 && j < n; lane++, j++) out[j] = (float)four[lane];
     }
 }
 

@@ -25,8 +25,8 @@ typedef struct {
     char     *category;    /* "" when unknown */
     uint64_t  source_hash; /* XXH3 of the file's bytes */
     double    center[3], scale;
-    char     *report; /* one-line JSON */
-    int64_t   n_tiles;
+    char     *report;        /* one-line JSON */
+    int64_t   n_tiles, room; /* room: tiles that memory was taken for, where reading took it */
     uint16_t *coord;         /* [n_tiles,3] */
     uint16_t *value;         /* [n_tiles,512] IEEE half */
     uint8_t  *sharp;         /* [n_tiles,64] */
@@ -78,6 +78,11 @@ void shard_close(shard *s);
 
 /* Reads sample i: tiles always, verified against its hash (a flipped byte is ST_DATA naming file and sample). */
 bool shard_read_sample(const shard *s, int64_t i, bool with_views, sample *out, status *st);
+/* The same without views, into a sample that was read before or is empty: its memory is used again. Also after a
+ * failure the sample may be read into, or freed. */
+bool shard_read_again(const shard *s, int64_t i, sample *io, status *st);
+/* A copy of s, without its views, into a sample that was read before or is empty: its memory is used again. */
+void sample_assign(sample *io, const sample *s);
 /* PNG bytes and camera of one view of sample i; *png is malloc'ed. */
 bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t *png_size, float camera[24],
                      status *st);

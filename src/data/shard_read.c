@@ -145,16 +145,25 @@ bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t
     return true;
 }
 
+static void make_room(sample *x, int64_t n) {
+    size_t rows = (size_t)(n ? n : 1);
+    if (x->coord && x->room >= n) return;
+    free(x->coord);
+    free(x->value);
+    free(x->sharp);
+    x->room = n;
+    x->coord = malloc(rows * 3 * sizeof *x->coord);
+    x->value = malloc(rows * TILE_CELLS * sizeof *x->value);
+    x->sharp = malloc(rows * TILE_SHARP_BYTES);
+    CHECK(x->coord && x->value && x->sharp, "no memory for a sample of %lld tiles", (long long)n);
+}
+
 static bool read_tiles(const shard *s, int64_t i, sample *out, status *st) {
     const shard_handle *h = s->file;
     int64_t             n = s->first[i + 1] - s->first[i];
-    size_t              rows = (size_t)(n ? n : 1);
     status              why = {0};
     out->n_tiles = n;
-    out->coord = malloc(rows * 3 * sizeof *out->coord);
-    out->value = malloc(rows * TILE_CELLS * sizeof *out->value);
-    out->sharp = malloc(rows * TILE_SHARP_BYTES);
-    CHECK(out->coord && out->value && out->sharp, "no memory for a sample of %lld tiles", (long long)n);
+    make_room(out, n);
     if (!h5_table_rows(h->coord, H5T_NATIVE_UINT16, s->first[i], n, out->coord, &why) ||
         !h5_table_rows(h->value, h5_half(), s->first[i], n, out->value, &why) ||
         !h5_table_rows(h->sharp, H5T_NATIVE_UINT8, s->first[i], n, out->sharp, &why) ||
@@ -163,19 +172,61 @@ static bool read_tiles(const shard *s, int64_t i, sample *out, status *st) {
     return true;
 }
 
-bool shard_read_sample(const shard *s, int64_t i, bool with_views, sample *out, status *st) {
+static char *text_of(const char *from) {
+    char *text = strdup(from);
+    CHECK(text, "no memory for the texts of a sample");
+    return text;
+}
+
+/* Keeps the memory of io's tiles and takes the other fields of `head`. */
+static void begin_again(sample *io, const sample *head) {
+    sample old = *io;
+    old.coord = NULL;
+    old.value = NULL;
+    old.sharp = NULL;
+    sample kept = {.room = io->room, .coord = io->coord, .value = io->value, .sharp = io->sharp};
+    sample_free(&old);
+    *io = *head;
+    io->source = text_of(head->source);
+    io->category = text_of(head->category);
+    io->report = text_of(head->report);
+    io->room = kept.room;
+    io->coord = kept.coord;
+    io->value = kept.value;
+    io->sharp = kept.sharp;
+    io->n_views = 0;
+    io->camera = NULL;
+    io->png = NULL;
+    io->png_size = NULL;
+}
+
+void sample_assign(sample *io, const sample *s) {
+    size_t n = (size_t)s->n_tiles;
+    begin_again(io, s);
+    make_room(io, s->n_tiles);
+    memcpy(io->coord, s->coord, n * 3 * sizeof *s->coord);
+    memcpy(io->value, s->value, n * TILE_CELLS * sizeof *s->value);
+    memcpy(io->sharp, s->sharp, n * TILE_SHARP_BYTES);
+}
+
+bool shard_read_again(const shard *s, int64_t i, sample *io, status *st) {
     CHECK(i >= 0 && i < s->n_samples, "%s: no sample %lld of %lld", s->path, (long long)i, (long long)s->n_samples);
-    *out = (sample){.id = s->id[i],
-                    .source = strdup(s->source[i]),
-                    .category = strdup(s->category[i]),
-                    .report = strdup(s->report[i]),
-                    .source_hash = s->source_hash[i],
-                    .scale = s->scale[i],
-                    .n_in = s->n_in[i],
-                    .n_sharp = s->n_sharp[i]};
-    CHECK(out->source && out->category && out->report, "no memory for the texts of a sample");
-    memcpy(out->center, s->center + 3 * i, sizeof out->center);
-    bool ok = read_tiles(s, i, out, st);
+    sample head = {.id = s->id[i],
+                   .source = s->source[i],
+                   .category = s->category[i],
+                   .report = s->report[i],
+                   .source_hash = s->source_hash[i],
+                   .scale = s->scale[i],
+                   .n_in = s->n_in[i],
+                   .n_sharp = s->n_sharp[i]};
+    memcpy(head.center, s->center + 3 * i, sizeof head.center);
+    begin_again(io, &head);
+    return read_tiles(s, i, io, st);
+}
+
+bool shard_read_sample(const shard *s, int64_t i, bool with_views, sample *out, status *st) {
+    *out = (sample){0};
+    bool ok = shard_read_again(s, i, out, st);
     if (ok && with_views) {
         int64_t n = s->view_first[i + 1] - s->view_first[i];
         size_t  cap = (size_t)(n ? n : 1);

@@ -8,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+/* With the vector instructions that this file is compiled for: the library has the oldest only, and samples are 50 MB.
+ */
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 /* Rows per chunk: a chunk is what one read decompresses, a sample has hundreds to tens of thousands of tiles.

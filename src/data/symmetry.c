@@ -1,3 +1,5 @@
+/* A cell's Morton code is three octal digits, one bit of each axis in a digit. A symmetry of the cube permutes and
+ * mirrors axes, which does the same to every digit: eight numbers say it all. */
 #include "data/symmetry.h"
 
 #include <string.h>
@@ -19,29 +21,31 @@ int upright_symmetry(int i) {
 }
 
 void sample_turn(sample *s, int resolution, int g) {
-    int      source[TILE_CELLS]; /* new cell <- old cell */
-    uint16_t value[TILE_CELLS];
-    uint8_t  sharp[TILE_SHARP_BYTES];
+    int     old[8]; /* digit of the old cell, for the new one's */
+    uint8_t bits_of[256];
     CHECK(g >= 0 && g < CUBE_SYMMETRIES, "symmetry %d of the cube", g);
-    for (int c = 0; c < TILE_CELLS; c++) {
-        int from[3], to[3];
-        morton_decode(c, &from[0], &from[1], &from[2]);
-        turn(g, 8, from, to);
-        source[morton_encode(to[0], to[1], to[2])] = c;
+    for (int c = 0; c < 8; c++) {
+        int from[3] = {c >> 2 & 1, c >> 1 & 1, c & 1}, to[3];
+        turn(g, 2, from, to);
+        old[to[0] << 2 | to[1] << 1 | to[2]] = c;
     }
+    for (int b = 0; b < 256; b++) {
+        bits_of[b] = 0;
+        for (int c = 0; c < 8; c++) bits_of[b] |= (uint8_t)((b >> old[c] & 1) << c);
+    }
+#pragma omp parallel for schedule(static)
     for (int64_t t = 0; t < s->n_tiles; t++) {
-        uint16_t *coord = s->coord + 3 * t, *v = s->value + t * TILE_CELLS;
-        uint8_t  *bits = s->sharp + t * TILE_SHARP_BYTES;
+        uint16_t *coord = s->coord + 3 * t, *v = s->value + t * TILE_CELLS, value[TILE_CELLS];
+        uint8_t  *bits = s->sharp + t * TILE_SHARP_BYTES, sharp[TILE_SHARP_BYTES];
         int       from[3] = {coord[0], coord[1], coord[2]}, to[3];
         turn(g, resolution / 8, from, to);
         for (int a = 0; a < 3; a++) coord[a] = (uint16_t)to[a];
         memcpy(value, v, sizeof value);
         memcpy(sharp, bits, sizeof sharp);
-        memset(bits, 0, sizeof sharp);
-        for (int c = 0; c < TILE_CELLS; c++) {
-            int old = source[c];
-            v[c] = value[old];
-            bits[c / 8] |= (uint8_t)((sharp[old / 8] >> (old % 8) & 1) << (c % 8));
+        for (int c = 0; c < TILE_SHARP_BYTES; c++) { /* two digits; the third is a place in eight */
+            int eight = 8 * old[c / 8] + old[c % 8];
+            for (int k = 0; k < 8; k++) v[8 * c + k] = value[8 * eight + old[k]];
+            bits[c] = bits_of[sharp[eight]];
         }
     }
 }

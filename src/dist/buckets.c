@@ -32,7 +32,17 @@ void buckets_init(buckets *b, const comm *c, const bucket_row *rows, int n_rows,
     CHECK(b->layer_done, "no memory for %d layers", b->n_layers);
 }
 
+void buckets_slice(buckets *b, const int64_t *slice) {
+    size_t n = (size_t)b->c->size + 1;
+    b->slice = malloc(n * sizeof *b->slice);
+    b->part = malloc(n * sizeof *b->part);
+    CHECK(b->slice && b->part, "no memory for %zu slices", n);
+    memcpy(b->slice, slice, n * sizeof *slice);
+}
+
 void buckets_free(buckets *b) {
+    free(b->slice);
+    free(b->part);
     free(b->item);
     free(b->layer_done);
     *b = (buckets){0};
@@ -48,6 +58,14 @@ static bool travels_narrow(const buckets *b) {
     return b->narrow.data && b->c->size > 1;
 }
 
+/* The slices as elements of one bucket: most are empty. */
+static void bucket_slices(buckets *b, const bucket *k) {
+    for (int r = 0; r <= b->c->size; r++) {
+        int64_t at = b->slice[r] - k->first;
+        b->part[r] = at < 0 ? 0 : at < k->count ? at : k->count;
+    }
+}
+
 static void start_next(buckets *b) {
     bucket *k = &b->item[b->n_started++];
     tensor  x = tensor_rows(&b->slab, k->first, k->count);
@@ -56,7 +74,8 @@ static void start_next(buckets *b) {
         b->cast(b->user, &x, &y);
         x = y;
     }
-    k->request = comm_sum_start(b->c, &x);
+    if (b->slice) bucket_slices(b, k);
+    k->request = comm_sum_slices_start(b->c, &x, b->slice ? b->part : NULL);
 }
 
 void buckets_layer_done(buckets *b, int layer) {
@@ -81,7 +100,11 @@ double buckets_finish(buckets *b) {
         comm_wait(b->item[i].request);
         b->item[i].request = NULL;
     }
-    if (travels_narrow(b)) b->cast(b->user, &b->narrow, &b->slab);
+    if (travels_narrow(b)) {
+        int64_t first = b->slice ? b->slice[b->c->rank] : 0, end = b->slice ? b->slice[b->c->rank + 1] : b->slab.dim[0];
+        tensor  from = tensor_rows(&b->narrow, first, end - first), to = tensor_rows(&b->slab, first, end - first);
+        b->cast(b->user, &from, &to);
+    }
     b->n_started = 0;
     b->exposed = now_seconds() - t;
     return b->exposed;

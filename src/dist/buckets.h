@@ -24,7 +24,8 @@ typedef struct {
     int         n, n_started, n_layers;
     bool       *layer_done;
     tensor      slab;
-    double      exposed; /* seconds the last finish waited; on a GPU it waits in the stream, not here */
+    int64_t    *slice, *part; /* [size+1] who needs what of the slab, and of one bucket; NULL: everybody everything */
+    double      exposed;      /* seconds the last finish waited; on a GPU it waits in the stream, not here */
     /* With narrow (as long as the slab, bf16) sums travel rounded: cast copies from a tensor to one of the other dtype,
      * on the GPU in STREAM_COMPUTE. */
     tensor      narrow;
@@ -35,12 +36,16 @@ typedef struct {
 /* rows in ascending offset, covering the slab of `total` floats but for padding. bucket_bytes: least size of a bucket.
  */
 void buckets_init(buckets *b, const comm *c, const bucket_row *rows, int n_rows, int64_t total, int64_t bucket_bytes);
+/* Rank r needs the sums of elements slice[r] .. slice[r+1]-1 only; the rest of the slab is undefined after the finish.
+ */
+void buckets_slice(buckets *b, const int64_t *slice);
 void buckets_free(buckets *b);
 
 /* Start of a step's last micro-batch (or of a step without any). */
 void   buckets_begin(buckets *b, const tensor *slab);
 /* A layer's gradients are complete on this rank; -1: all of them. Starts what may start. */
 void   buckets_layer_done(buckets *b, int layer);
-/* Collective: starts the rest, waits for all (on a GPU in stream order: comm_wait). The slab then holds the sums.
+/* Collective: starts the rest, waits for all (on a GPU in stream order: comm_wait). The slab then holds the sums
+ * (with buckets_slice: its slice does).
  * Returns the seconds it took, which in host memory is what communication cost beyond backward. */
 double buckets_finish(buckets *b);

@@ -39,11 +39,18 @@ bool comm_agree(const comm *c, status *st);
 typedef struct comm_request comm_request;
 /* Collective; requests of a comm are waited for in the order they were started. */
 comm_request               *comm_sum_start(const comm *c, const tensor *x);
+/* The same where rank r needs elements first[r] .. first[r+1]-1 only; the others of x are undefined afterwards. The
+ * bits in host memory are those of the whole sum. Half of its traffic. */
+comm_request               *comm_sum_slices_start(const comm *c, const tensor *x, const int64_t *first);
 void                        comm_progress(const comm *c); /* gives running sums a push; never blocks, not collective */
 void                        comm_wait(comm_request *r);   /* frees r */
-/* Collective: rank r's elements first[r] .. first[r+1]-1 of x go to all ranks. On the GPU in stream order, as above,
- * wait included. */
-void                        comm_share_slices(const comm *c, const tensor *x, const int64_t *first);
+/* Collective: each piece of memory goes from its owner to all ranks; pieces of one device. On the GPU in stream order,
+ * as above, wait included. */
+typedef struct {
+    tensor x;
+    int    owner;
+} comm_piece;
+void comm_share(const comm *c, const comm_piece *piece, int n);
 
 /* Collective, with this rank's GPU open (core/device.h), one per rank: sums of its memory become possible. Nothing to
  * do for one rank. A collective that is not through after timeout_s seconds ends the job with rank, host and step. */

@@ -194,6 +194,7 @@ struct sum_part {
     char        *gathered; /* [size][own slice] */
     int         *count, *first, *own_count, *own_first;
     MPI_Request  request;
+    bool         sliced; /* ends with the own slice: no second leg */
     bool         spreading, done;
 };
 
@@ -203,7 +204,13 @@ struct comm_request {
     sum_part    *part;
 };
 
-static void part_start(const comm *c, sum_part *p, char *x, int64_t n, MPI_Datatype type) {
+static int64_t clamp(int64_t x, int64_t most) {
+    return x < 0 ? 0 : x < most ? x : most;
+}
+
+/* Elements at .. at+n-1 of x. `slice`: who needs what of x; NULL: everybody everything. */
+static void part_start(const comm *c, sum_part *p, char *x, int64_t at, int64_t n, const int64_t *slice,
+                       MPI_Datatype type) {
     int *table = calloc((size_t)(4 * c->size), sizeof(int));
     int  width = type == MPI_FLOAT ? 4 : 8;
     CHECK(table, "no memory for a reduction");
@@ -211,14 +218,16 @@ static void part_start(const comm *c, sum_part *p, char *x, int64_t n, MPI_Datat
                     .rank = c->rank,
                     .size = c->size,
                     .type = type,
-                    .x = x,
+                    .x = x + at * width,
+                    .sliced = slice != NULL,
                     .count = table,
                     .first = table + c->size,
                     .own_count = table + 2 * c->size,
                     .own_first = table + 3 * c->size};
     for (int i = 0; i < p->size; i++) {
-        p->first[i] = (int)(n * i / p->size);
-        p->count[i] = (int)(n * (i + 1) / p->size) - p->first[i];
+        int64_t from = slice ? slice[i] - at : n * i / p->size, end = slice ? slice[i + 1] - at : n * (i + 1) / p->size;
+        p->first[i] = (int)clamp(from, n);
+        p->count[i] = (int)clamp(end, n) - p->first[i];
     }
     int own = p->count[p->rank];
     for (int i = 0; i < p->size; i++) {
@@ -227,7 +236,7 @@ static void part_start(const comm *c, sum_part *p, char *x, int64_t n, MPI_Datat
     }
     p->gathered = malloc((size_t)own * (size_t)p->size * (size_t)width + 1);
     CHECK(p->gathered, "no memory for a reduction of %lld elements", (long long)n);
-    MPI_DO(MPI_Ialltoallv(x, p->count, p->first, type, p->gathered, p->own_count, p->own_first, type, p->r->main,
+    MPI_DO(MPI_Ialltoallv(p->x, p->count, p->first, type, p->gathered, p->own_count, p->own_first, type, p->r->main,
                           &p->request));
     if (p->r->tail)
         p->r->tail->next = p;
@@ -267,8 +276,10 @@ static void queue_advance(ranks *r, const sum_part *last) {
         if (!p->spreading && earlier_spread && part_ready(p, wait)) {
             part_add(p);
             p->spreading = true;
-            MPI_DO(
-                MPI_Iallgatherv(MPI_IN_PLACE, 0, p->type, p->x, p->count, p->first, p->type, r->spread, &p->request));
+            p->done = p->sliced;
+            if (!p->sliced)
+                MPI_DO(MPI_Iallgatherv(MPI_IN_PLACE, 0, p->type, p->x, p->count, p->first, p->type, r->spread,
+                                       &p->request));
         }
         if (p->spreading && !p->done) p->done = part_ready(p, p == last);
         earlier_spread &= p->spreading;
@@ -278,7 +289,7 @@ static void queue_advance(ranks *r, const sum_part *last) {
     if (!r->head) r->tail = NULL;
 }
 
-static comm_request *sum_start(const comm *c, void *x, int64_t n, MPI_Datatype type) {
+static comm_request *sum_start(const comm *c, void *x, int64_t n, const int64_t *slice, MPI_Datatype type) {
     if (!c->mpi || c->size == 1 || n == 0) return NULL;
     comm_request *r = calloc(1, sizeof *r);
     CHECK(r, "no memory for a reduction");
@@ -287,23 +298,30 @@ static comm_request *sum_start(const comm *c, void *x, int64_t n, MPI_Datatype t
     CHECK(r->part, "no memory for a reduction");
     for (int i = 0; i < r->n_parts; i++) {
         int64_t at = (int64_t)i * PART_MAX, k = n - at < PART_MAX ? n - at : PART_MAX;
-        part_start(c, &r->part[i], (char *)x + at * (type == MPI_FLOAT ? 4 : 8), k, type);
+        part_start(c, &r->part[i], x, at, k, slice, type);
     }
     return r;
 }
 
-comm_request *comm_sum_start(const comm *c, const tensor *x) {
+comm_request *comm_sum_slices_start(const comm *c, const tensor *x, const int64_t *first) {
     if (x->dev == DEV_CPU) {
-        CHECK(x->dt == DT_F32, "a sum of %s in host memory", dtype_name(x->dt));
-        return sum_start(c, x->data, tensor_count(x), MPI_FLOAT);
+        CHECK(x->dt == DT_F32 || x->dt == DT_F64, "a sum of %s in host memory", dtype_name(x->dt));
+        return sum_start(c, x->data, tensor_count(x), first, x->dt == DT_F32 ? MPI_FLOAT : MPI_DOUBLE);
     }
     if (c->size == 1) return NULL;
     CHECK(c->nccl, "a sum over GPUs before comm_device_open");
     comm_request *r = calloc(1, sizeof *r);
     CHECK(r, "no memory for a reduction");
     r->nccl = c->nccl;
-    nccl_sum(r->nccl, x);
+    if (first)
+        nccl_sum_slices(r->nccl, x, first);
+    else
+        nccl_sum(r->nccl, x);
     return r;
+}
+
+comm_request *comm_sum_start(const comm *c, const tensor *x) {
+    return comm_sum_slices_start(c, x, NULL);
 }
 
 void comm_progress(const comm *c) {
@@ -324,17 +342,15 @@ void comm_wait(comm_request *r) {
     free(r);
 }
 
-void comm_share_slices(const comm *c, const tensor *x, const int64_t *first) {
-    if (c->size == 1) return;
-    if (x->dev == DEV_CUDA) {
-        CHECK(c->nccl, "slices of a GPU before comm_device_open");
-        nccl_share_slices(c->nccl, x, first);
+void comm_share(const comm *c, const comm_piece *piece, int n) {
+    if (c->size == 1 || n == 0) return;
+    if (piece->x.dev == DEV_CUDA) {
+        CHECK(c->nccl, "memory of a GPU before comm_device_open");
+        nccl_share(c->nccl, piece, n);
         nccl_join(c->nccl);
         return;
     }
-    int64_t width = (int64_t)dtype_size(x->dt);
-    for (int r = 0; r < c->size; r++)
-        comm_bcast(c, (char *)x->data + first[r] * width, (first[r + 1] - first[r]) * width, r);
+    for (int i = 0; i < n; i++) comm_bcast(c, piece[i].x.data, (int64_t)tensor_bytes(&piece[i].x), piece[i].owner);
 }
 
 /* Blocking sums go in parts of 64 MB, so that they need little memory beside the slab. */
@@ -343,7 +359,7 @@ static void sum_ordered(const comm *c, void *x, int64_t n, MPI_Datatype type) {
     CHECK(!c->mpi || !ranks_of(c)->head, "a blocking sum while another sum is under way");
     for (int64_t done = 0; c->mpi && done < n;) {
         int64_t k = n - done < most ? n - done : most;
-        comm_wait(sum_start(c, (char *)x + done * width, k, type));
+        comm_wait(sum_start(c, (char *)x + done * width, k, NULL, type));
         done += k;
     }
 }

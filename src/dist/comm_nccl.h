@@ -3,6 +3,7 @@
 #include "dist/comm.h"
 
 void nccl_sum(struct nccl *n, const tensor *x);
-void nccl_share_slices(struct nccl *n, const tensor *x, const int64_t *first);
+void nccl_sum_slices(struct nccl *n, const tensor *x, const int64_t *first);
+void nccl_share(struct nccl *n, const comm_piece *piece, int n_pieces);
 /* STREAM_COMPUTE goes on behind all of it. */
 void nccl_join(struct nccl *n);

@@ -192,9 +192,9 @@ static void enqueued(struct nccl *n, const char *what, int64_t count, dtype dt) 
 /* ---- calls ---------------------------------------------------------------------------------------------------- */
 
 static ncclDataType_t type_of(const tensor *x) {
-    CHECK(x->dev == DEV_CUDA && (x->dt == DT_F32 || x->dt == DT_BF16), "NCCL on %s %s", dtype_name(x->dt),
-          x->dev == DEV_CUDA ? "of a GPU" : "of the CPU");
-    return x->dt == DT_F32 ? ncclFloat32 : ncclBfloat16;
+    CHECK(x->dev == DEV_CUDA && (x->dt == DT_F32 || x->dt == DT_BF16 || x->dt == DT_F64), "NCCL on %s %s",
+          dtype_name(x->dt), x->dev == DEV_CUDA ? "of a GPU" : "of the CPU");
+    return x->dt == DT_F32 ? ncclFloat32 : x->dt == DT_F64 ? ncclFloat64 : ncclBfloat16;
 }
 
 static void after_compute(struct nccl *n, const char *call) {
@@ -213,18 +213,34 @@ void nccl_sum(struct nccl *n, const tensor *x) {
     enqueued(n, "sum", (int64_t)count, x->dt);
 }
 
-/* Slices differ in length, so they are broadcasts in one group. */
-void nccl_share_slices(struct nccl *n, const tensor *x, const int64_t *first) {
+/* Slices differ in length, and of a bucket most are empty: sums to one rank each, in one group. */
+void nccl_sum_slices(struct nccl *n, const tensor *x, const int64_t *first) {
     ncclDataType_t type = type_of(x);
-    after_compute(n, "start of an exchange of slices");
+    if (first[n->size] == first[0]) return;
+    after_compute(n, "start of a sum of slices");
     NCCL_DO(n, ncclGroupStart());
     for (int r = 0; r < n->size; r++) {
         char  *at = (char *)x->data + (size_t)first[r] * dtype_size(x->dt);
         size_t count = (size_t)(first[r + 1] - first[r]);
-        if (count > 0) NCCL_DO(n, ncclBroadcast(at, at, count, type, r, n->comm, comm_stream()));
+        if (count > 0) NCCL_DO(n, ncclReduce(at, at, count, type, ncclSum, r, n->comm, comm_stream()));
     }
     NCCL_DO(n, ncclGroupEnd());
-    enqueued(n, "exchange of slices", first[n->size] - first[0], x->dt);
+    enqueued(n, "sum of slices", first[n->size] - first[0], x->dt);
+}
+
+void nccl_share(struct nccl *n, const comm_piece *piece, int n_pieces) {
+    int64_t bytes = 0;
+    after_compute(n, "start of an exchange");
+    NCCL_DO(n, ncclGroupStart());
+    for (int i = 0; i < n_pieces; i++) {
+        const tensor  *x = &piece[i].x;
+        ncclDataType_t type = type_of(x);
+        size_t         count = (size_t)tensor_count(x);
+        bytes += (int64_t)tensor_bytes(x);
+        if (count > 0) NCCL_DO(n, ncclBroadcast(x->data, x->data, count, type, piece[i].owner, n->comm, comm_stream()));
+    }
+    NCCL_DO(n, ncclGroupEnd());
+    enqueued(n, "exchange, in bytes,", bytes, DT_U8);
 }
 
 void nccl_join(struct nccl *n) {

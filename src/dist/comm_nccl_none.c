@@ -5,9 +5,13 @@ void nccl_sum(struct nccl *n, const tensor *x) {
     (void)n;
     FATAL("a sum of %lld %s of a GPU in a build without CUDA", (long long)tensor_count(x), dtype_name(x->dt));
 }
-void nccl_share_slices(struct nccl *n, const tensor *x, const int64_t *first) {
+void nccl_sum_slices(struct nccl *n, const tensor *x, const int64_t *first) {
+    (void)first;
+    nccl_sum(n, x);
+}
+void nccl_share(struct nccl *n, const comm_piece *piece, int n_pieces) {
     (void)n;
-    FATAL("slices of %s from %lld on of a GPU in a build without CUDA", dtype_name(x->dt), (long long)first[0]);
+    FATAL("%d pieces of %s of a GPU in a build without CUDA", n_pieces, dtype_name(piece->x.dt));
 }
 void nccl_join(struct nccl *n) {
     (void)n;

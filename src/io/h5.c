@@ -1,4 +1,5 @@
 #include "io/h5.h"
+#include "io/h5_chunks.h"
 #include "io/h5_driver.h"
 
 #include <errno.h>
@@ -8,7 +9,7 @@
 #include <unistd.h>
 
 /* zlib cannot do better than 1032:1, so stored bytes bound what a table can hold. */
-enum { DEFLATE_BOUND = 1040, CHUNK_CACHE = 8 << 20, STRING_CAP = 1 << 20 };
+enum { DEFLATE_BOUND = 1040, CHUNK_CACHE = 8 << 20, STRING_CAP = 1 << 20, LARGE = 256 << 10 };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
@@ -406,8 +407,14 @@ hid_t h5_table_open(hid_t file, const char *name, hid_t type, int64_t cols, int6
 }
 
 bool h5_table_rows(hid_t table, hid_t type, int64_t first, int64_t n, void *out, status *st) {
+    hsize_t dims[2];
     quiet();
     if (n == 0) return true;
+    int    rank = table_dims(table, dims);
+    size_t width = H5Tget_size(type) * (rank == 2 ? dims[1] : 1);
+    if (rank > 0 && first >= 0 && n > 0 && (hsize_t)n <= dims[0] && (hsize_t)first <= dims[0] - (hsize_t)n &&
+        (size_t)n * width >= LARGE && h5_chunks_read(table, type, rank, dims, first, n, out))
+        return true;
     if (!move_rows(table, type, (hsize_t)first, (hsize_t)n, NULL, out))
         return status_set(st, ST_DATA, "%s: rows %lld..%lld cannot be read: a checksum failed or the file is cut short",
                           where(table, NULL, (char[768]){0}), (long long)first, (long long)(first + n - 1));

@@ -50,6 +50,7 @@ bool  h5_strings_put(hid_t file, const char *name, int64_t rows, char *const *te
 /* Opens a table whose class and size must be those of `type`, with exactly `cols` columns. rows < 0: any
  * number, told through *found (may be NULL). Negative on failure. */
 hid_t  h5_table_open(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, int64_t *found, status *st);
+/* Rows first .. first+n-1; large tables on all threads that OpenMP gives the caller. */
 bool   h5_table_rows(hid_t table, hid_t type, int64_t first, int64_t n, void *out, status *st);
 /* The whole table, malloc'ed (never NULL on success). */
 void  *h5_table_get(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, status *st);

@@ -54,6 +54,11 @@ typedef struct {
  * truncated SDF in Morton order, or NULL for a batch that is only decoded; |value| < 1 marks the active voxels. */
 ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
                               const float *value);
+/* The same from the mask of the active voxels, (T,8) u64 (grid.h), or NULL; their values, b.sdf, are left to the
+ * caller.
+ */
+ssvae_batch ssvae_batch_of_mask(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
+                                const tensor *mask);
 
 /* Visits every tensor of the batch that the forward passes hand to ops, each once; some are views of one memory. */
 void ssvae_batch_tensors(ssvae_batch *b, tensor_visit f, void *user);

@@ -20,13 +20,10 @@ static tensor active_mask(arena *host, const float *value, int64_t n_tiles) {
     return mask;
 }
 
-static tensor active_values(arena *host, const float *value, const grid *g) {
-    tensor          sdf = arena_tensor(host, DT_F32, DIMS(g->n_rows, 1));
+static void active_values(const float *value, const grid *g, float *out) {
     const uint64_t *word = U64(&g->mask);
-    float          *out = F32(&sdf);
     for (int64_t w = 0; w < g->n_tiles * TILE_WORDS; w++)
         for (uint64_t m = word[w]; m; m &= m - 1) *out++ = value[64 * w + __builtin_ctzll(m)];
-    return sdf;
 }
 
 void ssvae_batch_tensors(ssvae_batch *b, tensor_visit f, void *user) {
@@ -40,8 +37,8 @@ void ssvae_batch_tensors(ssvae_batch *b, tensor_visit f, void *user) {
     for (int i = 0; i < SSVAE_LEVELS; i++) tensor_visit_given(&b->pool_first[i], f, user);
 }
 
-ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
-                              const float *value) {
+ssvae_batch ssvae_batch_of_mask(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
+                                const tensor *mask) {
     ssvae_batch b = {.n_samples = (int)sample_first->dim[0] - 1,
                      .n_tiles = coord->dim[0],
                      .coord = *coord,
@@ -50,11 +47,19 @@ ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, const tensor
     for (int i = 0; i < 2; i++)
         b.window[i] = windows_build(host, coord, sample_first, cfg->window, i * (cfg->window / 2), true, cfg->window);
     ssvae_dense_levels(host, &b.nb, sample_first, b.dec);
-    if (value) {
-        tensor mask = active_mask(host, value, b.n_tiles);
-        grid_pyramid(host, &mask, &b.nb, sample_first, b.enc, b.pool_first);
-        b.sdf = active_values(host, value, &b.enc[0]);
+    if (mask) {
+        grid_pyramid(host, mask, &b.nb, sample_first, b.enc, b.pool_first);
         b.n_active = b.enc[0].n_rows;
+        b.sdf = arena_tensor(host, DT_F32, DIMS(b.n_active, 1));
     }
+    return b;
+}
+
+ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
+                              const float *value) {
+    if (!value) return ssvae_batch_of_mask(host, cfg, coord, sample_first, NULL);
+    tensor      mask = active_mask(host, value, coord->dim[0]);
+    ssvae_batch b = ssvae_batch_of_mask(host, cfg, coord, sample_first, &mask);
+    active_values(value, &b.enc[0], F32(&b.sdf));
     return b;
 }

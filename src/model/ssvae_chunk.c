@@ -17,6 +17,19 @@ static bool inside(const int32_t *p, const int32_t lo[3], const int32_t hi[3], i
     return true;
 }
 
+/* The levels of a part whose rows are known, from the batch's neighbours. */
+static void part_levels(arena *host, const ssvae_batch *b, ssvae_part *p, const tensor *sample_first) {
+    tensor   nb = arena_tensor(host, DT_I32, DIMS(p->n_tiles, 27));
+    int32_t *at = arena_alloc(host, (size_t)b->n_tiles * sizeof *at); /* row of the batch -> row of the part */
+    memset(at, 0xff, (size_t)b->n_tiles * sizeof *at);
+    for (int64_t i = 0; i < p->n_tiles; i++) at[I32(&p->row)[i]] = (int32_t)i;
+    for (int64_t i = 0; i < p->n_tiles; i++) {
+        const int32_t *whole = I32(&b->nb) + 27 * (int64_t)I32(&p->row)[i];
+        for (int k = 0; k < 27; k++) I32(&nb)[27 * i + k] = whole[k] < 0 ? -1 : at[whole[k]];
+    }
+    ssvae_dense_levels(host, &nb, sample_first, p->dec);
+}
+
 /* The tiles of samples s0 .. s0+n_boxes-1 inside box (n_boxes,2,3); the part's samples are these. */
 static ssvae_part part_build(arena *host, const ssvae_batch *b, int s0, int n_boxes, const int32_t *box, int padding) {
     const int32_t *coord = I32(&b->coord), *first = I32(&b->sample_first);
@@ -48,20 +61,31 @@ static ssvae_part part_build(arena *host, const ssvae_batch *b, int s0, int n_bo
         }
         start[n_boxes] = (int32_t)p.n_tiles;
     }
-    tensor   nb = arena_tensor(host, DT_I32, DIMS(p.n_tiles, 27));
-    int32_t *at = arena_alloc(host, (size_t)b->n_tiles * sizeof *at); /* row of the batch -> row of the part */
-    memset(at, 0xff, (size_t)b->n_tiles * sizeof *at);
-    for (int64_t i = 0; i < p.n_tiles; i++) at[I32(&p.row)[i]] = (int32_t)i;
-    for (int64_t i = 0; i < p.n_tiles; i++) {
-        const int32_t *whole = I32(&b->nb) + 27 * (int64_t)I32(&p.row)[i];
-        for (int k = 0; k < 27; k++) I32(&nb)[27 * i + k] = whole[k] < 0 ? -1 : at[whole[k]];
-    }
-    ssvae_dense_levels(host, &nb, &sample_first, p.dec);
+    part_levels(host, b, &p, &sample_first);
     return p;
 }
 
 ssvae_part ssvae_part_build(arena *host, const ssvae_batch *b, const int32_t *box, int padding) {
     return part_build(host, b, 0, b->n_samples, box, padding);
+}
+
+ssvae_part ssvae_part_of_size(arena *host, const ssvae_batch *b, int64_t n_tiles, int64_t n_kept) {
+    CHECK(n_kept <= n_tiles && n_tiles <= b->n_tiles, "a part of %lld and %lld tiles of %lld", (long long)n_kept,
+          (long long)n_tiles, (long long)b->n_tiles);
+    ssvae_part p = {.n_tiles = n_tiles,
+                    .n_kept = n_kept,
+                    .row = arena_tensor(host, DT_I32, DIMS(n_tiles)),
+                    .kept = arena_tensor(host, DT_I32, DIMS(n_kept)),
+                    .kept_row = arena_tensor(host, DT_I32, DIMS(n_kept))};
+    tensor     sample_first = arena_tensor(host, DT_I32, DIMS(b->n_samples + 1));
+    for (int64_t i = 0; i < n_tiles; i++) I32(&p.row)[i] = (int32_t)i;
+    for (int64_t i = 0; i < n_kept; i++) I32(&p.kept)[i] = I32(&p.kept_row)[i] = (int32_t)i;
+    for (int s = 0; s <= b->n_samples; s++) {
+        int32_t at = I32(&b->sample_first)[s];
+        I32(&sample_first)[s] = at < n_tiles ? at : (int32_t)n_tiles;
+    }
+    part_levels(host, b, &p, &sample_first);
+    return p;
 }
 
 void ssvae_part_tensors(ssvae_part *p, tensor_visit f, void *user) {

@@ -13,6 +13,8 @@ typedef struct {
 
 /* The tiles of one box (2,3) for every sample of b, whose tables are in host memory; see ssvae_decode_part. */
 ssvae_part ssvae_part_build(arena *host, const ssvae_batch *b, const int32_t *box, int padding);
+/* For dry passes: some part of so many tiles, of which n_kept count. */
+ssvae_part ssvae_part_of_size(arena *host, const ssvae_batch *b, int64_t n_tiles, int64_t n_kept);
 /* Visits every tensor that ssvae_part_decode hands to ops, each once. */
 void       ssvae_part_tensors(ssvae_part *p, tensor_visit f, void *user);
 /* z (T,latent) of the whole batch -> (512 n_kept, 1). p outlives the records. */

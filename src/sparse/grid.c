@@ -111,25 +111,33 @@ grid grid_dense(arena *a, int side, const tensor *nb, const tensor *tile_sample_
 
 /* Bit b of the result: byte b of w is not zero. A byte holds the eight children of one cell. */
 static uint64_t bytes_set(uint64_t w) {
-    uint64_t out = 0;
-    for (int b = 0; b < 8; b++) out |= (uint64_t)((w >> (8 * b) & 255) != 0) << b;
-    return out;
+    const uint64_t low = UINT64_C(0x7f7f7f7f7f7f7f7f);
+    uint64_t       top = (((w & low) + low) | w) & ~low; /* the highest bit of each byte */
+    return (top >> 7) * UINT64_C(0x0102040810204080) >> 56;
+}
+
+/* Byte b of the result: how many bits of byte b of w are set. */
+static uint64_t bits_of_bytes(uint64_t w) {
+    w -= w >> 1 & UINT64_C(0x5555555555555555);
+    w = (w & UINT64_C(0x3333333333333333)) + (w >> 2 & UINT64_C(0x3333333333333333));
+    return (w + (w >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
 }
 
 /* pool_first of a level of `words` mask words a tile below: a parent's children are one byte of the mask. */
 static tensor children_first(arena *a, const uint64_t *mask, int words, int64_t n_tiles, int64_t n_parents) {
     tensor   out = arena_tensor(a, DT_I32, DIMS(n_parents + 1));
-    int32_t *first = I32(&out);
+    int32_t *first = I32(&out), row = 0;
     int64_t  p = 0;
-    first[0] = 0;
-    for (int64_t i = 0; i < n_tiles * words; i++)
-        for (int b = 0; b < 8; b++) {
-            int n = __builtin_popcountll(mask[i] >> (8 * b) & 255);
-            if (n == 0) continue;
-            first[p + 1] = first[p] + n;
-            p++;
+    for (int64_t i = 0; i < n_tiles * words; i++) {
+        uint64_t n = bits_of_bytes(mask[i]);
+        for (int b = 0; b < 8; b++, n >>= 8) {
+            first[p] = row; /* of the next parent, if this is none */
+            row += (int32_t)(n & 255);
+            p += (n & 255) != 0;
         }
+    }
     CHECK(p == n_parents, "grid_pyramid: %lld parents counted, %lld wanted", (long long)p, (long long)n_parents);
+    first[p] = row;
     return out;
 }
 

@@ -144,18 +144,23 @@ bool dataset_open(dataset *d, const dataset_request *r, status *st) {
     return ok;
 }
 
-bool dataset_read(const dataset *d, int64_t i, sample *out, status *st) {
+bool dataset_read_again(const dataset *d, int64_t i, sample *io, status *st) {
     const data_entry *e = &d->entry[i];
-    if (sample_cache_find(d->cache, i, out)) return true;
-    if (!shard_read_sample(&d->shards[e->shard], e->at, false, out, st)) return false;
-    if (out->n_tiles == e->tiles && out->n_in == e->n_in && out->n_sharp == e->n_sharp) {
-        sample_cache_keep(d->cache, i, out);
+    if (sample_cache_find(d->cache, i, io)) return true;
+    if (!shard_read_again(&d->shards[e->shard], e->at, io, st)) return false;
+    if (io->n_tiles == e->tiles && io->n_in == e->n_in && io->n_sharp == e->n_sharp) {
+        sample_cache_keep(d->cache, i, io);
         return true;
     }
-    status_set(st, ST_DATA, "%s sample %lld (%s): its cells differ from its table: run `d3s2 check`",
-               d->shards[e->shard].path, (long long)e->at, out->source);
-    sample_free(out);
-    return false;
+    return status_set(st, ST_DATA, "%s sample %lld (%s): its cells differ from its table: run `d3s2 check`",
+                      d->shards[e->shard].path, (long long)e->at, io->source);
+}
+
+bool dataset_read(const dataset *d, int64_t i, sample *out, status *st) {
+    *out = (sample){0};
+    bool ok = dataset_read_again(d, i, out, st);
+    if (!ok) sample_free(out);
+    return ok;
 }
 
 bool dataset_read_latents(const dataset *d, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st) {

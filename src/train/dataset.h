@@ -45,6 +45,8 @@ void dataset_close(dataset *d);
 
 /* Sample i with its tiles; sample_free. */
 bool dataset_read(const dataset *d, int64_t i, sample *out, status *st);
+/* The same into a sample that was read before or is empty: its memory is used again. */
+bool dataset_read_again(const dataset *d, int64_t i, sample *io, status *st);
 /* Latents of sample i: malloc'ed coord (n,3), mean and logvar (n,channels). */
 bool dataset_read_latents(const dataset *d, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st);
 /* PNG of one view; malloc'ed. */

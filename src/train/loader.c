@@ -1,5 +1,6 @@
 #include "train/loader.h"
 
+#include <omp.h>
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -67,7 +68,9 @@ static bool produce(loader *l, int64_t step, const plan_item *const *item, int64
     slot_clear(s, c->t->host_bytes(c->t, tiles, n));
     s->next = NULL;
     pthread_mutex_lock(&l->files);
-    bool ok = c->t->load(c->t, c->d, (batch_purpose){.step = step}, item, n, &s->b, &st);
+    double t0 = now_seconds();
+    bool   ok = c->t->load(c->t, c->d, (batch_purpose){.step = step}, item, n, &s->b, &st);
+    s->b.seconds = now_seconds() - t0;
     pthread_mutex_unlock(&l->files);
     pthread_mutex_lock(&l->mutex);
     if (ok) {
@@ -91,6 +94,7 @@ static void *run(void *arg) {
     loader *l = arg;
     plan   *p = plan_new(&l->cfg.plan);
     bool    go = true;
+    omp_set_num_threads(l->cfg.threads > 1 ? l->cfg.threads : 1); /* of this thread's loops */
     for (int64_t step = l->cfg.first_step; go && step < l->cfg.end_step; step++) {
         plan_step         s = plan_of_step(p, step, l->cfg.world);
         const plan_item **item = malloc((size_t)s.n_items * sizeof *item);

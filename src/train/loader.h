@@ -1,7 +1,9 @@
-/* One background thread that reads and prepares this rank's micro-batches ahead of the step, in the order of the plan.
+/* One background thread (with OpenMP's threads under it) that reads and prepares this rank's micro-batches ahead of the
+ * step, in the order of the plan.
  *
- * All HDF5 calls of training data happen in that thread under a lock; whoever else touches files (checkpoints, held-out
- * data) takes the same lock, so a build of HDF5 without thread safety works as well. A bad sample is a status. */
+ * All HDF5 calls of training data happen there, one at a time, under a lock; whoever else touches files (checkpoints,
+ * held-out data) takes the same lock, so a build of HDF5 without thread safety works as well. A bad sample is a status.
+ */
 #pragma once
 #include "train/task.h"
 
@@ -14,6 +16,7 @@ typedef struct {
     int            rank, world;
     int64_t        first_step, end_step; /* [first, end) */
     int            read_ahead;           /* micro-batches prepared beyond the one in use, at least 1 */
+    int            threads;              /* that share the work on one */
     device_kind    dev;                  /* where batches go */
     size_t         host_bytes;           /* for a GPU: what each takes at most; pinned memory is taken once, for all */
 } loader_config;

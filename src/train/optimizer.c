@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/device.h"
+#include "ops/elementwise.h"
 #include "ops/muon.h"
 #include "ops/optim.h"
 
@@ -90,6 +91,42 @@ static void join_ranges(optimizer *x) {
     }
 }
 
+static tensor piece(const params *p, void *slab, dtype dt, int64_t first, int64_t n) {
+    tensor t = tensor_wrap((char *)slab + (size_t)first * dtype_size(dt), dt, DIMS(n));
+    t.dev = p->dev;
+    return t;
+}
+
+/* Rows that are not matrices, of slices as they lie: with neighbours joined, split where slices end. */
+static void share_rows(optimizer *x) {
+    const params *p = x->p;
+    int           r = 0;
+    for (int i = 0; i < p->n; i++) {
+        if (p->row[i]->decay) continue;
+        int64_t at = p->row[i]->offset;
+        while (i + 1 < p->n && !p->row[i + 1]->decay) i++;
+        for (int64_t end = p->row[i]->offset + p->row[i]->count; at < end;) {
+            while (x->slice[r + 1] <= at) r++;
+            int64_t stop = x->slice[r + 1] < end ? x->slice[r + 1] : end;
+            x->share[x->n_share++] = (comm_piece){piece(p, p->w, DT_F32, at, stop - at), r};
+            at = stop;
+        }
+    }
+}
+
+/* After params_alloc. */
+static void plan_sharing(optimizer *x) {
+    const params *p = x->p;
+    x->share = calloc((size_t)(p->n + 2 * x->n_slices), sizeof *x->share);
+    CHECK(x->share, "no memory for %d rows", p->n);
+    for (int r = 0; r < x->n_slices; r++) {
+        int64_t n = x->slice[r + 1] - x->slice[r];
+        x->share[x->n_share++] = (comm_piece){
+            p->w16 ? piece(p, p->w16, DT_BF16, x->slice[r], n) : piece(p, p->w, DT_F32, x->slice[r], n), r};
+    }
+    if (p->w16) share_rows(x);
+}
+
 void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, arena *weights) {
     *x = (optimizer){.p = p,
                      .muon = by_muon(o),
@@ -105,10 +142,11 @@ void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, ar
                      .lr_end = o->train.lr_end};
     join_ranges(x);
     x->sharded = o->train.sharded_optimizer && c->size > 1;
-    owned(p, o, c, &x->own, &x->n_own);
+    x->n_slices = c->size;
     x->slice = malloc(((size_t)c->size + 1) * sizeof *x->slice);
     CHECK(x->slice, "no memory for %d slices", c->size);
     optimizer_slices(p, o, c->size, x->slice);
+    owned(p, o, c, &x->own, &x->n_own);
     params_alloc(p, weights, false, false);
     p->g = arena_zeros(weights, (size_t)p->total * sizeof(float));
     for (int i = 0; i < p->n; i++) {
@@ -120,7 +158,8 @@ void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, ar
     x->m = arena_zeros(weights, bytes);
     x->v = arena_zeros(weights, bytes);
     x->average = x->ema > 0 ? arena_zeros(weights, bytes) : NULL;
-    x->norm_sum = arena_zeros(weights, sizeof *x->norm_sum);
+    x->norm_sum = arena_zeros(weights, (size_t)x->n_slices * sizeof *x->norm_sum);
+    if (x->sharded) plan_sharing(x);
 }
 
 void optimizer_start(optimizer *x) {
@@ -136,6 +175,7 @@ void optimizer_start(optimizer *x) {
 void optimizer_free(optimizer *x) {
     free(x->range);
     free(x->slice);
+    free(x->share);
     *x = (optimizer){0};
 }
 
@@ -146,27 +186,21 @@ double optimizer_lr(const optimizer *x, int64_t step) {
     return x->lr * (x->lr_end + (1 - x->lr_end) * 0.5 * (1 + cos(3.14159265358979323846 * part)));
 }
 
-static tensor piece(const params *p, void *slab, dtype dt, int64_t first, int64_t n) {
-    tensor t = tensor_wrap((char *)slab + (size_t)first * dtype_size(dt), dt, DIMS(n));
-    t.dev = p->dev;
-    return t;
-}
-
 tensor optimizer_gradients(const optimizer *x) {
     return piece(x->p, x->p->g, DT_F32, 0, x->p->total);
 }
 
-tensor optimizer_norm(ctx *c, const optimizer *x) {
-    tensor g = optimizer_gradients(x), out = piece(x->p, x->norm_sum, DT_F64, 0, 1);
-    sum_squares_fwd(c, &(sum_squares_args){.x = &g, .out = &out});
-    return out;
-}
-
-/* The ranks' slices of the weights go round. */
-static void share_weights(ctx *c, const optimizer *x, const comm *ranks) {
-    tensor w = piece(x->p, x->p->w, DT_F32, 0, x->p->total);
-    comm_share_slices(ranks, &w, x->slice);
-    params_refresh16(c, x->p);
+tensor optimizer_norm(ctx *c, const optimizer *x, const comm *ranks) {
+    tensor all = piece(x->p, x->norm_sum, DT_F64, 0, x->n_slices);
+    zero_fwd(c, &(xy_args){.y = &all});
+    for (int r = 0; r < x->n_slices; r++) {
+        if ((x->sharded && r != ranks->rank) || x->slice[r] == x->slice[r + 1]) continue;
+        tensor g = piece(x->p, x->p->g, DT_F32, x->slice[r], x->slice[r + 1] - x->slice[r]);
+        tensor out = piece(x->p, x->norm_sum, DT_F64, r, 1);
+        sum_squares_fwd(c, &(sum_squares_args){.x = &g, .out = &out});
+    }
+    if (x->sharded) comm_wait(comm_sum_start(ranks, &all)); /* the others' places are 0 here */
+    return all;
 }
 
 static void muon_update(ctx *c, optimizer *x, const update_range *r, double lr, double grad_scale) {
@@ -176,7 +210,7 @@ static void muon_update(ctx *c, optimizer *x, const update_range *r, double lr, 
     tensor  t[5];
     for (int i = 0; i < 5; i++) {
         t[i] = (tensor){0};
-        if (!slab[i] || (i == 2 && x->sharded)) continue; /* bf16 weights once all slices are there */
+        if (!slab[i]) continue;
         t[i] = piece(p, slab[i], i == 2 ? DT_BF16 : DT_F32, i < 3 ? r->first : r->first - x->own, r->matrix->count);
         t[i] = tensor_view(&t[i], DIMS(rows, columns));
     }
@@ -209,7 +243,7 @@ void optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, dou
         tensor w = piece(p, p->w, DT_F32, from, n), g = piece(p, p->g, DT_F32, from, n),
                m = piece(p, x->m, DT_F32, at, n), v = piece(p, x->v, DT_F32, at, n), e = {0}, w16 = {0};
         if (x->average) e = piece(p, x->average, DT_F32, at, n);
-        if (p->w16 && !x->sharded) w16 = piece(p, p->w16, DT_BF16, from, n); /* else once the slices are there */
+        if (p->w16) w16 = piece(p, p->w16, DT_BF16, from, n);
         adamw_fwd(c, &(adamw_args){.w = &w,
                                    .m = &m,
                                    .v = &v,
@@ -225,5 +259,5 @@ void optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, dou
                                    .ema_decay = x->ema,
                                    .step = x->updates});
     }
-    if (x->sharded) share_weights(c, x, ranks);
+    if (x->sharded) comm_share(ranks, x->share, x->n_share);
 }

@@ -1,8 +1,9 @@
 /* The update over the flat slabs: global norm, warm-up, AdamW and EMA; on a GPU everything is enqueued and nothing
- * waits. All ranks hold the reduced gradient and the whole weights. With train.sharded_optimizer (ZeRO-1) a rank keeps
- * moments and averaged weights of its slice of the slab only, updates that slice, and the slices of the weights go
- * round; the bits are those of the unsharded update. With train.optimizer=muon matrices and kernels take Muon's step
- * (ops/muon.h) with the same learning rate; m holds their momentum, and a slice has whole matrices. */
+ * waits. With train.sharded_optimizer (ZeRO-1) a rank holds the reduced gradient, moments and averaged weights of its
+ * slice of the slab only, updates that slice, and what the next step reads of it goes to all ranks: the weights; in
+ * bf16 training their bf16 copies and the rows that are read in f32, so that the f32 weights of matrices are up to date
+ * in their own slice only. The bits are those of the unsharded update. With train.optimizer=muon matrices and kernels
+ * take Muon's step (ops/muon.h) with the same learning rate; m holds their momentum, and a slice has whole matrices. */
 #pragma once
 #include "core/ctx.h"
 #include "dist/comm.h"
@@ -25,10 +26,13 @@ typedef struct {
     int           n_ranges;
     int64_t       updates; /* done, skipped steps not counted: AdamW's t */
     bool          sharded;
-    int64_t       own, n_own;      /* slice of the slab whose state is here */
-    int64_t      *slice;           /* [ranks+1] borders of all slices when sharded */
+    int64_t       own, n_own; /* slice of the slab whose state is here */
+    int64_t      *slice;      /* [size+1] slices of the ranks, sharded or not */
+    int           n_slices;
+    comm_piece   *share; /* what goes round after an update; sharded */
+    int           n_share;
     float        *m, *v, *average; /* [n_own]; average NULL without EMA */
-    double       *norm_sum;        /* [1] */
+    double       *norm_sum;        /* [n_slices] */
 } optimizer;
 
 /* Bytes of the slabs: weights (p->act says whether in bf16, too), gradients and the rank's state. */
@@ -43,8 +47,9 @@ void   optimizer_free(optimizer *x);
 double optimizer_lr(const optimizer *x, int64_t step);
 /* The gradient slab. */
 tensor optimizer_gradients(const optimizer *x);
-/* Sum of squares of the gradient slab, (1) f64 on its device. */
-tensor optimizer_norm(ctx *c, const optimizer *x);
+/* Sums of squares of the slices of the gradient slab, (size) f64 on its device: added up in their order they are the
+ * same bits sharded or not. Collective when sharded. */
+tensor optimizer_norm(ctx *c, const optimizer *x, const comm *ranks);
 /* One AdamW or Muon update, and the average, with the gradient times grad_scale. Collective when sharded. */
 void   optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, double grad_scale);
 /* Borders first[n+1] of the slices of n ranks: even for AdamW (slab_slice); for Muon matrices stay whole, and a border

@@ -1,5 +1,6 @@
 #include "train/place.h"
 
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,6 +94,17 @@ bool place_open(place *p, const options *o, const comm *c, bool alone, status *s
     p->act = DT_F32;
     snprintf(p->text, sizeof p->text, "%s, f32", p->be->name);
     return true;
+}
+
+int place_spare_threads(const place *p, const comm *c) {
+    enum { MOST = 8 };
+    int rank, ranks, all = (int)sysconf(_SC_NPROCESSORS_ONLN), own = omp_get_num_procs(), n = MOST;
+    comm_local(c, &rank, &ranks);
+    if (p->dev == DEV_CPU) return 1;
+    if (own >= all) own = all / ranks; /* not bound to cores of its own */
+    if (n > own) n = own;
+    if (n > omp_get_max_threads()) n = omp_get_max_threads();
+    return n > 1 ? n : 1;
 }
 
 ctx place_ctx(const place *p) {

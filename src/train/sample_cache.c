@@ -25,40 +25,18 @@ void sample_cache_free(sample_cache *c) {
     free(c);
 }
 
-static void *copy_of(const void *from, size_t bytes) {
-    void *to = malloc(bytes);
-    CHECK(to, "no memory for %zu bytes of a sample", bytes);
-    return memcpy(to, from, bytes);
-}
-
 static size_t tile_bytes(const sample *s) {
     return (size_t)s->n_tiles * (3 * sizeof *s->coord + TILE_CELLS * sizeof *s->value + TILE_SHARP_BYTES);
 }
 
-static void copy_sample(sample *to, const sample *s) {
-    size_t n = (size_t)s->n_tiles;
-    *to = *s;
-    to->source = strdup(s->source);
-    to->category = strdup(s->category);
-    to->report = strdup(s->report);
-    CHECK(to->source && to->category && to->report, "no memory for the texts of a sample");
-    to->coord = copy_of(s->coord, n * 3 * sizeof *s->coord);
-    to->value = copy_of(s->value, n * TILE_CELLS * sizeof *s->value);
-    to->sharp = copy_of(s->sharp, n * TILE_SHARP_BYTES);
-    to->n_views = 0;
-    to->camera = NULL;
-    to->png = NULL;
-    to->png_size = NULL;
-}
-
-bool sample_cache_find(const sample_cache *c, int64_t i, sample *out) {
+bool sample_cache_find(const sample_cache *c, int64_t i, sample *io) {
     if (!c || c->at[i].n_tiles == 0) return false;
-    copy_sample(out, &c->at[i]);
+    sample_assign(io, &c->at[i]);
     return true;
 }
 
 void sample_cache_keep(sample_cache *c, int64_t i, const sample *s) {
     if (!c || s->n_tiles == 0 || c->at[i].n_tiles > 0 || c->bytes + tile_bytes(s) > c->most) return;
-    copy_sample(&c->at[i], s);
+    sample_assign(&c->at[i], s);
     c->bytes += tile_bytes(s);
 }

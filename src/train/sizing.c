@@ -65,8 +65,9 @@ static void lone_free(lone_batch *l) {
     *l = (lone_batch){0};
 }
 
-/* The fullest micro-batch there can be: the largest samples within the limit, at least one. */
-static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, lone_batch *l, status *st) {
+/* The fullest micro-batch there can be: the largest samples within the limit, at least one; `largest`: see
+ * batch_purpose. */
+static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, int64_t largest, lone_batch *l, status *st) {
     const dataset    *d = w->d;
     int64_t           n = 0, tiles = 0, most = o->train.batch_tokens > 0 ? d->n : o->train.batch_samples;
     by_size          *all = by_sizes(d);
@@ -82,7 +83,7 @@ static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, lone_
         tiles += s->tiles;
         n++;
     }
-    bool ok = lone_load(w, d, (batch_purpose){.step = 0}, item, n, l, st);
+    bool ok = lone_load(w, d, (batch_purpose){.largest = largest}, item, n, l, st);
     free(all);
     free(pick);
     free(item);
@@ -197,7 +198,7 @@ static bool choose_on_cpu(stepper *w, lone_batch *l, int64_t *micro, status *st)
 /* Tokens that fit, taking memory as proportional to tokens. Rank 0 decides: the plan must be one. */
 static bool choose_micro(stepper *w, const options *o, const dataset *heldout, int64_t *micro, status *st) {
     lone_batch l = {0};
-    if (load_worst(w, o, 0, &l, st)) {
+    if (load_worst(w, o, 0, 0, &l, st)) {
         if (w->where.dev != DEV_CPU)
             choose_on_gpu(w, o, heldout, &l, micro, st);
         else
@@ -228,14 +229,28 @@ static bool measure_heldout(stepper *w, const dataset *heldout, size_t *bytes, s
     return ok;
 }
 
-/* All that is taken on the GPU beside the slabs. Later micro-batches may need more than the fullest: by a little, or,
- * where each step decodes other parts, by much; those get everything. */
+/* Where each step sees other parts of samples: what the largest micro-batch needs. That may be far more than those that
+ * come, and more than there is: then all there is, and such a batch is recomputed or refused. */
+static bool measure_largest(stepper *w, const options *o, const extremes *x, const sizing *z, size_t *bytes,
+                            status *st) {
+    lone_batch  l = {0};
+    engine_need need;
+    status      too_large = {0};
+    bool        ok = load_worst(w, o, z->micro_tokens, x->samples, &l, st);
+    if (ok) *bytes = engine_measure(&w->e, w->t, &l.b, &need, &too_large) ? need.bytes : w->e.bound;
+    lone_free(&l);
+    return ok;
+}
+
+/* All that is taken on the GPU beside the slabs. Later micro-batches may need a little more than the fullest. */
 static bool take_gpu(stepper *w, const options *o, const dataset *heldout, const extremes *x, sizing *z, status *st) {
-    size_t of_heldout = 0, step = z->need.bytes, free_bytes;
+    size_t of_heldout = 0, of_largest = 0, step = z->need.bytes, free_bytes;
     if (heldout->n > 0 && !measure_heldout(w, heldout, &of_heldout, st)) return false;
+    if (w->t->count_batches && !measure_largest(w, o, x, z, &of_largest, st)) return false;
     if (of_heldout > step) step = of_heldout;
+    if (of_largest > step) step = of_largest;
     step += step / 8 + GPU_ROOMY;
-    if (o->train.memory_mb > 0 || w->t->count_batches || step > w->e.bound) step = w->e.bound;
+    if (o->train.memory_mb > 0 || step > w->e.bound) step = w->e.bound;
     engine_room(&w->e, step, x->tokens);
     upload_room(&w->up, w->where.dev, x->bytes);
     engine_freeze(&w->e);
@@ -259,7 +274,7 @@ bool sizing_run(stepper *w, const options *o, const dataset *heldout, sizing *z,
         free(all);
         set_gpu_bound(w, o, &x, st);
     }
-    if (status_ok(st) && load_worst(w, o, z->micro_tokens, &l, st) &&
+    if (status_ok(st) && load_worst(w, o, z->micro_tokens, 0, &l, st) &&
         (on_gpu ? engine_measure : engine_prepare)(&w->e, w->t, &l.b, &z->need, st)) {
         z->worst_tiles = l.b.n_tiles;
         z->worst_samples = l.b.n_samples;
@@ -276,7 +291,7 @@ bool sizing_time(stepper *w, const options *o, const sizing *z, double *seconds,
     double      count[TASK_SUMS] = {0}, t = 0;
     tensor      value[TASK_TENSORS];
     bool        on_gpu = w->where.dev != DEV_CPU;
-    if (load_worst(w, o, z->micro_tokens, &l, st) && engine_prepare(&w->e, w->t, &l.b, &need, st)) {
+    if (load_worst(w, o, z->micro_tokens, 0, &l, st) && engine_prepare(&w->e, w->t, &l.b, &need, st)) {
         for (int i = 0; i < TASK_SUMS; i++) count[i] = l.b.count[i];
         w->e.t.on_layer_done = NULL;
         for (int round = 0; round < (on_gpu ? 2 : 1); round++) { /* the first one on a GPU loads kernels */
@@ -299,36 +314,4 @@ bool sizing_time(stepper *w, const options *o, const sizing *z, double *seconds,
                        : (double)o->train.batch_samples * (double)w->d->total_tiles / (double)w->d->n;
     *seconds = t * batch / (double)tiles / w->c->size;
     return true;
-}
-
-void sizing_print(const stepper *w, const options *o, const sizing *z, double step_seconds) {
-    const dataset *d = w->d;
-    const params  *p = w->t->p;
-    int64_t        numbers = 0;
-    for (int i = 0; i < p->n; i++) numbers += p->row[i]->count;
-    log_info("device: %s", w->where.text);
-    log_info("data: %lld samples (%lld left out), %lld tokens, largest %lld, resolution %d, %d shards", (long long)d->n,
-             (long long)d->n_left_out, (long long)d->total_tiles, (long long)d->max_tiles, d->resolution, d->n_shards);
-    log_info("model: %s, %lld parameters in %d tensors; weights, gradients and optimiser %.1f MB a rank", w->t->name,
-             (long long)numbers, p->n, (double)z->slab_bytes / 1e6);
-    if (o->train.batch_tokens > 0)
-        log_info("steps: %lld of %lld tokens on %d ranks", (long long)o->train.steps, (long long)o->train.batch_tokens,
-                 w->c->size);
-    else
-        log_info("steps: %lld of %lld samples (%.1f epochs) on %d ranks", (long long)o->train.steps,
-                 (long long)o->train.batch_samples,
-                 (double)o->train.steps * (double)o->train.batch_samples / (double)d->n, w->c->size);
-    log_info(
-        "micro-batch: at most %lld tokens; the fullest has %lld in %lld samples and needs %.1f MB (%d of %d segments "
-        "recomputed), %.1f MB to prepare",
-        (long long)z->micro_tokens, (long long)z->worst_tiles, (long long)z->worst_samples, (double)z->need.bytes / 1e6,
-        z->need.recomputed, z->need.n_segments, (double)z->host_bytes / 1e6);
-    if (z->gpu_all > 0)
-        log_info("memory of the GPU: %.0f MB for activations, %.0f scratch, %.0f for two batches; %.0f of %.0f in use",
-                 (double)w->e.step.size / 1e6, (double)w->e.c.scratch.size / 1e6,
-                 UPLOAD_PLACES * (double)w->up.place[0].size / 1e6, (double)z->gpu_used / 1e6,
-                 (double)z->gpu_all / 1e6);
-    if (step_seconds > 0)
-        log_info("time: about %.2f s a step, %.1f hours in all (measured on one micro-batch)", step_seconds,
-                 step_seconds * (double)o->train.steps / 3600);
 }

@@ -68,6 +68,10 @@ bool state_save(const char *run, const comm *c, const task *t, const optimizer *
     put_number(&m, "data", (int64_t)s->data);
     put_number(&m, "clip_seen", s->clip.seen);
     slab_slice(p->total, c->rank, c->size, &first, &count);
+    if (x->sharded) { /* where the weights are up to date */
+        first = x->own;
+        count = x->n_own;
+    }
     float    *copy[4] = {NULL};
     ckpt_slab slab[5] = {{"params", on_host(p, p->w, first, count, &copy[0]), first, count}};
     int       n = 1;

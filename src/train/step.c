@@ -35,7 +35,7 @@ static void clock_free(step_clock *k) {
 
 void stepper_ready(stepper *w, int64_t most_values) {
     w->clock.dev = w->update_clock.dev = w->where.dev;
-    values_init(&w->values, w->where.dev, most_values + 1); /* the norm */
+    values_init(&w->values, w->where.dev, most_values + w->c->size); /* the norm, in slices */
 }
 
 void stepper_free(stepper *w) {
@@ -73,6 +73,7 @@ static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, step
     double       t0 = now_seconds();
     if (!loader_next(w->l, &b, st)) return false;
     times->data += now_seconds() - t0;
+    times->prepare += b->seconds;
     upload_use(&w->up, w->t, b);
     bool ok = engine_prepare(&w->e, w->t, b, &need, st);
     if (ok) {
@@ -138,8 +139,8 @@ static bool gradients(stepper *w, const double count[TASK_SUMS], int n_micro, st
     clock_set(&w->clock);
     buckets_finish(&w->b);
     clock_set(&w->clock);
-    norm = optimizer_norm(&w->e.c, &w->x);
-    *norm_at = values_take_one(&w->values, &norm);
+    norm = optimizer_norm(&w->e.c, &w->x, w->c);
+    *norm_at = values_take_plain(&w->values, &norm);
     return ok;
 }
 
@@ -178,7 +179,9 @@ bool step_run(stepper *w, bool wants_stop, step_result *r, status *st) {
         read_update_clock(w, &r->times);
     }
     read_clock(w, &r->times);
-    r->grad_norm = sqrt(w->values.value[norm_at]);
+    r->grad_norm = 0;
+    for (int k = 0; k < w->c->size; k++) r->grad_norm += w->values.value[norm_at + k];
+    r->grad_norm = sqrt(r->grad_norm);
     values_add(&w->values, sum);
     exchange(w, sum, wants_stop, !ok, &r->stop, &any_failed);
     if (any_failed) return comm_agree(w->c, st);

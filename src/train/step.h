@@ -8,10 +8,12 @@
 #include "train/state.h"
 #include "train/upload.h"
 
-/* Seconds of this rank; reduce: what backward did not hide. On a GPU all but data are seconds of the stream of ops, and
- * update is that of the step before, as nobody waits for this one's. */
+/* Seconds of this rank; data: waiting for batches; prepare: making them,
+ * beside earlier steps; reduce: what backward
+ * did not hide. On a GPU the others are seconds of the stream of ops, and update is that of the step before, as
+ * nobody waits for this one's. */
 typedef struct {
-    double data, forward, backward, reduce, update;
+    double data, prepare, forward, backward, reduce, update;
 } step_times;
 
 typedef struct {

@@ -16,6 +16,7 @@ enum { TASK_SUMS = 16, TASK_TENSORS = 2, NO_SUM = 255 };
 typedef struct {
     int64_t n_samples, n_tiles;
     double  count[TASK_SUMS]; /* of this micro-batch */
+    double  seconds;          /* that it took to prepare */
     void   *body;             /* the task's */
     arena  *host;
     char   *base; /* what the body's tensors point into: host->base, or its copy */
@@ -34,6 +35,9 @@ static inline micro_batch micro_batch_in(arena *host, device_event *uploaded) {
 typedef struct {
     int64_t step;
     bool    eval; /* held-out data: no augmentation, no dropped condition, noise that does not change with the step */
+    /* For dry passes: where a step sees parts (count_batches), the shapes of the largest batch that such tokens can
+     * give, in this many samples. 0: as it is. */
+    int64_t largest;
 } batch_purpose;
 
 typedef struct task task;

@@ -84,7 +84,7 @@ static bool make_slabs(trainer *t, status *st) {
     stepper *w = &t->w;
     size_t   bytes, free_bytes, all;
     w->t->p->act = w->where.act;
-    bytes = optimizer_bytes(w->t->p, t->o, t->c) + 4096;
+    bytes = optimizer_bytes(w->t->p, t->o, t->c) + 4096 + (size_t)t->c->size * sizeof(double);
     if (w->where.dev == DEV_CUDA) {
         device_memory(&free_bytes, &all);
         if (bytes > free_bytes)
@@ -133,6 +133,7 @@ static void make_buckets(trainer *t) {
     for (int i = 0; i < p->n; i++) row[i] = (bucket_row){p->row[i]->offset, p->row[i]->count, p->row[i]->layer};
     buckets_init(&t->w.b, t->c, row, p->n, p->total, t->o->train.bucket_mb << 20);
     free(row);
+    if (t->w.x.sharded) buckets_slice(&t->w.b, t->w.x.slice);
     if (!t->narrow.base) return;
     arena_reset(&t->narrow, 0);
     t->w.b.narrow = arena_tensor(&t->narrow, DT_BF16, DIMS(p->total));
@@ -247,6 +248,7 @@ static bool train(trainer *t, status *st) {
     t->log = run_log_open(t->folder.path, t->c, w->s.step, st);
     if (!status_ok(st)) return false;
     plan_config order = plan_config_of(t->o, &t->data, t->size.micro_tokens);
+    int         threads = (int)t->o->data.threads, spare = place_spare_threads(&w->where, t->c);
     w->p = plan_new(&order);
     w->l = loader_new(&(loader_config){.t = w->t,
                                        .d = &t->data,
@@ -256,6 +258,7 @@ static bool train(trainer *t, status *st) {
                                        .first_step = w->s.step,
                                        .end_step = t->o->train.steps,
                                        .read_ahead = (int)t->o->data.read_ahead,
+                                       .threads = threads > 0 ? threads : spare,
                                        .dev = w->where.dev,
                                        .host_bytes = t->size.most_bytes});
     make_buckets(t);

@@ -124,10 +124,11 @@ void values_take(loss_values *v, const micro_batch *b, const tensor *value, int 
     memcpy(v->into[first], b->into, (size_t)b->n_values * sizeof *v->into);
 }
 
-int64_t values_take_one(loss_values *v, const tensor *x) {
+int64_t values_take_plain(loss_values *v, const tensor *x) {
+    int64_t first = v->n;
     take(v, x);
-    v->into[v->n - 1][0] = v->into[v->n - 1][1] = NO_SUM;
-    return v->n - 1;
+    memset(v->into[first], NO_SUM, (size_t)(v->n - first) * sizeof *v->into);
+    return first;
 }
 
 void values_add(loss_values *v, double sum[TASK_SUMS]) {

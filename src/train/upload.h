@@ -50,7 +50,7 @@ void    values_init(loss_values *v, device_kind dev, int64_t most);
 void    values_free(loss_values *v);
 /* Enqueues the copies of tensors value[0..n-1], b->n_values in all. */
 void    values_take(loss_values *v, const micro_batch *b, const tensor *value, int n);
-/* One more value, into no sum; its place in v->value. */
-int64_t values_take_one(loss_values *v, const tensor *x);
+/* More values, into no sum; the place of the first in v->value. */
+int64_t values_take_plain(loss_values *v, const tensor *x);
 /* After the host has waited: adds them up in the order they were taken, and forgets them. */
 void    values_add(loss_values *v, double sum[TASK_SUMS]);

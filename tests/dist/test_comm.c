@@ -102,8 +102,13 @@ static void test_buckets(void **state) {
           *first = malloc((size_t)total * sizeof *first);
     int64_t sizes[] = {1, 2000, 1 << 20};
     for (int k = 0; k < 3; k++) {
-        buckets b;
+        buckets b, parts;
+        int64_t slice[64] = {0}; /* one of them empty */
         buckets_init(&b, &world, row, ROWS, total, sizes[k]);
+        buckets_init(&parts, &world, row, ROWS, total, sizes[k]);
+        for (int r = 1; r < world.size; r++) slice[r] = r == 2 ? slice[1] : total * r / world.size - 5;
+        slice[world.size] = total;
+        buckets_slice(&parts, slice);
         int64_t covered = 0;
         for (int i = 0; i < b.n; i++) covered += b.item[i].count;
         assert_int_equal(covered, total);
@@ -120,11 +125,20 @@ static void test_buckets(void **state) {
             assert_true(buckets_finish(&b) >= 0);
             comm_sum_f32(&world, plain, total);
             assert_memory_equal(slab, plain, (size_t)total * sizeof *slab);
+            rng_fill_normal(key, 0, total, slab); /* again, and each rank gets its slice alone */
+            buckets_begin(&parts, &whole);
+            for (int l = LAYERS - 1; l >= 0; l--)
+                if ((world.rank + round) % 3 != 1 || world.size == 1) buckets_layer_done(&parts, l);
+            assert_true(buckets_finish(&parts) >= 0);
+            int64_t own = slice[world.rank], n_own = slice[world.rank + 1] - own;
+            assert_memory_equal(slab + own, plain + own, (size_t)n_own * sizeof *slab);
+            memcpy(slab, plain, (size_t)total * sizeof *slab);
             memcpy(first, slab, (size_t)total * sizeof *slab); /* the same bits on every rank */
             comm_bcast(&world, first, total * (int64_t)sizeof *first, 0);
             assert_memory_equal(first, slab, (size_t)total * sizeof *slab);
         }
         buckets_free(&b);
+        buckets_free(&parts);
     }
     free(slab);
     free(plain);
@@ -140,8 +154,10 @@ static void test_slices_and_host(void **state) {
     int64_t n = first[world.size];
     float  *x = calloc((size_t)n, sizeof *x);
     for (int64_t i = first[world.rank]; i < first[world.rank + 1]; i++) x[i] = (float)(i + 1);
-    tensor t = tensor_wrap(x, DT_F32, DIMS(n));
-    comm_share_slices(&world, &t, first);
+    tensor     t = tensor_wrap(x, DT_F32, DIMS(n));
+    comm_piece piece[64];
+    for (int r = 0; r < world.size; r++) piece[r] = (comm_piece){tensor_rows(&t, first[r], first[r + 1] - first[r]), r};
+    comm_share(&world, piece, world.size);
     for (int64_t i = 0; i < n; i++) assert_true(x[i] == (float)(i + 1));
     free(x);
     comm_local(&world, &rank, &size); /* the test's ranks are all here */

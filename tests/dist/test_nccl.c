@@ -105,11 +105,31 @@ static void test_slices(void **state) {
     memset(host, 0xff, (size_t)n * sizeof *host);
     for (int64_t i = first[world.rank]; i < first[world.rank + 1]; i++) host[i] = (float)(i % 100003);
     device_copy(gpu, host, (size_t)n * sizeof *host, STREAM_COMPUTE);
-    tensor t = on_gpu(gpu, DT_F32, n);
-    comm_share_slices(&world, &t, first);
+    tensor     t = on_gpu(gpu, DT_F32, n);
+    comm_piece piece[64];
+    for (int r = 0; r < world.size; r++) piece[r] = (comm_piece){tensor_rows(&t, first[r], first[r + 1] - first[r]), r};
+    comm_share(&world, piece, world.size);
     device_copy(host, gpu, (size_t)n * sizeof *host, STREAM_COMPUTE);
     device_sync(STREAM_COMPUTE);
     for (int64_t i = 0; i < n; i++) assert_true(host[i] == (float)(i % 100003));
+    /* Now all hold the same: of the sum each rank gets its slice. */
+    comm_wait(comm_sum_slices_start(&world, &t, first));
+    device_copy(host, gpu, (size_t)n * sizeof *host, STREAM_COMPUTE);
+    device_sync(STREAM_COMPUTE);
+    for (int64_t i = first[world.rank]; i < first[world.rank + 1]; i++)
+        assert_true(host[i] == (float)(world.size * (i % 100003)));
+    double *own = device_host_alloc((size_t)world.size * sizeof *own),
+           *sums = device_alloc((size_t)world.size * sizeof *own);
+    for (int r = 0; r < world.size; r++) own[r] = r == world.rank ? 1 + r / 3.0 : 0;
+    device_copy(sums, own, (size_t)world.size * sizeof *own, STREAM_COMPUTE);
+    tensor all = tensor_wrap(sums, DT_F64, DIMS(world.size));
+    all.dev = DEV_CUDA;
+    comm_wait(comm_sum_start(&world, &all));
+    device_copy(own, sums, (size_t)world.size * sizeof *own, STREAM_COMPUTE);
+    device_sync(STREAM_COMPUTE);
+    for (int r = 0; r < world.size; r++) assert_true(own[r] == 1 + r / 3.0);
+    device_host_free(own);
+    device_free(sums);
     device_host_free(host);
     device_free(gpu);
 }

@@ -7,6 +7,7 @@
  * for. So a wait that is missing gives wrong numbers, and with all of them the numbers are those of the CPU, bit for
  * bit. Events measure nothing. */
 #define _GNU_SOURCE
+#include <math.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -278,9 +279,10 @@ const backend *backend_find(const char *name) {
 /* ---- NCCL ----------------------------------------------------------------------------------------------------- */
 
 struct nccl {
-    comm   c;
-    tensor sum[MAX_LATE]; /* started, not waited for */
-    int    n;
+    comm    c;
+    tensor  sum[MAX_LATE];    /* started, not waited for */
+    int64_t own[MAX_LATE][2]; /* of each: the elements that are wanted */
+    int     n;
 };
 
 void comm_device_open(comm *c, double timeout_s) {
@@ -308,10 +310,28 @@ const char *comm_device_version(void) {
 
 void nccl_sum(struct nccl *n, const tensor *x) {
     CHECK(n->n < MAX_LATE && x->dev == DEV_CUDA, "%d sums, device %d", n->n, (int)x->dev);
-    n->sum[n->n++] = *x;
+    n->sum[n->n] = *x;
+    n->own[n->n][0] = 0;
+    n->own[n->n++][1] = tensor_count(x);
 }
 
-static void sum_now(const struct nccl *n, const tensor *x) {
+void nccl_sum_slices(struct nccl *n, const tensor *x, const int64_t *first) {
+    nccl_sum(n, x);
+    n->own[n->n - 1][0] = first[n->c.rank];
+    n->own[n->n - 1][1] = first[n->c.rank + 1];
+}
+
+static void sum_doubles(const struct nccl *n, const tensor *x) {
+    double *f = malloc(tensor_bytes(x) + 1);
+    CHECK(f, "no memory for %lld doubles", (long long)tensor_count(x));
+    copy_now(f, x->data, tensor_bytes(x));
+    comm_sum_f64(&n->c, f, tensor_count(x));
+    copy_now(x->data, f, tensor_bytes(x));
+    free(f);
+}
+
+/* What is not `own` is spoilt: nobody may read it. */
+static void sum_now(const struct nccl *n, const tensor *x, const int64_t own[2]) {
     int64_t   count = tensor_count(x);
     float    *f = malloc((size_t)count * sizeof *f + 1);
     uint16_t *half = x->data;
@@ -322,28 +342,38 @@ static void sum_now(const struct nccl *n, const tensor *x) {
     comm_sum_f32(&n->c, f, count);
     touch();
     for (int64_t i = 0; i < count; i++) {
+        float v = i >= own[0] && i < own[1] ? f[i] : NAN;
         if (x->dt == DT_F32)
-            F32(x)[i] = f[i];
+            F32(x)[i] = v;
         else
-            half[i] = f32_to_bf16(f[i]);
+            half[i] = f32_to_bf16(v);
     }
     leave();
     free(f);
 }
 
 void nccl_join(struct nccl *n) {
-    for (int i = 0; i < n->n; i++) sum_now(n, &n->sum[i]);
+    for (int i = 0; i < n->n; i++) {
+        if (n->sum[i].dt == DT_F64)
+            sum_doubles(n, &n->sum[i]);
+        else
+            sum_now(n, &n->sum[i], n->own[i]);
+    }
     n->n = 0;
 }
 
-void nccl_share_slices(struct nccl *n, const tensor *x, const int64_t *first) {
-    tensor all = *x;
-    char  *copy = malloc(tensor_bytes(x) + 1);
-    CHECK(copy && n->n == 0, "%d sums are under way", n->n);
-    copy_now(copy, x->data, tensor_bytes(x));
-    all.data = copy;
-    all.dev = DEV_CPU;
-    comm_share_slices(&n->c, &all, first);
-    copy_now(x->data, copy, tensor_bytes(x));
-    free(copy);
+void nccl_share(struct nccl *n, const comm_piece *piece, int n_pieces) {
+    CHECK(n->n == 0, "%d sums are under way", n->n);
+    for (int i = 0; i < n_pieces; i++) {
+        size_t     bytes = tensor_bytes(&piece[i].x);
+        char      *copy = malloc(bytes + 1);
+        comm_piece host = piece[i];
+        CHECK(copy, "no memory for %zu bytes", bytes);
+        copy_now(copy, piece[i].x.data, bytes);
+        host.x.data = copy;
+        host.x.dev = DEV_CPU;
+        comm_share(&n->c, &host, 1);
+        copy_now(piece[i].x.data, copy, bytes);
+        free(copy);
+    }
 }

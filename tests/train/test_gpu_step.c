@@ -218,6 +218,33 @@ static void test_memory(void **state) {
     for (int i = 1; i <= 4; i++) expect_le(fabs(wide.loss[i] / plain.loss[i] - 1), 1e-5, "loss of one micro-batch");
 }
 
+/* Parts of samples: what the largest can need is taken, not the whole card. */
+static void note_used(void *user, int64_t done, const step_result *r) {
+    size_t *used = user, free_bytes, all;
+    (void)r;
+    (void)done;
+    device_memory(&free_bytes, &all);
+    *used = all - free_bytes;
+}
+
+static void test_memory_of_parts(void **state) {
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        status        st;
+        size_t        before, used, all;
+        trainer_hooks h = {.on_step = note_used, .user = &used};
+        options       o = run_options(false, true, k ? "parts-b" : "parts-a");
+        o.train.steps = 6;
+        o.vae.chunk_tiles = k ? 0 : 2;
+        o.vae.crop_tiles = k ? 20 : 0;
+        device_memory(&before, &all);
+        if (trainer_run(&o, &one, &h, &st) != ST_OK) fail_msg("%s", st.text);
+        used -= all - before;
+        print_message("%.2f GB in use\n", (double)used / 1e9);
+        assert_in_range(used, (size_t)1 << 30, (size_t)3 << 30);
+    }
+}
+
 static void test_bad_gradient(void **state) {
     (void)state;
     watch   w = {.spoil_at = 3};
@@ -457,11 +484,17 @@ int main(void) {
     root = temp_folder();
     snprintf(data, sizeof data, "%s", in_root("data"));
     fixture_write(data, &spec);
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_losses), cmocka_unit_test(test_counts),       cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_memory), cmocka_unit_test(test_bad_gradient), cmocka_unit_test(test_chunks_and_heldout),
-        cmocka_unit_test(test_encode), cmocka_unit_test(test_networks),     cmocka_unit_test(test_chunked_decoding)};
-    int failed = cmocka_run_group_tests_name("gpu step", tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_losses),
+                                       cmocka_unit_test(test_counts),
+                                       cmocka_unit_test(test_resume),
+                                       cmocka_unit_test(test_memory),
+                                       cmocka_unit_test(test_memory_of_parts),
+                                       cmocka_unit_test(test_bad_gradient),
+                                       cmocka_unit_test(test_chunks_and_heldout),
+                                       cmocka_unit_test(test_encode),
+                                       cmocka_unit_test(test_networks),
+                                       cmocka_unit_test(test_chunked_decoding)};
+    int                     failed = cmocka_run_group_tests_name("gpu step", tests, NULL, NULL);
     comm_finish(&one);
     return failed;
 }

@@ -97,6 +97,26 @@ static void run_all(comm *c, const char *folder) {
     }
 }
 
+/* Losses and norms of "dit" (sharded) and "dit-plain-optimizer" on as many ranks: to the last bit. */
+static void check_sharding(const char *folder, int ranks) {
+    char      path[PATH_CAP], name[64];
+    double    loss[2][STEPS + 3] = {{0}}, norm[2][STEPS + 3] = {{0}}, l, n;
+    long long step, tokens;
+    snprintf(path, sizeof path, "%.400s/losses-%d.txt", folder, ranks);
+    FILE *f = fopen(path, "r");
+    CHECK(f, "%s is missing", path);
+    while (fscanf(f, "%63s %lld %lf %lf %lld", name, &step, &l, &n, &tokens) == 5) {
+        int k = strcmp(name, "dit") == 0 ? 0 : strcmp(name, "dit-plain-optimizer") == 0 ? 1 : -1;
+        CHECK(step >= 1 && step <= STEPS + 2, "step %lld", step);
+        if (k >= 0) loss[k][step] = l, norm[k][step] = n;
+    }
+    fclose(f);
+    for (int i = 1; i <= 5; i++)
+        CHECK(loss[1][i] > 0 && loss[0][i] == loss[1][i] && norm[0][i] == norm[1][i],
+              "step %d on %d ranks: loss %.17g and norm %.17g sharded, %.17g and %.17g not", i, ranks, loss[0][i],
+              norm[0][i], loss[1][i], norm[1][i]);
+}
+
 static int check(const char *folder) {
     static const int ranks[] = {1, 2, 4};
     FILE            *f[3];
@@ -130,6 +150,7 @@ static int check(const char *folder) {
     CHECK(lines == 2 * STEPS + 4 * 5 + 2 * 2, "%d lines", lines);
     printf("%d steps on 1, 2 and 4 ranks: largest relative difference of a loss %.3g\n", lines, worst);
     for (int i = 0; i < 3; i++) fclose(f[i]);
+    for (int i = 0; i < 3; i++) check_sharding(folder, ranks[i]);
     return 0;
 }
 

@@ -1,0 +1,34 @@
+/* What a run is about to do, before its first step. */
+#include "train/sizing.h"
+
+void sizing_print(const stepper *w, const options *o, const sizing *z, double step_seconds) {
+    const dataset *d = w->d;
+    const params  *p = w->t->p;
+    int64_t        numbers = 0;
+    for (int i = 0; i < p->n; i++) numbers += p->row[i]->count;
+    log_info("device: %s", w->where.text);
+    log_info("data: %lld samples (%lld left out), %lld tokens, largest %lld, resolution %d, %d shards", (long long)d->n,
+             (long long)d->n_left_out, (long long)d->total_tiles, (long long)d->max_tiles, d->resolution, d->n_shards);
+    log_info("model: %s, %lld parameters in %d tensors; weights, gradients and optimiser %.1f MB a rank", w->t->name,
+             (long long)numbers, p->n, (double)z->slab_bytes / 1e6);
+    if (o->train.batch_tokens > 0)
+        log_info("steps: %lld of %lld tokens on %d ranks", (long long)o->train.steps, (long long)o->train.batch_tokens,
+                 w->c->size);
+    else
+        log_info("steps: %lld of %lld samples (%.1f epochs) on %d ranks", (long long)o->train.steps,
+                 (long long)o->train.batch_samples,
+                 (double)o->train.steps * (double)o->train.batch_samples / (double)d->n, w->c->size);
+    log_info(
+        "micro-batch: at most %lld tokens; the fullest has %lld in %lld samples and needs %.1f MB (%d of %d segments "
+        "recomputed), %.1f MB to prepare",
+        (long long)z->micro_tokens, (long long)z->worst_tiles, (long long)z->worst_samples, (double)z->need.bytes / 1e6,
+        z->need.recomputed, z->need.n_segments, (double)z->host_bytes / 1e6);
+    if (z->gpu_all > 0)
+        log_info("memory of the GPU: %.0f MB for activations, %.0f scratch, %.0f for two batches; %.0f of %.0f in use",
+                 (double)w->e.step.size / 1e6, (double)w->e.c.scratch.size / 1e6,
+                 UPLOAD_PLACES * (double)w->up.place[0].size / 1e6, (double)z->gpu_used / 1e6,
+                 (double)z->gpu_all / 1e6);
+    if (step_seconds > 0)
+        log_info("time: about %.2f s a step, %.1f hours in all (measured on one micro-batch)", step_seconds,
+                 step_seconds * (double)o->train.steps / 3600);
+}
