@@ -19,6 +19,7 @@ template <int D_, int MT_, bool WIDE_, bool WGMMA_ = false> struct dkv_shape {
     /* 128 or 255 registers by warpgroups, 168 or 255 without. */
     static constexpr int  BLOCKS = WGMMA ? (D <= 32 ? 2 : 1) : D <= 64 ? 3 : 2;
     static_assert(WGMMA || (WARPS - 1) * SUMS * 128 <= STAGES * STAGE, "the ring holds the sums of all warps but one");
+    static_assert(!WGMMA || (STAGE % (16 * D) == 0 && OWN % (16 * D) == 0), "tiles start with the permutation");
 };
 
 /* Rows of a segment on their way through shared memory, as key_ring has keys: q, dout and stat of F::ROWS rows. */

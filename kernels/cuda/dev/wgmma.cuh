@@ -3,7 +3,7 @@
  *
  * Warp w of the group has rows 16w to 16w+15 of A and C, and holds them as mma.sync would (dev/mma.cuh), so fragments
  * serve both. The tiles of dev/mma.cuh are laid out as the hardware wants them: rows of D*2 bytes, 16-byte chunks
- * permuted by the 32-, 64- or 128-byte pattern, if they start at a multiple of 1024 bytes.
+ * permuted by the 32-, 64- or 128-byte pattern, if they start at a multiple of eight rows (16*D bytes).
  *
  * Products run behind the program: between wgmma_begin and wgmma_wait nobody may touch their registers, and whoever
  * wrote the tile (cp.async too) says shared_for_wgmma before the barrier that shows it to the others. Elsewhere than on
