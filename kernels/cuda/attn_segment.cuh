@@ -6,6 +6,7 @@
  * hs, so that the heads that share keys fill one tile. Keys of a segment are its key rows. */
 #pragma once
 #include "kernels/cuda/dev/attn_loader.cuh"
+#include "kernels/cuda/dev/wgmma.cuh"
 #include "kernels/cuda/state.h"
 
 /* A tile: `at` is its first row (or key) inside the segment, whose queries start at q0 and keys at k0 of the orders. */
@@ -130,6 +131,7 @@ template <class F> struct key_ring {
      * values F::TILE bytes further. `keys` are left from the tile on. */
     __device__ __forceinline__ uint32_t turn(int keys) {
         cp_async_wait<F::STAGES - 2>();
+        if (F::WGMMA) shared_for_wgmma();
         __syncthreads(); /* the tile is there for all, and all are done with the one before */
         load(keys > (F::STAGES - 1) * F::KEYS);
         uint32_t tile = ring + from;
@@ -156,6 +158,12 @@ void segment_dkv(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a);
 void segment_fwd(ctx *c, segment_problem<float> *p, const attn_segment_args *a);
 void segment_dq(ctx *c, segment_problem<float> *p, const attn_segment_args *a);
 void segment_dkv(ctx *c, segment_problem<float> *p, const attn_segment_args *a);
+
+/* Whether products by warpgroups (dev/wgmma.cuh) serve: on Hopper, where the tiles of 128 rows and keys get full. */
+static inline bool by_warpgroups(const ctx *c, const segment_problem<bf16> &p, int64_t n_queries) {
+    return c->cuda && c->cuda->major == 9 && p.wide && p.D > 16 && p.D <= 64 && p.n_keys >= 192 * (int64_t)p.S &&
+           n_queries * p.hs >= 1024 * (int64_t)p.S;
+}
 
 /* Raises the block's limit of shared memory where needed, and says so when the card has less. */
 template <class K> static inline void allow_shared(const ctx *c, K kernel, size_t bytes, const char *what) {

@@ -6,17 +6,20 @@
 
 static constexpr float LOG2_E = 1.4426950408889634f;
 
-template <int D_, int MT_, bool WIDE_> struct dkv_shape {
-    static constexpr bool WIDE = WIDE_;
+template <int D_, int MT_, bool WIDE_, bool WGMMA_ = false> struct dkv_shape {
+    static constexpr bool WIDE = WIDE_, WGMMA = WGMMA_;
     static constexpr int  D = D_, MT = MT_; /* a warp has MT tiles of 16 keys */
-    static constexpr int  WARPS = 4, THREADS = 32 * WARPS, WARP_KEYS = 16 * MT, KEYS = WARPS * WARP_KEYS, ROWS = 64;
+    static constexpr int  WARPS = WGMMA ? 8 : 4, THREADS = 32 * WARPS, WARP_KEYS = 16 * MT, KEYS = WARPS * WARP_KEYS;
+    static constexpr int  ROWS = WGMMA && D > 32 ? 128 : 64, STEP = 32; /* of a tile; of a warpgroup's products */
     static constexpr int  STAGES = D > 64 ? 2 : 3;
     static constexpr int  TILE = ROWS * D * 2, STAGE = 2 * TILE + ROWS * 8; /* bytes: q, dout, stat */
     static constexpr int  OWN = KEYS * D * 2;                               /* bytes of the keys' k or v */
     static constexpr int  BYTES = 2 * OWN + STAGES * STAGE;
     static constexpr int  SUMS = 2 * MT * (D / 8) * 4; /* accumulators of a lane */
-    static constexpr int  BLOCKS = D <= 64 ? 3 : 2;    /* 168 or 255 registers */
-    static_assert((WARPS - 1) * SUMS * 128 <= STAGES * STAGE, "the ring holds the sums of all warps but one");
+    /* 128 or 255 registers by warpgroups, 168 or 255 without. */
+    static constexpr int  BLOCKS = WGMMA ? (D <= 32 ? 2 : 1) : D <= 64 ? 3 : 2;
+    static_assert(WGMMA || (WARPS - 1) * SUMS * 128 <= STAGES * STAGE, "the ring holds the sums of all warps but one");
+    static_assert(!WGMMA || (STAGE % (16 * D) == 0 && OWN % (16 * D) == 0), "tiles start with the permutation");
 };
 
 /* Rows of a segment on their way through shared memory, as key_ring has keys: q, dout and stat of F::ROWS rows. */
@@ -143,6 +146,64 @@ __device__ __forceinline__ void walk_rows(dkv_keys<F> &w, uint32_t q, uint32_t d
     }
 }
 
+/* The same for STEP rows from `row` on by a warpgroup. The sums of dv and dk are left running. */
+template <class F>
+__device__ __forceinline__ void group_rows(dkv_keys<F> &w, float (&s)[F::STEP / 8][4], float (&dp)[F::STEP / 8][4],
+                                           uint32_t (&p)[F::STEP / 16][4], uint32_t (&ds)[F::STEP / 16][4], uint64_t q,
+                                           uint64_t dout, uint32_t stat, int row, float c, int quad) {
+    wgmma_begin();
+    group_product<F::D>(s, w.k[0], q, row);
+    group_product<F::D>(dp, w.v[0], dout, row);
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin(s);
+    pin(dp);
+#pragma unroll
+    for (int nt = 0; nt < F::STEP / 8; nt++) {
+        float4 st; /* lse and delta of rows 2quad, 2quad+1 */
+        shared_load(stat + (row + nt * 8 + quad * 2) * 8, st);
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            s[nt][e] = exp2_fast(s[nt][e] * c - (e % 2 ? st.z : st.x));
+            dp[nt][e] = s[nt][e] * (dp[nt][e] - (e % 2 ? st.w : st.y));
+        }
+        p[nt / 2][nt % 2 * 2] = pack_bf16(s[nt][0], s[nt][1]);
+        p[nt / 2][nt % 2 * 2 + 1] = pack_bf16(s[nt][2], s[nt][3]);
+        ds[nt / 2][nt % 2 * 2] = pack_bf16(dp[nt][0], dp[nt][1]);
+        ds[nt / 2][nt % 2 * 2 + 1] = pack_bf16(dp[nt][2], dp[nt][3]);
+    }
+    pin(p);
+    pin(ds);
+    wgmma_begin();
+    group_sum<F::D>(w.dv[0], p, dout, row);
+    group_sum<F::D>(w.dk[0], ds, q, row);
+    wgmma_commit();
+}
+
+/* One tile of rows, of which n are there and the others zeros. */
+template <class F>
+__device__ __forceinline__ void group_tile(dkv_keys<F> &w, uint32_t q_tile, float c, int n, int quad) {
+    uint64_t q = wgmma_tile<F::D>(q_tile), dout = wgmma_tile<F::D>(q_tile + F::TILE);
+    uint32_t stat = q_tile + 2 * F::TILE;
+    float    s[F::STEP / 8][4], dp[F::STEP / 8][4];
+    uint32_t p[F::STEP / 16][4], ds[F::STEP / 16][4];
+    if (n == F::ROWS) {
+#pragma unroll
+        for (int i = 0; i < F::ROWS; i += F::STEP) group_rows(w, s, dp, p, ds, q, dout, stat, i, c, quad);
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < n; i += F::STEP) {
+            group_rows(w, s, dp, p, ds, q, dout, stat, i, c, quad);
+            wgmma_wait<0>();
+            pin(w.dv[0]);
+            pin(w.dk[0]);
+        }
+    }
+    wgmma_wait<0>();
+    pin(w.dv[0]);
+    pin(w.dk[0]);
+}
+
 /* The sums of warps that had the same keys but other rows, added up in the order of the warps by the first of them.
  * `room`: one slot of SUMS floats a lane for each warp that gives. */
 template <class F>
@@ -248,7 +309,7 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
 
     /* Few keys: several warps have the same ones and share the rows, 16 at a time. */
     int groups = (n_keys + F::WARP_KEYS - 1) / F::WARP_KEYS;
-    groups = groups > 2 ? 4 : groups;
+    groups = F::WGMMA ? F::WARPS : groups > 2 ? 4 : groups;
     int shares = F::WARPS / groups, group = warp % groups, share = warp / groups;
     int keys = n_keys - group * F::WARP_KEYS; /* of this warp */
     k_tile += group * (F::WARP_KEYS * D * 2);
@@ -278,9 +339,14 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     float c = a.scale * LOG2_E;
     for (int left = end - begin; left > 0; left -= F::ROWS) {
         cp_async_wait<F::STAGES - 2>();
+        if (F::WGMMA) shared_for_wgmma();
         __syncthreads(); /* the tile is there for all, and all are done with the one before, whose place is next */
         rows.load();
         uint32_t q = rows.take(), dout = q + F::TILE, stat = dout + F::TILE;
+        if constexpr (F::WGMMA && HAS_WGMMA) {
+            group_tile(w, q, c, min(left, F::ROWS), quad);
+            continue;
+        }
         if (keys <= 0) continue;
         if (shares == 1 && left >= F::ROWS) {
 #pragma unroll
@@ -293,7 +359,7 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
                 walk_rows(w, q + r * (2 * D), dout + r * (2 * D), stat + r * 8, n_rows_of, k_rows_of, c, quad);
         }
     }
-    if (shares > 1) join_warps(w, ring, group, groups, share, shares, lane);
+    if (!F::WGMMA && shares > 1) join_warps(w, ring, group, groups, share, shares, lane);
     if (share > 0 || keys <= 0) return;
 
     if (a.parts > 1) {
@@ -338,6 +404,9 @@ template <int D, int MT> static void launch_dkv(ctx *c, segment_problem<bf16> *p
 }
 
 void segment_dkv(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a) {
+    bool groups = by_warpgroups(c, *p, a->q->dim[0]);
+    if (groups && p->D <= 32) return launch_dkv_shape<dkv_shape<32, 1, true, true>>(c, p, a);
+    if (groups) return launch_dkv_shape<dkv_shape<64, 1, true, true>>(c, p, a);
     if (p->D <= 16)
         launch_dkv<16, 2>(c, p, a);
     else if (p->D <= 32)

@@ -5,15 +5,17 @@
 
 static constexpr float LOG2_E = 1.4426950408889634f;
 
-template <int D_, int MT_, bool WIDE_> struct dq_shape {
-    static constexpr bool WIDE = WIDE_;
+template <int D_, int MT_, bool WIDE_, bool WGMMA_ = false> struct dq_shape {
+    static constexpr bool WIDE = WIDE_, WGMMA = WGMMA_;
     static constexpr int  D = D_, MT = MT_; /* a warp has MT tiles of 16 rows */
-    static constexpr int  WARPS = 4, THREADS = 32 * WARPS, WARP_ROWS = 16 * MT, ROWS = WARPS * WARP_ROWS, KEYS = 64;
+    static constexpr int  WARPS = WGMMA ? 8 : 4, THREADS = 32 * WARPS, WARP_ROWS = 16 * MT, ROWS = WARPS * WARP_ROWS;
+    static constexpr int  KEYS = WGMMA ? 128 : 64, STEP = 32; /* of a tile; of a warpgroup's products */
     static constexpr int  STAGES = D > 64 ? 2 : 3;
     static constexpr int  TILE = KEYS * D * 2, STAGE = 2 * TILE; /* bytes: K, then V */
     static constexpr int  OWN = ROWS * D * 2;                    /* bytes of the rows' q or dout */
     static constexpr int  BYTES = 2 * OWN + STAGES * STAGE;
-    static constexpr int  BLOCKS = D <= 32 ? 3 : 2; /* 168 or 255 registers */
+    /* 128 or 255 registers by warpgroups, 168 or 255 without. */
+    static constexpr int  BLOCKS = WGMMA ? (D <= 32 ? 2 : 1) : D <= 32 ? 3 : 2;
     static_assert(OWN <= STAGE, "out waits in the stage of the ring that is filled last");
 };
 
@@ -120,6 +122,54 @@ __device__ __forceinline__ void walk_keys(dq_rows<F> &w, uint32_t k, uint32_t v,
     }
 }
 
+/* The same for STEP keys from `key` on by a warpgroup. The sum of dq is left running. */
+template <class F, bool CUT>
+__device__ __forceinline__ void group_keys(dq_rows<F> &w, uint64_t k, uint64_t v, int key, float c, int n, int quad) {
+    float    s[F::STEP / 8][4], dp[F::STEP / 8][4];
+    uint32_t ds[F::STEP / 16][4];
+    wgmma_begin();
+    group_product<F::D>(s, w.q[0], k, key);
+    group_product<F::D>(dp, w.dout[0], v, key);
+    wgmma_commit();
+    wgmma_wait<0>();
+    pin(s);
+    pin(dp);
+#pragma unroll
+    for (int nt = 0; nt < F::STEP / 8; nt++) {
+        float x[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            x[i] = exp2_fast(s[nt][i] * c - w.lse[0][i / 2]) * (dp[nt][i] - w.delta[0][i / 2]);
+            if (CUT && nt * 8 + quad * 2 + i % 2 >= n) x[i] = 0;
+        }
+        ds[nt / 2][nt % 2 * 2] = pack_bf16(x[0], x[1]);
+        ds[nt / 2][nt % 2 * 2 + 1] = pack_bf16(x[2], x[3]);
+    }
+    pin(ds);
+    wgmma_begin();
+    group_sum<F::D>(w.dq[0], ds, k, key);
+    wgmma_commit();
+}
+
+/* One tile of keys, of which n are there. */
+template <class F>
+__device__ __forceinline__ void group_tile(dq_rows<F> &w, uint32_t k_tile, float c, int n, int quad) {
+    uint64_t k = wgmma_tile<F::D>(k_tile), v = wgmma_tile<F::D>(k_tile + F::TILE);
+    if (n == F::KEYS) {
+#pragma unroll
+        for (int i = 0; i < F::KEYS; i += F::STEP) group_keys<F, false>(w, k, v, i, c, F::STEP, quad);
+    } else {
+#pragma unroll 1
+        for (int i = 0; i < n; i += F::STEP) {
+            group_keys<F, true>(w, k, v, i, c, n - i, quad);
+            wgmma_wait<0>();
+            pin(w.dq[0]);
+        }
+    }
+    wgmma_wait<0>();
+    pin(w.dq[0]);
+}
+
 template <class F>
 __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     segment_dq_kernel(const __grid_constant__ segment_problem<bf16> a) {
@@ -166,6 +216,10 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     float c = a.scale * LOG2_E;
     for (int left = j.keys; left > 0; left -= F::KEYS) {
         uint32_t k = keys.turn(left), v = k + F::TILE;
+        if constexpr (F::WGMMA && HAS_WGMMA) {
+            group_tile(w, k, c, min(left, F::KEYS), quad);
+            continue;
+        }
         if (n_rows <= 0) continue;
         if (left >= F::KEYS) {
 #pragma unroll
@@ -200,6 +254,9 @@ template <int D, int MT> static void launch_dq(ctx *c, segment_problem<bf16> *p,
 }
 
 void segment_dq(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a) {
+    bool groups = by_warpgroups(c, *p, a->q->dim[0]);
+    if (groups && p->D <= 32) return launch_dq_shape<dq_shape<32, 1, true, true>>(c, p, a);
+    if (groups) return launch_dq_shape<dq_shape<64, 1, true, true>>(c, p, a);
     if (p->D <= 16)
         launch_dq<16, 2>(c, p, a);
     else if (p->D <= 32)

@@ -11,10 +11,11 @@
 static constexpr float LOG2_E = 1.4426950408889634f;
 static constexpr float BOUND_LOG2 = 60.f; /* sums of 2^20 keys and values up to 2^40 stay below 2^127 */
 
-template <int D_, int WARPS_, int MT_, bool WIDE_> struct fwd_shape {
-    static constexpr bool WIDE = WIDE_;
+template <int D_, int WARPS_, int MT_, bool WIDE_, bool WGMMA_ = false> struct fwd_shape {
+    static constexpr bool WIDE = WIDE_, WGMMA = WGMMA_;
     static constexpr int  D = D_, WARPS = WARPS_, MT = MT_; /* a warp has MT tiles of 16 rows */
-    static constexpr int  THREADS = 32 * WARPS, WARP_ROWS = 16 * MT, ROWS = WARPS * WARP_ROWS, KEYS = 64;
+    static constexpr int  THREADS = 32 * WARPS, WARP_ROWS = 16 * MT, ROWS = WARPS * WARP_ROWS;
+    static constexpr int  KEYS = WGMMA ? 128 : 64, STEP = 64; /* of a tile; of a warpgroup's products */
     static constexpr int  STAGES = D > 64 ? 2 : 3;
     static constexpr int  TILE = KEYS * D * 2, STAGE = 2 * TILE; /* bytes: K, then V */
     static constexpr int  BYTES = ROWS * D * 2 + STAGES * STAGE;
@@ -176,6 +177,78 @@ __device__ __forceinline__ void walk_bounded(fwd_rows<F> &w, const fwd_offsets<F
     }
 }
 
+/* STEP keys of the bounded form in a warpgroup: scores, their weights, the sum of values. */
+template <class F>
+__device__ __forceinline__ void group_scores(float (&s)[F::STEP / 8][4], const fwd_rows<F> &w, uint64_t k, int key) {
+    wgmma_begin();
+    group_product<F::D>(s, w.q[0], k, key);
+    wgmma_commit();
+}
+template <class F, bool CUT>
+__device__ __forceinline__ void group_weigh(fwd_rows<F> &w, float (&s)[F::STEP / 8][4], uint32_t (&p)[F::STEP / 16][4],
+                                            float c, int n, int quad) {
+    pin(s);
+#pragma unroll
+    for (int nt = 0; nt < F::STEP / 8; nt++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float y = exp2_fast(s[nt][i] * c);
+            if (CUT && nt * 8 + quad * 2 + i % 2 >= n) y = 0;
+            w.sum[0][i / 2] += y;
+            s[nt][i] = y;
+        }
+        p[nt / 2][nt % 2 * 2] = pack_bf16(s[nt][0], s[nt][1]);
+        p[nt / 2][nt % 2 * 2 + 1] = pack_bf16(s[nt][2], s[nt][3]);
+    }
+}
+template <class F>
+__device__ __forceinline__ void group_values(fwd_rows<F> &w, uint32_t (&p)[F::STEP / 16][4], uint64_t v, int key) {
+    pin(p);
+    wgmma_begin();
+    group_sum<F::D>(w.o[0], p, v, key);
+    wgmma_commit();
+}
+
+/* walk_bounded with products of a warpgroup: scores run one step ahead, the sums of values up to one behind. */
+template <class F>
+__device__ __forceinline__ void group_bounded(fwd_rows<F> &w, uint32_t k_tile, float c, int n, int quad) {
+    uint64_t k = wgmma_tile<F::D>(k_tile), v = wgmma_tile<F::D>(k_tile + F::TILE);
+    if (n == F::KEYS) {
+        constexpr int COUNT = F::KEYS / F::STEP;
+        float         s[2][F::STEP / 8][4];
+        uint32_t      p[2][F::STEP / 16][4];
+        group_scores(s[0], w, k, 0);
+#pragma unroll
+        for (int i = 0; i < COUNT; i++) {
+            if (i + 1 < COUNT) {
+                group_scores(s[(i + 1) % 2], w, k, (i + 1) * F::STEP);
+                if (i > 0)
+                    wgmma_wait<2>(); /* the sums of the step before may go on */
+                else
+                    wgmma_wait<1>();
+            } else {
+                wgmma_wait<1>();
+            }
+            group_weigh<F, false>(w, s[i % 2], p[i % 2], c, F::STEP, quad);
+            group_values(w, p[i % 2], v, i * F::STEP);
+        }
+        wgmma_wait<0>();
+        pin(w.o[0]);
+        return;
+    }
+#pragma unroll 1
+    for (int i = 0; i < n; i += F::STEP) {
+        float    s[F::STEP / 8][4];
+        uint32_t p[F::STEP / 16][4];
+        group_scores(s, w, k, i);
+        wgmma_wait<0>();
+        group_weigh<F, true>(w, s, p, c, n - i, quad);
+        group_values(w, p, v, i);
+        wgmma_wait<0>();
+        pin(w.o[0]);
+    }
+}
+
 template <class F>
 __device__ __forceinline__ void walk_running(fwd_rows<F> &w, const fwd_offsets<F> &off, uint32_t k_tile, float c, int n,
                                              int quad) {
@@ -269,10 +342,14 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     /* With few keys, the rounded weights should be exact where a key is alone: the running form makes the largest 1. */
     bool  bounded = j.keys > F::KEYS && __syncthreads_and(c * c * largest_norm(w) * __uint_as_float(a.key_bound[g]) <=
                                                           BOUND_LOG2 * BOUND_LOG2);
+    bounded = __all_sync(0xffffffffu, bounded); /* a vote: the compiler sees that warps do not part here */
     if (bounded) {
         for (int left = j.keys; left > 0; left -= F::KEYS) {
             uint32_t tile = keys.turn(left);
-            if (n_rows > 0) walk_bounded(w, off, tile, c, min(left, F::KEYS), quad);
+            if constexpr (F::WGMMA && HAS_WGMMA)
+                group_bounded(w, tile, c, min(left, F::KEYS), quad);
+            else if (n_rows > 0)
+                walk_bounded(w, off, tile, c, min(left, F::KEYS), quad);
         }
     } else {
 #pragma unroll
@@ -330,7 +407,9 @@ static void launch_fwd(ctx *c, segment_problem<bf16> *p, const attn_segment_args
 void segment_fwd(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a) {
     p->key_bound = segment_key_bound(c, *p, a->k->dim[0]);
     bool tall = a->q->dim[0] * p->hs >= 4096 * (int64_t)p->S;
-    if (p->D <= 16)
+    if (by_warpgroups(c, *p, a->q->dim[0]) && p->D <= 32)
+        launch_fwd_shape<fwd_shape<32, 8, 1, true, true>>(c, p, a);
+    else if (p->D <= 16)
         launch_fwd<16, 4, 2>(c, p, a);
     else if (p->D <= 32 && p->wide && tall)
         launch_fwd_shape<fwd_shape<32, 8, 2, true>>(c, p, a);

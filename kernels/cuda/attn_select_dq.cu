@@ -4,13 +4,13 @@
 
 namespace {
 
-enum { WARPS = 4, QUERY_TILES = 32 }; /* of a block of threads */
+#define DEEP -100.0f /* lse from here on: 2^-lse is a number that zeros make 0 */ /* of a block of threads */
 
 template <int GROUPS> struct dq_rows {
     row_operand q[GROUPS], dout[GROUPS];
-    float       dq[4 * GROUPS][4], lse[2], delta[2];
+    float       dq[4 * GROUPS][4], lse[2], delta[2]; /* delta: negated */
 
-    /* Leaves lse and delta in a.stat. */
+    /* Leaves lse and -delta in a.stat. */
     __device__ __forceinline__ void start(const select_view &a, const query_tile &t, int row, int quad) {
         float sum[2] = {0, 0};
         load_heads<GROUPS>(q, a.o, a, t, row, quad);
@@ -26,7 +26,7 @@ template <int GROUPS> struct dq_rows {
         for (int r = 0; r < 2; r++) {
             int64_t at = t.n * a.H + t.head + row + 8 * r;
             bool    ok = row + 8 * r < t.n_heads;
-            delta[r] = quad_sum(sum[r]);
+            delta[r] = -quad_sum(sum[r]);
             lse[r] = ok ? a.lse[at] * LOG2_E : 0;
             if (ok && quad == 0) a.stat[at] = make_float2(lse[r], delta[r]);
         }
@@ -36,29 +36,36 @@ template <int GROUPS> struct dq_rows {
 #pragma unroll
             for (int e = 0; e < 4; e++) dq[j][e] = 0;
     }
+    /* Padding must not make NaN: where lse is too small for that, keys past the end need a mask. */
+    __device__ __forceinline__ bool is_deep() const {
+        return (lse[0] < DEEP && lse[0] != -INFINITY) || (lse[1] < DEEP && lse[1] != -INFINITY);
+    }
+    /* dp: dP - delta */
     __device__ __forceinline__ void score(float (&s)[2][4], float (&dp)[2][4], const uint4 (&k)[GROUPS][2],
                                           const uint4 (&v)[GROUPS][2]) const {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
+            mma_bf16(s[half], q[0].step[0], k[0][half].x, k[0][half].y, 0.f, 0.f, 0.f, 0.f);
+            mma_bf16(dp[half], dout[0].step[0], v[0][half].x, v[0][half].y, delta[0], delta[0], delta[1], delta[1]);
+            mma_bf16(s[half], q[0].step[1], k[0][half].z, k[0][half].w);
+            mma_bf16(dp[half], dout[0].step[1], v[0][half].z, v[0][half].w);
 #pragma unroll
-            for (int e = 0; e < 4; e++) s[half][e] = dp[half][e] = 0;
-#pragma unroll
-            for (int c = 0; c < GROUPS; c++) {
+            for (int c = 1; c < GROUPS; c++) {
                 mma_chunks(s[half], q[c], k[c][half]);
                 mma_chunks(dp[half], dout[c], v[c][half]);
             }
         }
     }
     /* dS / scale as operand A */
+    template <bool MASK>
     __device__ __forceinline__ void differentiate(uint32_t (&a)[4], const float (&s)[2][4], const float (&dp)[2][4],
                                                   int n_keys, int quad, float scale2) const {
         float ds[2][4];
 #pragma unroll
         for (int half = 0; half < 2; half++)
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-                ds[half][e] = exp2_fast(fmaf(s[half][e], scale2, -lse[e / 2])) * (dp[half][e] - delta[e / 2]);
-        if (n_keys < 16) {
+            for (int e = 0; e < 4; e++) ds[half][e] = exp2_fast(fmaf(s[half][e], scale2, -lse[e / 2])) * dp[half][e];
+        if (MASK) {
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 if (8 * (e / 4) + 2 * quad + e % 2 >= n_keys) ds[e / 4][e % 4] = 0;
@@ -79,109 +86,136 @@ template <int GROUPS> struct dq_rows {
     }
 };
 
-/* As fwd_step. dq += dS K wants K with keys as the contraction: the tile goes to shared memory (`room`, of this warp)
- * and is read back transposed. */
-template <int SET, int GROUPS, int TILES>
-__device__ __forceinline__ void dq_step(dq_rows<GROUPS> (&rows)[TILES], uint4 (&k)[GROUPS][2], uint4 (&v)[GROUPS][2],
-                                        const uint4 *next, int n_keys, bool more, char *room, int lane, float scale2) {
-    const int row = lane / 4, quad = lane % 4;
-    __syncwarp(); /* the last tile has been read */
-#pragma unroll
-    for (int c = 0; c < GROUPS; c++)
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-            *(uint4 *)(room + c * 1024 + half * 512 + tile_chunk<32>(row, quad)) = k[c][half];
-    float    s[TILES][2][4], dp[TILES][2][4];
-    uint32_t ds[TILES][4];
-#pragma unroll
-    for (int i = 0; i < TILES; i++)
-        if (SET >> i & 1) rows[i].score(s[i], dp[i], k, v);
-    if (more) {
-        load_chunks<GROUPS>(k, next);
-        load_chunks<GROUPS>(v, next + GROUPS * 64);
-    }
-#pragma unroll
-    for (int i = 0; i < TILES; i++)
-        if (SET >> i & 1) rows[i].differentiate(ds[i], s[i], dp[i], n_keys, quad, scale2);
-    __syncwarp();
+/* The keys of a block, as fwd_block. dq += dS K wants K with keys as the contraction: a tile goes to shared memory
+ * (`room`, of this warp) and is read back transposed. */
+template <int SET, bool MASK, int GROUPS, int TILES>
+__device__ __forceinline__ void dq_block(dq_rows<GROUPS> (&rows)[TILES], uint4 (&k)[GROUPS][2], uint4 (&v)[GROUPS][2],
+                                         const uint4 *from, const uint4 *next, int n_keys, char *room, int lane,
+                                         float scale2) {
+    const int      row = lane / 4, quad = lane % 4;
     /* matrices: keys 0-7, 8-15 of a chunk of channels, then of the next */
     const uint32_t read = smem_addr(room) + lane / 8 % 2 * 512;
+    for (;;) {
+        __syncwarp(); /* the last tile has been read */
 #pragma unroll
-    for (int c = 0; c < GROUPS; c++)
+        for (int c = 0; c < GROUPS; c++)
 #pragma unroll
-        for (int j = 0; j < 4; j += 2) {
-            uint32_t b[4];
-            ldmatrix_x4_trans(b, read + c * 1024 + tile_chunk<32>(lane % 8, j + lane / 16));
+            for (int half = 0; half < 2; half++)
+                *(uint4 *)(room + c * 1024 + half * 512 + tile_chunk<32>(row, quad)) = k[c][half];
+        float    s[TILES][2][4], dp[TILES][2][4];
+        uint32_t ds[TILES][4];
 #pragma unroll
-            for (int i = 0; i < TILES; i++)
-                if (SET >> i & 1) {
-                    mma_bf16(rows[i].dq[4 * c + j], ds[i], b[0], b[1]);
-                    mma_bf16(rows[i].dq[4 * c + j + 1], ds[i], b[2], b[3]);
-                }
-        }
+        for (int i = 0; i < TILES; i++)
+            if (SET >> i & 1) rows[i].score(s[i], dp[i], k, v);
+        from = n_keys > 16 ? from + GROUPS * 128 : next;
+        load_chunks<GROUPS>(k, from);
+        load_chunks<GROUPS>(v, from + GROUPS * 64);
+#pragma unroll
+        for (int i = 0; i < TILES; i++)
+            if (SET >> i & 1) rows[i].template differentiate<MASK>(ds[i], s[i], dp[i], n_keys, quad, scale2);
+        __syncwarp();
+#pragma unroll
+        for (int c = 0; c < GROUPS; c++)
+#pragma unroll
+            for (int j = 0; j < 4; j += 2) {
+                uint32_t b[4];
+                ldmatrix_x4_trans(b, read + c * 1024 + tile_chunk<32>(lane % 8, j + lane / 16));
+#pragma unroll
+                for (int i = 0; i < TILES; i++)
+                    if (SET >> i & 1) {
+                        mma_bf16(rows[i].dq[4 * c + j], ds[i], b[0], b[1]);
+                        mma_bf16(rows[i].dq[4 * c + j + 1], ds[i], b[2], b[3]);
+                    }
+            }
+        n_keys -= 16;
+        if (n_keys <= 0) break;
+    }
 }
 
-template <int GROUPS, int TILES>
-__global__ void __launch_bounds__(32 * WARPS, GROUPS == 1   ? 3
-                                              : GROUPS == 2 ? 2
-                                                            : 1)
+/* As fwd_walk. */
+template <bool MASK, int GROUPS, int TILES>
+__device__ __forceinline__ void dq_walk(dq_rows<GROUPS> (&rows)[TILES], const select_view &a, const int (&list)[TILES],
+                                        int (&at)[TILES], block_union<TILES> &blocks, const uint4 *kv, char *room,
+                                        int lane, float scale2) {
+    uint4 k[GROUPS][2], v[GROUPS][2];
+    do {
+        const int n = blocks.next(a, list, at);
+        if (n == 0) continue;
+        union_entry  e = blocks.entry[0];
+        const uint4 *from = kv + (int64_t)e.tile * (GROUPS * 128);
+        load_chunks<GROUPS>(k, from);
+        load_chunks<GROUPS>(v, from + GROUPS * 64);
+        for (int i = 1; i <= n; i++) {
+            const union_entry after = blocks.entry[i < n ? i : 0];
+            const uint4      *next = kv + (int64_t)after.tile * (GROUPS * 128);
+            if (TILES == 1 || e.mask == 1)
+                dq_block<1, MASK, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, room, lane, scale2);
+            else if (e.mask == 2)
+                dq_block<TILES == 1 ? 1 : 2, MASK, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, room, lane, scale2);
+            else
+                dq_block<TILES == 1 ? 1 : 3, MASK, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, room, lane, scale2);
+            e = after;
+            from = next;
+        }
+    } while (!lists_end(a, at));
+}
+
+template <int GROUPS> struct dq_shape {
+    enum { TILES = GROUPS == 1 ? 2 : 1, WARPS = 4, BLOCKS = GROUPS == 1 ? 3 : GROUPS == 2 ? 2 : 1, QUERIES = 16 };
+};
+
+template <int GROUPS>
+__global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>::BLOCKS)
     dq_kernel(const select_view a, const select_packed packed) {
-    __shared__ int         ticket;
-    __shared__ block_entry entries[WARPS][32 * TILES];
-    __shared__ uint4       key_room[WARPS][GROUPS * 64];
-    const int              lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4, g = blockIdx.y;
-    const uint4           *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
-    const float            scale2 = a.scale * LOG2_E;
-    char                  *room = (char *)key_room[threadIdx.x / 32];
+    typedef dq_shape<GROUPS> F;
+    __shared__ int           ticket;
+    __shared__ block_union<F::TILES> unions[F::WARPS];
+    __shared__ uint4                 key_room[F::WARPS][GROUPS * 64];
+    const int                        lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4, g = blockIdx.y;
+    const uint4                     *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
+    const float                      scale2 = a.scale * LOG2_E;
+    char                            *room = (char *)key_room[threadIdx.x / 32];
     if (threadIdx.x == 0) ticket = 0;
     __syncthreads();
-    for (int index; take_tiles(&ticket, TILES, QUERY_TILES, lane, &index);) {
-        block_walk<TILES> walk(a, entries[threadIdx.x / 32]);
-        dq_rows<GROUPS>   rows[TILES];
-        uint4             k[GROUPS][2], v[GROUPS][2];
+    for (int index; take_tiles(&ticket, F::TILES, F::QUERIES, lane, &index);) {
+        block_union<F::TILES> &blocks = unions[threadIdx.x / 32];
+        dq_rows<GROUPS>        rows[F::TILES];
+        int                    list[F::TILES], at[F::TILES];
+        bool                   deep = false;
 #pragma unroll
-        for (int i = 0; i < TILES; i++) {
+        for (int i = 0; i < F::TILES; i++) {
             query_tile t = tile_at(a, g, index + i);
-            walk.start(i, g, t.n, t.exists);
+            list[i] = (int)(g * a.N + t.n);
+            at[i] = t.exists ? 0 : a.K;
             rows[i].start(a, t, row, quad);
+            deep |= rows[i].is_deep();
         }
-        key_step next;
-        bool     more = walk.next_block(next);
-        if (more) {
-            const uint4 *from = kv + (int64_t)next.tile * (GROUPS * 128);
-            load_chunks<GROUPS>(k, from);
-            load_chunks<GROUPS>(v, from + GROUPS * 64);
-        }
-        while (more) {
-            const int      n_keys = next.n_keys;
-            const uint32_t mask = next.mask;
-            more = walk.advance(next);
-            const uint4 *from = kv + (int64_t)next.tile * (GROUPS * 128);
-            if (TILES == 1 || mask == 1)
-                dq_step<1, GROUPS, TILES>(rows, k, v, from, n_keys, more, room, lane, scale2);
-            else if (mask == 2)
-                dq_step<TILES == 1 ? 1 : 2, GROUPS, TILES>(rows, k, v, from, n_keys, more, room, lane, scale2);
-            else
-                dq_step<TILES == 1 ? 1 : 3, GROUPS, TILES>(rows, k, v, from, n_keys, more, room, lane, scale2);
-        }
+        if (__any_sync(ALL_LANES, deep))
+            dq_walk<true>(rows, a, list, at, blocks, kv, room, lane, scale2);
+        else
+            dq_walk<false>(rows, a, list, at, blocks, kv, room, lane, scale2);
 #pragma unroll
-        for (int i = 0; i < TILES; i++) rows[i].write(a, tile_at(a, g, index + i), row, quad);
+        for (int i = 0; i < F::TILES; i++) rows[i].write(a, tile_at(a, g, index + i), row, quad);
     }
+}
+
+template <int GROUPS> void launch_dq(ctx *c, const select_view &a, const select_packed &p) {
+    typedef dq_shape<GROUPS> F;
+    dq_kernel<GROUPS><<<query_grid(a, F::QUERIES), 32 * F::WARPS, 0, stream_of(c)>>>(a, p);
+    LAUNCHED(c);
 }
 
 } // namespace
 
 void select_tiles_dq(ctx *c, const select_view &a, const select_packed &p) {
-    dim3 grid = query_grid(a, QUERY_TILES);
     switch (select_groups(a.D)) {
     case 1:
-        dq_kernel<1, 2><<<grid, 32 * WARPS, 0, stream_of(c)>>>(a, p);
+        launch_dq<1>(c, a, p);
         break;
     case 2:
-        dq_kernel<2, 1><<<grid, 32 * WARPS, 0, stream_of(c)>>>(a, p);
+        launch_dq<2>(c, a, p);
         break;
     default:
-        dq_kernel<4, 1><<<grid, 32 * WARPS, 0, stream_of(c)>>>(a, p);
+        launch_dq<4>(c, a, p);
     }
-    LAUNCHED(c);
 }

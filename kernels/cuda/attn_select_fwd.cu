@@ -1,15 +1,17 @@
 /* attn_select forward on tensor cores (dev/select_walk.cuh: who does what), and the packing of keys and values.
  *
- * The softmax keeps a maximum that may lag behind the true one, as long as no probability, relative to it, is above
- * LARGEST: sums are larger then, and as exact, and a tile is rarely rescaled. */
+ * Two forms of softmax, as in attn_segment_fwd.cu. Bounded: by the lengths of its queries and of all keys no score of a
+ * warp exceeds BOUND, so that 2^score needs no maximum. Else the softmax keeps a maximum that may lag behind the true
+ * one, as long as no sum of a step's probabilities, relative to it, is above LARGEST: sums are larger then, and as
+ * exact, and a tile is rarely rescaled. */
 #include <math.h>
 
 #include "kernels/cuda/dev/select_walk.cuh"
 
 namespace {
 
-enum { WARPS = 8, QUERY_TILES = 64 }; /* of a block of threads */
 #define LARGEST 1024.0f
+#define BOUND 60.0f    /* of scores as powers of two, in the bounded form */
 #define NOTHING -1e30f /* maximum of no scores; not infinite, as keys that are not there have scores of -infinity */
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
@@ -34,7 +36,7 @@ __device__ __forceinline__ uint4 value_chunk(const bf16 *v, int64_t stride, int 
     return make_uint4(word[0], word[1], word[2], word[3]);
 }
 
-/* A warp per tile of a key head. */
+/* A warp per tile of a key head. Leaves the largest squared length of a key, too. */
 __global__ void __launch_bounds__(256)
     pack_kernel(const select_view a, const select_packed p, int groups, bool by_key) {
     int64_t tile = (int64_t)blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -52,15 +54,21 @@ __global__ void __launch_bounds__(256)
     int64_t     stride = (int64_t)a.G * a.D;
     const bf16 *k = (const bf16 *)a.k + key0 * stride + g * a.D, *v = (const bf16 *)a.v + key0 * stride + g * a.D;
     uint4      *to = p.kv + (g * p.n_tiles + tile) * groups * 128 + lane;
+    float       square[2] = {0, 0};
     for (int i = 0; i < groups; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++, to += 32) {
-            int  key = lane / 4 + 8 * half;
-            bool ok = key < n_keys;
-            to[0] = row_chunk(k + (ok ? key : 0) * stride, i, lane % 4, a.D, ok);
+            int   key = lane / 4 + 8 * half;
+            bool  ok = key < n_keys;
+            uint4 x = row_chunk(k + (ok ? key : 0) * stride, i, lane % 4, a.D, ok);
+            to[0] = x;
+            square[half] += word_square(x.x) + word_square(x.y) + word_square(x.z) + word_square(x.w);
             to[groups * 64] = by_key ? row_chunk(v + (ok ? key : 0) * stride, i, lane % 4, a.D, ok)
                                      : value_chunk(v + 32 * i, stride, n_keys, a.D - 32 * i, half, lane);
         }
+    float most = warp_max(fmaxf(quad_sum(square[0]), quad_sum(square[1])));
+    int  *so_far = (int *)&p.square[g]; /* floats that are not negative compare like integers */
+    if (lane == 0 && __float_as_int(most) > *(volatile int *)so_far) atomicMax(so_far, __float_as_int(most));
 }
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
@@ -68,7 +76,7 @@ __global__ void __launch_bounds__(256)
 /* One query tile's state. Columns 2j, 2j+1 of a lane's row are channels 8quad + 2j + {0,1} of each group. */
 template <int GROUPS> struct fwd_rows {
     row_operand q[GROUPS];
-    float       out[4 * GROUPS][4], max[2], sum[2]; /* max: of scores as powers of two */
+    float       out[4 * GROUPS][4], max[2], sum[2]; /* max: running form, of scores as powers of two; else 0 */
 
     __device__ __forceinline__ void start(const select_view &a, const query_tile &t, int row, int quad) {
         load_heads<GROUPS>(q, a.q, a, t, row, quad);
@@ -76,37 +84,53 @@ template <int GROUPS> struct fwd_rows {
         for (int j = 0; j < 4 * GROUPS; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++) out[j][e] = 0;
-        max[0] = max[1] = NOTHING;
         sum[0] = sum[1] = 0;
     }
-    __device__ __forceinline__ void score(float (&s)[2][4], const uint4 (&k)[GROUPS][2]) const {
+    /* Largest squared length of the lane's two rows. */
+    __device__ __forceinline__ float square() const {
+        float x[2] = {0, 0};
+#pragma unroll
+        for (int c = 0; c < GROUPS; c++)
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                uint32_t y = q[c].step[i / 4][i % 4];
+                x[i % 2] += word_square(y);
+            }
+        return fmaxf(quad_sum(x[0]), quad_sum(x[1]));
+    }
+    /* s: scores as powers of two; bias: of the lane's keys, 0 or (no key) -infinity. */
+    __device__ __forceinline__ void score(float (&s)[2][4], const uint4 (&k)[GROUPS][2], const float (&bias)[4],
+                                          float scale2) const {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
+            mma_bf16(s[half], q[0].step[0], k[0][half].x, k[0][half].y, 0.f, 0.f, 0.f, 0.f);
+            mma_bf16(s[half], q[0].step[1], k[0][half].z, k[0][half].w);
 #pragma unroll
-            for (int e = 0; e < 4; e++) s[half][e] = 0;
-#pragma unroll
-            for (int c = 0; c < GROUPS; c++) mma_chunks(s[half], q[c], k[c][half]);
+            for (int c = 1; c < GROUPS; c++) mma_chunks(s[half], q[c], k[c][half]);
         }
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) s[half][e] = fmaf(s[half][e], scale2, bias[2 * half + e % 2]);
     }
-    /* p: probabilities over 2^max as operand A; t: their sums. True if max is too far behind. */
-    __device__ __forceinline__ bool probabilities(uint32_t (&p)[4], float (&t)[2], const float (&s)[2][4],
-                                                  float scale2) const {
+    /* p: 2^(s - max) as operand A; t: their sums. */
+    template <bool BOUNDED>
+    __device__ __forceinline__ void weigh(uint32_t (&p)[4], float (&t)[2], const float (&s)[2][4]) const {
         float x[2][4];
 #pragma unroll
         for (int half = 0; half < 2; half++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) x[half][e] = exp2_fast(fmaf(s[half][e], scale2, -max[e / 2]));
+            for (int e = 0; e < 4; e++) x[half][e] = exp2_fast(BOUNDED ? s[half][e] : s[half][e] - max[e / 2]);
         t[0] = (x[0][0] + x[0][1]) + (x[1][0] + x[1][1]);
         t[1] = (x[0][2] + x[0][3]) + (x[1][2] + x[1][3]);
         p[0] = pack_bf16(x[0][0], x[0][1]), p[1] = pack_bf16(x[0][2], x[0][3]);
         p[2] = pack_bf16(x[1][0], x[1][1]), p[3] = pack_bf16(x[1][2], x[1][3]);
-        return t[0] > LARGEST || t[1] > LARGEST;
     }
-    __device__ __forceinline__ void raise(const float (&s)[2][4], float scale2) {
+    __device__ __forceinline__ void raise(const float (&s)[2][4]) {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             float top = fmaxf(fmaxf(s[0][2 * r], s[0][2 * r + 1]), fmaxf(s[1][2 * r], s[1][2 * r + 1]));
-            float next = fmaxf(max[r], quad_max(top) * scale2), keep = exp2_fast(max[r] - next);
+            float next = fmaxf(max[r], quad_max(top)), keep = exp2_fast(max[r] - next);
             max[r] = next;
             sum[r] *= keep;
 #pragma unroll
@@ -146,82 +170,133 @@ template <int GROUPS> struct fwd_rows {
     }
 };
 
-/* A step for the query tiles of SET, whose keys and values are in k and v; leaves the next step's there. */
-template <int SET, int GROUPS, int TILES>
-__device__ __forceinline__ void fwd_step(fwd_rows<GROUPS> (&rows)[TILES], uint4 (&k)[GROUPS][2], uint4 (&v)[GROUPS][2],
-                                         const uint4 *next, int n_keys, bool more, int quad, float scale2) {
-    float    s[TILES][2][4], t[TILES][2];
-    uint32_t p[TILES][4];
+template <int SET, bool BOUNDED, int GROUPS, int TILES>
+__device__ __forceinline__ void weigh_set(fwd_rows<GROUPS> (&rows)[TILES], uint32_t (&p)[TILES][4],
+                                          float (&t)[TILES][2], const float (&s)[TILES][2][4]) {
+    bool behind;
+    do {
+        behind = false;
 #pragma unroll
-    for (int i = 0; i < TILES; i++)
-        if (SET >> i & 1) rows[i].score(s[i], k);
-    if (more) load_chunks<GROUPS>(k, next);
-    if (n_keys < 16) {
-#pragma unroll
-        for (int e = 0; e < 8; e++)
-            if (8 * (e / 4) + 2 * quad + e % 2 >= n_keys) {
-#pragma unroll
-                for (int i = 0; i < TILES; i++) s[i][e / 4][e % 4] = -INFINITY;
+        for (int i = 0; i < TILES; i++)
+            if (SET >> i & 1) {
+                rows[i].template weigh<BOUNDED>(p[i], t[i], s[i]);
+                behind |= t[i][0] > LARGEST || t[i][1] > LARGEST;
             }
-    }
-    for (;;) {
-        bool behind = false;
+        behind = !BOUNDED && __any_sync(ALL_LANES, behind);
+        if (behind)
 #pragma unroll
-        for (int i = 0; i < TILES; i++)
-            if (SET >> i & 1) behind |= rows[i].probabilities(p[i], t[i], s[i], scale2);
-        if (!__any_sync(ALL_LANES, behind)) break;
-#pragma unroll
-        for (int i = 0; i < TILES; i++)
-            if (SET >> i & 1) rows[i].raise(s[i], scale2);
-    }
-#pragma unroll
-    for (int i = 0; i < TILES; i++)
-        if (SET >> i & 1) rows[i].add(p[i], t[i], v);
-    if (more) load_chunks<GROUPS>(v, next + GROUPS * 64);
+            for (int i = 0; i < TILES; i++)
+                if (SET >> i & 1) rows[i].raise(s[i]);
+    } while (behind);
 }
 
-template <int GROUPS, int TILES>
-__global__ void __launch_bounds__(32 * WARPS, GROUPS == 1 ? 2 : 1)
+/* The keys of a block for the query tiles of SET, from packed tile `from` on, whose keys and values are in k and v;
+ * leaves those of `next` there. */
+template <int SET, bool BOUNDED, int GROUPS, int TILES>
+__device__ __forceinline__ void fwd_block(fwd_rows<GROUPS> (&rows)[TILES], uint4 (&k)[GROUPS][2], uint4 (&v)[GROUPS][2],
+                                          const uint4 *from, const uint4 *next, int n_keys, int quad, float scale2) {
+    float bias[4] = {0, 0, 0, 0};
+    for (;;) {
+        float    s[TILES][2][4], t[TILES][2];
+        uint32_t p[TILES][4];
+        if (n_keys < 16) {
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+                if (8 * (e / 2) + 2 * quad + e % 2 >= n_keys) bias[e] = -INFINITY;
+        }
+#pragma unroll
+        for (int i = 0; i < TILES; i++)
+            if (SET >> i & 1) rows[i].score(s[i], k, bias, scale2);
+        from = n_keys > 16 ? from + GROUPS * 128 : next;
+        load_chunks<GROUPS>(k, from);
+        weigh_set<SET, BOUNDED>(rows, p, t, s);
+#pragma unroll
+        for (int i = 0; i < TILES; i++)
+            if (SET >> i & 1) rows[i].add(p[i], t[i], v);
+        load_chunks<GROUPS>(v, from + GROUPS * 64);
+        n_keys -= 16;
+        if (n_keys <= 0) break;
+    }
+}
+
+/* All blocks of the query tiles whose lists are rows list[] of a.block, from entries at[] on. */
+template <bool BOUNDED, int GROUPS, int TILES>
+__device__ __forceinline__ void fwd_walk(fwd_rows<GROUPS> (&rows)[TILES], const select_view &a,
+                                         const int (&list)[TILES], int (&at)[TILES], block_union<TILES> &blocks,
+                                         const uint4 *kv, int quad, float scale2) {
+    uint4 k[GROUPS][2], v[GROUPS][2];
+#pragma unroll
+    for (int i = 0; i < TILES; i++) rows[i].max[0] = rows[i].max[1] = BOUNDED ? 0 : NOTHING;
+    do {
+        const int n = blocks.next(a, list, at);
+        if (n == 0) continue;
+        union_entry  e = blocks.entry[0];
+        const uint4 *from = kv + (int64_t)e.tile * (GROUPS * 128);
+        load_chunks<GROUPS>(k, from);
+        load_chunks<GROUPS>(v, from + GROUPS * 64);
+        for (int i = 1; i <= n; i++) {
+            const union_entry after = blocks.entry[i < n ? i : 0];
+            const uint4      *next = kv + (int64_t)after.tile * (GROUPS * 128);
+            if (TILES == 1 || e.mask == 1)
+                fwd_block<1, BOUNDED, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, quad, scale2);
+            else if (e.mask == 2)
+                fwd_block<TILES == 1 ? 1 : 2, BOUNDED, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, quad, scale2);
+            else
+                fwd_block<TILES == 1 ? 1 : 3, BOUNDED, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, quad, scale2);
+            e = after;
+            from = next;
+        }
+    } while (!lists_end(a, at));
+}
+
+/* Blocks of threads as large as the registers of a multiprocessor allow, for D <= 32: their warps' queries are
+ * neighbours, and what one of them has loaded the others find in L1. */
+template <int GROUPS> struct fwd_shape {
+    enum {
+        TILES = GROUPS == 1 ? 2 : 1,
+        WARPS = GROUPS == 1 ? 16 : 8,
+        BLOCKS = GROUPS == 2 ? 2 : 1,
+        QUERIES = 8 * TILES * WARPS
+    };
+};
+
+template <int GROUPS>
+__global__ void __launch_bounds__(32 * fwd_shape<GROUPS>::WARPS, fwd_shape<GROUPS>::BLOCKS)
     fwd_kernel(const select_view a, const select_packed packed) {
-    __shared__ int         ticket;
-    __shared__ block_entry entries[WARPS][32 * TILES];
-    const int              lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4, g = blockIdx.y;
-    const uint4           *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
-    const float            scale2 = a.scale * LOG2_E;
+    typedef fwd_shape<GROUPS> F;
+    __shared__ int            ticket;
+    __shared__ block_union<F::TILES> unions[F::WARPS];
+    const int                        lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4, g = blockIdx.y;
+    const uint4                     *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
+    const float                      scale2 = a.scale * LOG2_E, key_square = packed.square[g];
     if (threadIdx.x == 0) ticket = 0;
     __syncthreads();
-    for (int index; take_tiles(&ticket, TILES, QUERY_TILES, lane, &index);) {
-        block_walk<TILES> walk(a, entries[threadIdx.x / 32]);
-        fwd_rows<GROUPS>  rows[TILES];
-        uint4             k[GROUPS][2], v[GROUPS][2];
+    for (int index; take_tiles(&ticket, F::TILES, F::QUERIES, lane, &index);) {
+        block_union<F::TILES> &blocks = unions[threadIdx.x / 32];
+        fwd_rows<GROUPS>       rows[F::TILES];
+        int                    list[F::TILES], at[F::TILES];
+        float                  square = 0;
 #pragma unroll
-        for (int i = 0; i < TILES; i++) {
+        for (int i = 0; i < F::TILES; i++) {
             query_tile t = tile_at(a, g, index + i);
-            walk.start(i, g, t.n, t.exists);
+            list[i] = (int)(g * a.N + t.n);
+            at[i] = t.exists ? 0 : a.K;
             rows[i].start(a, t, row, quad);
+            square = fmaxf(square, rows[i].square());
         }
-        key_step next;
-        bool     more = walk.next_block(next);
-        if (more) {
-            const uint4 *from = kv + (int64_t)next.tile * (GROUPS * 128);
-            load_chunks<GROUPS>(k, from);
-            load_chunks<GROUPS>(v, from + GROUPS * 64);
-        }
-        while (more) {
-            const int      n_keys = next.n_keys;
-            const uint32_t mask = next.mask;
-            more = walk.advance(next);
-            const uint4 *from = kv + (int64_t)next.tile * (GROUPS * 128);
-            if (TILES == 1 || mask == 1)
-                fwd_step<1, GROUPS, TILES>(rows, k, v, from, n_keys, more, quad, scale2);
-            else if (mask == 2)
-                fwd_step<TILES == 1 ? 1 : 2, GROUPS, TILES>(rows, k, v, from, n_keys, more, quad, scale2);
-            else
-                fwd_step<TILES == 1 ? 1 : 3, GROUPS, TILES>(rows, k, v, from, n_keys, more, quad, scale2);
-        }
+        if (__all_sync(ALL_LANES, sqrtf(square * key_square) * scale2 <= BOUND))
+            fwd_walk<true>(rows, a, list, at, blocks, kv, quad, scale2);
+        else
+            fwd_walk<false>(rows, a, list, at, blocks, kv, quad, scale2);
 #pragma unroll
-        for (int i = 0; i < TILES; i++) rows[i].write(a, tile_at(a, g, index + i), row, quad);
+        for (int i = 0; i < F::TILES; i++) rows[i].write(a, tile_at(a, g, index + i), row, quad);
     }
+}
+
+template <int GROUPS> void launch_fwd(ctx *c, const select_view &a, const select_packed &p) {
+    typedef fwd_shape<GROUPS> F;
+    fwd_kernel<GROUPS><<<query_grid(a, F::QUERIES), 32 * F::WARPS, 0, stream_of(c)>>>(a, p);
+    LAUNCHED(c);
 }
 
 } // namespace
@@ -233,6 +308,8 @@ select_packed select_pack(ctx *c, const select_view &a, bool by_key) {
     size_t    bytes = (size_t)(a.G * p.n_tiles * groups * 128) * sizeof *p.kv;
     uintptr_t room = (uintptr_t)arena_alloc(&c->scratch, bytes + 64);
     p.kv = (uint4 *)((room + 127) / 128 * 128); /* warps read whole lines */
+    p.square = (float *)arena_alloc(&c->scratch, (size_t)a.G * sizeof(float));
+    CUDA_DO(cudaMemsetAsync(p.square, 0, (size_t)a.G * sizeof(float), stream_of(c)));
     pack_kernel<<<dim3((unsigned)ceil_div(p.n_tiles, warps), (unsigned)a.G), 32 * warps, 0, stream_of(c)>>>(
         a, p, groups, by_key);
     LAUNCHED(c);
@@ -241,16 +318,14 @@ select_packed select_pack(ctx *c, const select_view &a, bool by_key) {
 
 void select_tiles_fwd(ctx *c, const select_view &a) {
     select_packed p = select_pack(c, a, false);
-    dim3          grid = query_grid(a, QUERY_TILES);
     switch (select_groups(a.D)) {
     case 1:
-        fwd_kernel<1, 2><<<grid, 32 * WARPS, 0, stream_of(c)>>>(a, p);
+        launch_fwd<1>(c, a, p);
         break;
     case 2:
-        fwd_kernel<2, 1><<<grid, 32 * WARPS, 0, stream_of(c)>>>(a, p);
+        launch_fwd<2>(c, a, p);
         break;
     default:
-        fwd_kernel<4, 1><<<grid, 32 * WARPS, 0, stream_of(c)>>>(a, p);
+        launch_fwd<4>(c, a, p);
     }
-    LAUNCHED(c);
 }

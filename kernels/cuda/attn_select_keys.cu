@@ -114,13 +114,15 @@ __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const select_lists l
 
 /* ---- dk and dv -------------------------------------------------------------------------------------------------- */
 
-template <int GROUPS> struct dkv_shape {
+template <int GROUPS_> struct dkv_shape {
     enum {
+        GROUPS = GROUPS_,
         TILES = GROUPS == 1 ? 2 : 1, /* of 16 keys, a warp's */
         WARPS = 4,
         THREADS = 32 * WARPS,
         KEYS = 16 * TILES * WARPS,
-        ROWS = 64,
+        ROWS = GROUPS == 1 ? 128 : 64,
+        COPIES = 4 * ROWS / THREADS, /* rows of a stage that a thread copies from */
         STAGES = 3,
         OPERAND = GROUPS * ROWS * 64, /* bytes of q or dout */
         STAGE = 2 * OPERAND + ROWS * (int)sizeof(float2),
@@ -130,48 +132,55 @@ template <int GROUPS> struct dkv_shape {
 };
 
 /* The rows of an item on their way through shared memory: load(s) for every stage in turn, one cp.async group each.
- * A thread has a 16-byte chunk of two rows and, some, a row's stat; which rows is looked up one stage ahead. */
-template <int GROUPS> struct row_ring {
-    typedef dkv_shape<GROUPS> F;
-    const select_view        &a;
-    const int32_t            *query;
-    int                       g, n_rows, n_stages, next[3];
-    uint32_t                  ring;
+ * A thread has a 16-byte chunk of COPIES rows and, some, a row's stat. The queries of these rows are read one stage
+ * ahead, and used only then: nobody waits for them. ALL: a group has 16 heads. */
+template <class F, bool ALL> struct row_ring {
+    const select_view &a;
+    const int32_t     *query;
+    uint32_t           hs, head, n_rows, n_stages, next[F::COPIES], next_stat, ring;
 
     __device__ __forceinline__ row_ring(const select_view &a, const int32_t *query, int g, int n_queries, uint32_t ring)
-        : a(a), query(query), g(g), n_rows(n_queries * a.hs), n_stages((n_rows + F::ROWS - 1) / F::ROWS), ring(ring) {
+        : a(a), query(query), hs(ALL ? 16 : a.hs), head(g * hs), n_rows(n_queries * hs),
+          n_stages((n_rows + F::ROWS - 1) / F::ROWS), ring(ring) {
         find(0);
     }
-    __device__ __forceinline__ uint32_t at(int s) const { return ring + s % F::STAGES * F::STAGE; }
-
-    __device__ __forceinline__ int row_of(int r) const {
-        if (r >= n_rows) return -1;
-        int i = a.hs == 16 ? r >> 4 : r / a.hs;
-        return query[i] * a.H + g * a.hs + r - i * a.hs;
+    __device__ __forceinline__ uint32_t at(uint32_t s) const { return ring + s % F::STAGES * F::STAGE; }
+    __device__ __forceinline__ uint32_t row_at(uint32_t s, int i) const {
+        return s * F::ROWS + threadIdx.x / 4 + F::THREADS / 4 * i;
     }
+    __device__ __forceinline__ uint32_t stat_at(uint32_t s) const { return s * F::ROWS + threadIdx.x % F::ROWS; }
 
-    __device__ __forceinline__ void find(int s) {
-        next[0] = row_of(s * F::ROWS + threadIdx.x / 4);
-        next[1] = row_of(s * F::ROWS + threadIdx.x / 4 + 32);
-        next[2] = threadIdx.x < F::ROWS ? row_of(s * F::ROWS + threadIdx.x) : -1;
+    /* Query of row r of the item; any for a row past the end. */
+    __device__ __forceinline__ uint32_t query_of(uint32_t r) const { return __ldg(query + min(r, n_rows - 1) / hs); }
+    /* Row r of the tensors. */
+    __device__ __forceinline__ uint32_t row_of(uint32_t query, uint32_t r) const { return query * a.H + head + r % hs; }
+
+    __device__ __forceinline__ void find(uint32_t s) {
+#pragma unroll
+        for (int i = 0; i < F::COPIES; i++) next[i] = query_of(row_at(s, i));
+        next_stat = query_of(stat_at(s));
     }
-    __device__ __forceinline__ void load(int s) {
+    __device__ __forceinline__ void load(uint32_t s) {
         if (s < n_stages) {
-            int chunk = threadIdx.x % 4;
+            const int chunk = threadIdx.x % 4;
 #pragma unroll
-            for (int i = 0; i < 2; i++)
+            for (int i = 0; i < F::COPIES; i++) {
+                const uint32_t r = row_at(s, i);
+                const bf16    *q = (const bf16 *)a.q + (uint64_t)row_of(next[i], r) * a.D + 8 * chunk;
+                const bf16    *dout = (const bf16 *)a.dout + (q - (const bf16 *)a.q);
 #pragma unroll
-                for (int c = 0; c < GROUPS; c++) {
-                    bool     ok = next[i] >= 0 && 32 * c + 8 * chunk < a.D;
-                    int64_t  from = ok ? (int64_t)next[i] * a.D + 32 * c + 8 * chunk : 0;
-                    uint32_t to = at(s) + c * (F::ROWS * 64) + tile_chunk<32>(threadIdx.x / 4 + 32 * i, chunk);
-                    cp_async_16(to, (const bf16 *)a.q + from, ok ? 16 : 0);
-                    cp_async_16(to + F::OPERAND, (const bf16 *)a.dout + from, ok ? 16 : 0);
+                for (int c = 0; c < F::GROUPS; c++) {
+                    const int bytes = r < n_rows && 32 * c + 8 * chunk < a.D ? 16 : 0;
+                    uint32_t  to =
+                        at(s) + c * (F::ROWS * 64) + tile_chunk<32>(threadIdx.x / 4 + F::THREADS / 4 * i, chunk);
+                    cp_async_16(to, bytes ? q + 32 * c : (const bf16 *)a.q, bytes);
+                    cp_async_16(to + F::OPERAND, bytes ? dout + 32 * c : (const bf16 *)a.dout, bytes);
                 }
+            }
             if (threadIdx.x < F::ROWS) {
                 uint32_t to = at(s) + 2 * F::OPERAND + threadIdx.x * (int)sizeof(float2);
-                if (next[2] >= 0)
-                    cp_async_8(to, a.stat + next[2], 8);
+                if (stat_at(s) < n_rows)
+                    cp_async_8(to, a.stat + row_of(next_stat, stat_at(s)), 8);
                 else
                     shared_store(to, make_float2(INFINITY, 0)); /* P = 0 */
             }
@@ -226,7 +235,7 @@ template <int GROUPS> struct key_rows {
         for (int m = 0; m < F::TILES; m++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                float p[4] = {0, 0, 0, 0}, ds[4] = {0, 0, 0, 0};
+                float p[4] = {0, 0, 0, 0}, ds[4] = {stat[half].y, stat[half].w, stat[half].y, stat[half].w};
 #pragma unroll
                 for (int c = 0; c < GROUPS; c++) {
                     mma_chunks(p, k[m][c], q[c][half]);
@@ -235,7 +244,7 @@ template <int GROUPS> struct key_rows {
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
                     p[e] = exp2_fast(fmaf(p[e], scale2, -(e % 2 ? stat[half].z : stat[half].x)));
-                    ds[e] = p[e] * (ds[e] - (e % 2 ? stat[half].w : stat[half].y));
+                    ds[e] *= p[e];
                 }
                 a_p[m][2 * half] = pack_bf16(p[0], p[1]);
                 a_p[m][2 * half + 1] = pack_bf16(p[2], p[3]);
@@ -289,15 +298,43 @@ template <int GROUPS> struct key_rows {
     }
 };
 
+/* Sums of the 16 keys from `key0` of a list's block on: to dk and dv, or as a part's to t.sums. */
 template <int GROUPS>
+__device__ __forceinline__ void write_keys(const select_view &a, const dkv_tables &t, int list, int part, int key0,
+                                           const float (&dk)[4 * GROUPS][4], const float (&dv)[4 * GROUPS][4],
+                                           int lane) {
+    const int  g = list / a.NB, b = list - g * a.NB, first = a.first[b], size = a.first[b + 1] - first;
+    const bool whole = t.lists.first[list + 1] - t.lists.first[list] <= t.plan->part;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        const int key = key0 + lane / 4 + 8 * r, column = lane % 4 * 2;
+        if (key >= size) continue;
+        int64_t at = ((int64_t)(first + key) * a.G + g) * a.D + column;
+        float  *sum = t.sums + ((int64_t)t.sum_first[list] + (int64_t)part * size + key) * 2 * a.D + column;
+#pragma unroll
+        for (int j = 0; j < 4 * GROUPS; j++) {
+            if (8 * j >= a.D) continue;
+            const float dk0 = dk[j][2 * r], dk1 = dk[j][2 * r + 1], dv0 = dv[j][2 * r], dv1 = dv[j][2 * r + 1];
+            if (whole) {
+                *(uint32_t *)((bf16 *)a.dk + at + 8 * j) = pack_bf16(dk0 * a.scale, dk1 * a.scale);
+                *(uint32_t *)((bf16 *)a.dv + at + 8 * j) = pack_bf16(dv0, dv1);
+            } else {
+                *(float2 *)(sum + 8 * j) = make_float2(dk0, dk1);
+                *(float2 *)(sum + a.D + 8 * j) = make_float2(dv0, dv1);
+            }
+        }
+    }
+}
+
+template <int GROUPS, bool ALL>
 __global__ void __launch_bounds__(dkv_shape<GROUPS>::THREADS, dkv_shape<GROUPS>::BLOCKS)
     dkv_kernel(const select_view a, const dkv_tables t) {
     typedef dkv_shape<GROUPS> F;
     extern __shared__ __align__(16) char shared[];
     __shared__ int                       taken;
-    const int   warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4;
-    const int   part_length = t.plan->part, n_items = t.plan->n_items;
-    const float scale2 = a.scale * 1.4426950408889634f;
+    const int                            warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int                            part_length = t.plan->part, n_items = t.plan->n_items;
+    const float                          scale2 = a.scale * 1.4426950408889634f;
     for (;;) {
         __syncthreads(); /* the last item is done with shared memory */
         if (threadIdx.x == 0) taken = atomicAdd(&t.plan->ticket, 1);
@@ -309,9 +346,9 @@ __global__ void __launch_bounds__(dkv_shape<GROUPS>::THREADS, dkv_shape<GROUPS>:
         const int        in_list = item - t.item_first[list], part = in_list / key_tiles;
         const int        key0 = (in_list - part * key_tiles) * F::KEYS; /* in the block */
         const int        query0 = t.lists.first[list] + part * part_length, query1 = t.lists.first[list + 1];
-        row_ring<GROUPS> rows(a, t.lists.query + query0, g, min(part_length, query1 - query0), smem_addr(shared));
+        row_ring<F, ALL> rows(a, t.lists.query + query0, g, min(part_length, query1 - query0), smem_addr(shared));
 
-        /* Which keys, and which of the stage's four groups of rows, are this warp's. */
+        /* Which keys, and which of the stage's groups of 16 rows, are this warp's. */
         const int n_tiles = (min((int)F::KEYS, size - key0) + 15) / 16,
                   warps_used = (n_tiles + F::TILES - 1) / F::TILES;
         const int key_warps = warps_used == 1 ? 1 : warps_used == 2 ? 2 : 4, share = warp / key_warps;
@@ -320,7 +357,7 @@ __global__ void __launch_bounds__(dkv_shape<GROUPS>::THREADS, dkv_shape<GROUPS>:
         for (int s = 0; s < F::STAGES - 1; s++) rows.load(s);
         key_rows<GROUPS> keys;
         keys.load(t.packed, g, select_tile_of(first, b) + key0 / 16 + my_tile, n_tiles - my_tile, lane);
-        for (int s = 0; s < rows.n_stages; s++) {
+        for (uint32_t s = 0; s < rows.n_stages; s++) {
             cp_async_wait<F::STAGES - 2>();
             __syncthreads();
             rows.load(s + F::STAGES - 1);
@@ -341,29 +378,9 @@ __global__ void __launch_bounds__(dkv_shape<GROUPS>::THREADS, dkv_shape<GROUPS>:
         }
         if (share > 0) continue;
 
-        const bool whole = query1 - t.lists.first[list] <= part_length;
 #pragma unroll
         for (int m = 0; m < F::TILES; m++)
-#pragma unroll
-            for (int r = 0; r < 2; r++) {
-                int key = key0 + (my_tile + m) * 16 + row + 8 * r;
-                if (key >= size) continue;
-                int64_t at = ((int64_t)(first + key) * a.G + g) * a.D + 2 * quad;
-                float  *sum = t.sums + ((int64_t)t.sum_first[list] + (int64_t)part * size + key) * 2 * a.D + 2 * quad;
-#pragma unroll
-                for (int j = 0; j < 4 * GROUPS; j++) {
-                    if (8 * j >= a.D) continue;
-                    float dk0 = keys.dk[m][j][2 * r], dk1 = keys.dk[m][j][2 * r + 1];
-                    float dv0 = keys.dv[m][j][2 * r], dv1 = keys.dv[m][j][2 * r + 1];
-                    if (whole) {
-                        *(uint32_t *)((bf16 *)a.dk + at + 8 * j) = pack_bf16(dk0 * a.scale, dk1 * a.scale);
-                        *(uint32_t *)((bf16 *)a.dv + at + 8 * j) = pack_bf16(dv0, dv1);
-                    } else {
-                        *(float2 *)(sum + 8 * j) = make_float2(dk0, dk1);
-                        *(float2 *)(sum + a.D + 8 * j) = make_float2(dv0, dv1);
-                    }
-                }
-            }
+            write_keys<GROUPS>(a, t, list, part, key0 + (my_tile + m) * 16, keys.dk[m], keys.dv[m], lane);
     }
 }
 
@@ -398,8 +415,9 @@ template <int GROUPS> void launch_dkv(ctx *c, const select_view &a, const dkv_ta
     typedef dkv_shape<GROUPS> F;
     plan_kernel<<<1, PLAN_THREADS, 0, stream_of(c)>>>(t.lists, a.first, a.NB, F::KEYS, max_rows, t);
     LAUNCHED(c);
-    allow_shared_bytes(c, dkv_kernel<GROUPS>, F::SHARED, "attn_select");
-    dkv_kernel<GROUPS><<<c->cuda->multiprocessors * F::BLOCKS, F::THREADS, F::SHARED, stream_of(c)>>>(a, t);
+    auto kernel = a.hs == 16 ? dkv_kernel<GROUPS, true> : dkv_kernel<GROUPS, false>;
+    allow_shared_bytes(c, kernel, F::SHARED, "attn_select");
+    kernel<<<c->cuda->multiprocessors * F::BLOCKS, F::THREADS, F::SHARED, stream_of(c)>>>(a, t);
     LAUNCHED(c);
 }
 

@@ -522,6 +522,11 @@ static void test_segment_tiles(void **state) {
         {.n_segments = 2, .queries = {1100, 40}, .keys = {65, 130}, .H = 8, .G = 1, .D = 32},
         {.n_segments = 2, .queries = {150, 70}, .keys = {200, 130}, .H = 8, .G = 2, .D = 32, .stretch = 8},
         {.n_segments = 2, .queries = {150, 70}, .keys = {200, 130}, .H = 4, .G = 4, .D = 64, .stretch = 8},
+        /* Long enough for the kernels that work by warpgroups: ends inside a tile, segments of less than one. */
+        {.n_segments = 4, .queries = {300, 3, 0, 130}, .keys = {1374, 65, 5, 0}, .H = 32, .G = 2, .D = 32},
+        {.n_segments = 2, .queries = {600, 77}, .keys = {390, 200}, .H = 12, .G = 2, .D = 64, .ordered = true},
+        {.n_segments = 1, .queries = {401}, .keys = {401}, .H = 8, .G = 2, .D = 24, .fused = true},
+        {.n_segments = 1, .queries = {1100}, .keys = {257}, .H = 2, .G = 2, .D = 32, .unnamed = 3},
     };
     (void)state;
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) segment_case(&shape[i], 10, false);

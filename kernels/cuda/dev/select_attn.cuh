@@ -11,8 +11,8 @@ struct select_view {
     const void    *q, *k, *v, *o, *dout; /* o: what forward wrote */
     void          *out, *dq, *dk, *dv;
     float         *lse;
-    float2        *stat; /* (N,H) that backward for the queries leaves for the keys: {lse, sum of dout*out}, lse times
-                            log2(e) in the bf16 form */
+    float2        *stat; /* (N,H) that backward for the queries leaves for the keys: {lse, sum of dout*out}; in the bf16
+                            form lse times log2(e) and the sum negated */
     const int32_t *block, *first;
     int64_t        N;
     int            H, G, D, hs, K, NB;
@@ -46,6 +46,7 @@ static inline int select_groups(int D) {
 struct select_packed {
     uint4  *kv;
     int64_t n_tiles; /* of a key head */
+    float  *square;  /* (G) largest squared length of a key */
 };
 /* Keys: the chunk 8quad .. of key lane/4 + 8*half. Values: the same if by_key; else as operand of P V
  * (attn_select_fwd.cu). */

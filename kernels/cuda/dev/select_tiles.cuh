@@ -39,6 +39,10 @@ __device__ __forceinline__ uint4 row_chunk(const bf16 *x, int group, int quad, i
     return ok && d < D ? *reinterpret_cast<const uint4 *>(x + d) : make_uint4(0, 0, 0, 0);
 }
 
+/* Sum of the squares of two values. */
+__device__ __forceinline__ float word_square(uint32_t x) {
+    return bf16_lo(x) * bf16_lo(x) + bf16_hi(x) * bf16_hi(x);
+}
 /* Sum and maximum over the four lanes that share a row. */
 __device__ __forceinline__ float quad_sum(float x) {
     x += __shfl_xor_sync(ALL_LANES, x, 1);

@@ -14,77 +14,87 @@
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
 
-/* A step: 16 keys (fewer at a block's end) at packed tile `tile` for the query tiles in `mask`. */
-struct key_step {
-    int      tile, n_keys; /* keys from here to the block's end */
-    uint32_t mask;
+/* The blocks that any of TILES query tiles selected, ascending, in shared memory of the warp. A lane has an entry of
+ * each list, and finds its place among the entries of all. Lists of more than 32 entries take several turns. */
+struct union_entry {
+    int tile, n_keys, mask, pad;
 };
+template <int TILES> struct block_union {
+    union_entry entry[32 * TILES];
+    int         id[TILES][32]; /* the lists' next entries without gaps, INT_MAX behind them */
 
-/* Merges the ascending block lists of TILES query tiles, 32 entries of each at a time in shared memory of the warp. */
-struct block_entry {
-    int id, tile, size, pad;
-};
-template <int TILES> struct block_walk {
-    const select_view &a;
-    block_entry       *entry;                    /* (TILES,32) */
-    int                list[TILES], base[TILES]; /* row of a.block, and its first place that is not in `entry` */
-    int                head[TILES];              /* block of the first entry that is left */
-    uint32_t           left[TILES];
+    /* Number of entries of list q below `block`; steps: a power of two, at least half their number. */
+    __device__ __forceinline__ int below(int q, int block, int steps) const {
+        int n = 0;
+        for (; steps; steps /= 2)
+            if (id[q][n + steps - 1] < block) n += steps;
+        return n + (id[q][n] < block);
+    }
 
-    __device__ __forceinline__ block_walk(const select_view &a, block_entry *entry) : a(a), entry(entry) {}
-
-    __device__ __forceinline__ void fill(int q) {
-        const int32_t *from = a.block + (int64_t)list[q] * a.K;
-        const int      lane = threadIdx.x % 32;
-        do {
-            int b = base[q] + lane < a.K ? from[base[q] + lane] : -1, f0 = b < 0 ? 0 : a.first[b];
-            int size = b < 0 ? 0 : a.first[b + 1] - f0;
-            __syncwarp();
-            entry[32 * q + lane] = block_entry{b, select_tile_of(f0, b), size, 0};
-            left[q] = __ballot_sync(ALL_LANES, size > 0);
-            base[q] += 32;
-        } while (!left[q] && base[q] < a.K);
+    /* list[q]: row of a.block; at[q]: its first entry that is left, a.K when there is none; moves on. Returns the
+     * number of blocks, possibly none. */
+    __device__ __forceinline__ int next(const select_view &a, const int (&list)[TILES], int (&at)[TILES]) {
+        const int      lane = threadIdx.x % 32, steps = a.K > 16 ? 16 : a.K > 8 ? 8 : a.K > 4 ? 4 : 2;
+        const uint32_t before_me = (1u << lane) - 1;
+        int            mine[TILES], last = INT_MAX; /* last: block up to which all lists are here */
         __syncwarp();
-        find_head(q);
-    }
-    __device__ __forceinline__ void find_head(int q) {
-        head[q] = left[q] ? entry[32 * q + __ffs(left[q]) - 1].id : INT_MAX;
-    }
-
-    __device__ __forceinline__ void start(int q, int g, int64_t n, bool exists) {
-        list[q] = (int)(g * a.N + n);
-        base[q] = exists ? 0 : a.K;
-        fill(q);
-    }
-
-    /* The next block; false when there is none. */
-    __device__ __forceinline__ bool next_block(key_step &s) {
-        int b = head[0];
 #pragma unroll
-        for (int q = 1; q < TILES; q++) b = min(b, head[q]);
-        if (b == INT_MAX) return false;
-        s.mask = 0;
+        for (int q = 0; q < TILES; q++) {
+            mine[q] = at[q] + lane < a.K ? a.block[(int64_t)list[q] * a.K + at[q] + lane] : -1;
+            uint32_t there = __ballot_sync(ALL_LANES, mine[q] >= 0);
+            id[q][lane] = INT_MAX;
+            __syncwarp();
+            if (mine[q] >= 0) id[q][__popc(there & before_me)] = mine[q];
+            __syncwarp();
+            if (at[q] + 32 < a.K && there) last = min(last, id[q][__popc(there) - 1]);
+        }
 #pragma unroll
-        for (int q = 0; q < TILES; q++)
-            if (head[q] == b) {
-                block_entry e = entry[32 * q + __ffs(left[q]) - 1];
-                s.tile = e.tile;
-                s.n_keys = e.size;
-                s.mask |= 1u << q;
-                left[q] &= left[q] - 1;
-                if (!left[q] && base[q] < a.K)
-                    fill(q);
-                else
-                    find_head(q);
+        for (int q = 0; q < TILES; q++) {
+            uint32_t later = __ballot_sync(ALL_LANES, mine[q] > last);
+            at[q] = min(a.K, at[q] + (later ? __ffs(later) - 1 : 32));
+        }
+        int      first[TILES], size[TILES], place[TILES][TILES], mask[TILES], n = 0;
+        uint32_t leaders[TILES]; /* of equal entries, the one in the first list */
+#pragma unroll
+        for (int q = 0; q < TILES; q++) {
+            const int  b = id[q][lane];
+            const bool there = b != INT_MAX && b <= last;
+            first[q] = there ? __ldg(a.first + b) : 0;
+            size[q] = there ? __ldg(a.first + b + 1) - first[q] : 0;
+            bool leads = size[q] > 0;
+            mask[q] = 1 << q;
+#pragma unroll
+            for (int p = 0; p < TILES; p++) {
+                if (p == q) continue;
+                const int to = below(p, b, steps);
+                place[q][p] = to;
+                if (to < 32 && id[p][to] == b) {
+                    mask[q] |= 1 << p;
+                    if (p < q) leads = false;
+                }
             }
-        return true;
-    }
-    __device__ __forceinline__ bool advance(key_step &s) {
-        s.tile++;
-        s.n_keys -= 16;
-        return s.n_keys > 0 || next_block(s);
+            leaders[q] = __ballot_sync(ALL_LANES, leads);
+        }
+#pragma unroll
+        for (int q = 0; q < TILES; q++) {
+            int to = __popc(leaders[q] & before_me);
+#pragma unroll
+            for (int p = 0; p < TILES; p++)
+                if (p != q) to += __popc(leaders[p] & (place[q][p] < 32 ? (1u << place[q][p]) - 1 : ALL_LANES));
+            if (leaders[q] >> lane & 1)
+                entry[to] = union_entry{select_tile_of(first[q], id[q][lane]), size[q], mask[q], 0};
+            n += __popc(leaders[q]);
+        }
+        __syncwarp();
+        return n;
     }
 };
+template <int TILES> __device__ __forceinline__ bool lists_end(const select_view &a, const int (&at)[TILES]) {
+    bool end = true;
+#pragma unroll
+    for (int q = 0; q < TILES; q++) end &= at[q] >= a.K;
+    return end;
+}
 
 /* Which rows of the tensors a query tile is: heads head .. head + n_heads - 1 of query n. */
 struct query_tile {
