@@ -175,7 +175,7 @@ static bool cpu_row(const bench_row *r, bench_case *b, ctx *cpu, ctx *ref, const
 
 static int cpu_rows(const char *filter, bench_case *b, const bench_sink *s, int *n_wrong) {
     b->memory = arena_new("bench", MEMORY);
-    const bench_row *tables[] = {bench_rows_dense, bench_rows_sparse};
+    const bench_row *tables[] = {bench_rows_dense, bench_rows_sparse, bench_rows_attention};
     ctx              ref = {.be = &backend_ref, .scratch = arena_new("scratch", SCRATCH), .deterministic = true};
     ctx              cpu = ref;
     int              n = 0;
@@ -185,7 +185,7 @@ static int cpu_rows(const char *filter, bench_case *b, const bench_sink *s, int 
         fprintf(s->csv, "git,host,op,shape,threads,runs,median_us,p95_us,gflops,gbytes_s,speedup_over_ref\n");
     printf("%s, %d threads, git %s; speed-up is over the reference\n", s->host, omp_get_max_threads(), D3S2_GIT_HASH);
     printf("%-18s %-32s %10s %10s %9s %8s %8s\n", "op", "shape", "median us", "p95 us", "GFLOP/s", "GB/s", "speed-up");
-    for (int t = 0; t < 2; t++)
+    for (int t = 0; t < 3; t++)
         for (const bench_row *r = tables[t]; r->setup; r++) {
             if (!strstr(op_table[r->op].name, filter)) continue;
             n++;

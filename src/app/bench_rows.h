@@ -71,15 +71,19 @@ typedef struct {
 } bench_ssa_row;
 extern const bench_ssa_row bench_ssa_rows[];
 
-extern const bench_row bench_rows_dense[], bench_rows_sparse[], bench_gpu_dense[], bench_gpu_sparse[];
+extern const bench_row bench_rows_dense[], bench_rows_sparse[], bench_rows_attention[];
+extern const bench_row bench_gpu_dense[], bench_gpu_sparse[], bench_gpu_attention[];
 
 tensor *bench_in(bench_case *b, const int64_t *dims, int n_dims);            /* f32, standard normal */
 tensor *bench_i32(bench_case *b, const int64_t *dims, int n_dims);           /* zeros */
 tensor *bench_out(bench_case *b, dtype dt, const int64_t *dims, int n_dims); /* zeros, noted in out */
 tensor *bench_first(bench_case *b, int64_t n_rows, int n_samples);           /* equal samples */
 
+/* Coordinates of n tokens in blocks of `block`, a shell or the case's shape; `first`: the one sample. The radius is
+ * that of a shell. */
+tensor bench_tokens(bench_case *b, int n, int block, tensor *first, double *radius, int *edge);
 /* The three branches of n tokens, gated. */
-void bench_branch_gate(bench_case *b, int64_t n, int64_t heads, int64_t width, bool bwd);
+void   bench_branch_gate(bench_case *b, int64_t n, int64_t heads, int64_t width, bool bwd);
 
 /* Setup of a row at a shape, in the case's memory from its start. */
 void   bench_setup(bench_case *b, const bench_row *r, const int *shape);

@@ -87,11 +87,11 @@ bool bench_table_row(bench_table *t, const bench_row *r, bench_times *times) {
 }
 
 int bench_gpu_rows(const char *filter, dtype act, const bench_sink *sink, int *n_wrong) {
-    const bench_row *tables[] = {bench_gpu_dense, bench_gpu_sparse};
+    const bench_row *tables[] = {bench_gpu_dense, bench_gpu_sparse, bench_gpu_attention};
     bench_table      t;
     int              n = 0;
     if (!bench_table_open(&t, act, sink)) return -1;
-    for (int k = 0; k < 2; k++)
+    for (int k = 0; k < 3; k++)
         for (const bench_row *r = tables[k]; r->setup; r++) {
             if (!strstr(op_table[r->op].name, filter)) continue;
             n++;
