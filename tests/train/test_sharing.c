@@ -1,0 +1,121 @@
+/* Who owns what of the optimiser's slabs, and samples that stay in memory. */
+#include <string.h>
+
+#include "harness/harness.h"
+#include "train/optimizer.h"
+#include "train/sample_cache.h"
+
+/* ---- slices --------------------------------------------------------------------------------------------------- */
+
+/* Kernels, matrices and vectors of very different size. */
+static void fill_params(params *p) {
+    params_init(p);
+    for (int i = 0; i < 9; i++) {
+        int64_t c = 8 + 24 * (i % 4);
+        params_add(p, i, INIT_UNIFORM, 1, DIMS(27, c, 64), "conv%d.kernel", i);
+        params_add(p, i, INIT_ZERO, 0, DIMS(64), "conv%d.bias", i);
+        params_add(p, i, INIT_XAVIER, 0, DIMS(4 * c, c), "mlp%d.weight", i);
+    }
+}
+
+static bool starts_a_row(const params *p, int64_t at) {
+    bool yes = at == p->total;
+    for (int i = 0; i < p->n; i++) yes |= p->row[i]->offset == at;
+    return yes;
+}
+
+static void test_slices(void **state) {
+    static const int worlds[] = {1, 2, 3, 4, 7, 64};
+    (void)state;
+    params  p;
+    options o;
+    options_default(&o);
+    fill_params(&p);
+    for (int muon = 0; muon < 2; muon++) {
+        o.train.optimizer = muon ? opt_train_optimizer_muon : opt_train_optimizer_adamw;
+        for (size_t w = 0; w < sizeof worlds / sizeof *worlds; w++) {
+            int64_t first[65], most = 0;
+            int     n = worlds[w];
+            optimizer_slices(&p, &o, n, first);
+            assert_int_equal(first[0], 0);
+            assert_int_equal(first[n], p.total);
+            for (int r = 0; r < n; r++) {
+                assert_true(first[r] <= first[r + 1]);
+                if (muon) assert_true(starts_a_row(&p, first[r]));
+                if (first[r + 1] - first[r] > most) most = first[r + 1] - first[r];
+            }
+            if (!muon) assert_true(most <= p.total / n + 64); /* even */
+            if (muon && n <= 4) assert_true(most < 2 * p.total / n);
+        }
+    }
+    params_free(&p);
+}
+
+/* ---- samples in memory ---------------------------------------------------------------------------------------- */
+
+enum { TILES = 5 };
+
+static sample make(uint16_t seed) {
+    static uint16_t coord[TILES * 3], value[TILES * TILE_CELLS];
+    static uint8_t  sharp[TILES * TILE_SHARP_BYTES];
+    for (int i = 0; i < TILES * 3; i++) coord[i] = (uint16_t)(seed + i);
+    for (int i = 0; i < TILES * TILE_CELLS; i++) value[i] = (uint16_t)(seed * 31 + i);
+    memset(sharp, seed, sizeof sharp);
+    return (sample){.id = seed,
+                    .source = "a/b.obj",
+                    .category = "chair",
+                    .report = "{}",
+                    .n_tiles = TILES,
+                    .n_in = 7,
+                    .coord = coord,
+                    .value = value,
+                    .sharp = sharp};
+}
+
+static void same(const sample *a, const sample *b) {
+    assert_int_equal(a->id, b->id);
+    assert_int_equal(a->n_tiles, b->n_tiles);
+    assert_int_equal(a->n_in, b->n_in);
+    assert_string_equal(a->source, b->source);
+    assert_memory_equal(a->coord, b->coord, TILES * 3 * sizeof *a->coord);
+    assert_memory_equal(a->value, b->value, TILES * TILE_CELLS * sizeof *a->value);
+    assert_memory_equal(a->sharp, b->sharp, TILES * TILE_SHARP_BYTES);
+}
+
+static void test_cache(void **state) {
+    (void)state;
+    size_t        one = TILES * (3 * 2 + TILE_CELLS * 2 + TILE_SHARP_BYTES);
+    sample_cache *c = sample_cache_new(4, 2 * one);
+    sample        out = {0}, s = make(1);
+    assert_false(sample_cache_find(c, 1, &out));
+    sample_cache_keep(c, 1, &s);
+    s = make(2);
+    sample_cache_keep(c, 3, &s);
+    s = make(3);
+    sample_cache_keep(c, 0, &s); /* no room */
+    assert_false(sample_cache_find(c, 0, &out));
+    assert_true(sample_cache_find(c, 3, &out));
+    s = make(2);
+    same(&out, &s);
+    out.value[0]++; /* a copy: what a step does to it is not kept */
+    out.n_tiles = 1;
+    const uint16_t *memory = out.value;
+    assert_true(sample_cache_find(c, 1, &out));
+    assert_ptr_equal(out.value, memory);
+    s = make(1);
+    same(&out, &s);
+    assert_true(sample_cache_find(c, 3, &out));
+    s = make(2);
+    same(&out, &s);
+    sample_free(&out);
+    sample_cache_free(c);
+    assert_null(sample_cache_new(4, 0));
+    assert_false(sample_cache_find(NULL, 0, &out));
+    sample_cache_keep(NULL, 0, &s);
+    sample_cache_free(NULL);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_slices), cmocka_unit_test(test_cache)};
+    return test_exit(cmocka_run_group_tests(tests, NULL, NULL));
+}
