@@ -25,7 +25,7 @@ asked='' child='' rc=0
 # SLURM warns the batch shell alone (--signal=B:USR1): srun and mpirun both hand USR1 on to all ranks.
 on_warning() {
     asked=yes woken=yes
-    say "asked to stop: the ranks write a checkpoint"
+    say "asked to stop: the ranks are told"
     [ -z "$child" ] || kill -USR1 "$child" 2>/dev/null || true
 }
 
@@ -78,7 +78,13 @@ newest_step() {
 }
 
 requeue() {
-    scontrol requeue "$SLURM_JOB_ID" || die "SLURM does not requeue this job: submit it again, it goes on where it stopped"
+    # The number of an array's last task is the array's own: by it all its tasks would be requeued.
+    local id=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+    id=${id:-$SLURM_JOB_ID}
+    scontrol requeue "$id" 2>/dev/null && exit 0
+    # Preemption and lost nodes requeue by themselves.
+    [[ $(scontrol show job "$id") != *JobState=RUNNING* ]] ||
+        die "SLURM does not requeue this job: submit it again, it goes on where it stopped"
     exit 0
 }
 

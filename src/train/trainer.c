@@ -225,7 +225,7 @@ static bool loop(trainer *t, status *st) {
     progress       bar;
     char           note[96] = "";
     double         step_s = 0; /* of the last one */
-    if (time_is_up(o, 0))
+    if (t->c->rank == 0 && time_is_up(o, 0))
         log_warn("this job ends in %.0f s and train.stop_before is %g: one step is done; give it more time",
                  job_end() - (double)time(NULL), o->train.stop_before);
     progress_begin(&bar, "train", w->s.step, end);
