@@ -18,7 +18,19 @@ job_begin() {
         end=$(date -d "$end" +%s 2>/dev/null) || end=
         [ -z "$end" ] || export SLURM_JOB_END_TIME=$end
     fi
+    [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || [ "$D3S2_LAUNCH" != srun ] || clear_nodes
     say "job $SLURM_JOB_ID, start $((${SLURM_RESTART_COUNT:-0} + 1)), ${SLURM_JOB_NODELIST:-}, ${SLURM_NTASKS:-1} ranks by $D3S2_LAUNCH"
+}
+
+# A node that lost power keeps the folder of PMIx of the step it ran. A requeued job counts its steps from 0 again, and the plugin
+# does not start a step whose folder is there.
+clear_nodes() {
+    local folder
+    folder=$(scontrol show config | sed -n 's/^TmpFS *= *//p')
+    # shellcheck disable=SC2016
+    srun --mpi=none --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 sh -c '
+        folder=$(echo "$1" | sed "s/%n/$SLURMD_NODENAME/g; s/%h/$(hostname)/g")
+        rm -rf "$folder/spmix_appdir_$(id -u)_$SLURM_JOB_ID".*' sh "$folder" || true
 }
 
 asked='' child='' rc=0
