@@ -11,7 +11,7 @@ job_begin() {
     . "$D3S2_ROOT/slurm/site.conf"
     site_environment
     [ -x "$D3S2_BIN" ] || die "$D3S2_BIN is not there: build it, or set D3S2_BIN in slurm/site.conf"
-    # SLURM before 23.02 does not say when the job's time is up; the program stops by itself before it (train.stop_before).
+    # The program stops by itself before the job's time is up (train.stop_before). SLURM 22.05 does not say when that is.
     if [ -z "${SLURM_JOB_END_TIME:-}" ]; then
         local end
         end=$(squeue -h -j "$SLURM_JOB_ID" -o %e 2>/dev/null | head -n 1) || end=
