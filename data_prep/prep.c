@@ -66,6 +66,9 @@ static bool check_options(const prep_options *o, status *st) {
         return status_set(st, ST_USAGE,
                           "limits of %g s, %lld MB, %lld faces, %d shapes per shard: all must be positive",
                           o->limit_seconds, (long long)o->limit_mbytes, (long long)o->limit_faces, o->shapes_per_shard);
+    if (o->parts > 1 && (o->part < 0 || o->part >= o->parts))
+        return status_set(st, ST_USAGE, "prep.part=%lld: with prep.parts=%lld it is 0 to %lld", (long long)o->part,
+                          (long long)o->parts, (long long)o->parts - 1);
     if (!(o->heldout_share >= 0 && o->heldout_share < 1))
         return status_set(st, ST_USAGE, "held-out share %g: it must be in [0,1)", o->heldout_share);
     if (!(o->half_thickness >= 0 && o->half_thickness <= 8 && o->cap_share >= 0 && o->sharp_degrees > 0 &&
@@ -169,12 +172,25 @@ static bool make_folder(const char *path, status *st) {
     return status_set(st, ST_IO, "%s: cannot make the folder: %s", path, strerror(errno));
 }
 
+/* Keeps every parts-th name: sorted as before, and each part has its share of every folder. */
+static void keep_part(file_list *l, int64_t part, int64_t parts) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < l->n; i++) {
+        if (i % parts == part)
+            l->name[kept++] = l->name[i];
+        else
+            free(l->name[i]);
+    }
+    l->n = kept;
+}
+
 static bool plan(run *r, status *st) {
     const prep_options *o = r->o;
     char                path[PATH_SIZE];
     if (!file_list_read(o->input, &r->files, st)) return false;
     for (; o->max_shapes > 0 && r->files.n > o->max_shapes; r->files.n--) free(r->files.name[r->files.n - 1]);
-    r->todo = malloc((size_t)r->files.n);
+    if (o->parts > 1) keep_part(&r->files, o->part, o->parts);
+    r->todo = malloc((size_t)r->files.n + 1);
     CHECK(r->todo, "no memory for %lld files", (long long)r->files.n);
     memset(r->todo, 1, (size_t)r->files.n);
     if (!o->dry_run && !make_folder(o->output, st)) return false;
@@ -203,8 +219,8 @@ static void share_plan(run *r) {
     }
     queue_broadcast(text, head[1] + head[2], r->size);
     if (r->rank != 0) {
-        r->files = (file_list){strdup(text), malloc((size_t)head[0] * sizeof(char *)), head[0]};
-        r->todo = malloc((size_t)head[0]);
+        r->files = (file_list){strdup(text), malloc((size_t)(head[0] + 1) * sizeof(char *)), head[0]};
+        r->todo = malloc((size_t)head[0] + 1);
         CHECK(r->files.root && r->files.name && r->todo, "no memory for %lld files", (long long)head[0]);
         p = text + strlen(text) + 1;
         for (int64_t i = 0; i < head[0]; i++, p += strlen(p) + 1)
@@ -352,7 +368,7 @@ bool prep_run(const prep_options *o, int rank, int size, prep_result *result, st
     queue_agree(st, rank, size);
     if (status_ok(st)) {
         share_plan(&r);
-        int64_t *index = malloc((size_t)r.files.n * sizeof *index), n = 0;
+        int64_t *index = malloc((size_t)(r.files.n + 1) * sizeof *index), n = 0;
         CHECK(index, "no memory for %lld files", (long long)r.files.n);
         for (int64_t i = 0; i < r.files.n; i++)
             if (r.todo[i]) index[n++] = i;

@@ -23,6 +23,7 @@ typedef struct {
     int64_t     limit_mbytes, limit_faces;
     int         shapes_per_shard;
     int64_t     max_shapes;           /* only the first so many mesh files by name; 0: all */
+    int64_t     part, parts;          /* of these only those whose place is part modulo parts; parts <= 1: all */
     int64_t     min_tiles, max_tiles; /* a shape outside is rejected; max 0: no limit */
     const char *heldout_list;         /* file with one source name per line, or NULL */
     double      heldout_share;        /* [0,1): of the shapes, by hash of the name; used when there is no list */

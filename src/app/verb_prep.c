@@ -71,6 +71,8 @@ bool verb_prep(app *a, status *st) {
     p.limit_mbytes = o->prep.mb_per_mesh;
     p.shapes_per_shard = (int)o->prep.shapes_per_shard;
     p.max_shapes = o->prep.max_shapes;
+    p.part = o->prep.part;
+    p.parts = o->prep.parts;
     p.min_tiles = o->prep.min_tiles;
     p.max_tiles = o->prep.max_tiles;
     p.half_thickness = o->prep.shell_voxels;

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "io/config_check.h"
 #include "ops/elementwise.h"
@@ -35,6 +36,22 @@ static void signals_take(old_actions *old) {
 static void signals_give_back(const old_actions *old) {
     sigaction(SIGTERM, &old->term, NULL);
     sigaction(SIGUSR1, &old->usr1, NULL);
+}
+
+/* ---- the end of the job's time -------------------------------------------------------------------------------- */
+
+/* When the job's time is up, in seconds since 1970, as SLURM or the batch script says; INFINITY: nobody did. */
+static double job_end(void) {
+    const char *text = getenv("SLURM_JOB_END_TIME");
+    char       *end;
+    double      t = text ? strtod(text, &end) : 0;
+    return text && end != text && !*end && t > 0 ? t : INFINITY;
+}
+
+/* Whether another step of `step_s` seconds would leave less than train.stop_before. One rank that says so is enough:
+ * the ranks agree in the step. */
+static bool time_is_up(const options *o, double step_s) {
+    return o->train.stop_before > 0 && (double)time(NULL) + step_s + o->train.stop_before > job_end();
 }
 
 /* ---- building ------------------------------------------------------------------------------------------------- */
@@ -207,10 +224,16 @@ static bool loop(trainer *t, status *st) {
     log_span       span = {.t0 = now_seconds()};
     progress       bar;
     char           note[96] = "";
+    double         step_s = 0; /* of the last one */
+    if (t->c->rank == 0 && time_is_up(o, 0))
+        log_warn("this job ends in %.0f s and train.stop_before is %g: one step is done; give it more time",
+                 job_end() - (double)time(NULL), o->train.stop_before);
     progress_begin(&bar, "train", w->s.step, end);
     while (w->s.step < end) {
         step_result r;
-        if (!step_run(w, asked_to_stop, &r, st)) return false;
+        double      t0 = now_seconds();
+        if (!step_run(w, asked_to_stop || time_is_up(o, step_s), &r, st)) return false;
+        step_s = now_seconds() - t0;
         count_span(&span, &r);
         if (r.skipped)
             log_info("step %lld skipped: loss %g, gradient norm %g (%lld in a row, %lld in all)", (long long)w->s.step,
@@ -263,11 +286,7 @@ static bool train(trainer *t, status *st) {
                                        .host_bytes = t->size.most_bytes});
     make_buckets(t);
     stepper_ready(w, t->size.most_values);
-    old_actions old;
-    signals_take(&old);
-    bool ok = loop(t, st);
-    signals_give_back(&old);
-    return ok;
+    return loop(t, st);
 }
 
 static bool narrow_gradients(trainer *t, status *st) {
@@ -293,7 +312,9 @@ static bool run(trainer *t, status *st) {
 }
 
 status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, status *st) {
-    trainer t = {.o = o, .c = c, .hooks = hooks, .folder = {.lock = -1}, .saved_step = -1};
+    trainer     t = {.o = o, .c = c, .hooks = hooks, .folder = {.lock = -1}, .saved_step = -1};
+    old_actions old;
+    signals_take(&old); /* one that comes before the first step ends the run after it */
     t.w.c = c;
     t.w.d = &t.data;
     if (hooks) {
@@ -317,5 +338,6 @@ status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, s
     if (t.w.t) t.w.t->free(t.w.t);
     dataset_close(&t.data);
     dataset_close(&t.heldout);
+    signals_give_back(&old);
     return st->code;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fixture.h"
@@ -257,6 +258,44 @@ static void test_signal(void **state) {
     assert_true(rest.loss[20] == whole.loss[20]);
 }
 
+/* The end of the job's time, seconds from now. */
+static void job_ends_in(double seconds) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)time(NULL) + (long long)seconds);
+    setenv("SLURM_JOB_END_TIME", text, 1);
+}
+
+/* Too little time is left: one step, a checkpoint, and the next start goes on. Enough time, no time told, nonsense and
+ * train.stop_before=0 change nothing. */
+static void test_wall_time(void **state) {
+    (void)state;
+    options o;
+    watch   w = {0}, rest = {0}, whole = {0};
+    status  st;
+    int64_t step;
+    fixture_options(&o, data, in_root("wall"), false);
+    o.train.steps = 4;
+    job_ends_in(100); /* the default keeps 120 */
+    assert_int_equal(train(&o, &w, &st), ST_REQUEUE);
+    assert_int_equal(w.last, 1);
+    state_hash(in_root("wall"), &step);
+    assert_int_equal(step, 1);
+    job_ends_in(100000);
+    train_ok(&o, &rest);
+    assert_int_equal(rest.first, 2);
+    assert_int_equal(rest.last, 4);
+    setenv("SLURM_JOB_END_TIME", "tomorrow", 1);
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_root("wall-whole"));
+    train_ok(&o, &whole);
+    assert_true(rest.loss[4] == whole.loss[4]);
+    job_ends_in(-5);
+    o.train.stop_before = 0;
+    o.train.steps = 6;
+    train_ok(&o, &whole);
+    assert_int_equal(whole.last, 6);
+    unsetenv("SLURM_JOB_END_TIME");
+}
+
 static void write_byte(const char *path, long from_end) {
     FILE *f = fopen(path, "r+b");
     assert_non_null(f);
@@ -505,22 +544,16 @@ int main(void) {
     root = temp_folder();
     snprintf(data, sizeof data, "%s", in_root("data"));
     fixture_write(data, &spec);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume_vae),
-                                       cmocka_unit_test(test_resume_dit),
-                                       cmocka_unit_test(test_memory_modes),
-                                       cmocka_unit_test(test_memory_bound),
-                                       cmocka_unit_test(test_host_memory),
-                                       cmocka_unit_test(test_overfit),
-                                       cmocka_unit_test(test_bad_gradient),
-                                       cmocka_unit_test(test_signal),
-                                       cmocka_unit_test(test_damaged_checkpoint),
-                                       cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_other_vae),
-                                       cmocka_unit_test(test_lock_and_dry_run),
-                                       cmocka_unit_test(test_damaged_sample),
-                                       cmocka_unit_test(test_chunks),
-                                       cmocka_unit_test(test_chain)};
-    int                     failed = cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_resume_vae),       cmocka_unit_test(test_resume_dit),
+        cmocka_unit_test(test_memory_modes),     cmocka_unit_test(test_memory_bound),
+        cmocka_unit_test(test_host_memory),      cmocka_unit_test(test_overfit),
+        cmocka_unit_test(test_bad_gradient),     cmocka_unit_test(test_signal),
+        cmocka_unit_test(test_wall_time),        cmocka_unit_test(test_damaged_checkpoint),
+        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_other_vae),
+        cmocka_unit_test(test_lock_and_dry_run), cmocka_unit_test(test_damaged_sample),
+        cmocka_unit_test(test_chunks),           cmocka_unit_test(test_chain)};
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_finish(&one);
     return failed;
 }

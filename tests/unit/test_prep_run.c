@@ -124,6 +124,32 @@ static int64_t lines_of(const char *path) {
     return n;
 }
 
+/* Two jobs with a folder each do all meshes, each once. */
+static void test_parts(void **state) {
+    (void)state;
+    prep_options o = options();
+    char         folder[2][512];
+    int64_t      found = 0, done = 0, rejected = 0;
+    prep_result  all = go(&o);
+    o.parts = 2;
+    for (o.part = 0; o.part < 2; o.part++) {
+        snprintf(folder[o.part], sizeof folder[0], "%s", at(out, o.part ? "part-1" : "part-0"));
+        o.output = folder[o.part];
+        prep_result r = go(&o);
+        assert_int_equal(r.found, 3);
+        assert_int_equal(r.skipped, 0);
+        assert_int_equal(go(&o).skipped, 3); /* a restart has nothing to do */
+        found += r.found, done += r.done, rejected += r.rejected;
+    }
+    assert_int_equal(found, all.found);
+    assert_int_equal(done, all.done);
+    assert_int_equal(rejected, all.rejected);
+    status st = {0};
+    assert_false(prep_run(&o, 0, 1, NULL, &st)); /* part 2 of 2 */
+    assert_int_equal(st.code, ST_USAGE);
+    assert_non_null(strstr(st.text, "it is 0 to 1"));
+}
+
 static void test_restart(void **state) {
     (void)state;
     prep_options o = options();
@@ -322,6 +348,7 @@ static void test_queue(void **state) {
 int main(void) {
     log_init(0, 1, LOG_QUIET);
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_whole_run, fresh),
+                                       cmocka_unit_test_setup(test_parts, fresh),
                                        cmocka_unit_test_setup(test_restart, fresh),
                                        cmocka_unit_test_setup(test_split, fresh),
                                        cmocka_unit_test_setup(test_crash, fresh),
