@@ -4,7 +4,7 @@ set -u
 . "$(dirname "$0")/lib.sh"
 tool=$3
 mkdir "$tmp/meshes"
-n=40
+n=80
 i=0
 while [ $i -lt $n ]; do
     box "$tmp/meshes/box-$i.obj" 1 "0.$((i + 20))" "0.$((90 - i))"
