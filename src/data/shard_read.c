@@ -180,12 +180,11 @@ static char *text_of(const char *from) {
 
 /* Keeps the memory of io's tiles and takes the other fields of `head`. */
 static void begin_again(sample *io, const sample *head) {
-    sample old = *io;
-    old.coord = NULL;
-    old.value = NULL;
-    old.sharp = NULL;
-    sample kept = {.room = io->room, .coord = io->coord, .value = io->value, .sharp = io->sharp};
-    sample_free(&old);
+    const sample kept = *io;
+    io->coord = NULL;
+    io->value = NULL;
+    io->sharp = NULL;
+    sample_free(io);
     *io = *head;
     io->source = text_of(head->source);
     io->category = text_of(head->category);

@@ -75,7 +75,7 @@ bool state_save(const char *run, const comm *c, const task *t, const optimizer *
     float    *copy[4] = {NULL};
     ckpt_slab slab[5] = {{"params", on_host(p, p->w, first, count, &copy[0]), first, count}};
     int       n = 1;
-    if (x->n_own > 0 && (x->sharded || c->rank == 0)) { /* unsharded state is the same everywhere */
+    if (x->sharded || c->rank == 0) { /* unsharded state is the same everywhere */
         static const char *const name[] = {"adam_m", "adam_v", "ema"};
         const float *const       state[] = {x->m, x->v, x->average};
         for (int i = 0; i < 3 && state[i]; i++, n++)
