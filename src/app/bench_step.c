@@ -16,6 +16,7 @@
 #include "core/device.h"
 #include "data/condition.h"
 #include "io/atomic_file.h"
+#include "ops/op_profile.h"
 #include "train/setup.h"
 #include "train/trainer.h"
 
@@ -27,7 +28,8 @@ enum { MOST_STEPS = 100000 };
 
 typedef struct {
     const comm *world;
-    int64_t     warmup;
+    int64_t     warmup, last;                            /* steps between them are timed */
+    op_profile *profile;                                 /* of the one behind, or NULL */
     double     *step, *data, *prepare, *reduce, *update; /* [n] seconds of the slowest rank */
     int64_t     n, tokens;
     double      loss, used_bytes; /* of memory, the most that was seen */
@@ -51,7 +53,8 @@ static void on_step(void *user, int64_t done, const step_result *r) {
     step_log *s = user;
     double    t[5] = {r->times.forward + r->times.backward + r->times.reduce + r->times.update, r->times.data,
                       r->times.reduce, r->times.update, r->times.prepare};
-    if (done <= s->warmup) return;
+    if (s->profile) op_profile_switch(s->profile, done == s->last);
+    if (done <= s->warmup || done > s->last) return;
     comm_max_f64(s->world, t, 5);
     s->step[s->n] = t[0];
     s->data[s->n] = t[1];
@@ -95,7 +98,7 @@ static bool arrange(options *o, const comm *world, const char *folder, int *edge
     o->cond.drop = 0;
     o->train.batch_tokens = 0;
     o->train.batch_samples = o->bench.samples * world->size;
-    o->train.steps = o->bench.warmup + o->bench.steps;
+    o->train.steps = o->bench.warmup + o->bench.steps + o->bench.profile;
     o->train.eval_every = 0;
     o->train.checkpoint_every = 0;
     o->train.log_every = MOST_STEPS;
@@ -176,8 +179,28 @@ static void report(const step_log *s, const options *o, const comm *world, const
     free(copy);
 }
 
+/* Rows of ops that take less than a thousandth of all are added up. */
+static void report_profile(op_profile *p, double step) {
+    int                   n;
+    const op_profile_row *row = op_profile_rows(p, &n);
+    double                all = 0, rest = 0;
+    for (int i = 0; i < n; i++) all += row[i].seconds;
+    printf("\none more step, op by op; %.2f of %.2f ms are of ops\n", 1e3 * all, 1e3 * step);
+    printf("%-18s %-36s %6s %9s %7s %8s\n", "op", "shape of the first two tensors", "calls", "ms", "share", "GB/s");
+    for (int i = 0; i < n; i++) {
+        if (row[i].seconds < 1e-3 * all) {
+            rest += row[i].seconds;
+            continue;
+        }
+        printf("%-18s %-36s %6lld %9.3f %5.1f %% %8.1f\n", op_table[row[i].op].name, row[i].shape,
+               (long long)row[i].calls, 1e3 * row[i].seconds, 100 * row[i].seconds / all,
+               row[i].bytes / row[i].seconds * 1e-9);
+    }
+    printf("%-18s %-36s %6s %9.3f %5.1f %%\n", "others", "", "", 1e3 * rest, all > 0 ? 100 * rest / all : 0);
+}
+
 static bool measure(options *o, const comm *world, const char *folder, FILE *csv, status *st) {
-    step_log s = {.world = world, .warmup = o->bench.warmup};
+    step_log s = {.world = world, .warmup = o->bench.warmup, .last = o->bench.warmup + o->bench.steps};
     char     device[200] = "?";
     int      edge = 0;
     comm     c = *world;
@@ -194,9 +217,13 @@ static bool measure(options *o, const comm *world, const char *folder, FILE *csv
     s.reduce = room + 2 * o->bench.steps;
     s.update = room + 3 * o->bench.steps;
     s.prepare = room + 4 * o->bench.steps;
-    bool ok = trainer_run(o, &c, &(trainer_hooks){.on_step = on_step, .user = &s, .unsaved = true}, st) == ST_OK;
+    if (o->bench.profile && world->rank == 0) s.profile = op_profile_new();
+    trainer_hooks hooks = {.on_step = on_step, .user = &s, .profile = s.profile, .unsaved = true};
+    bool          ok = trainer_run(o, &c, &hooks, st) == ST_OK;
     comm_max_f64(world, &s.used_bytes, 1);
     if (ok && world->rank == 0) report(&s, o, world, device, flops, gemm, csv);
+    if (ok && s.profile) report_profile(s.profile, median(s.step, s.n));
+    op_profile_free(s.profile);
     free(room);
     return ok;
 }
@@ -222,9 +249,15 @@ int bench_step(const comm *world, int argc, char **argv) {
     CHECK(o, "no memory for the options");
     if (options_parse(argc, argv, o, &st) && o->command.n_args)
         status_set(&st, ST_USAGE, "bench step takes no argument '%.80s'", o->command.arg[0]);
+    bool kept = status_ok(&st) && o->bench.folder[0];
     if (status_ok(&st) && world->rank == 0) {
-        snprintf(folder, sizeof folder, "%.400s/d3s2-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-        if (!mkdtemp(folder)) status_set(&st, ST_IO, "%s: no folder for synthetic data", folder);
+        if (kept) {
+            snprintf(folder, sizeof folder, "%s", o->bench.folder);
+            make_folder(folder, &st);
+        } else {
+            snprintf(folder, sizeof folder, "%.400s/d3s2-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+            if (!mkdtemp(folder)) status_set(&st, ST_IO, "%s: no folder for synthetic data", folder);
+        }
         if (status_ok(&st) && path && !(csv = fopen(path, "a"))) status_set(&st, ST_IO, "cannot write %.300s", path);
         if (csv && ftell(csv) == 0)
             fprintf(csv, "git,host,device,model,ranks,samples,tokens,steps,step_ms,p95_ms,tokens_s,tflop,share_of_gemm,"
@@ -234,7 +267,7 @@ int bench_step(const comm *world, int argc, char **argv) {
     comm_bcast(world, folder, sizeof folder, 0);
     ok = ok && measure(o, world, folder, csv, &st);
     status removing = {0};
-    if (world->rank == 0 && folder[0]) remove_tree(folder, &removing);
+    if (world->rank == 0 && folder[0] && !kept) remove_tree(folder, &removing);
     if (csv && fclose(csv) != 0) status_set(&st, ST_IO, "cannot write %.300s", path);
     comm_agree(world, &st);
     if (!ok && world->rank == 0 && st.text[0]) fprintf(stderr, "d3s2: error: %s\n", st.text);

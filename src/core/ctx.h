@@ -14,8 +14,9 @@ typedef struct ctx {
     dtype                 act;     /* of activations and their gradients: DT_F32, or DT_BF16 on a GPU (numerics.md) */
     bool                  dry;     /* check shapes and count memory, touch nothing */
     bool                  deterministic;
-    void                 *stream; /* cudaStream_t of every launch; NULL on the CPU */
-    struct cuda_state    *cuda;   /* library handles and plans of the CUDA back end, made by be->open; else NULL */
+    void                 *stream;  /* cudaStream_t of every launch; NULL on the CPU */
+    struct cuda_state    *cuda;    /* library handles and plans of the CUDA back end, made by be->open; else NULL */
+    struct op_profile    *profile; /* times every op (ops/op_profile.h); NULL: nobody asks */
 } ctx;
 
 #ifdef __cplusplus

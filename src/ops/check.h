@@ -5,6 +5,7 @@
 #include "core/ctx.h"
 #include "core/device.h"
 #include "kernels/backend.h"
+#include "ops/op_profile.h"
 
 enum { ANY = -1 }; /* a dim that may have any size */
 
@@ -53,9 +54,11 @@ void    op_no_alias(const char *op, const char *name, const tensor *a, const ten
         CHECK(c->be && c->be->entry, "back end %s has no %s", c->be ? c->be->name : "(none)", #entry);                 \
         if (c->dry) return;                                                                                            \
         size_t mark = arena_mark(&c->scratch);                                                                         \
-        bool named = c->be->dev == DEV_CUDA; /* for profilers */                                                       \
+        bool   named = c->be->dev == DEV_CUDA; /* for profilers */                                                     \
         if (named) device_range_push(#entry);                                                                          \
+        if (c->profile) op_profile_enter(c->profile, OP_##entry, a, c->be->dev);                                       \
         c->be->entry(c, a);                                                                                            \
+        if (c->profile) op_profile_leave(c->profile);                                                                  \
         if (named) device_range_pop();                                                                                 \
         arena_reset(&c->scratch, mark);                                                                                \
     } while (0)

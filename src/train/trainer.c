@@ -134,6 +134,7 @@ static bool build_model(trainer *t, status *st) {
     size_t         bound = (size_t)o->train.memory_mb << 20;
     engine_init(&w->e, &w->where, w->where.dev == DEV_CPU ? bound : 0, rule); /* on a GPU sizing sets it */
     w->e.gpu_per_tile = w->t->scratch_per_tile(w->t);
+    if (t->hooks) w->e.c.profile = t->hooks->profile;
     params_refresh16(&w->e.c, w->t->p);
     return true;
 }

@@ -6,8 +6,9 @@
 typedef struct {
     void (*after_backward)(void *user, int64_t step, params *p);     /* may change the gradients */
     void (*on_step)(void *user, int64_t done, const step_result *r); /* on every rank */
-    void *user;
-    bool  unsaved; /* a run to be timed: it leaves no checkpoint */
+    void              *user;
+    struct op_profile *profile; /* of the ops of a run (ops/op_profile.h) */
+    bool               unsaved; /* a run to be timed: it leaves no checkpoint */
 } trainer_hooks;
 
 /* Collective. Trains as the options say until train.steps; an existing run folder is continued. o->command.dry_run
