@@ -95,7 +95,10 @@ static void bwd_rows(const layer_norm_args *a, int64_t b, int64_t lo, int64_t hi
         if (gamma)
             for (int64_t i = 0; i < C; i++) g[i] *= gamma[i];
         float s0 = (float)(row_sum(g, C) / (double)C), s1 = (float)(row_dot(g, xhat, C) / (double)C);
-        for (int64_t i = 0; i < C; i++) dx[i] = rstd * (g[i] - s0 - xhat[i] * s1);
+        if (a->dx_add)
+            for (int64_t i = 0; i < C; i++) dx[i] += rstd * (g[i] - s0 - xhat[i] * s1);
+        else
+            for (int64_t i = 0; i < C; i++) dx[i] = rstd * (g[i] - s0 - xhat[i] * s1);
     }
 }
 

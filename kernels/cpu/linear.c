@@ -85,7 +85,8 @@ void linear_bwd_cpu(ctx *c, const linear_args *a) {
             d = buffer;
         }
         if (tensor_given(a->dx))
-            gemm_f32(false, a->w_in_out, rows, I, O, d, O, F32(a->w), a->w_in_out ? O : I, 0, F32(a->dx) + r * I, I);
+            gemm_f32(false, a->w_in_out, rows, I, O, d, O, F32(a->w), a->w_in_out ? O : I, a->dx_add,
+                     F32(a->dx) + r * I, I);
         if (tensor_given(a->dw)) {
             if (a->w_in_out)
                 gemm_f32(true, false, I, O, rows, x, I, d, O, 1, F32(a->dw), O);

@@ -19,6 +19,7 @@ template <class T> struct norm_rows {
     int64_t        N, C;
     int            B;
     float          eps;
+    bool           dx_add;
 };
 
 template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a) {
@@ -39,6 +40,7 @@ template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a) {
     r.N = a->x->dim[0];
     r.C = a->x->dim[1];
     r.eps = (float)a->eps;
+    r.dx_add = a->dx_add;
     return r;
 }
 
@@ -253,10 +255,12 @@ __global__ void __launch_bounds__(32 * BWD_WARPS, sizeof(T) == 2 && !AFFINE ? 3 
                 keep_packed(x[k]);
                 keep_packed(dy[k]);
                 float out[V];
+                if (r.dx_add) load_vec<T, V>(r.dx + n * C + col, out);
 #pragma unroll
                 for (int i = 0; i < V; i++) {
                     float xhat = (to_float(x[k].v[i]) - mean) * rstd;
-                    out[i] = rstd * (factor[k].times(to_float(dy[k].v[i]), i) - s0 - xhat * s1);
+                    float v = rstd * (factor[k].times(to_float(dy[k].v[i]), i) - s0 - xhat * s1);
+                    out[i] = r.dx_add ? out[i] + v : v;
                 }
                 store_vec<T, V>(r.dx + n * C + col, out);
             }
@@ -333,7 +337,8 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
     s1 = warp_sum(s1) / (float)C;
     for (int64_t i = lane; i < C; i += 32) {
         float xhat = (to_float(x[i]) - mean) * rstd;
-        r.dx[n * C + i] = from_float<T>(rstd * (du(i) - s0 - xhat * s1));
+        float v = rstd * (du(i) - s0 - xhat * s1);
+        r.dx[n * C + i] = from_float<T>(r.dx_add ? to_float(r.dx[n * C + i]) + v : v);
     }
 }
 

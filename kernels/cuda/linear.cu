@@ -115,8 +115,8 @@ extern "C" void linear_fwd_cuda(ctx *c, const linear_args *a) {
 
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
 
-/* dx = d W. d has the dtype of x. */
-static void input_gradient(ctx *c, const layer *l, const void *d, void *dx, int64_t rows) {
+/* dx = d W, or dx += d W. d has the dtype of x. */
+static void input_gradient(ctx *c, const layer *l, const void *d, void *dx, bool add, int64_t rows) {
     lt_product p = {};
     p.ta = l->in_out;
     p.m = l->I;
@@ -129,6 +129,7 @@ static void input_gradient(ctx *c, const layer *l, const void *d, void *dx, int6
     p.b = d;
     p.in = p.out = l->in;
     p.d = dx;
+    p.add = add;
     if (lt_run(c, &p)) return;
     general_product g = {};
     g.rows = rows;
@@ -143,6 +144,7 @@ static void input_gradient(ctx *c, const layer *l, const void *d, void *dx, int6
     g.b = l->w;
     g.in = g.out = l->in;
     g.d = dx;
+    g.add = add;
     general_run(c, &g);
 }
 
@@ -206,7 +208,7 @@ extern "C" void linear_bwd_cuda(ctx *c, const linear_args *a) {
         s.rows = rows;
         s.width = l.O;
         dact_run(c, &s);
-        if (want_dx) input_gradient(c, &l, d, (void *)rows_at(a->dx, r), rows);
+        if (want_dx) input_gradient(c, &l, d, (void *)rows_at(a->dx, r), a->dx_add, rows);
         if (want_dw) weight_gradient(c, &l, d, x, ptr<float>(a->dw), rows);
     }
 }

@@ -75,7 +75,7 @@ template <class T, class D> void general_as(ctx *c, const general_product *p) {
     int64_t row_tiles = ceil_div(p->rows, TILE), col_tiles = ceil_div(p->cols, TILE), parts = 1;
     CHECK(row_tiles <= INT32_MAX && col_tiles <= 65535, "product of (%lld,%lld)", (long long)p->rows,
           (long long)p->cols);
-    if (p->add && p->ldd == p->cols) { /* a weight gradient: few outputs, long sums */
+    if (p->add && p->out == DT_F32 && p->ldd == p->cols) { /* a weight gradient: few outputs, long sums */
         int64_t most = DW_PARTIAL_BYTES / ((int64_t)sizeof(float) * p->rows * p->cols);
         int64_t fill = ceil_div(4 * (int64_t)c->cuda->multiprocessors, row_tiles * col_tiles);
         parts = ceil_div(p->k, PART_TERMS);
@@ -103,7 +103,6 @@ template <class T, class D> void general_as(ctx *c, const general_product *p) {
 void general_run(ctx *c, const general_product *p) {
     if (p->rows == 0 || p->cols == 0) return;
     CHECK(p->k > 0, "product over %lld terms", (long long)p->k);
-    CHECK(!p->add || p->out == DT_F32, "only f32 results are added to");
     if (p->in == DT_F32)
         general_as<float, float>(c, p);
     else if (p->out == DT_F32)

@@ -34,6 +34,7 @@ struct dots_args {
     int      W, n_q, group; /* lanes of a row: 1, 2, .. 32 */
     int64_t  m_w, m_q;      /* steps of m */
     act_kind act;           /* of the output (forward), or whose slope p is multiplied by (backward) */
+    bool     add;           /* to out (backward) */
 };
 
 /* Forward: p = x, out = act(sum + bias), out_pre its argument. Backward: p = dy act'(p_pre). */
@@ -96,6 +97,8 @@ __global__ void __launch_bounds__(DOTS_THREADS)
                     if (bias) v[0] += bias[q];
                     if (g.act != ACT_NONE) out_pre[n * g.n_q + q] = from_float<D>(v[0]);
                     act_values<D, 1>(g.act, v);
+                } else if (g.add) {
+                    v[0] += to_float(out[n * g.n_q + q]);
                 }
                 out[n * g.n_q + q] = from_float<D>(v[0]);
             }
@@ -238,7 +241,7 @@ template <class T, class D, int WIDTH, int OUTPUTS> struct narrow_pass {
     act_kind   act;
     const D   *pre, *dy;
     T         *dx; /* NULL: not wanted */
-    bool       want_dw;
+    bool       dx_add, want_dw;
     int        O;
     int64_t    I;
 
@@ -278,8 +281,11 @@ template <class T, class D, int WIDTH, int OUTPUTS> struct narrow_pass {
                     for (int j = 0; j < V; j++) sum[o][j] += g[o] * v[j];
         }
         if (dx) {
+            if (dx_add)
+                load_vec<T, V>(dx + n * I + col, v);
+            else
 #pragma unroll
-            for (int j = 0; j < V; j++) v[j] = 0.0f;
+                for (int j = 0; j < V; j++) v[j] = 0.0f;
 #pragma unroll
             for (int o = 0; o < OUTPUTS; o++)
                 if (o < O)
@@ -353,6 +359,7 @@ template <class T, class D, int V, int OUTPUTS> void narrow_bwd_as(ctx *c, const
               a->act == ACT_NONE ? NULL : ptr<const D>(a->pre),
                                                ptr<const D>(a->dy),
               tensor_given(a->dx) ? ptr<T>(a->dx) : (T *)NULL,
+                                               a->dx_add,
                                                want_dw,
                                                O,
                                                I};
@@ -418,6 +425,7 @@ template <class T, class D> void spread_bwd(ctx *c, const linear_args *a) {
     g.m_w = w.o_step;
     g.m_q = w.i_step;
     g.act = a->act;
+    g.add = a->dx_add;
     dots<D, T, T, false>(c, g, dy, pre, w.at, NULL, (T *)NULL, ptr<T>(a->dx));
 }
 

@@ -28,7 +28,7 @@ void linear_bwd_ref(ctx *c, const linear_args *a) {
     if (tensor_given(a->dx))
         for (int64_t n = 0; n < N; n++)
             for (int64_t i = 0; i < I; i++) {
-                double sum = 0;
+                double sum = a->dx_add ? F32(a->dx)[n * I + i] : 0;
                 for (int64_t o = 0; o < O; o++) sum += dpre(a, n * O + o) * F32(a->w)[weight_at(a, o, i)];
                 F32(a->dx)[n * I + i] = (float)sum;
             }

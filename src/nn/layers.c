@@ -21,10 +21,11 @@ typedef struct {
 static void linear_back(tape *t, tape_entry *e) {
     linear_entry *l = (linear_entry *)e;
     grad_slots    s;
-    grad_open(t, &s, 1, &l->x);
+    grad_open_adding(t, &s, 1, &l->x, 1);
     linear_args a = l->a;
     a.dy = &e->out->g;
     a.dx = grad_slot(&s, 0);
+    a.dx_add = s.add[0];
     a.dw = param_grad(l->w);
     a.db = param_grad(l->b);
     linear_bwd(t->c, &a);
@@ -119,10 +120,11 @@ typedef struct {
 static void layer_norm_back(tape *t, tape_entry *e) {
     layer_norm_entry *l = (layer_norm_entry *)e;
     grad_slots        s;
-    grad_open(t, &s, 3, l->x);
+    grad_open_adding(t, &s, 3, l->x, 1);
     layer_norm_args a = l->a;
     a.dy = &e->out->g;
     a.dx = grad_need(t, &s, 0);
+    a.dx_add = s.add[0];
     if (grad_slot(&s, 1) || grad_slot(&s, 2)) {
         a.dscale = grad_need(t, &s, 1);
         a.dshift = grad_need(t, &s, 2);

@@ -76,7 +76,7 @@ void tape_backward(tape *t) {
 
 /* ---- gradients of inputs -------------------------------------------------------------------------------------- */
 
-void grad_open(tape *t, grad_slots *s, int n, var *const *x) {
+void grad_open_adding(tape *t, grad_slots *s, int n, var *const *x, unsigned adds) {
     CHECK(n <= GRAD_MAX, "%d gradient slots", n);
     *s = (grad_slots){.n = n};
     for (int i = 0; i < n; i++) { /* first what stays, then what goes away again */
@@ -84,7 +84,8 @@ void grad_open(tape *t, grad_slots *s, int n, var *const *x) {
         if (!x[i] || !x[i]->needs_grad) continue;
         bool earlier = false;
         for (int j = 0; j < i; j++) earlier |= x[j] == x[i];
-        s->temp[i] = x[i]->g_live || earlier;
+        s->add[i] = x[i]->g_live && !earlier && (adds >> i & 1);
+        s->temp[i] = (x[i]->g_live || earlier) && !s->add[i];
         if (!s->temp[i]) {
             grad_alloc(t, x[i]);
             s->slot[i] = x[i]->g;
@@ -93,6 +94,10 @@ void grad_open(tape *t, grad_slots *s, int n, var *const *x) {
     s->mark = arena_mark(t->step);
     for (int i = 0; i < n; i++)
         if (s->temp[i]) s->slot[i] = grad_memory(t, x[i]);
+}
+
+void grad_open(tape *t, grad_slots *s, int n, var *const *x) {
+    grad_open_adding(t, s, n, x, 0);
 }
 
 tensor *grad_need(tape *t, grad_slots *s, int i) {

@@ -75,12 +75,15 @@ typedef struct {
     var   *x[GRAD_MAX];
     tensor slot[GRAD_MAX];
     bool   temp[GRAD_MAX]; /* slot is added to x->g at the end */
+    bool   add[GRAD_MAX];  /* slot is x->g, which the op adds to */
     int    n;
     size_t mark;
 } grad_slots;
 
 /* Opens slots for n inputs; slot i is overwritten by the op's backward. A var may appear twice. */
 void                  grad_open(tape *t, grad_slots *s, int n, var *const *x);
+/* The same for an op that can add to a gradient: slot i with bit i of `adds` may be x->g itself, and add[i] says so. */
+void                  grad_open_adding(tape *t, grad_slots *s, int n, var *const *x, unsigned adds);
 /* Slot i as an op argument: NULL when the input needs no gradient. */
 static inline tensor *grad_slot(grad_slots *s, int i) {
     return s->slot[i].data ? &s->slot[i] : NULL;

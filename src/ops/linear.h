@@ -2,7 +2,8 @@
  *   x, W, dx have one dtype, f32 or bf16 (on a GPU); y, pre, dy have it too, or are f32 together (the output layers of
  * a network); b, dw, db are f32. W is (O,I), or (I,O) with `w_in_out` set (the 1x1x1 convolution's storage, R§3.1). pre
  * (N,O): x W^T + b, written by fwd when act != ACT_NONE and read by bwd; not given otherwise. bwd: dx (N,I)
- * overwritten, optional; dw, db accumulated, optional. dy is not changed. N = 0 is allowed. */
+ * overwritten, or added to with `dx_add`, optional; dw, db accumulated, optional. dy is not changed. N = 0 is allowed.
+ */
 #pragma once
 #include "core/ctx.h"
 #include "ops/act.h"
@@ -14,6 +15,7 @@ typedef struct {
     tensor       *y, *pre;
     const tensor *dy;
     tensor       *dx, *dw, *db;
+    bool          dx_add; /* dx is added to */
 } linear_args;
 
 void linear_fwd(ctx *c, const linear_args *a);

@@ -21,6 +21,8 @@ static tensor *named(op_tensors *l, const tensor *t, const char *name, op_role r
 #define ACC(f, as) (a->f = list(l, a->f, #f, ROLE_ACC, as, 0))
 #define IN_ROWS(f, as, stride) (a->f = list(l, a->f, #f, ROLE_IN, as, stride))
 #define OUT_ROWS(f, as, stride) (a->f = list(l, a->f, #f, ROLE_OUT, as, stride))
+/* Overwritten, or added to when dx_add is set. */
+#define DX() (a->dx = list(l, a->dx, "dx", a->dx_add ? ROLE_ACC : ROLE_OUT, AS_ACT, 0))
 /* Written by the forward, read in the backward. */
 #define KEPT(f, as) (a->f = list(l, a->f, #f, bwd ? ROLE_IN : ROLE_OUT, as, 0))
 /* Read or written by the forward only. */
@@ -36,7 +38,7 @@ static void linear_args_list(linear_args *a, op_id op, op_tensors *l) {
     KEPT(pre, AS_WIDE);
     if (!bwd) return;
     IN(dy, AS_WIDE);
-    OUT(dx, AS_ACT);
+    DX();
     ACC(dw, AS_FIXED);
     ACC(db, AS_FIXED);
 }
@@ -63,7 +65,7 @@ static void layer_norm_args_list(layer_norm_args *a, op_id op, op_tensors *l) {
     KEPT(rstd, AS_FIXED);
     if (!bwd) return;
     IN(dy, AS_ACT);
-    OUT(dx, AS_ACT);
+    DX();
     ACC(dgamma, AS_FIXED);
     ACC(dbeta, AS_FIXED);
     OUT(dscale, AS_ACT);

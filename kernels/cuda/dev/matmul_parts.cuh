@@ -64,7 +64,7 @@ typedef struct {
 bool lt_run(ctx *c, const lt_product *p);
 
 /* D[r * ldd + j] (+)= sum_t A[r * a_row + t * a_k] B[t * b_k + j * b_col] + bias[j], any shape, plain arithmetic
- * (linear_general.cu). A and B of dtype `in`; D f32 or `in`; bias may be NULL; `add` needs f32 D. */
+ * (linear_general.cu). A and B of dtype `in`; D f32 or `in`; bias may be NULL. */
 typedef struct {
     int64_t      rows, cols, k, a_row, a_k, b_k, b_col, ldd;
     const void  *a, *b;
