@@ -60,6 +60,16 @@ static void add_columns(const float *x, int64_t rows, int64_t width, const row_s
     for (int64_t i = 0; i < width; i++) total[i] += row_sums_total(s, i, n_threads);
 }
 
+/* dx = dy act'(pre) over n values; dx may be dy. */
+static void act_slopes(act_kind act, const float *pre, const float *dy, float *dx, int64_t n) {
+#pragma omp parallel if (n > SMALL_LOOP)
+    {
+        int64_t lo, hi;
+        rows_part(n, 16, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
+        act_array_bwd(act, pre + lo, dy + lo, dx + lo, hi - lo);
+    }
+}
+
 void linear_bwd_cpu(ctx *c, const linear_args *a) {
     int64_t  N = a->x->dim[0], I = a->x->dim[1], O = a->dy->dim[1];
     bool     act = a->act != ACT_NONE;
@@ -75,18 +85,14 @@ void linear_bwd_cpu(ctx *c, const linear_args *a) {
         int64_t      rows = r + step < N ? step : N - r;
         const float *d = F32(a->dy) + r * O, *x = F32(a->x) + r * I;
         if (act) {
-            const float *pre = F32(a->pre) + r * O, *dy = d;
-#pragma omp parallel if (rows * O > SMALL_LOOP)
-            {
-                int64_t lo, hi;
-                rows_part(rows * O, 16, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
-                act_array_bwd(a->act, pre + lo, dy + lo, buffer + lo, hi - lo);
-            }
+            act_slopes(a->act, F32(a->pre) + r * O, d, buffer, rows * O);
             d = buffer;
         }
         if (tensor_given(a->dx))
             gemm_f32(false, a->w_in_out, rows, I, O, d, O, F32(a->w), a->w_in_out ? O : I, a->dx_add,
                      F32(a->dx) + r * I, I);
+        if (tensor_given(a->dx) && a->in_act != ACT_NONE)
+            act_slopes(a->in_act, F32(a->in_pre) + r * I, F32(a->dx) + r * I, F32(a->dx) + r * I, rows * I);
         if (tensor_given(a->dw)) {
             if (a->w_in_out)
                 gemm_f32(true, false, I, O, rows, x, I, d, O, 1, F32(a->dw), O);

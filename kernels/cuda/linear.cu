@@ -115,9 +115,23 @@ extern "C" void linear_fwd_cuda(ctx *c, const linear_args *a) {
 
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
 
-/* dx = d W, or dx += d W. d has the dtype of x. */
-static void input_gradient(ctx *c, const layer *l, const void *d, void *dx, bool add, int64_t rows) {
-    lt_product p = {};
+/* (rows,I) at dx *= act'(pre) */
+static void input_slope(ctx *c, const layer *l, act_kind act, const void *pre, void *dx, int64_t rows) {
+    dact_args s = {};
+    s.act = act;
+    s.dy = s.d = dx;
+    s.pre = pre;
+    s.dt = s.d_dt = l->in;
+    s.rows = rows;
+    s.width = l->I;
+    dact_run(c, &s);
+}
+
+/* dx = d W in_act'(in_pre), or dx += d W, for `rows` rows from r on. d has the dtype of x. */
+static void input_gradient(ctx *c, const linear_args *a, const layer *l, const void *d, int64_t r, int64_t rows) {
+    void       *dx = (void *)rows_at(a->dx, r);
+    const void *pre = a->in_act == ACT_NONE ? NULL : rows_at(a->in_pre, r);
+    lt_product  p = {};
     p.ta = l->in_out;
     p.m = l->I;
     p.n = rows;
@@ -129,23 +143,32 @@ static void input_gradient(ctx *c, const layer *l, const void *d, void *dx, bool
     p.b = d;
     p.in = p.out = l->in;
     p.d = dx;
-    p.add = add;
-    if (lt_run(c, &p)) return;
-    general_product g = {};
-    g.rows = rows;
-    g.cols = l->I;
-    g.k = l->O;
-    g.a_row = l->O;
-    g.a_k = 1;
-    g.b_k = l->in_out ? 1 : l->I;
-    g.b_col = l->in_out ? l->O : 1;
-    g.ldd = l->I;
-    g.a = d;
-    g.b = l->w;
-    g.in = g.out = l->in;
-    g.d = dx;
-    g.add = add;
-    general_run(c, &g);
+    p.add = a->dx_add;
+    if (a->in_act == ACT_GELU_TANH && l->in == DT_BF16 && l->I % 8 == 0 && aligned16(pre, dx)) {
+        p.epilogue = LT_GELU_SLOPE;
+        p.aux = (void *)pre;
+        if (lt_run(c, &p)) return;
+        p.epilogue = LT_PLAIN;
+        p.aux = NULL;
+    }
+    if (!lt_run(c, &p)) {
+        general_product g = {};
+        g.rows = rows;
+        g.cols = l->I;
+        g.k = l->O;
+        g.a_row = l->O;
+        g.a_k = 1;
+        g.b_k = l->in_out ? 1 : l->I;
+        g.b_col = l->in_out ? l->O : 1;
+        g.ldd = l->I;
+        g.a = d;
+        g.b = l->w;
+        g.in = g.out = l->in;
+        g.d = dx;
+        g.add = a->dx_add;
+        general_run(c, &g);
+    }
+    if (pre) input_slope(c, l, a->in_act, pre, dx, rows);
 }
 
 /* dw += d^T x, or x^T d when W is (I,O). */
@@ -188,7 +211,12 @@ static void weight_gradient(ctx *c, const layer *l, const void *d, const void *x
 extern "C" void linear_bwd_cuda(ctx *c, const linear_args *a) {
     int64_t N = a->x->dim[0];
     layer   l = layer_of(a, a->dy);
-    if (N == 0 || l.O == 0 || thin_bwd(c, a)) return;
+    if (N == 0 || l.O == 0) return;
+    if (thin_bwd(c, a)) {
+        if (a->in_act != ACT_NONE && tensor_given(a->dx))
+            input_slope(c, &l, a->in_act, a->in_pre->data, a->dx->data, N);
+        return;
+    }
     bool    want_dx = tensor_given(a->dx), want_dw = tensor_given(a->dw);
     bool    own_d = (want_dx || want_dw) && (a->act != ACT_NONE || l.out != l.in);
     int64_t most = PIECE_ELEMENTS / (l.I > l.O ? l.I : l.O), fits = PIECE_BYTES / (l.O * (int64_t)dtype_size(l.in));
@@ -208,7 +236,7 @@ extern "C" void linear_bwd_cuda(ctx *c, const linear_args *a) {
         s.rows = rows;
         s.width = l.O;
         dact_run(c, &s);
-        if (want_dx) input_gradient(c, &l, d, (void *)rows_at(a->dx, r), a->dx_add, rows);
+        if (want_dx) input_gradient(c, a, &l, d, r, rows);
         if (want_dw) weight_gradient(c, &l, d, x, ptr<float>(a->dw), rows);
     }
 }

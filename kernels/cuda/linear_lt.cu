@@ -114,13 +114,13 @@ static void desc_set(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t what
 static void epilogue_pointers(cublasLtMatmulDesc_t d, const lt_key *k, const void *bias, const void *aux) {
     if (k->epilogue == LT_BIAS || k->epilogue == LT_GELU_BIAS)
         desc_set(d, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias, sizeof bias);
-    if (k->epilogue == LT_GELU || k->epilogue == LT_GELU_BIAS)
-        desc_set(d, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux);
+    if (k->epilogue >= LT_GELU) desc_set(d, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &aux, sizeof aux);
 }
 
 static void describe(lt_entry *e) {
     static const cublasLtEpilogue_t epilogue[] = {CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_BIAS,
-                                                  CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS};
+                                                  CUBLASLT_EPILOGUE_GELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX_BIAS,
+                                                  CUBLASLT_EPILOGUE_DGELU};
 
     const lt_key *k = &e->key;
     /* f32 products are those of f32 numbers: nothing that the library may round on the way. */
@@ -130,8 +130,7 @@ static void describe(lt_entry *e) {
     desc_set(e->desc, CUBLASLT_MATMUL_DESC_TRANSA, &ta, sizeof ta);
     desc_set(e->desc, CUBLASLT_MATMUL_DESC_TRANSB, &tb, sizeof tb);
     desc_set(e->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue[k->epilogue], sizeof *epilogue);
-    if (k->epilogue == LT_GELU || k->epilogue == LT_GELU_BIAS)
-        desc_set(e->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &k->ldd, sizeof k->ldd);
+    if (k->epilogue >= LT_GELU) desc_set(e->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, &k->ldd, sizeof k->ldd);
     /* The choice looks at the alignment of these addresses and at nothing else of them. */
     const void *on_16 = (const void *)(uintptr_t)0x100010;
     epilogue_pointers(e->desc, k, on_16, on_16);

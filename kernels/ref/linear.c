@@ -30,6 +30,7 @@ void linear_bwd_ref(ctx *c, const linear_args *a) {
             for (int64_t i = 0; i < I; i++) {
                 double sum = a->dx_add ? F32(a->dx)[n * I + i] : 0;
                 for (int64_t o = 0; o < O; o++) sum += dpre(a, n * O + o) * F32(a->w)[weight_at(a, o, i)];
+                if (a->in_act != ACT_NONE) sum *= act_slope(a->in_act, F32(a->in_pre)[n * I + i]);
                 F32(a->dx)[n * I + i] = (float)sum;
             }
     for (int64_t o = 0; o < O; o++) {

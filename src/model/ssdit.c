@@ -173,7 +173,7 @@ static var *block_forward(tape *t, const void *args, var *const *in) {
     h = cross_attention(t, a, nn_layer_norm(t, x, r->norm2.w, r->norm2.b, 1e-6), in[2]);
     x = nn_gate_residual(t, x, h, NULL, NULL);
     h = nn_norm_modulate(t, x, mod[3], mod[4], first, 1e-6);
-    h = linear(t, linear(t, h, r->mlp0, ACT_GELU_TANH), r->mlp2, ACT_NONE);
+    h = nn_mlp(t, h, r->mlp0.w, r->mlp0.b, ACT_GELU_TANH, r->mlp2.w, r->mlp2.b);
     return nn_gate_residual(t, x, h, mod[5], first);
 }
 

@@ -49,7 +49,6 @@ var *window_block(tape *t, const void *args, var *const *in) {
     x = nn_gate_residual(t, x, h, NULL, NULL);
 
     h = nn_layer_norm(t, x, NULL, NULL, 1e-6);
-    h = nn_linear(t, h, r->mlp_in.w, r->mlp_in.b, ACT_GELU_TANH);
-    h = nn_linear(t, h, r->mlp_out.w, r->mlp_out.b, ACT_NONE);
+    h = nn_mlp(t, h, r->mlp_in.w, r->mlp_in.b, ACT_GELU_TANH, r->mlp_out.w, r->mlp_out.b);
     return nn_gate_residual(t, x, h, NULL, NULL);
 }

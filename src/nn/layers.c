@@ -57,6 +57,56 @@ var *nn_conv1(tape *t, var *x, param *w, param *b) {
     return linear(t, x, w, b, ACT_NONE, true, t->c->act);
 }
 
+typedef struct {
+    tape_entry  e;
+    linear_args a[2]; /* the two layers */
+    var        *x;
+    param      *w[2], *b[2];
+} mlp_entry;
+
+static void mlp_back(tape *t, tape_entry *e) {
+    mlp_entry *l = (mlp_entry *)e;
+    grad_slots s;
+    grad_open_adding(t, &s, 1, &l->x, 1);
+    linear_args   in = l->a[0], out = l->a[1];
+    const tensor *pre = in.pre;
+    tensor        d = arena_tensor(t->step, pre->dt, pre->dim, pre->n_dims); /* gradient of pre; grad_close drops it */
+    out.dy = &e->out->g;
+    out.dx = &d;
+    out.in_act = in.act;
+    out.in_pre = pre;
+    out.dw = param_grad(l->w[1]);
+    out.db = param_grad(l->b[1]);
+    linear_bwd(t->c, &out);
+    in.act = ACT_NONE;
+    in.y = in.pre = NULL;
+    in.dy = &d;
+    in.dx = grad_slot(&s, 0);
+    in.dx_add = s.add[0];
+    in.dw = param_grad(l->w[0]);
+    in.db = param_grad(l->b[0]);
+    linear_bwd(t->c, &in);
+    grad_close(t, &s);
+}
+
+var *nn_mlp(tape *t, var *x, param *w0, param *b0, act_kind act, param *w1, param *b1) {
+    CHECK(act != ACT_NONE, "an MLP without activation");
+    int64_t   n = x->v.dim[0];
+    dtype     dt = t->c->act;
+    var      *y = tape_new(t, n, w1->dim[0], true);
+    tensor   *h = step_tensor(t, dt, DIMS(n, w0->dim[0])), *pre = step_tensor(t, dt, DIMS(n, w0->dim[0]));
+    mlp_entry l = {.e = {.bwd = mlp_back, .out = y},
+                   .x = x,
+                   .w = {w0, w1},
+                   .b = {b0, b1},
+                   .a = {{.x = &x->v, .w = &w0->w, .b = param_value(b0), .act = act, .y = h, .pre = pre},
+                         {.x = h, .w = &w1->w, .b = param_value(b1), .y = &y->v}}};
+    linear_fwd(t->c, &l.a[0]);
+    linear_fwd(t->c, &l.a[1]);
+    tape_record(t, &l, sizeof l);
+    return y;
+}
+
 /* ---- cast, act ------------------------------------------------------------------------------------------------- */
 
 typedef struct {

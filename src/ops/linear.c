@@ -22,6 +22,11 @@ void linear_fwd(ctx *c, const linear_args *a) {
 void linear_bwd(ctx *c, const linear_args *a) {
     check(c, a, __func__, "dy", a->dy);
     if (tensor_given(a->dx)) WANT_SAME(a->dx, a->x);
+    CHECK(a->in_act >= ACT_NONE && a->in_act <= ACT_TANH, "in_act is %d", (int)a->in_act);
+    if (a->in_act != ACT_NONE) {
+        WANT_SAME(a->in_pre, a->x);
+        CHECK(!a->dx_add, "linear_bwd: in_act and dx_add together");
+    }
     if (tensor_given(a->dw)) WANT_F32_SAME(a->dw, a->w);
     WANT_F32_OPT(a->db, a->w->dim[a->w_in_out ? 1 : 0]);
     OP_CALL(linear_bwd);

@@ -3,7 +3,8 @@
  * a network); b, dw, db are f32. W is (O,I), or (I,O) with `w_in_out` set (the 1x1x1 convolution's storage, R§3.1). pre
  * (N,O): x W^T + b, written by fwd when act != ACT_NONE and read by bwd; not given otherwise. bwd: dx (N,I)
  * overwritten, or added to with `dx_add`, optional; dw, db accumulated, optional. dy is not changed. N = 0 is allowed.
- */
+ *   Two layers in a row: with in_act != ACT_NONE x is in_act(in_pre), in_pre (N,I) of x's dtype, and dx is the gradient
+ * of in_pre, (d W) in_act'(in_pre), which saves a pass; not together with dx_add. */
 #pragma once
 #include "core/ctx.h"
 #include "ops/act.h"
@@ -16,6 +17,8 @@ typedef struct {
     const tensor *dy;
     tensor       *dx, *dw, *db;
     bool          dx_add; /* dx is added to */
+    act_kind      in_act;
+    const tensor *in_pre;
 } linear_args;
 
 void linear_fwd(ctx *c, const linear_args *a);

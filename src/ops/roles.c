@@ -38,6 +38,7 @@ static void linear_args_list(linear_args *a, op_id op, op_tensors *l) {
     KEPT(pre, AS_WIDE);
     if (!bwd) return;
     IN(dy, AS_WIDE);
+    if (a->in_act != ACT_NONE) IN(in_pre, AS_ACT);
     DX();
     ACC(dw, AS_FIXED);
     ACC(db, AS_FIXED);

@@ -42,8 +42,13 @@ static void linear_bwd_ref16(ctx *c, const linear_args *a) {
     linear_args b = *a;
     tensor      d = rounded_dpre(c, a->act, a->pre, a->dy);
     b.dy = &d;
-    b.act = ACT_NONE;
+    b.act = b.in_act = ACT_NONE;
     base.linear_bwd(c, &b);
+    if (a->in_act == ACT_NONE || !tensor_given(a->dx)) return;
+    for (int64_t i = 0, n = tensor_count(a->dx); i < n; i++) {
+        double slope = act_slope(a->in_act, (double)F32(a->in_pre)[i]);
+        F32(a->dx)[i] = (float)((double)round16(F32(a->dx)[i]) * slope);
+    }
 }
 
 static void conv3_fwd_ref16(ctx *c, const conv3_args *a) {

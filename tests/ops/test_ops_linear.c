@@ -78,6 +78,30 @@ static void test_linear_optional(void **state) {
     }
 }
 
+/* The layer before has an activation: dx is the gradient in front of it. */
+static void test_linear_in_act(void **state) {
+    static const int64_t shape[][3] = {{65, 12, 9},   {300, 64, 32}, {257, 256, 24},
+                                       {1000, 32, 1}, {129, 3, 40},  {0, 8, 8}};
+    (void)state;
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
+        for (int act = ACT_NONE + 1; act < N_ACTS; act++) {
+            int64_t n = shape[i][0], in = shape[i][1], out = shape[i][2];
+            optest  o;
+            optest_begin(&o);
+            linear_args a = {.x = optest_in(&o, "x", 1, 2, DIMS(n, in)),
+                             .w = optest_in(&o, "w", 2, 2, DIMS(out, in)),
+                             .dy = optest_in(&o, "dy", 3, 2, DIMS(n, out)),
+                             .in_act = (act_kind)act,
+                             .in_pre = optest_in(&o, "in_pre", 4, 3, DIMS(n, in))};
+            a.dx = optest_out(&o, "dx", DT_F32, DIMS(n, in));
+            a.dw = optest_acc(&o, "dw", 5, 2, DIMS(out, in));
+            optest_set_terms(&o, a.dx, out);
+            optest_set_terms(&o, a.dw, n);
+            optest_compare(&o, OPTEST_FN(linear_bwd), &a);
+            optest_end(&o);
+        }
+}
+
 static void test_linear_wrong(void **state) {
     optest o;
     (void)state;
@@ -232,9 +256,8 @@ int main(int argc, char **argv) {
     optest_rounded = &backend_ref32;
     optest_rounded16 = ref16_table(&backend_ref32);
     const struct CMUnitTest every[] = {
-        cmocka_unit_test(test_linear_sizes),
-        cmocka_unit_test(test_linear_optional),
-        cmocka_unit_test(test_linear_nan),
+        cmocka_unit_test(test_linear_sizes),  cmocka_unit_test(test_linear_optional),
+        cmocka_unit_test(test_linear_in_act), cmocka_unit_test(test_linear_nan),
         cmocka_unit_test(test_act),
     };
     const struct CMUnitTest cpu[] = {

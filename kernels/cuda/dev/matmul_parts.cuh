@@ -46,7 +46,7 @@ void *bias_copy(ctx *c, const float *bias, int64_t n, dtype dt);
 
 /* D (m,n) = op(A) (m,k) op(B) (k,n) [+ D], all column-major as the library has it: a row-major (r,c) matrix is a
  * column-major (c,r) one with leading dimension c. */
-typedef enum { LT_PLAIN, LT_BIAS, LT_GELU, LT_GELU_BIAS } lt_epilogue;
+typedef enum { LT_PLAIN, LT_BIAS, LT_GELU, LT_GELU_BIAS, LT_GELU_SLOPE } lt_epilogue;
 typedef struct {
     bool        ta, tb;
     int64_t     m, n, k, lda, ldb, ldd;
@@ -57,7 +57,7 @@ typedef struct {
     bool        add; /* to D */
     lt_epilogue epilogue;
     const void *bias; /* (m) of dtype out, on 16 bytes */
-    void       *aux;  /* GELU: the value before it, like D, on 16 bytes, ldd a multiple of 8 */
+    void       *aux;  /* GELU: the value before it, like D, on 16 bytes, ldd a multiple of 8; read by LT_GELU_SLOPE */
 } lt_product;
 
 /* Through cuBLASLt (linear_lt.cu). False when the library has no algorithm for it: nothing has happened then. */
