@@ -128,6 +128,9 @@ static bool build_model(trainer *t, status *st) {
     w->s.clip = clip_new(&t->clip, o->train.clip_norm, o->train.clip_percentile, window);
     w->s.vae = t->data.vae;
     w->s.data = hash_bytes(t->data.ids, (size_t)t->data.n * sizeof *t->data.ids, 0);
+    if (o->train.balance == opt_train_balance_steps) /* another order */
+        w->s.data =
+            hash_bytes((int64_t[]){o->train.balance_steps, o->train.batch_samples}, 2 * sizeof(int64_t), w->s.data);
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
                           : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF
                                                                           : RECOMPUTE_ON;
