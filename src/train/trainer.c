@@ -245,7 +245,7 @@ static bool loop(trainer *t, status *st) {
         if (w->s.step % o->train.log_every == 0 || w->s.step == end || r.stop) run_log_step(t->log, t->c, w, &r, &span);
         if (w->s.bad_in_row >= o->train.max_bad_steps) return give_up(t, &span, st);
         if (!evaluate(t, st)) return false;
-        if (o->train.checkpoint_every > 0 && w->s.step % o->train.checkpoint_every == 0) {
+        if (ckpt_due(w->s.step, o->train.checkpoint_every)) {
             status saving = {0};
             if (!save(t, &span, &saving) && t->c->rank == 0)
                 log_warn("no checkpoint of step %lld: %s", (long long)w->s.step, saving.text);
