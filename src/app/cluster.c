@@ -69,7 +69,7 @@ cluster_steps cluster_simulate(const options *o, int ranks, double *step_s) {
     int64_t    *load = grab(ranks, sizeof *load);
     plan       *p = plan_new(&cfg);
     traffic     t;
-    traffic_of_network(&t, o, ranks);
+    traffic_of_network(&t, o, ranks, o->train.precision == opt_train_precision_f32 ? 4 : 2);
     cluster_steps c = {.ranks = ranks, .n_buckets = t.n, .share_s = t.share_s, .bytes = t.bytes};
     for (int64_t step = 0; step < o->cluster.steps; step++) {
         plan_step s = plan_of_step(p, step, ranks);
@@ -115,16 +115,7 @@ double cluster_balance(const options *o, const int64_t *size, int64_t n, int64_t
                        .micro_tokens = INT64_MAX / 2,
                        .cost = cost_model_of(o),
                        .group_steps = group_steps};
-    plan       *p = plan_new(&cfg);
-    double      mean = 0, slowest = 0;
-    for (int64_t step = 0; step < (steps < epoch ? steps : epoch); step++) {
-        plan_step s = plan_of_step(p, step, ranks);
-        mean += (double)s.cost / ranks;
-        slowest += (double)s.slowest;
-        plan_step_free(&s);
-    }
-    plan_free(p);
-    return mean / slowest;
+    return plan_balance(&cfg, steps < epoch ? steps : epoch, ranks);
 }
 
 const char *cluster_binds(double imbalance, double communication, double faults) {

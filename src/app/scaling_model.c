@@ -69,9 +69,13 @@ static scaling_point parts_at(const scaling_series *s, const options *o, int ran
     scaling_point   p = {.balance = 1};
     traffic         t;
     double          backward = isnan(r->backward_ms) ? (1 - o->cluster.forward) * r->step_ms : r->backward_ms;
-    double          bytes = isnan(r->reduced_mb) ? net_reduced_bytes(o) : 1e6 * r->reduced_mb;
+    double          own = net_reduced_bytes(o), bytes = isnan(r->reduced_mb) ? own : 1e6 * r->reduced_mb;
+    int             width = strstr(r->device, "bf16") ? 2 : 4;
     double          wide = o->train.reduce_dtype == opt_train_reduce_dtype_bf16 ? 2 : 4;
-    traffic_even(&t, o, ranks, bytes, bytes / wide * (strstr(r->device, "bf16") ? 2 : 4));
+    if (fabs(own - bytes) <= 1e-3 * bytes) /* the configured network is that of the rows */
+        traffic_of_network(&t, o, ranks, width);
+    else
+        traffic_even(&t, o, ranks, bytes, bytes / wide * width);
     p.exposed_s = traffic_exposed(&t, 1e-3 * backward, &p.sums_s);
     p.transfer_s = t.transfer_s;
     p.share_s = t.share_s;

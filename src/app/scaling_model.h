@@ -2,7 +2,8 @@
  *
  *   step(N) = computing / balance(N) + interference * transfer(N) + exposed(N) + share(N)
  *
- * transfer (bytes over rate), exposed and share by the alpha-beta model (app/traffic.h), balance by the real plan on
+ * transfer (bytes over rate), exposed and share by the alpha-beta model (app/traffic.h) for the configured network if
+ * its gradients have the bytes of the rows (or the rows do not say), else for even buckets; balance by the real plan on
  * sizes like the rows'; computing and interference are fitted to the rows (non-negative, relative errors). */
 #pragma once
 #include "app/step_rows.h"

@@ -70,7 +70,7 @@ static void count_bytes(traffic *t, const options *o, int ranks, double gradient
     t->bytes = ranks == 1 ? 0 : whole ? 2 * gradients : gradients + weights;
 }
 
-void traffic_of_network(traffic *t, const options *o, int ranks) {
+void traffic_of_network(traffic *t, const options *o, int ranks, int weight_width) {
     net_params *net = grab(1, sizeof *net);
     net_params_init(net, o);
     const params *p = net->p;
@@ -89,8 +89,7 @@ void traffic_of_network(traffic *t, const options *o, int ranks) {
                    wide * (double)k->count, owners(slice, ranks, k->first, k->count));
     }
     t->numbers = (double)p->total;
-    count_bytes(t, o, ranks, wide * t->numbers, t->numbers * (o->train.precision == opt_train_precision_f32 ? 4 : 2),
-                owners(slice, ranks, 0, p->total));
+    count_bytes(t, o, ranks, wide * t->numbers, t->numbers * weight_width, owners(slice, ranks, 0, p->total));
     buckets_free(&b);
     free(row);
     free(slice);

@@ -15,8 +15,9 @@ typedef struct {
     double  numbers;    /* parameters, padding included */
 } traffic;
 
-/* The buckets and slices of the configured network; backward's time is spread evenly over its layers. */
-void   traffic_of_network(traffic *t, const options *o, int ranks);
+/* The buckets and slices of the configured network, weights going round as so many bytes each; backward's time is
+ * spread evenly over its layers. */
+void   traffic_of_network(traffic *t, const options *o, int ranks, int weight_width);
 /* Of a network of which only sizes are known: gradients of so many bytes in buckets of train.bucket_mb, which are
  * complete at even distances. */
 void   traffic_even(traffic *t, const options *o, int ranks, double gradient_bytes, double weight_bytes);

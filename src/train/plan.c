@@ -109,9 +109,9 @@ static void deal(plan_step *s, const weighed *w, int world) {
 
 /* ---- micro-batches ---------------------------------------------------------------------------------------------- */
 
-/* Of one rank, with items in the order of w: first fit. load: scratch, one for each item. */
-static int pack(plan_step *s, const int64_t *tokens, const int64_t *item, int64_t n_items, int64_t limit,
-                int64_t *load) {
+/* One rank's items, costliest first, first fit. load: scratch, one for each item. */
+static int first_fit(plan_step *s, const int64_t *tokens, const int64_t *item, int64_t n_items, int64_t limit,
+                     int64_t *load) {
     int n = 0;
     for (int64_t i = 0; i < n_items; i++) {
         plan_item *it = &s->item[item[i]];
@@ -121,6 +121,30 @@ static int pack(plan_step *s, const int64_t *tokens, const int64_t *item, int64_
         load[m] += tokens[it->index];
         it->micro = m;
     }
+    return n;
+}
+
+/* As many micro-batches, but even ones if the items go into them: less memory, and more of backward is left in the last
+ * one, beside which sums travel. Each item goes to the one with the fewest tokens. */
+static void even_out(plan_step *s, const int64_t *tokens, const int64_t *item, int64_t n_items, int n, int64_t limit,
+                     int64_t *load) {
+    int *micro = grab(n_items, sizeof *micro);
+    bool fits = true;
+    memset(load, 0, (size_t)n * sizeof *load);
+    for (int64_t i = 0; i < n_items && fits; i++) {
+        for (int m = 1; m < n; m++)
+            if (load[m] < load[micro[i]]) micro[i] = m;
+        load[micro[i]] += tokens[s->item[item[i]].index];
+        fits = load[micro[i]] <= limit;
+    }
+    for (int64_t i = 0; i < n_items && fits; i++) s->item[item[i]].micro = micro[i];
+    free(micro);
+}
+
+static int pack(plan_step *s, const int64_t *tokens, const int64_t *item, int64_t n_items, int64_t limit,
+                int64_t *load) {
+    int n = first_fit(s, tokens, item, n_items, limit, load);
+    if (n > 1 && n < n_items) even_out(s, tokens, item, n_items, n, limit, load);
     return n;
 }
 
@@ -176,6 +200,19 @@ void plan_loads(const plan *p, const plan_step *s, int world, int64_t *out) {
     memset(out, 0, (size_t)world * sizeof *out);
     for (int64_t i = 0; i < s->n_items; i++)
         out[s->item[i].rank] += cost_of(&p->cfg.cost, p->cfg.tokens[s->item[i].index]);
+}
+
+double plan_balance(const plan_config *cfg, int64_t steps, int world) {
+    plan  *p = plan_new(cfg);
+    double mean = 0, slowest = 0;
+    for (int64_t step = 0; step < steps; step++) {
+        plan_step s = plan_of_step(p, step, world);
+        mean += (double)s.cost / world;
+        slowest += (double)s.slowest;
+        plan_step_free(&s);
+    }
+    plan_free(p);
+    return slowest > 0 ? mean / slowest : 1;
 }
 
 void plan_step_free(plan_step *s) {

@@ -7,7 +7,8 @@
  *   batch n: the next `batch_samples` samples of the stream, or as many as fit into `batch_tokens` (at least one).
  *   ranks:   costliest sample first to the least loaded rank; ties go to the lower position, the lower rank.
  *   micro:   a rank's samples, largest first, into the first micro-batch with room (micro_tokens); a larger sample has
- *            one of its own. */
+ *            one of its own. Then as many micro-batches are filled evenly, if that keeps within micro_tokens. Ranks
+ * need not have equal numbers of them: only the sums at the end of a step are common. */
 #pragma once
 #include "core/base.h"
 #include "train/cost_model.h"
@@ -53,6 +54,8 @@ void      plan_step_free(plan_step *s);
 int64_t  plan_micro(const plan_step *s, int rank, int micro, const plan_item **out);
 /* Costs of all ranks in nanoseconds, out[world]. */
 void     plan_loads(const plan *p, const plan_step *s, int world, int64_t *out);
+/* Mean over the ranks / slowest rank of the first steps, weighted by time: what share of the ranks' time is used. */
+double   plan_balance(const plan_config *cfg, int64_t steps, int world);
 /* Order and content of the global batch, independent of the ranks. */
 uint64_t plan_fingerprint(const plan_step *s, const uint64_t *ids);
 /* Stands for a sample in random keys: its id, or a hash of id and copy, so that copies get noise of their own. */

@@ -68,9 +68,9 @@ static void test_traffic(void **state) {
             o.cluster.reduce = (int)reduce;
             o.train.sharded_optimizer = sharded;
             o.cluster.inside_us = o.cluster.between_us = 0;
-            traffic_of_network(&t, &o, 64);
+            traffic_of_network(&t, &o, 64, 2);
             o.cluster.inside_us = o.cluster.between_us = 20;
-            traffic_of_network(&slow, &o, 64);
+            traffic_of_network(&slow, &o, 64, 2);
             double sum = 0, more = 0;
             for (int i = 0; i < t.n; i++) {
                 sum += t.seconds[i];
@@ -85,7 +85,7 @@ static void test_traffic(void **state) {
             traffic_free(&slow);
         }
     traffic alone;
-    traffic_of_network(&alone, &o, 1);
+    traffic_of_network(&alone, &o, 1, 2);
     double busy;
     assert_true(traffic_exposed(&alone, 1, &busy) == 0 && busy == 0 && alone.bytes == 0 && alone.share_s == 0);
     traffic_free(&alone);
