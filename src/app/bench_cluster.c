@@ -14,13 +14,14 @@ static void cluster_row(const options *o, int ranks) {
     cluster_run    r = cluster_live(&f, step_s, o->cluster.steps), best;
     f.every = cluster_interval(&f, c.step_s);
     best = cluster_live(&f, step_s, o->cluster.steps);
-    printf("%7d %9.1f %8.3f %7.3f %7.1f %7.1f %9.1f %8.2f %9.2f %11.3g  %7.2f %6lld %6.1f%% %9lld %6.1f%% %7.1f  %s\n",
-           ranks, 1e3 * c.step_s, c.balance, c.efficiency, 1e3 * c.exposed_s, 1e3 * c.share_s, 1e3 * c.busy_s,
-           c.bytes * 1e-9, c.checkpoint_bytes * 1e-9, c.tokens_s, f.mttf_s / 3600, (long long)r.n_faults,
-           100 * r.productive / r.wall, (long long)f.every, 100 * best.productive / best.wall, c.seconds,
-           r.given_up ? "GIVEN UP: faults come faster than checkpoints"
-                      : cluster_binds((1 / c.balance - 1) * c.compute_s / c.step_s,
-                                      (c.exposed_s + c.share_s) / c.step_s, 1 - best.productive / best.wall));
+    printf(
+        "%7d %9.1f %8.3f %7.3f %7.1f %7.1f %9.1f %7d %8.2f %9.2f %11.3g  %7.2f %6lld %6.1f%% %9lld %6.1f%% %7.1f  %s\n",
+        ranks, 1e3 * c.step_s, c.balance, c.efficiency, 1e3 * c.exposed_s, 1e3 * c.share_s, 1e3 * c.busy_s, c.n_buckets,
+        c.bytes * 1e-9, c.checkpoint_bytes * 1e-9, c.tokens_s, f.mttf_s / 3600, (long long)r.n_faults,
+        100 * r.productive / r.wall, (long long)f.every, 100 * best.productive / best.wall, c.seconds,
+        r.given_up ? "GIVEN UP: faults come faster than checkpoints"
+                   : cluster_binds((1 / c.balance - 1) * c.compute_s / c.step_s, (c.exposed_s + c.share_s) / c.step_s,
+                                   1 - best.productive / best.wall));
     free(step_s);
 }
 
@@ -31,9 +32,9 @@ int bench_cluster(const options *o) {
            (long long)o->bench.tokens, o->bench.spread, (long long)o->cluster.data_samples,
            o->train.balance == opt_train_balance_steps ? "steps" : "off", (long long)o->cluster.steps,
            o->cluster.hours);
-    printf("%7s %9s %8s %7s %7s %7s %9s %8s %9s %11s  %7s %6s %7s %9s %7s %7s  %s\n", "GPUs", "step ms", "balance",
-           "effic.", "exposed", "share", "sums ms", "GB sent", "GB saved", "tokens/s", "MTTF h", "faults", "goodput",
-           "best int.", "goodput", "seconds", "binds");
+    printf("%7s %9s %8s %7s %7s %7s %9s %7s %8s %9s %11s  %7s %6s %7s %9s %7s %7s  %s\n", "GPUs", "step ms", "balance",
+           "effic.", "exposed", "share", "sums ms", "buckets", "GB sent", "GB saved", "tokens/s", "MTTF h", "faults",
+           "goodput", "best int.", "goodput", "seconds", "binds");
     for (int i = 0; i < o->cluster.ranks.n; i++) {
         cluster_row(o, (int)o->cluster.ranks.v[i]);
         fflush(stdout);
