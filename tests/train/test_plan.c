@@ -267,6 +267,39 @@ static void test_grouping_pays(void **state) {
     assert_true(efficiency(64, 1024, 2, 19) > 0.90); /* an epoch of 19 steps, and one that lies in two */
 }
 
+/* Fewer samples than ranks, and around their number: everything is somewhere once, the other ranks have nothing to do.
+ */
+static void test_few_samples(void **state) {
+    (void)state;
+    static int64_t size[20001];
+    int            worlds[] = {1, 2, 63, 1000, 20000};
+    int64_t        batches[] = {1, 2, 62, 63, 64, 999, 19999, 20001};
+    for (int64_t i = 0; i < 20001; i++) size[i] = 1 + i % 50;
+    for (int w = 0; w < 5; w++)
+        for (int b = 0; b < 8; b++)
+            for (int64_t group = 0; group < 6; group += 5) {
+                plan_config cfg = {.seed = 3,
+                                   .n_samples = 20001,
+                                   .tokens = size,
+                                   .batch_samples = batches[b],
+                                   .micro_tokens = 100,
+                                   .group_steps = group};
+                plan       *p = plan_new(&cfg);
+                plan_step   s = plan_of_step(p, 1, worlds[w]);
+                int64_t     busy = 0, highest = 0;
+                for (int r = 0; r < worlds[w]; r++) busy += s.n_micro[r] > 0;
+                assert_int_equal(busy, batches[b] < worlds[w] ? batches[b] : worlds[w]);
+                for (int64_t i = 0; i < s.n_items; i++) {
+                    assert_in_range(s.item[i].rank, 0, worlds[w] - 1);
+                    assert_in_range(s.item[i].micro, 0, s.n_micro[s.item[i].rank] - 1);
+                    if (s.item[i].micro > highest) highest = s.item[i].micro;
+                }
+                assert_true(worlds[w] > 1 || highest == s.n_micro[0] - 1);
+                plan_step_free(&s);
+                plan_free(p);
+            }
+}
+
 /* As many ranks as the largest clusters have, in time that a step does not notice. */
 static void test_many_ranks(void **state) {
     (void)state;
@@ -287,10 +320,10 @@ static void test_many_ranks(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_union),         cmocka_unit_test(test_epochs),
-                                       cmocka_unit_test(test_pure),          cmocka_unit_test(test_balance),
-                                       cmocka_unit_test(test_copies),        cmocka_unit_test(test_deal),
-                                       cmocka_unit_test(test_grouped),       cmocka_unit_test(test_micro),
-                                       cmocka_unit_test(test_grouping_pays), cmocka_unit_test(test_many_ranks)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_union),       cmocka_unit_test(test_epochs),    cmocka_unit_test(test_pure),
+        cmocka_unit_test(test_balance),     cmocka_unit_test(test_copies),    cmocka_unit_test(test_deal),
+        cmocka_unit_test(test_grouped),     cmocka_unit_test(test_micro),     cmocka_unit_test(test_grouping_pays),
+        cmocka_unit_test(test_few_samples), cmocka_unit_test(test_many_ranks)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
