@@ -67,9 +67,13 @@ static const verb verbs[] = {
      "eval sample.level sample.steps sample.shift sample.guidance sample.seed sample.view data.resolution "
      "data.max_tiles train.device train.precision",
      "mpirun -np 2 d3s2 eval data/heldout eval.checkpoint=runs/vae eval.output=out/vae", "", VERB_ALL_RANKS, verb_eval},
-    {"report", "one page about a whole experiment", "d3s2 report FOLDER [report.output=FILE]",
-     "Collects the runs, figures and meshes below FOLDER into report.html (one file, works offline) and summary.json.",
-     "report", "d3s2 report quickstart-out", "", VERB_RANK0, verb_report},
+    {"report", "one page about a whole experiment",
+     "d3s2 report FOLDER [report.output=FILE] | d3s2 report --scaling FILE.csv ... report.output=FOLDER",
+     "Collects the runs, figures and meshes below FOLDER into report.html (one file, works offline) and summary.json.\n"
+     "--scaling: rows of `d3s2 bench step --csv` over ranks into scaling.md, scaling.csv and plots, with what a model "
+     "of\n"
+     "the cluster.* options expects of more ranks (docs/scaling.md).",
+     "report cluster", "d3s2 report quickstart-out", "--scaling", VERB_RANK0, verb_report},
     {"bench", "times operators", "d3s2 bench [...]", "See d3s2 bench --help.", "", "d3s2 bench", "", VERB_RAW_ARGS,
      verb_bench},
     {"export", "weights of a checkpoint to safetensors", "d3s2 export CHECKPOINT FILE.safetensors [sample.ema=false]",

@@ -1,4 +1,5 @@
 #include "app/bench.h"
+#include "app/bench_cluster.h"
 #include "app/bench_rows.h"
 #include "app/bench_ssa.h"
 #include "app/bench_step.h"
@@ -203,12 +204,17 @@ static void usage(FILE *f) {
             "usage: d3s2 bench [FILTER] [--device cpu|cuda] [--f32] [--csv FILE]\n"
             "       d3s2 bench ssa [--tokens N,...] [--cmp M] [--topk K] [--random] [--shards FOLDER] [--csv FILE]\n"
             "       [mpirun -np N] d3s2 bench step --config FILE [--device NAME] [--csv FILE] [section.key=value ...]\n"
+            "       d3s2 bench cluster|balance [--config FILE] [section.key=value ...]\n"
+            "       d3s2 bench cost FILE.csv ...\n"
             "  Times every op whose name contains FILTER, after checking it against the reference.\n"
             "  --device cuda  on the GPU, at the shapes of the published networks; --f32: not in bf16\n"
             "  --csv FILE     appends one line per row, with git hash, host, device and shape\n"
             "  ssa            times the core of Spatial Sparse Attention branch by branch, on a GPU in bf16\n"
             "  step           times whole training steps of the configured network on synthetic shapes of\n"
-            "                 bench.tokens tokens, bench.samples of them on each rank\n");
+            "                 bench.tokens tokens, bench.samples of them on each rank\n"
+            "  cluster        computes steps and a long run with faults on cluster.ranks GPUs (docs/scaling.md)\n"
+            "  balance        how even the ranks' shares are on a data set of sizes by bench.tokens and bench.spread\n"
+            "  cost           fits the cost model (train.cost_*) to rows of bench step on one rank\n");
 }
 
 static int bench_ops(int argc, char **argv) {
@@ -251,6 +257,17 @@ static int bench_ops(int argc, char **argv) {
     return n < 0 ? ST_CONFIG : n == 0 ? ST_USAGE : n_wrong ? ST_INTERNAL : written ? ST_OK : ST_IO;
 }
 
+/* Those that only compute, by options. */
+static int bench_computed(int argc, char **argv, int (*run)(const options *o)) {
+    status   st = {0};
+    options *o = malloc(sizeof *o);
+    CHECK(o, "no memory for the options");
+    if (options_parse(argc, argv, o, &st)) st.code = (status_code)run(o);
+    if (st.text[0]) fprintf(stderr, "d3s2: error: %s\n", st.text);
+    free(o);
+    return (int)st.code;
+}
+
 int bench_run(const comm *world, int argc, char **argv) {
     for (int i = 1; i < argc; i++)
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
@@ -259,5 +276,8 @@ int bench_run(const comm *world, int argc, char **argv) {
         }
     if (argc > 1 && !strcmp(argv[1], "step")) return bench_step(world, argc - 1, argv + 1);
     if (world->rank > 0) return ST_OK;
+    if (argc > 1 && !strcmp(argv[1], "cluster")) return bench_computed(argc - 1, argv + 1, bench_cluster);
+    if (argc > 1 && !strcmp(argv[1], "balance")) return bench_computed(argc - 1, argv + 1, bench_balance);
+    if (argc > 1 && !strcmp(argv[1], "cost")) return bench_computed(argc - 1, argv + 1, bench_cost);
     return argc > 1 && !strcmp(argv[1], "ssa") ? bench_ssa(argc - 1, argv + 1) : bench_ops(argc, argv);
 }

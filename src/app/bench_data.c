@@ -24,6 +24,45 @@ static char *text_of(const char *t) {
     return strcpy(c, t);
 }
 
+/* Of the standard normal distribution. */
+static double quantile(double share) {
+    double low = -40, high = 40;
+    for (int i = 0; i < 100; i++) {
+        double middle = (low + high) / 2;
+        if (erfc(-middle / sqrt(2)) / 2 < share)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+void bench_sizes(double spread, int64_t mean, int64_t n, int64_t *out) {
+    enum { LEAST = 8, CUT = 12 };
+    double  all = 0, before = 0;
+    int64_t placed = 0, too_many;
+    double *x = malloc((size_t)n * sizeof *x);
+    CHECK(x && mean >= LEAST, "%lld shapes of %lld tokens", (long long)n, (long long)mean);
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = fmin(exp(spread * quantile(((double)i + 0.5) / (double)n)), CUT);
+        all += x[i];
+    }
+    for (int64_t i = 0; i < n; i++) { /* rounded so that the sum is kept */
+        before += x[i] / all * (double)n * (double)mean;
+        int64_t end = i + 1 < n ? llround(before) : n * mean;
+        out[i] = end - placed < LEAST ? LEAST : end - placed;
+        placed = end;
+    }
+    too_many = -n * mean;
+    for (int64_t i = 0; i < n; i++) too_many += out[i];
+    for (int64_t i = n - 1; i >= 0 && too_many > 0; i--) {
+        int64_t take = out[i] - LEAST < too_many ? out[i] - LEAST : too_many;
+        out[i] -= take;
+        too_many -= take;
+    }
+    free(x);
+}
+
 void        bench_data_values(const int32_t *coord, int64_t n, int edge, double radius, float *value) {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n * TILE_CELLS; i++) {
@@ -88,7 +127,7 @@ static bool add_latents(latents_writer *w, const sample *s, int channels, status
     return ok;
 }
 
-bool bench_data_write(const char *folder, int64_t tokens, int64_t n, int edge, int channels, status *st) {
+bool bench_data_write(const char *folder, const int64_t *tokens, int64_t n, int edge, int channels, status *st) {
     char       path[PATH_CAP], shards[PATH_CAP], lat[PATH_CAP];
     shard_meta meta = {.resolution = 8 * edge, .tau_voxels = TAU};
     latents about = {.vae = 1, .channels = channels, .resolution = 8 * edge, .tau_voxels = TAU, .shard = "part-0.h5"};
@@ -99,7 +138,7 @@ bool bench_data_write(const char *folder, int64_t tokens, int64_t n, int edge, i
     latents_writer *l = w && join_path(lat, "part-0.h5", path, st) ? latents_create(path, &about, st) : NULL;
     bool            ok = w && l;
     for (int64_t k = 0; ok && k < n; k++) {
-        sample s = make_sample(k, tokens, edge);
+        sample s = make_sample(k, tokens[k], edge);
         ok = add_view(&s, st) && shard_append(w, &s, st) && add_latents(l, &s, channels, st);
         sample_free(&s);
     }

@@ -3,7 +3,12 @@
 #pragma once
 #include "io/options.h"
 
-/* folder/shards and folder/latents, n samples of `tokens` tiles on a grid of 8*edge voxels. channels: of a latent. */
+/* Tokens of n shapes whose logarithms are normal with deviation `spread`, the quantiles (i+1/2)/n, at most 12 times the
+ * median and at least 8; their sum is n * mean. Ascending. */
+void bench_sizes(double spread, int64_t mean, int64_t n, int64_t *out);
 /* Values of the tiles of such a shape, (n,512), from shell_cells. */
 void bench_data_values(const int32_t *coord, int64_t n, int edge, double radius, float *value);
-bool bench_data_write(const char *folder, int64_t tokens, int64_t n, int edge, int channels, status *st);
+/* folder/shards and folder/latents, a sample of tokens[i] tiles each, on a grid of 8*edge voxels. channels: of a
+ * latent.
+ */
+bool bench_data_write(const char *folder, const int64_t *tokens, int64_t n, int edge, int channels, status *st);

@@ -5,7 +5,9 @@
 #include "app/bench_data.h"
 #include "app/bench_flops.h"
 #include "app/bench_peak.h"
+#include "app/bench_profile.h"
 #include "app/bench_shell.h"
+#include "app/net_params.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +18,6 @@
 #include "core/device.h"
 #include "data/condition.h"
 #include "io/atomic_file.h"
-#include "ops/op_profile.h"
 #include "train/setup.h"
 #include "train/trainer.h"
 
@@ -26,14 +27,38 @@
 
 enum { MOST_STEPS = 100000 };
 
+/* Seconds of the slowest rank; BUSY: forward and backward; WAIT: minus what the least waiting rank waited for the
+ * reduction. Beside them the mean over the ranks of BUSY. */
+typedef enum {
+    T_STEP,
+    T_DATA,
+    T_REDUCE,
+    T_UPDATE,
+    T_PREPARE,
+    T_FORWARD,
+    T_BACKWARD,
+    T_BUSY,
+    T_WAIT,
+    T_KINDS,
+    T_BUSY_MEAN = T_KINDS,
+    T_ALL
+} time_kind;
+
 typedef struct {
     const comm *world;
-    int64_t     warmup, last;                            /* steps between them are timed */
-    op_profile *profile;                                 /* of the one behind, or NULL */
-    double     *step, *data, *prepare, *reduce, *update; /* [n] seconds of the slowest rank */
-    int64_t     n, tokens;
+    int64_t     warmup, last;     /* steps between them are timed */
+    op_profile *profile;          /* of the one behind, or NULL */
+    double     *t[T_ALL];         /* [n] of each kind */
+    int64_t     n, tokens;        /* tokens of all steps */
+    double      balance;          /* sum over the steps of what the plan expects */
     double      loss, used_bytes; /* of memory, the most that was seen */
 } step_log;
+
+/* The shapes that are written. */
+typedef struct {
+    int64_t *tokens, n, most;
+    int      edge;
+} shape_list;
 
 static void note_memory(step_log *s) {
     double        used;
@@ -50,18 +75,26 @@ static void note_memory(step_log *s) {
 }
 
 static void on_step(void *user, int64_t done, const step_result *r) {
-    step_log *s = user;
-    double    t[5] = {r->times.forward + r->times.backward + r->times.reduce + r->times.update, r->times.data,
-                      r->times.reduce, r->times.update, r->times.prepare};
+    step_log         *s = user;
+    const step_times *k = &r->times;
+    double            busy = k->forward + k->backward;
+    double            t[T_KINDS] = {[T_STEP] = busy + k->reduce + k->update,
+                                    [T_DATA] = k->data,
+                                    [T_REDUCE] = k->reduce,
+                                    [T_UPDATE] = k->update,
+                                    [T_PREPARE] = k->prepare,
+                                    [T_FORWARD] = k->forward,
+                                    [T_BACKWARD] = k->backward,
+                                    [T_BUSY] = busy,
+                                    [T_WAIT] = -k->reduce};
     if (s->profile) op_profile_switch(s->profile, done == s->last);
     if (done <= s->warmup || done > s->last) return;
-    comm_max_f64(s->world, t, 5);
-    s->step[s->n] = t[0];
-    s->data[s->n] = t[1];
-    s->reduce[s->n] = t[2];
-    s->prepare[s->n] = t[4];
-    s->update[s->n++] = t[3];
-    s->tokens = r->tokens;
+    comm_max_f64(s->world, t, T_KINDS);
+    comm_sum_f64(s->world, &busy, 1);
+    for (int i = 0; i < T_KINDS; i++) s->t[i][s->n] = t[i];
+    s->t[T_BUSY_MEAN][s->n++] = busy / s->world->size;
+    s->tokens += r->tokens;
+    s->balance += r->balance;
     s->loss = r->loss;
     note_memory(s);
 }
@@ -71,15 +104,28 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double median(double *x, int64_t n) {
+static double mean(const double *x, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += x[i];
+    return n ? sum / (double)n : 0;
+}
+
+/* The median of steps that are alike, the mean of steps that differ; sorts. */
+static double typical(double *x, int64_t n, bool alike) {
     qsort(x, (size_t)n, sizeof *x, ascending);
-    return n ? x[n / 2] : 0;
+    return !alike ? mean(x, n) : n ? x[n / 2] : 0;
 }
 
 /* What the data ask for, and what is not of a measurement. Prints what differs from the configuration. */
-static bool arrange(options *o, const comm *world, const char *folder, int *edge, status *st) {
+static bool arrange(options *o, const comm *world, const char *folder, shape_list *shapes, status *st) {
     bool dit = o->train.model == opt_train_model_dit;
-    int  least = shell_edge(o->bench.tokens), own = dit ? (int)o->dit.resolution : (int)o->data.resolution / 8;
+    int *edge = &shapes->edge;
+    shapes->n = o->bench.samples * (o->bench.spread > 0 ? world->size * o->bench.batches : 1);
+    shapes->tokens = malloc((size_t)shapes->n * sizeof *shapes->tokens);
+    CHECK(shapes->tokens, "no memory for a list of %lld shapes", (long long)shapes->n);
+    bench_sizes(o->bench.spread, o->bench.tokens, shapes->n, shapes->tokens);
+    shapes->most = shapes->tokens[shapes->n - 1];
+    int least = shell_edge(shapes->most), own = dit ? (int)o->dit.resolution : (int)o->data.resolution / 8;
     *edge = own > least ? own : least;
     if (dit && *edge % (int)o->dit.m_slc != 0) *edge += (int)o->dit.m_slc - *edge % (int)o->dit.m_slc;
     if (dit && *edge != o->dit.resolution) {
@@ -106,12 +152,11 @@ static bool arrange(options *o, const comm *world, const char *folder, int *edge
            join_path(folder, "run", o->train.run, st);
 }
 
-/* Operations of a step of one rank; 0: not counted (a step of parts). */
-static double flops_of(const options *o, int edge) {
-    int64_t n = o->bench.tokens;
-    arena   host = arena_new("host", ((size_t)64 << 20) + (size_t)n * 16384);
-    tensor  coord = arena_tensor(&host, DT_I32, DIMS(n, 3)), first = arena_tensor(&host, DT_I32, DIMS(2));
-    double  flops = 0;
+/* Operations of a sample of n tokens; 0: not counted (a step of parts). */
+static double flops_of_sample(const options *o, int64_t n, int edge) {
+    arena  host = arena_new("host", ((size_t)64 << 20) + (size_t)n * 16384);
+    tensor coord = arena_tensor(&host, DT_I32, DIMS(n, 3)), first = arena_tensor(&host, DT_I32, DIMS(2));
+    double flops = 0;
     I32(&first)[0] = 0;
     I32(&first)[1] = (int32_t)n;
     if (o->train.model == opt_train_model_dit) {
@@ -128,7 +173,18 @@ static double flops_of(const options *o, int edge) {
         flops = vae_flops(&cfg, &b);
     }
     arena_free(&host);
-    return flops * (double)o->bench.samples;
+    return flops;
+}
+
+/* Of a step of one rank, on average. */
+static double flops_of(const options *o, const shape_list *shapes) {
+    double flops = 0, last = 0;
+    for (int64_t i = 0; i < shapes->n; i++) {
+        if (i == 0 || shapes->tokens[i] != shapes->tokens[i - 1])
+            last = flops_of_sample(o, shapes->tokens[i], shapes->edge);
+        flops += last;
+    }
+    return flops * (double)o->bench.samples / (double)shapes->n;
 }
 
 /* FLOP/s of a large matrix product: of this rank's GPU, or of the CPU back end. */
@@ -143,89 +199,93 @@ static double gemm_of(const options *o, const comm *world, char device[200], sta
     return p.gemm;
 }
 
+static const char columns[] =
+    "git,host,device,model,ranks,samples,tokens,steps,step_ms,p95_ms,tokens_s,tflop,share_of_gemm,gemm_tflops,"
+    "exposed_ms,update_ms,data_ms,memory_gb,spread,balance,busy_balance,forward_ms,backward_ms,exposed_min_ms,"
+    "reduced_mb\n";
+
 static void report(const step_log *s, const options *o, const comm *world, const char *device, double flops,
                    double gemm, FILE *csv) {
-    char    host[64] = "?";
-    int64_t n = s->n;
-    double *copy = malloc((size_t)(n + 1) * sizeof *copy), reduce = median(s->reduce, n), data = median(s->data, n),
-           update = median(s->update, n), prepare = median(s->prepare, n);
-    CHECK(copy, "no memory for %lld times", (long long)n);
-    memcpy(copy, s->step, (size_t)n * sizeof *copy);
-    double step = median(copy, n), p95 = copy[(int64_t)(0.95 * (double)(n - 1) + 0.999)];
-    double rate = (double)s->tokens / step, share = flops > 0 && gemm > 0 ? flops / step / gemm : 0;
+    char        host[64] = "?";
+    int64_t     n = s->n;
+    bool        alike = o->bench.spread == 0;
+    double      t[T_ALL], busy = mean(s->t[T_BUSY_MEAN], n) / mean(s->t[T_BUSY], n), balance = s->balance / (double)n;
+    const char *model = o->train.model == opt_train_model_dit ? "dit" : "vae";
+    for (int i = 0; i < T_ALL; i++) t[i] = typical(s->t[i], n, alike);
+    double step = t[T_STEP], p95 = s->t[T_STEP][(int64_t)(0.95 * (double)(n - 1) + 0.999)];
+    double rate = (double)s->tokens / (double)n / step, share = flops > 0 && gemm > 0 ? flops / step / gemm : 0;
     gethostname(host, sizeof host - 1);
     printf("%s, %s, %d ranks, git %s\n", host, device, world->size, D3S2_GIT_HASH);
-    printf("%s: %lld samples of %lld tokens a rank, %lld steps after %lld\n",
-           o->train.model == opt_train_model_dit ? "dit" : "vae", (long long)o->bench.samples,
+    printf("%s: %lld samples of %lld tokens a rank, %lld steps after %lld\n", model, (long long)o->bench.samples,
            (long long)o->bench.tokens, (long long)n, (long long)s->warmup);
-    printf("step        %10.2f ms median, %.2f ms at the 95th percentile (slowest rank; data not counted)\n",
-           1e3 * step, 1e3 * p95);
+    printf("step        %10.2f ms %s, %.2f ms at the 95th percentile (slowest rank; data not counted)\n", 1e3 * step,
+           alike ? "median" : "on average", 1e3 * p95);
     printf("tokens/s    %10.0f\n", rate);
     if (flops > 0)
         printf("operations  %10.3g TFLOP a rank, %.3g TFLOP/s: %.1f %% of a matrix product's %.3g\n", flops * 1e-12,
                flops / step * 1e-12, 100 * share, gemm * 1e-12);
     else
         printf("operations  not counted: a step sees parts of samples\n");
-    printf("reduction   %10.2f ms exposed, %.2f %% of the step\n", 1e3 * reduce, 100 * reduce / step);
-    printf("update      %10.2f ms\n", 1e3 * update);
-    printf("data        %10.2f ms waited for, beside the step; %.2f ms to prepare\n", 1e3 * data, 1e3 * prepare);
+    printf("forward     %10.2f ms, backward %.2f ms\n", 1e3 * t[T_FORWARD], 1e3 * t[T_BACKWARD]);
+    printf("reduction   %10.2f ms exposed, %.2f %% of the step; %.2f ms on the rank that waits least\n",
+           1e3 * t[T_REDUCE], 100 * t[T_REDUCE] / step, -1e3 * t[T_WAIT]);
+    printf("balance     %10.3f of forward and backward, mean over the ranks / slowest; %.3f by the cost model\n", busy,
+           balance);
+    printf("update      %10.2f ms\n", 1e3 * t[T_UPDATE]);
+    printf("data        %10.2f ms waited for, beside the step; %.2f ms to prepare\n", 1e3 * t[T_DATA],
+           1e3 * t[T_PREPARE]);
     printf("memory      %10.2f GB in use\n", s->used_bytes * 1e-9);
     printf("loss        %10.5g\n", s->loss);
-    if (csv)
-        fprintf(csv, "%s,%s,\"%s\",%s,%d,%lld,%lld,%lld,%.3f,%.3f,%.0f,%.3f,%.4f,%.1f,%.3f,%.3f,%.3f,%.3f\n",
-                D3S2_GIT_HASH, host, device, o->train.model == opt_train_model_dit ? "dit" : "vae", world->size,
-                (long long)o->bench.samples, (long long)o->bench.tokens, (long long)n, 1e3 * step, 1e3 * p95, rate,
-                flops * 1e-12, share, gemm * 1e-12, 1e3 * reduce, 1e3 * update, 1e3 * data, s->used_bytes * 1e-9);
-    free(copy);
-}
-
-/* Rows of ops that take less than a thousandth of all are added up. */
-static void report_profile(op_profile *p, double step) {
-    int                   n;
-    const op_profile_row *row = op_profile_rows(p, &n);
-    double                all = 0, rest = 0;
-    for (int i = 0; i < n; i++) all += row[i].seconds;
-    printf("\none more step, op by op; %.2f of %.2f ms are of ops\n", 1e3 * all, 1e3 * step);
-    printf("%-18s %-36s %6s %9s %7s %8s\n", "op", "shape of the first two tensors", "calls", "ms", "share", "GB/s");
-    for (int i = 0; i < n; i++) {
-        if (row[i].seconds < 1e-3 * all) {
-            rest += row[i].seconds;
-            continue;
-        }
-        printf("%-18s %-36s %6lld %9.3f %5.1f %% %8.1f\n", op_table[row[i].op].name, row[i].shape,
-               (long long)row[i].calls, 1e3 * row[i].seconds, 100 * row[i].seconds / all,
-               row[i].bytes / row[i].seconds * 1e-9);
-    }
-    printf("%-18s %-36s %6s %9.3f %5.1f %%\n", "others", "", "", 1e3 * rest, all > 0 ? 100 * rest / all : 0);
+    if (!csv) return;
+    fprintf(csv, "%s,%s,\"%s\",%s,%d,%lld,%lld,%lld,%.3f,%.3f,%.0f,%.3f,%.4f,%.1f,%.3f,%.3f,%.3f,%.3f,", D3S2_GIT_HASH,
+            host, device, model, world->size, (long long)o->bench.samples, (long long)o->bench.tokens, (long long)n,
+            1e3 * step, 1e3 * p95, rate, flops * 1e-12, share, gemm * 1e-12, 1e3 * t[T_REDUCE], 1e3 * t[T_UPDATE],
+            1e3 * t[T_DATA], s->used_bytes * 1e-9);
+    fprintf(csv, "%g,%.4f,%.4f,%.3f,%.3f,%.3f,%.3f\n", o->bench.spread, balance, busy, 1e3 * t[T_FORWARD],
+            1e3 * t[T_BACKWARD], -1e3 * t[T_WAIT], net_reduced_bytes(o) * 1e-6);
 }
 
 static bool measure(options *o, const comm *world, const char *folder, FILE *csv, status *st) {
-    step_log s = {.world = world, .warmup = o->bench.warmup, .last = o->bench.warmup + o->bench.steps};
-    char     device[200] = "?";
-    int      edge = 0;
-    comm     c = *world;
-    if (!arrange(o, world, folder, &edge, st)) return false;
-    if (world->rank == 0)
-        bench_data_write(folder, o->bench.tokens, o->bench.samples, edge, (int)o->vae.latent_channels, st);
+    step_log   s = {.world = world, .warmup = o->bench.warmup, .last = o->bench.warmup + o->bench.steps};
+    shape_list shapes = {0};
+    char       device[200] = "?";
+    comm       c = *world;
+    bool       ok = arrange(o, world, folder, &shapes, st);
+    if (ok && world->rank == 0)
+        bench_data_write(folder, shapes.tokens, shapes.n, shapes.edge, (int)o->vae.latent_channels, st);
+    ok = comm_agree(world, st);
+    double gemm = ok ? gemm_of(o, world, device, st) : 0, flops = ok ? flops_of(o, &shapes) : 0;
+    free(shapes.tokens);
     if (!comm_agree(world, st)) return false;
-    double gemm = gemm_of(o, world, device, st), flops = flops_of(o, edge), *room;
-    if (!comm_agree(world, st)) return false;
-    room = malloc(5 * (size_t)o->bench.steps * sizeof *room);
+    double *room = malloc(T_ALL * (size_t)o->bench.steps * sizeof *room);
     CHECK(room, "no memory for the times of %lld steps", (long long)o->bench.steps);
-    s.step = room;
-    s.data = room + o->bench.steps;
-    s.reduce = room + 2 * o->bench.steps;
-    s.update = room + 3 * o->bench.steps;
-    s.prepare = room + 4 * o->bench.steps;
+    for (int i = 0; i < T_ALL; i++) s.t[i] = room + i * o->bench.steps;
     if (o->bench.profile && world->rank == 0) s.profile = op_profile_new();
     trainer_hooks hooks = {.on_step = on_step, .user = &s, .profile = s.profile, .unsaved = true};
-    bool          ok = trainer_run(o, &c, &hooks, st) == ST_OK;
+    ok = trainer_run(o, &c, &hooks, st) == ST_OK;
     comm_max_f64(world, &s.used_bytes, 1);
     if (ok && world->rank == 0) report(&s, o, world, device, flops, gemm, csv);
-    if (ok && s.profile) report_profile(s.profile, median(s.step, s.n));
+    if (ok && s.profile) bench_profile_print(s.profile, typical(s.t[T_STEP], s.n, true));
     op_profile_free(s.profile);
     free(room);
     return ok;
+}
+
+/* For rows to be added: a new file gets the names of the columns, an old one must have the same. */
+static FILE *open_rows(const char *path, status *st) {
+    char  line[sizeof columns + 1] = "";
+    FILE *f = fopen(path, "a+");
+    if (!f) {
+        status_set(st, ST_IO, "cannot write %.300s", path);
+    } else if (!fgets(line, sizeof line, f)) {
+        fputs(columns, f);
+    } else if (strcmp(line, columns) != 0) {
+        status_set(st, ST_DATA, "%.300s has other columns than this version writes: choose another file", path);
+        fclose(f);
+        return NULL;
+    }
+    if (f) fseek(f, 0, SEEK_END); /* between reading and writing */
+    return f;
 }
 
 /* "--csv FILE" among the words, taken out. */
@@ -258,10 +318,7 @@ int bench_step(const comm *world, int argc, char **argv) {
             snprintf(folder, sizeof folder, "%.400s/d3s2-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
             if (!mkdtemp(folder)) status_set(&st, ST_IO, "%s: no folder for synthetic data", folder);
         }
-        if (status_ok(&st) && path && !(csv = fopen(path, "a"))) status_set(&st, ST_IO, "cannot write %.300s", path);
-        if (csv && ftell(csv) == 0)
-            fprintf(csv, "git,host,device,model,ranks,samples,tokens,steps,step_ms,p95_ms,tokens_s,tflop,share_of_gemm,"
-                         "gemm_tflops,exposed_ms,update_ms,data_ms,memory_gb\n");
+        if (status_ok(&st) && path) csv = open_rows(path, &st);
     }
     bool ok = comm_agree(world, &st);
     comm_bcast(world, folder, sizeof folder, 0);

@@ -1,5 +1,7 @@
-/* d3s2 report: report.html and summary.json of everything below a folder. */
+/* d3s2 report: report.html and summary.json of everything below a folder; with --scaling tables and plots of `d3s2
+ * bench step` over ranks. */
 #include "app/report_page.h"
+#include "app/report_scaling.h"
 #include "app/verbs.h"
 
 #include <stdio.h>
@@ -44,6 +46,7 @@ bool verb_report(app *a, status *st) {
     const char    *folder = o->command.n_args ? o->command.arg[0] : o->report.run;
     char           output[PATH_CAP];
     report_data    d;
+    if (a->flag) return report_scaling(o, st);
     if (!*folder || o->command.n_args > 1)
         return status_set(st, ST_USAGE, "report takes one folder: d3s2 report FOLDER");
     if (*o->report.output)

@@ -20,7 +20,9 @@ typedef enum {
     RNG_SAMPLE_NOISE, /* start of sampling */
     RNG_EVAL,
     RNG_CHUNK, /* which part of a sample a VAE step decodes */
-    RNG_TEST
+    RNG_TEST,
+    RNG_STEP_ORDER, /* of grouped steps: sample = epoch, step = window */
+    RNG_CLUSTER     /* what happens on a simulated cluster */
 } rng_purpose;
 
 typedef struct {

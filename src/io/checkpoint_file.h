@@ -76,6 +76,14 @@ typedef bool (*ckpt_all_ok)(bool ok, void *user);
 bool ckpt_save(const char *run_folder, int rank, int n_ranks, int64_t step, const ckpt_slab *slabs, int n,
                const ckpt_manifest *m, ckpt_all_ok all_ok, void *user, status *st);
 
+/* The rules, for the trainer, pruning and simulations: whether a checkpoint is written after `step` steps (every 0:
+ * never), and whether one stays that has `newer` newer ones. */
+static inline bool ckpt_due(int64_t step, int64_t every) {
+    return every > 0 && step % every == 0;
+}
+static inline bool ckpt_stays(int newer, int64_t step, int keep_last, int64_t keep_every) {
+    return newer < keep_last || (keep_every > 0 && step % keep_every == 0);
+}
 /* Keeps the `keep_last` newest, those whose step is a multiple of keep_every (0: none), and always the newest
  * that opens; removes the others and what an interrupted save left. By one rank. */
 bool ckpt_prune(const char *run_folder, int keep_last, int64_t keep_every, status *st);

@@ -231,7 +231,7 @@ bool ckpt_prune(const char *run_folder, int keep_last, int64_t keep_every, statu
     for (int i = 0; ok && i < n; i++) {
         char folder[PATH_CAP];
         ok = step_folder(run_folder, steps[i], folder, st);
-        bool keep = i < keep_last || (keep_every > 0 && steps[i] % keep_every == 0);
+        bool keep = ckpt_stays(i, steps[i], keep_last, keep_every);
         if (ok && !have_good) {
             ckpt_manifest m;
             status        ignored = {0};

@@ -60,6 +60,8 @@ static void check_rest(const options *o, config_faults *f) {
     if (o->train.batch_tokens && o->train.micro_tokens > o->train.batch_tokens)
         fault(f, "train.micro_tokens = %" PRId64 " is above train.batch_tokens = %" PRId64, o->train.micro_tokens,
               o->train.batch_tokens);
+    if (o->train.balance == opt_train_balance_steps && o->train.batch_tokens)
+        fault(f, "train.balance = steps groups steps of train.batch_samples samples: set train.batch_tokens to 0");
     if (o->train.recompute == opt_train_recompute_off && o->train.memory_mb)
         fault(f, "train.recompute = off and train.memory_mb contradict: a bound needs auto or on");
     if (*o->data.train && !strcmp(o->data.train, o->data.heldout))

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/rng.h"
+#include "train/plan_group.h"
 
 struct plan {
     plan_config cfg;
@@ -21,6 +22,7 @@ static void *grab(int64_t n, size_t width) {
 plan *plan_new(const plan_config *cfg) {
     CHECK(cfg->n_samples > 0 && (cfg->batch_samples > 0 || cfg->batch_tokens > 0), "%lld samples, batch of %lld",
           (long long)cfg->n_samples, (long long)cfg->batch_samples);
+    CHECK(cfg->group_steps == 0 || cfg->batch_samples > 0, "steps of tokens can not be grouped");
     plan *p = grab(1, sizeof *p);
     *p = (plan){.cfg = *cfg, .epoch = {-1, -1}};
     for (int i = 0; i < 2; i++) p->order[i] = grab(cfg->n_samples, sizeof(int64_t));
@@ -40,6 +42,8 @@ static int64_t stream_at(plan *p, int64_t position) {
     if (p->epoch[slot] != epoch) {
         rng_permutation((rng_key){.seed = p->cfg.seed, .purpose = RNG_ORDER, .sample = (uint64_t)epoch}, n,
                         p->order[slot]);
+        if (p->cfg.group_steps > 0)
+            plan_group(p->cfg.seed, epoch, n, p->cfg.batch_samples, p->cfg.group_steps, p->cfg.tokens, p->order[slot]);
         p->epoch[slot] = epoch;
     }
     return p->order[slot][position % n];
@@ -62,36 +66,112 @@ static int64_t batch_first(plan *p, int64_t step) {
 }
 
 typedef struct {
-    int64_t cost, at; /* at: item of the step */
+    int64_t cost, at; /* at: item of the step, or a rank */
 } weighed;
 
-static int largest_first(const void *pa, const void *pb) {
+static int most_first(const void *pa, const void *pb) {
     const weighed *a = pa, *b = pb;
     if (a->cost != b->cost) return a->cost > b->cost ? -1 : 1;
     return (a->at > b->at) - (a->at < b->at);
 }
 
-/* Micro-batches of one rank: first fit over the samples in descending size. */
-static int pack(plan_step *s, const weighed *w, int rank, int64_t limit) {
-    int      n = 0;
-    int64_t *load = grab(s->n_items, sizeof *load);
+/* ---- ranks ------------------------------------------------------------------------------------------------------ */
+
+static bool less_loaded(const weighed *a, const weighed *b) {
+    return a->cost != b->cost ? a->cost < b->cost : a->at < b->at;
+}
+
+/* The root of a heap of ranks has got more: down to its place. */
+static void sink(weighed *heap, int n) {
+    for (int i = 0, k; (k = 2 * i + 1) < n; i = k) {
+        if (k + 1 < n && less_loaded(&heap[k + 1], &heap[k])) k++;
+        if (!less_loaded(&heap[k], &heap[i])) return;
+        weighed t = heap[i];
+        heap[i] = heap[k];
+        heap[k] = t;
+    }
+}
+
+/* Costliest first to the least loaded rank. */
+static void deal(plan_step *s, const weighed *w, int world) {
+    weighed *heap = grab(world, sizeof *heap);
+    for (int r = 0; r < world; r++) heap[r].at = r;
     for (int64_t i = 0; i < s->n_items; i++) {
-        plan_item *it = &s->item[w[i].at];
-        if (it->rank != rank) continue;
-        int m = 0;
-        while (m < n && load[m] + w[i].cost > limit) m++;
-        if (m == n) n++;
-        load[m] += w[i].cost;
+        s->item[w[i].at].rank = (int)heap[0].at;
+        heap[0].cost += w[i].cost;
+        s->cost += w[i].cost;
+        if (heap[0].cost > s->slowest) s->slowest = heap[0].cost;
+        sink(heap, world);
+    }
+    s->balance = s->slowest > 0 ? (double)s->cost / world / (double)s->slowest : 1;
+    free(heap);
+}
+
+/* ---- micro-batches ---------------------------------------------------------------------------------------------- */
+
+/* One rank's items, costliest first, first fit. load: scratch, one for each item. */
+static int first_fit(plan_step *s, const int64_t *tokens, const int64_t *item, int64_t n_items, int64_t limit,
+                     int64_t *load) {
+    int n = 0;
+    for (int64_t i = 0; i < n_items; i++) {
+        plan_item *it = &s->item[item[i]];
+        int        m = 0;
+        while (m < n && load[m] + tokens[it->index] > limit) m++;
+        if (m == n) load[n++] = 0;
+        load[m] += tokens[it->index];
         it->micro = m;
     }
-    free(load);
     return n;
 }
 
-static int count_copies(const plan_step *s, int64_t i) {
-    int n = 0;
-    for (int64_t j = 0; j < i; j++) n += s->item[j].index == s->item[i].index;
+/* As many micro-batches, but even ones if the items go into them: less memory, and more of backward is left in the last
+ * one, beside which sums travel. Each item goes to the one with the fewest tokens. */
+static void even_out(plan_step *s, const int64_t *tokens, const int64_t *item, int64_t n_items, int n, int64_t limit,
+                     int64_t *load) {
+    int *micro = grab(n_items, sizeof *micro);
+    bool fits = true;
+    memset(load, 0, (size_t)n * sizeof *load);
+    for (int64_t i = 0; i < n_items && fits; i++) {
+        for (int m = 1; m < n; m++)
+            if (load[m] < load[micro[i]]) micro[i] = m;
+        load[micro[i]] += tokens[s->item[item[i]].index];
+        fits = load[micro[i]] <= limit;
+    }
+    for (int64_t i = 0; i < n_items && fits; i++) s->item[item[i]].micro = micro[i];
+    free(micro);
+}
+
+static int pack(plan_step *s, const int64_t *tokens, const int64_t *item, int64_t n_items, int64_t limit,
+                int64_t *load) {
+    int n = first_fit(s, tokens, item, n_items, limit, load);
+    if (n > 1 && n < n_items) even_out(s, tokens, item, n_items, n, limit, load);
     return n;
+}
+
+/* The items of w rank by rank, in their order; then each rank's into micro-batches. */
+static void pack_all(plan_step *s, const plan_config *cfg, const weighed *w, int world) {
+    int64_t *first = grab(world + 1, sizeof *first), *item = grab(s->n_items, sizeof *item),
+            *load = grab(s->n_items, sizeof *load);
+    for (int64_t i = 0; i < s->n_items; i++) first[s->item[i].rank + 1]++;
+    for (int r = 0; r < world; r++) first[r + 1] += first[r];
+    for (int64_t i = 0; i < s->n_items; i++) item[first[s->item[w[i].at].rank]++] = w[i].at;
+    for (int r = 0; r < world; r++) { /* first[r] is now where rank r ends */
+        int64_t at = r ? first[r - 1] : 0;
+        s->n_micro[r] = pack(s, cfg->tokens, item + at, first[r] - at, cfg->micro_tokens, load);
+    }
+    free(first);
+    free(item);
+    free(load);
+}
+
+/* ---- the step --------------------------------------------------------------------------------------------------- */
+
+/* A batch that touches two epochs, or more, may hold a sample twice. */
+static void count_copies(plan_step *s, weighed *w) {
+    for (int64_t i = 0; i < s->n_items; i++) w[i] = (weighed){s->item[i].index, i};
+    qsort(w, (size_t)s->n_items, sizeof *w, most_first);
+    for (int64_t i = 1; i < s->n_items; i++)
+        if (w[i].cost == w[i - 1].cost) s->item[w[i].at].copy = s->item[w[i - 1].at].copy + 1;
 }
 
 plan_step plan_of_step(plan *p, int64_t step, int world) {
@@ -101,30 +181,38 @@ plan_step plan_of_step(plan *p, int64_t step, int world) {
     s.item = grab(s.n_items, sizeof *s.item);
     s.n_micro = grab(world, sizeof *s.n_micro);
     weighed *w = grab(s.n_items, sizeof *w);
-    int64_t *load = grab(world, sizeof *load), most = 0;
-    bool     repeats = first / p->cfg.n_samples != (end - 1) / p->cfg.n_samples;
-    for (int64_t i = 0; i < s.n_items; i++) {
+    for (int64_t i = 0; i < s.n_items; i++)
         s.item[i] = (plan_item){.index = stream_at(p, first + i), .position = first + i};
-        if (repeats) s.item[i].copy = count_copies(&s, i);
-        w[i] = (weighed){p->cfg.tokens[s.item[i].index], i};
-        s.tokens += w[i].cost;
-    }
-    qsort(w, (size_t)s.n_items, sizeof *w, largest_first);
+    if (first / p->cfg.n_samples != (end - 1) / p->cfg.n_samples) count_copies(&s, w);
     for (int64_t i = 0; i < s.n_items; i++) {
-        int best = 0;
-        for (int r = 1; r < world; r++)
-            if (load[r] < load[best]) best = r;
-        load[best] += w[i].cost;
-        s.item[w[i].at].rank = best;
+        int64_t tokens = p->cfg.tokens[s.item[i].index];
+        w[i] = (weighed){cost_of(&p->cfg.cost, tokens), i};
+        s.tokens += tokens;
     }
-    for (int r = 0; r < world; r++) {
-        s.n_micro[r] = pack(&s, w, r, p->cfg.micro_tokens);
-        if (load[r] > most) most = load[r];
-    }
-    s.balance = s.tokens > 0 ? (double)most * world / (double)s.tokens : 1.0;
-    free(load);
+    qsort(w, (size_t)s.n_items, sizeof *w, most_first);
+    deal(&s, w, world);
+    pack_all(&s, &p->cfg, w, world);
     free(w);
     return s;
+}
+
+void plan_loads(const plan *p, const plan_step *s, int world, int64_t *out) {
+    memset(out, 0, (size_t)world * sizeof *out);
+    for (int64_t i = 0; i < s->n_items; i++)
+        out[s->item[i].rank] += cost_of(&p->cfg.cost, p->cfg.tokens[s->item[i].index]);
+}
+
+double plan_balance(const plan_config *cfg, int64_t steps, int world) {
+    plan  *p = plan_new(cfg);
+    double mean = 0, slowest = 0;
+    for (int64_t step = 0; step < steps; step++) {
+        plan_step s = plan_of_step(p, step, world);
+        mean += (double)s.cost / world;
+        slowest += (double)s.slowest;
+        plan_step_free(&s);
+    }
+    plan_free(p);
+    return slowest > 0 ? mean / slowest : 1;
 }
 
 void plan_step_free(plan_step *s) {

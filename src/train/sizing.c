@@ -19,7 +19,9 @@ plan_config plan_config_of(const options *o, const dataset *d, int64_t micro_tok
                          .tokens = d->tokens,
                          .batch_samples = o->train.batch_tokens > 0 ? 0 : o->train.batch_samples,
                          .batch_tokens = o->train.batch_tokens,
-                         .micro_tokens = micro_tokens};
+                         .micro_tokens = micro_tokens,
+                         .cost = cost_model_of(o),
+                         .group_steps = o->train.balance == opt_train_balance_steps ? o->train.balance_steps : 0};
 }
 
 /* Samples of a global batch at most; a batch larger than the data set has samples several times. */

@@ -1,6 +1,22 @@
 /* What a run is about to do, before its first step. */
 #include "train/sizing.h"
 
+#include <stdio.h>
+
+/* How even the ranks' shares will be, and what train.balance would do. */
+static void print_balance(const stepper *w, const options *o, const sizing *z) {
+    enum { STEPS = 64 };
+    plan_config cfg = plan_config_of(o, w->d, z->micro_tokens), grouped = cfg;
+    int64_t     steps = o->train.steps < STEPS ? o->train.steps : STEPS;
+    char        hint[80] = "";
+    double      now = plan_balance(&cfg, steps, w->c->size), then = 0;
+    grouped.group_steps = o->train.balance_steps;
+    if (cfg.group_steps == 0 && cfg.batch_samples > 0) then = plan_balance(&grouped, steps, w->c->size);
+    if (then > now + 0.02) snprintf(hint, sizeof hint, "; train.balance=steps would make it %.1f %%", 100 * then);
+    log_info("balance: the mean rank's share is %.1f %% of the slowest one's (%lld steps, by train.cost_*)%s",
+             100 * now, (long long)steps, hint);
+}
+
 void sizing_print(const stepper *w, const options *o, const sizing *z, double step_seconds) {
     const dataset *d = w->d;
     const params  *p = w->t->p;
@@ -28,6 +44,7 @@ void sizing_print(const stepper *w, const options *o, const sizing *z, double st
                  (double)w->e.step.size / 1e6, (double)w->e.c.scratch.size / 1e6,
                  UPLOAD_PLACES * (double)w->up.place[0].size / 1e6, (double)z->gpu_used / 1e6,
                  (double)z->gpu_all / 1e6);
+    if (w->c->size > 1 && w->c->rank == 0) print_balance(w, o, z);
     if (step_seconds > 0)
         log_info("time: about %.2f s a step, %.1f hours in all (measured on one micro-batch)", step_seconds,
                  step_seconds * (double)o->train.steps / 3600);

@@ -165,7 +165,8 @@ bool state_resume(const char *run, const comm *c, const task *t, optimizer *x, r
     if (ok) {
         log_info("continuing from %s", folder);
         if (c->rank == 0 && ckpt_number_of(&m, "data", (int64_t)data) != (int64_t)data)
-            log_warn("the data set is not the one of %s: epochs start over in another order", folder);
+            log_warn("the data set or its order (train.balance) is not that of %s: epochs start over in another order",
+                     folder);
     }
     ckpt_close(&m);
     return comm_agree(c, st);

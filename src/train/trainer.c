@@ -128,6 +128,9 @@ static bool build_model(trainer *t, status *st) {
     w->s.clip = clip_new(&t->clip, o->train.clip_norm, o->train.clip_percentile, window);
     w->s.vae = t->data.vae;
     w->s.data = hash_bytes(t->data.ids, (size_t)t->data.n * sizeof *t->data.ids, 0);
+    if (o->train.balance == opt_train_balance_steps) /* another order */
+        w->s.data =
+            hash_bytes((int64_t[]){o->train.balance_steps, o->train.batch_samples}, 2 * sizeof(int64_t), w->s.data);
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
                           : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF
                                                                           : RECOMPUTE_ON;
@@ -243,7 +246,7 @@ static bool loop(trainer *t, status *st) {
         if (w->s.step % o->train.log_every == 0 || w->s.step == end || r.stop) run_log_step(t->log, t->c, w, &r, &span);
         if (w->s.bad_in_row >= o->train.max_bad_steps) return give_up(t, &span, st);
         if (!evaluate(t, st)) return false;
-        if (o->train.checkpoint_every > 0 && w->s.step % o->train.checkpoint_every == 0) {
+        if (ckpt_due(w->s.step, o->train.checkpoint_every)) {
             status saving = {0};
             if (!save(t, &span, &saving) && t->c->rank == 0)
                 log_warn("no checkpoint of step %lld: %s", (long long)w->s.step, saving.text);

@@ -88,7 +88,7 @@ static uint64_t state_hash(const char *run, int64_t *step) {
 /* ---- tests ---------------------------------------------------------------------------------------------------- */
 
 /* 10 steps, stop, 10 more: losses, norms and the whole state equal those of 20 steps in one go. */
-static void resume_of(bool dit, const char *name) {
+static void resume_of(bool dit, bool grouped, const char *name) {
     options o;
     watch   whole = {0}, part = {0};
     char    a[64], b[64];
@@ -96,8 +96,10 @@ static void resume_of(bool dit, const char *name) {
     snprintf(a, sizeof a, "%s-whole", name);
     snprintf(b, sizeof b, "%s-part", name);
     fixture_options(&o, data, in_root(a), dit);
+    if (grouped) o.train.balance = opt_train_balance_steps;
+    o.train.balance_steps = 4;
     train_ok(&o, &whole);
-    fixture_options(&o, data, in_root(b), dit);
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_root(b));
     o.train.steps = 10;
     train_ok(&o, &part);
     assert_int_equal(part.last, 10);
@@ -115,12 +117,17 @@ static void resume_of(bool dit, const char *name) {
 
 static void test_resume_vae(void **state) {
     (void)state;
-    resume_of(false, "vae");
+    resume_of(false, false, "vae");
 }
 
 static void test_resume_dit(void **state) {
     (void)state;
-    resume_of(true, "dit");
+    resume_of(true, false, "dit");
+}
+
+static void test_resume_grouped(void **state) {
+    (void)state;
+    resume_of(true, true, "grouped");
 }
 
 /* Recomputed activations and small micro-batches change memory, not mathematics. */
@@ -544,16 +551,24 @@ int main(void) {
     root = temp_folder();
     snprintf(data, sizeof data, "%s", in_root("data"));
     fixture_write(data, &spec);
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resume_vae),       cmocka_unit_test(test_resume_dit),
-        cmocka_unit_test(test_memory_modes),     cmocka_unit_test(test_memory_bound),
-        cmocka_unit_test(test_host_memory),      cmocka_unit_test(test_overfit),
-        cmocka_unit_test(test_bad_gradient),     cmocka_unit_test(test_signal),
-        cmocka_unit_test(test_wall_time),        cmocka_unit_test(test_damaged_checkpoint),
-        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_other_vae),
-        cmocka_unit_test(test_lock_and_dry_run), cmocka_unit_test(test_damaged_sample),
-        cmocka_unit_test(test_chunks),           cmocka_unit_test(test_chain)};
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume_vae),
+                                       cmocka_unit_test(test_resume_dit),
+                                       cmocka_unit_test(test_resume_grouped),
+                                       cmocka_unit_test(test_memory_modes),
+                                       cmocka_unit_test(test_memory_bound),
+                                       cmocka_unit_test(test_host_memory),
+                                       cmocka_unit_test(test_overfit),
+                                       cmocka_unit_test(test_bad_gradient),
+                                       cmocka_unit_test(test_signal),
+                                       cmocka_unit_test(test_wall_time),
+                                       cmocka_unit_test(test_damaged_checkpoint),
+                                       cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_other_vae),
+                                       cmocka_unit_test(test_lock_and_dry_run),
+                                       cmocka_unit_test(test_damaged_sample),
+                                       cmocka_unit_test(test_chunks),
+                                       cmocka_unit_test(test_chain)};
+    int                     failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_finish(&one);
     return failed;
 }
