@@ -128,18 +128,20 @@ template <class F> struct key_ring {
 #pragma unroll
         for (int t = 0; t < F::AHEAD; t++) load(keys > t * F::KEYS);
     }
-    /* Waits for the tile to work on: keys, and values F::TILE bytes further. Then follow() starts the load into the
-     * place that is free now. `keys` are left from the tile on. */
-    __device__ __forceinline__ uint32_t turn() {
+    /* For each tile: wait() until it is there, follow() starts the load into the place that is free then (`keys` are
+     * left from the tile on), take() says where it is: keys, and values F::TILE bytes further. */
+    __device__ __forceinline__ void wait() {
         cp_async_wait<F::AHEAD - 1>();
         if (F::WGMMA) shared_for_wgmma();
         __syncthreads(); /* the tile is there for all, and all are done with the one whose place is next */
-        uint32_t tile = ring + from;
-        from = next_stage<F>(from);
-        return tile;
     }
     __device__ __forceinline__ void follow(int keys) {
         load(keys > F::AHEAD * F::KEYS);
+    }
+    __device__ __forceinline__ uint32_t take() {
+        uint32_t tile = ring + from;
+        from = next_stage<F>(from);
+        return tile;
     }
 };
 

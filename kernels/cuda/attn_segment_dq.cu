@@ -215,7 +215,8 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
 
     float c = a.scale * LOG2_E;
     for (int left = j.keys; left > 0; left -= F::KEYS) {
-        uint32_t k = keys.turn(), v = k + F::TILE;
+        keys.wait();
+        uint32_t k = keys.take(), v = k + F::TILE;
         if constexpr (F::WGMMA && HAS_WGMMA) {
             group_tile(w, k, c, min(left, F::KEYS), quad, [&] { keys.follow(left); });
             continue;

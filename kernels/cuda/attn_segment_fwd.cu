@@ -345,8 +345,9 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     bounded = __all_sync(0xffffffffu, bounded); /* a vote: the compiler sees that warps do not part here */
     if (bounded) {
         for (int left = j.keys; left > 0; left -= F::KEYS) {
-            uint32_t tile = keys.turn();
+            keys.wait();
             keys.follow(left);
+            uint32_t tile = keys.take();
             if constexpr (F::WGMMA && HAS_WGMMA)
                 group_bounded(w, tile, c, min(left, F::KEYS), quad);
             else if (n_rows > 0)
@@ -356,8 +357,9 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
 #pragma unroll
         for (int mt = 0; mt < F::MT; mt++) w.max[mt][0] = w.max[mt][1] = -3e38f; /* finite: -inf less itself is NaN */
         for (int left = j.keys; left > 0; left -= F::KEYS) {
-            uint32_t tile = keys.turn();
+            keys.wait();
             keys.follow(left);
+            uint32_t tile = keys.take();
             if (n_rows > 0) walk_running(w, off, tile, c, min(left, F::KEYS), quad);
         }
     }
