@@ -31,7 +31,7 @@ template <class T> struct segment_problem {
     int             n_jobs;
     const uint32_t *key_bound; /* (G): bits of the largest |k|^2 */
     /* backward */
-    float2         *stat;  /* (N,H): what dq found out for dk, dv: lse and delta (bf16 form: lse*log2 e) */
+    float2         *stat;  /* (N,H): what dq found out for dk, dv: lse and delta (bf16: lse*log2 e, -delta) */
     int             parts; /* the rows of every segment are cut into so many parts for dk, dv ... */
     float          *part;  /* ... whose sums are (parts, n_keys, G, 2, D) if there are several */
 };
@@ -80,8 +80,9 @@ template <class F> __device__ __forceinline__ int next_stage(int at) {
     return at == (F::STAGES - 1) * F::STAGE ? 0 : at + F::STAGE;
 }
 
-/* The keys of a segment on their way through shared memory: tiles of F::KEYS keys and values in a ring of F::STAGES.
- * load() once for each tile, also past the last one (`more` is false then); each is one cp.async group of the thread.
+/* The keys of a segment on their way through shared memory: tiles of F::KEYS keys and values in a ring of F::STAGES,
+ * F::AHEAD of which are on their way (STAGES - 1, or fewer where products that run still read the tile before). load()
+ * once for each tile, also past the last one (`more` is false then); each is one cp.async group of the thread.
  * The rows' numbers are fetched a tile ahead, since they may come from an order list. */
 template <class F> struct key_ring {
     typedef tile_loader<F::D, F::KEYS, F::THREADS, F::WIDE> loader;
@@ -125,15 +126,19 @@ template <class F> struct key_ring {
     }
     __device__ __forceinline__ void begin(int keys) {
 #pragma unroll
-        for (int t = 0; t < F::STAGES - 1; t++) load(keys > t * F::KEYS);
+        for (int t = 0; t < F::AHEAD; t++) load(keys > t * F::KEYS);
     }
-    /* Waits for the tile to work on and starts the load of the one that takes the place of the tile before: keys, and
-     * values F::TILE bytes further. `keys` are left from the tile on. */
-    __device__ __forceinline__ uint32_t turn(int keys) {
-        cp_async_wait<F::STAGES - 2>();
+    /* For each tile: wait() until it is there, follow() starts the load into the place that is free then (`keys` are
+     * left from the tile on), take() says where it is: keys, and values F::TILE bytes further. */
+    __device__ __forceinline__ void wait() {
+        cp_async_wait<F::AHEAD - 1>();
         if (F::WGMMA) shared_for_wgmma();
-        __syncthreads(); /* the tile is there for all, and all are done with the one before */
-        load(keys > (F::STAGES - 1) * F::KEYS);
+        __syncthreads(); /* the tile is there for all, and all are done with the one whose place is next */
+    }
+    __device__ __forceinline__ void follow(int keys) {
+        load(keys > F::AHEAD * F::KEYS);
+    }
+    __device__ __forceinline__ uint32_t take() {
         uint32_t tile = ring + from;
         from = next_stage<F>(from);
         return tile;

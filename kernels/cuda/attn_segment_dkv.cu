@@ -3,6 +3,7 @@
  * attn_segment_dq.cu are transposed here, keys are their rows, so that P and dS come out as operands of the next ones,
  * dv = sum P dout and dk = scale sum dS q. */
 #include "kernels/cuda/attn_segment.cuh"
+#include "kernels/cuda/dev/group_rows.cuh"
 
 static constexpr float LOG2_E = 1.4426950408889634f;
 
@@ -10,8 +11,9 @@ template <int D_, int MT_, bool WIDE_, bool WGMMA_ = false> struct dkv_shape {
     static constexpr bool WIDE = WIDE_, WGMMA = WGMMA_;
     static constexpr int  D = D_, MT = MT_; /* a warp has MT tiles of 16 keys */
     static constexpr int  WARPS = WGMMA ? 8 : 4, THREADS = 32 * WARPS, WARP_KEYS = 16 * MT, KEYS = WARPS * WARP_KEYS;
-    static constexpr int  ROWS = WGMMA && D > 32 ? 128 : 64, STEP = 32; /* of a tile; of a warpgroup's products */
-    static constexpr int  STAGES = D > 64 ? 2 : 3;
+    static constexpr int  ROWS = WGMMA ? 128 : 64, STEP = 32; /* of a tile; of a warpgroup's products */
+    static constexpr int  STAGES = WGMMA ? 4 : D > 64 ? 2 : 3;
+    static constexpr int  AHEAD = WGMMA ? 2 : STAGES - 1; /* stages on their way; sums that run read the one before */
     static constexpr int  TILE = ROWS * D * 2, STAGE = 2 * TILE + ROWS * 8; /* bytes: q, dout, stat */
     static constexpr int  OWN = KEYS * D * 2;                               /* bytes of the keys' k or v */
     static constexpr int  BYTES = 2 * OWN + STAGES * STAGE;
@@ -26,21 +28,22 @@ template <int D_, int MT_, bool WIDE_, bool WGMMA_ = false> struct dkv_shape {
 template <class F> struct row_ring {
     typedef tile_loader<F::D, F::ROWS, F::THREADS, F::WIDE> loader;
     const segment_problem<bf16>                            &a;
-    const attn_job                                         &j;
     loader                                                  move;
     uint32_t                                                ring;
-    int       from, to;            /* offsets of the stages that are read and filled next */
-    int       g, at, end;          /* first row of the tile that is loaded next; where to stop */
-    query_row next[loader::COUNT]; /* its rows; beyond the end, the last one */
+    int from, to;            /* offsets of the stages that are read and filled next */
+    int g, q0, at, end;      /* at: first row of the tile that is loaded next; where to stop */
+    int next[loader::COUNT]; /* with an order: queries of its rows; beyond the end, of the last one */
 
     __device__ __forceinline__ row_ring(const segment_problem<bf16> &a, const attn_job &j, int g, uint32_t ring,
                                         int begin, int end)
-        : a(a), j(j), move(threadIdx.x, a.D), ring(ring), from(0), to(0), g(g), at(begin), end(end) {
+        : a(a), move(threadIdx.x, a.D), ring(ring), from(0), to(0), g(g), q0(j.q0), at(begin), end(end) {
         if (begin < end) find();
     }
+    __device__ __forceinline__ int  row_of(int i) const { return min(at + move.row_of(i), end - 1); }
     __device__ __forceinline__ void find() {
+        if (!a.q_order) return;
 #pragma unroll
-        for (int i = 0; i < loader::COUNT; i++) next[i] = query_row_at(a, j, g, min(at + move.row_of(i), end - 1));
+        for (int i = 0; i < loader::COUNT; i++) next[i] = __ldg(a.q_order + q0 + divide(row_of(i), a.by_hs));
     }
     __device__ __forceinline__ void load() {
         if (at < end) {
@@ -48,7 +51,8 @@ template <class F> struct row_ring {
             for (int i = 0; i < loader::COUNT; i++) {
                 /* Rows that are not there are zeros, stat too, and add nothing: dout = q = 0. */
                 bool there = at + move.row_of(i) < end;
-                int  n = next[i].n, h = next[i].h, col = h * a.D + move.col;
+                int  r = row_of(i), query = divide(r, a.by_hs), h = g * a.hs + r - query * a.hs;
+                int  n = a.q_order ? next[i] : q0 + query, col = h * a.D + move.col;
                 move.load(ring + to, i, row_at(a.q, n, a.q_bytes) + col, there && move.brings());
                 move.load(ring + to + F::TILE, i, row_at(a.dout, n, a.o_bytes) + col, there && move.brings());
                 if (move.chunk == 0 && move.row < F::ROWS)
@@ -117,7 +121,7 @@ __device__ __forceinline__ void walk_rows(dkv_keys<F> &w, uint32_t q, uint32_t d
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 p[mt][i][e] = exp2_fast(p[mt][i][e] * c - (e % 2 ? st[i].z : st[i].x));
-                ds[mt][i][e] = p[mt][i][e] * (ds[mt][i][e] - (e % 2 ? st[i].w : st[i].y));
+                ds[mt][i][e] = p[mt][i][e] * (ds[mt][i][e] + (e % 2 ? st[i].w : st[i].y));
             }
             pa[mt][2 * i] = pack_bf16(p[mt][i][0], p[mt][i][1]);
             pa[mt][2 * i + 1] = pack_bf16(p[mt][i][2], p[mt][i][3]);
@@ -144,64 +148,6 @@ __device__ __forceinline__ void walk_rows(dkv_keys<F> &w, uint32_t q, uint32_t d
             mma_bf16(w.dk[mt][2 * step + 1], da[mt], b[2], b[3]);
         }
     }
-}
-
-/* The same for STEP rows from `row` on by a warpgroup. The sums of dv and dk are left running. */
-template <class F>
-__device__ __forceinline__ void group_rows(dkv_keys<F> &w, float (&s)[F::STEP / 8][4], float (&dp)[F::STEP / 8][4],
-                                           uint32_t (&p)[F::STEP / 16][4], uint32_t (&ds)[F::STEP / 16][4], uint64_t q,
-                                           uint64_t dout, uint32_t stat, int row, float c, int quad) {
-    wgmma_begin();
-    group_product<F::D>(s, w.k[0], q, row);
-    group_product<F::D>(dp, w.v[0], dout, row);
-    wgmma_commit();
-    wgmma_wait<0>();
-    pin(s);
-    pin(dp);
-#pragma unroll
-    for (int nt = 0; nt < F::STEP / 8; nt++) {
-        float4 st; /* lse and delta of rows 2quad, 2quad+1 */
-        shared_load(stat + (row + nt * 8 + quad * 2) * 8, st);
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            s[nt][e] = exp2_fast(s[nt][e] * c - (e % 2 ? st.z : st.x));
-            dp[nt][e] = s[nt][e] * (dp[nt][e] - (e % 2 ? st.w : st.y));
-        }
-        p[nt / 2][nt % 2 * 2] = pack_bf16(s[nt][0], s[nt][1]);
-        p[nt / 2][nt % 2 * 2 + 1] = pack_bf16(s[nt][2], s[nt][3]);
-        ds[nt / 2][nt % 2 * 2] = pack_bf16(dp[nt][0], dp[nt][1]);
-        ds[nt / 2][nt % 2 * 2 + 1] = pack_bf16(dp[nt][2], dp[nt][3]);
-    }
-    pin(p);
-    pin(ds);
-    wgmma_begin();
-    group_sum<F::D>(w.dv[0], p, dout, row);
-    group_sum<F::D>(w.dk[0], ds, q, row);
-    wgmma_commit();
-}
-
-/* One tile of rows, of which n are there and the others zeros. */
-template <class F>
-__device__ __forceinline__ void group_tile(dkv_keys<F> &w, uint32_t q_tile, float c, int n, int quad) {
-    uint64_t q = wgmma_tile<F::D>(q_tile), dout = wgmma_tile<F::D>(q_tile + F::TILE);
-    uint32_t stat = q_tile + 2 * F::TILE;
-    float    s[F::STEP / 8][4], dp[F::STEP / 8][4];
-    uint32_t p[F::STEP / 16][4], ds[F::STEP / 16][4];
-    if (n == F::ROWS) {
-#pragma unroll
-        for (int i = 0; i < F::ROWS; i += F::STEP) group_rows(w, s, dp, p, ds, q, dout, stat, i, c, quad);
-    } else {
-#pragma unroll 1
-        for (int i = 0; i < n; i += F::STEP) {
-            group_rows(w, s, dp, p, ds, q, dout, stat, i, c, quad);
-            wgmma_wait<0>();
-            pin(w.dv[0]);
-            pin(w.dk[0]);
-        }
-    }
-    wgmma_wait<0>();
-    pin(w.dv[0]);
-    pin(w.dk[0]);
 }
 
 /* The sums of warps that had the same keys but other rows, added up in the order of the warps by the first of them.
@@ -305,7 +251,7 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     int         end = min(j.rows, (int)(n_tiles * (part + 1) / a.parts) * F::ROWS);
     row_ring<F> rows(a, j, g, ring, begin, end);
 #pragma unroll
-    for (int t = 0; t < F::STAGES - 1; t++) rows.load();
+    for (int t = 0; t < F::AHEAD; t++) rows.load();
 
     /* Few keys: several warps have the same ones and share the rows, 16 at a time. */
     int groups = (n_keys + F::WARP_KEYS - 1) / F::WARP_KEYS;
@@ -317,7 +263,7 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
 
     dkv_keys<F> w;
     uint32_t    n_rows_of[D / 16], k_rows_of[D / 16]; /* ldmatrix where the tile's rows are a product's n, or its k */
-    cp_async_wait<F::STAGES - 1>();
+    cp_async_wait<F::AHEAD>();
     __syncthreads();
 #pragma unroll
     for (int step = 0; step < D / 16; step++) {
@@ -338,15 +284,16 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
 
     float c = a.scale * LOG2_E;
     for (int left = end - begin; left > 0; left -= F::ROWS) {
-        cp_async_wait<F::STAGES - 2>();
+        cp_async_wait<F::AHEAD - 1>();
         if (F::WGMMA) shared_for_wgmma();
-        __syncthreads(); /* the tile is there for all, and all are done with the one before, whose place is next */
-        rows.load();
+        __syncthreads(); /* the tile is there for all, and all are done with the one whose place is next */
         uint32_t q = rows.take(), dout = q + F::TILE, stat = dout + F::TILE;
         if constexpr (F::WGMMA && HAS_WGMMA) {
-            group_tile(w, q, c, min(left, F::ROWS), quad);
+            group_tile<D, F::STEP, F::ROWS>(w.k[0], w.v[0], w.dk[0], w.dv[0], q, dout, stat, c, quad,
+                                            [&] { rows.load(); });
             continue;
         }
+        rows.load();
         if (keys <= 0) continue;
         if (shares == 1 && left >= F::ROWS) {
 #pragma unroll
@@ -359,6 +306,7 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
                 walk_rows(w, q + r * (2 * D), dout + r * (2 * D), stat + r * 8, n_rows_of, k_rows_of, c, quad);
         }
     }
+    if constexpr (F::WGMMA && HAS_WGMMA) group_end<D>(w.dk[0], w.dv[0]);
     if (!F::WGMMA && shares > 1) join_warps(w, ring, group, groups, share, shares, lane);
     if (share > 0 || keys <= 0) return;
 

@@ -10,7 +10,8 @@ template <int D_, int MT_, bool WIDE_, bool WGMMA_ = false> struct dq_shape {
     static constexpr int  D = D_, MT = MT_; /* a warp has MT tiles of 16 rows */
     static constexpr int  WARPS = WGMMA ? 8 : 4, THREADS = 32 * WARPS, WARP_ROWS = 16 * MT, ROWS = WARPS * WARP_ROWS;
     static constexpr int  KEYS = WGMMA ? 128 : 64, STEP = 32; /* of a tile; of a warpgroup's products */
-    static constexpr int  STAGES = D > 64 ? 2 : 3;
+    static constexpr int  STAGES = WGMMA ? 4 : D > 64 ? 2 : 3;
+    static constexpr int  AHEAD = WGMMA ? 2 : STAGES - 1; /* stages on their way; sums that run read the one before */
     static constexpr int  TILE = KEYS * D * 2, STAGE = 2 * TILE; /* bytes: K, then V */
     static constexpr int  OWN = ROWS * D * 2;                    /* bytes of the rows' q or dout */
     static constexpr int  BYTES = 2 * OWN + STAGES * STAGE;
@@ -59,7 +60,7 @@ __device__ __forceinline__ void find_stat(dq_rows<F> &w, const segment_problem<b
         query_row at = query_row_at(a, j, g, row0 + mine);
         int64_t   to = (int64_t)at.n * a.H + at.h;
         lse = a.lse[to] * LOG2_E;
-        a.stat[to] = float2{lse, delta};
+        a.stat[to] = float2{lse, -delta};
     }
 #pragma unroll
     for (int i = 0; i < 2 * F::MT; i++) w.lse[i / 2][i % 2] = __shfl_sync(0xffffffffu, lse, lane - quad + i);
@@ -122,15 +123,15 @@ __device__ __forceinline__ void walk_keys(dq_rows<F> &w, uint32_t k, uint32_t v,
     }
 }
 
-/* The same for STEP keys from `key` on by a warpgroup. The sum of dq is left running. */
-template <class F, bool CUT>
-__device__ __forceinline__ void group_keys(dq_rows<F> &w, uint64_t k, uint64_t v, int key, float c, int n, int quad) {
+/* The same for STEP keys from `key` on by a warpgroup. meanwhile() runs under the first products, and the sum of dq is
+ * left running: it reads the tile until the next wgmma_wait<0>. */
+template <class F, bool CUT, class M>
+__device__ __forceinline__ void group_keys(dq_rows<F> &w, uint64_t k, uint64_t v, int key, float c, int n, int quad,
+                                           const M &meanwhile) {
     float    s[F::STEP / 8][4], dp[F::STEP / 8][4];
     uint32_t ds[F::STEP / 16][4];
-    wgmma_begin();
-    group_product<F::D>(s, w.q[0], k, key);
-    group_product<F::D>(dp, w.dout[0], v, key);
-    wgmma_commit();
+    group_products<F::D>(s, w.q[0], k, dp, w.dout[0], v, key);
+    meanwhile();
     wgmma_wait<0>();
     pin(s);
     pin(dp);
@@ -152,22 +153,21 @@ __device__ __forceinline__ void group_keys(dq_rows<F> &w, uint64_t k, uint64_t v
 }
 
 /* One tile of keys, of which n are there. */
-template <class F>
-__device__ __forceinline__ void group_tile(dq_rows<F> &w, uint32_t k_tile, float c, int n, int quad) {
+template <class F, class M>
+__device__ __forceinline__ void group_tile(dq_rows<F> &w, uint32_t k_tile, float c, int n, int quad,
+                                           const M &meanwhile) {
     uint64_t k = wgmma_tile<F::D>(k_tile), v = wgmma_tile<F::D>(k_tile + F::TILE);
+    auto     nothing = [] {};
     if (n == F::KEYS) {
+        group_keys<F, false>(w, k, v, 0, c, F::STEP, quad, meanwhile);
 #pragma unroll
-        for (int i = 0; i < F::KEYS; i += F::STEP) group_keys<F, false>(w, k, v, i, c, F::STEP, quad);
+        for (int i = F::STEP; i < F::KEYS; i += F::STEP) group_keys<F, false>(w, k, v, i, c, F::STEP, quad, nothing);
     } else {
+        int i = 0;
 #pragma unroll 1
-        for (int i = 0; i < n; i += F::STEP) {
-            group_keys<F, true>(w, k, v, i, c, n - i, quad);
-            wgmma_wait<0>();
-            pin(w.dq[0]);
-        }
+        for (; i + F::STEP <= n; i += F::STEP) group_keys<F, false>(w, k, v, i, c, F::STEP, quad, nothing);
+        if (i < n) group_keys<F, true>(w, k, v, i, c, n - i, quad, nothing);
     }
-    wgmma_wait<0>();
-    pin(w.dq[0]);
 }
 
 template <class F>
@@ -191,7 +191,7 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     key_ring<F> keys(a, j, g, ring);
     keys.begin(j.keys);
 
-    cp_async_wait<F::STAGES - 1>();
+    cp_async_wait<F::AHEAD>();
     __syncwarp();
     dq_rows<F> w;
     uint32_t   n_rows_of[D / 16], k_rows_of[D / 16]; /* ldmatrix where the tile's rows are a product's n, or its k */
@@ -215,11 +215,13 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
 
     float c = a.scale * LOG2_E;
     for (int left = j.keys; left > 0; left -= F::KEYS) {
-        uint32_t k = keys.turn(left), v = k + F::TILE;
+        keys.wait();
+        uint32_t k = keys.take(), v = k + F::TILE;
         if constexpr (F::WGMMA && HAS_WGMMA) {
-            group_tile(w, k, c, min(left, F::KEYS), quad);
+            group_tile(w, k, c, min(left, F::KEYS), quad, [&] { keys.follow(left); });
             continue;
         }
+        keys.follow(left);
         if (n_rows <= 0) continue;
         if (left >= F::KEYS) {
 #pragma unroll
@@ -230,6 +232,10 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
             for (int i = 0; i * 16 < left; i++)
                 walk_keys<F, true>(w, k + i * (32 * D), v + i * (32 * D), n_rows_of, k_rows_of, c, left - i * 16, quad);
         }
+    }
+    if constexpr (F::WGMMA && HAS_WGMMA) {
+        wgmma_wait<0>();
+        pin(w.dq[0]);
     }
     if (n_rows <= 0) return;
     __syncwarp(); /* without a turn of the loop no barrier has come since these rows were read as operands */

@@ -16,7 +16,7 @@ template <int D_, int WARPS_, int MT_, bool WIDE_, bool WGMMA_ = false> struct f
     static constexpr int  D = D_, WARPS = WARPS_, MT = MT_; /* a warp has MT tiles of 16 rows */
     static constexpr int  THREADS = 32 * WARPS, WARP_ROWS = 16 * MT, ROWS = WARPS * WARP_ROWS;
     static constexpr int  KEYS = WGMMA ? 128 : 64, STEP = 64; /* of a tile; of a warpgroup's products */
-    static constexpr int  STAGES = D > 64 ? 2 : 3;
+    static constexpr int  STAGES = D > 64 ? 2 : 3, AHEAD = STAGES - 1;
     static constexpr int  TILE = KEYS * D * 2, STAGE = 2 * TILE; /* bytes: K, then V */
     static constexpr int  BYTES = ROWS * D * 2 + STAGES * STAGE;
     /* Blocks on a multiprocessor: registers for 16 warps at D <= 32 (128 each), for 12 at 64 (168), for 8 above. */
@@ -315,7 +315,7 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
 
     fwd_rows<F>    w;
     fwd_offsets<F> off;
-    cp_async_wait<F::STAGES - 1>();
+    cp_async_wait<F::AHEAD>();
     __syncwarp();
     uint32_t sign = a.scale < 0 ? 0x80008000u : 0u; /* the running form wants a factor that is not negative */
 #pragma unroll
@@ -345,7 +345,9 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     bounded = __all_sync(0xffffffffu, bounded); /* a vote: the compiler sees that warps do not part here */
     if (bounded) {
         for (int left = j.keys; left > 0; left -= F::KEYS) {
-            uint32_t tile = keys.turn(left);
+            keys.wait();
+            keys.follow(left);
+            uint32_t tile = keys.take();
             if constexpr (F::WGMMA && HAS_WGMMA)
                 group_bounded(w, tile, c, min(left, F::KEYS), quad);
             else if (n_rows > 0)
@@ -355,7 +357,9 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
 #pragma unroll
         for (int mt = 0; mt < F::MT; mt++) w.max[mt][0] = w.max[mt][1] = -3e38f; /* finite: -inf less itself is NaN */
         for (int left = j.keys; left > 0; left -= F::KEYS) {
-            uint32_t tile = keys.turn(left);
+            keys.wait();
+            keys.follow(left);
+            uint32_t tile = keys.take();
             if (n_rows > 0) walk_running(w, off, tile, c, min(left, F::KEYS), quad);
         }
     }

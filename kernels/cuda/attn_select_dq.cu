@@ -4,7 +4,7 @@
 
 namespace {
 
-#define DEEP -100.0f /* lse from here on: 2^-lse is a number that zeros make 0 */ /* of a block of threads */
+#define DEEP -100.0f /* lse from here on: 2^-lse is a number that zeros make 0 */
 
 template <int GROUPS> struct dq_rows {
     row_operand q[GROUPS], dout[GROUPS];
@@ -138,26 +138,10 @@ __device__ __forceinline__ void dq_walk(dq_rows<GROUPS> (&rows)[TILES], const se
                                         int (&at)[TILES], block_union<TILES> &blocks, const uint4 *kv, char *room,
                                         int lane, float scale2) {
     uint4 k[GROUPS][2], v[GROUPS][2];
-    do {
-        const int n = blocks.next(a, list, at);
-        if (n == 0) continue;
-        union_entry  e = blocks.entry[0];
-        const uint4 *from = kv + (int64_t)e.tile * (GROUPS * 128);
-        load_chunks<GROUPS>(k, from);
-        load_chunks<GROUPS>(v, from + GROUPS * 64);
-        for (int i = 1; i <= n; i++) {
-            const union_entry after = blocks.entry[i < n ? i : 0];
-            const uint4      *next = kv + (int64_t)after.tile * (GROUPS * 128);
-            if (TILES == 1 || e.mask == 1)
-                dq_block<1, MASK, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, room, lane, scale2);
-            else if (e.mask == 2)
-                dq_block<TILES == 1 ? 1 : 2, MASK, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, room, lane, scale2);
-            else
-                dq_block<TILES == 1 ? 1 : 3, MASK, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, room, lane, scale2);
-            e = after;
-            from = next;
-        }
-    } while (!lists_end(a, at));
+    walk_blocks<GROUPS, TILES>(
+        a, list, at, blocks, kv, k, v, [&](auto set, const uint4 *from, const uint4 *next, int n_keys) {
+            dq_block<decltype(set)::value, MASK, GROUPS, TILES>(rows, k, v, from, next, n_keys, room, lane, scale2);
+        });
 }
 
 template <int GROUPS> struct dq_shape {

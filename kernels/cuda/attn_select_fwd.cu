@@ -227,26 +227,10 @@ __device__ __forceinline__ void fwd_walk(fwd_rows<GROUPS> (&rows)[TILES], const 
     uint4 k[GROUPS][2], v[GROUPS][2];
 #pragma unroll
     for (int i = 0; i < TILES; i++) rows[i].max[0] = rows[i].max[1] = BOUNDED ? 0 : NOTHING;
-    do {
-        const int n = blocks.next(a, list, at);
-        if (n == 0) continue;
-        union_entry  e = blocks.entry[0];
-        const uint4 *from = kv + (int64_t)e.tile * (GROUPS * 128);
-        load_chunks<GROUPS>(k, from);
-        load_chunks<GROUPS>(v, from + GROUPS * 64);
-        for (int i = 1; i <= n; i++) {
-            const union_entry after = blocks.entry[i < n ? i : 0];
-            const uint4      *next = kv + (int64_t)after.tile * (GROUPS * 128);
-            if (TILES == 1 || e.mask == 1)
-                fwd_block<1, BOUNDED, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, quad, scale2);
-            else if (e.mask == 2)
-                fwd_block<TILES == 1 ? 1 : 2, BOUNDED, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, quad, scale2);
-            else
-                fwd_block<TILES == 1 ? 1 : 3, BOUNDED, GROUPS, TILES>(rows, k, v, from, next, e.n_keys, quad, scale2);
-            e = after;
-            from = next;
-        }
-    } while (!lists_end(a, at));
+    walk_blocks<GROUPS, TILES>(
+        a, list, at, blocks, kv, k, v, [&](auto set, const uint4 *from, const uint4 *next, int n_keys) {
+            fwd_block<decltype(set)::value, BOUNDED, GROUPS, TILES>(rows, k, v, from, next, n_keys, quad, scale2);
+        });
 }
 
 /* Blocks of threads as large as the registers of a multiprocessor allow, for D <= 32: their warps' queries are

@@ -1,19 +1,19 @@
 /* attn_select, backward for the keys. For every key head and block: the list of the queries that selected it, by a
  * stable sort of all (block, query) pairs; so sums have one order and nothing is added atomically.
  *
- * bf16: an item of work is KEYS keys of a block and a part of its list. Its rows - (query, head), 64 at a time - pass
- * through shared memory for all warps; a warp has 16*TILES keys as rows of its products
- *   S = K Q^T, dP = V dout^T, P = exp(scale S - lse), dS = P (dP - delta), dV += P dout, dK += dS Q
- * and their dK, dV in registers. Warps without keys of their own (small blocks) share the rows of the others. Lists are
- * cut into parts of equal length, at least MIN_PART queries and long enough for the sums of all parts to fit into
- * scratch: a block that everybody selected is not left to one block of threads. */
+ * bf16, where warpgroups (attn_select_groups.cu) do not serve: an item of work is KEYS keys of a block and a part of
+ * its list. Its rows - (query, head), 64 or 128 at a time - pass through shared memory for all warps; a warp has
+ * 16*TILES keys as rows of its products S = K Q^T, dP = V dout^T, P = exp(scale S - lse), dS = P (dP - delta), dV += P
+ * dout, dK += dS Q and their dK, dV in registers. Warps without keys of their own (small blocks) share the rows of the
+ * others. Lists are cut into parts of equal length, at least MIN_PART queries and long enough for the sums of all parts
+ * to fit into scratch: a block that everybody selected is not left to one block of threads. */
 #include <math.h>
 
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
 #include <cub/device/device_radix_sort.cuh>
 
-#include "kernels/cuda/dev/select_attn.cuh"
+#include "kernels/cuda/dev/select_keys.cuh"
 
 namespace {
 
@@ -45,17 +45,6 @@ __global__ void __launch_bounds__(256)
 }
 
 /* ---- items of work ---------------------------------------------------------------------------------------------- */
-
-struct dkv_plan {
-    int32_t part, n_items, ticket; /* part: queries; ticket: items that are taken */
-};
-struct dkv_tables {
-    dkv_plan     *plan;
-    int32_t      *item_first, *sum_first; /* (n_lists+1): items, and rows of `sums`, before a list's */
-    float        *sums;                   /* rows (2,D): dk / scale and dv of part p, key k at sum_first + p*size + k */
-    select_lists  lists;
-    select_packed packed;
-};
 
 __device__ __forceinline__ int parts_of(int length, int part) {
     return (length + part - 1) / part;
@@ -129,65 +118,6 @@ template <int GROUPS_> struct dkv_shape {
         SHARED = STAGES * STAGE,
         BLOCKS = GROUPS > 2 ? 1 : 4 - GROUPS /* on a multiprocessor: registers */
     };
-};
-
-/* The rows of an item on their way through shared memory: load(s) for every stage in turn, one cp.async group each.
- * A thread has a 16-byte chunk of COPIES rows and, some, a row's stat. The queries of these rows are read one stage
- * ahead, and used only then: nobody waits for them. ALL: a group has 16 heads. */
-template <class F, bool ALL> struct row_ring {
-    const select_view &a;
-    const int32_t     *query;
-    uint32_t           hs, head, n_rows, n_stages, next[F::COPIES], next_stat, ring;
-
-    __device__ __forceinline__ row_ring(const select_view &a, const int32_t *query, int g, int n_queries, uint32_t ring)
-        : a(a), query(query), hs(ALL ? 16 : a.hs), head(g * hs), n_rows(n_queries * hs),
-          n_stages((n_rows + F::ROWS - 1) / F::ROWS), ring(ring) {
-        find(0);
-    }
-    __device__ __forceinline__ uint32_t at(uint32_t s) const { return ring + s % F::STAGES * F::STAGE; }
-    __device__ __forceinline__ uint32_t row_at(uint32_t s, int i) const {
-        return s * F::ROWS + threadIdx.x / 4 + F::THREADS / 4 * i;
-    }
-    __device__ __forceinline__ uint32_t stat_at(uint32_t s) const { return s * F::ROWS + threadIdx.x % F::ROWS; }
-
-    /* Query of row r of the item; any for a row past the end. */
-    __device__ __forceinline__ uint32_t query_of(uint32_t r) const { return __ldg(query + min(r, n_rows - 1) / hs); }
-    /* Row r of the tensors. */
-    __device__ __forceinline__ uint32_t row_of(uint32_t query, uint32_t r) const { return query * a.H + head + r % hs; }
-
-    __device__ __forceinline__ void find(uint32_t s) {
-#pragma unroll
-        for (int i = 0; i < F::COPIES; i++) next[i] = query_of(row_at(s, i));
-        next_stat = query_of(stat_at(s));
-    }
-    __device__ __forceinline__ void load(uint32_t s) {
-        if (s < n_stages) {
-            const int chunk = threadIdx.x % 4;
-#pragma unroll
-            for (int i = 0; i < F::COPIES; i++) {
-                const uint32_t r = row_at(s, i);
-                const bf16    *q = (const bf16 *)a.q + (uint64_t)row_of(next[i], r) * a.D + 8 * chunk;
-                const bf16    *dout = (const bf16 *)a.dout + (q - (const bf16 *)a.q);
-#pragma unroll
-                for (int c = 0; c < F::GROUPS; c++) {
-                    const int bytes = r < n_rows && 32 * c + 8 * chunk < a.D ? 16 : 0;
-                    uint32_t  to =
-                        at(s) + c * (F::ROWS * 64) + tile_chunk<32>(threadIdx.x / 4 + F::THREADS / 4 * i, chunk);
-                    cp_async_16(to, bytes ? q + 32 * c : (const bf16 *)a.q, bytes);
-                    cp_async_16(to + F::OPERAND, bytes ? dout + 32 * c : (const bf16 *)a.dout, bytes);
-                }
-            }
-            if (threadIdx.x < F::ROWS) {
-                uint32_t to = at(s) + 2 * F::OPERAND + threadIdx.x * (int)sizeof(float2);
-                if (stat_at(s) < n_rows)
-                    cp_async_8(to, a.stat + row_of(next_stat, stat_at(s)), 8);
-                else
-                    shared_store(to, make_float2(INFINITY, 0)); /* P = 0 */
-            }
-            find(s + 1);
-        }
-        cp_async_commit();
-    }
 };
 
 /* A warp's keys: operands, and sums of dK / scale and dV. */
@@ -298,34 +228,6 @@ template <int GROUPS> struct key_rows {
     }
 };
 
-/* Sums of the 16 keys from `key0` of a list's block on: to dk and dv, or as a part's to t.sums. */
-template <int GROUPS>
-__device__ __forceinline__ void write_keys(const select_view &a, const dkv_tables &t, int list, int part, int key0,
-                                           const float (&dk)[4 * GROUPS][4], const float (&dv)[4 * GROUPS][4],
-                                           int lane) {
-    const int  g = list / a.NB, b = list - g * a.NB, first = a.first[b], size = a.first[b + 1] - first;
-    const bool whole = t.lists.first[list + 1] - t.lists.first[list] <= t.plan->part;
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        const int key = key0 + lane / 4 + 8 * r, column = lane % 4 * 2;
-        if (key >= size) continue;
-        int64_t at = ((int64_t)(first + key) * a.G + g) * a.D + column;
-        float  *sum = t.sums + ((int64_t)t.sum_first[list] + (int64_t)part * size + key) * 2 * a.D + column;
-#pragma unroll
-        for (int j = 0; j < 4 * GROUPS; j++) {
-            if (8 * j >= a.D) continue;
-            const float dk0 = dk[j][2 * r], dk1 = dk[j][2 * r + 1], dv0 = dv[j][2 * r], dv1 = dv[j][2 * r + 1];
-            if (whole) {
-                *(uint32_t *)((bf16 *)a.dk + at + 8 * j) = pack_bf16(dk0 * a.scale, dk1 * a.scale);
-                *(uint32_t *)((bf16 *)a.dv + at + 8 * j) = pack_bf16(dv0, dv1);
-            } else {
-                *(float2 *)(sum + 8 * j) = make_float2(dk0, dk1);
-                *(float2 *)(sum + a.D + 8 * j) = make_float2(dv0, dv1);
-            }
-        }
-    }
-}
-
 template <int GROUPS, bool ALL>
 __global__ void __launch_bounds__(dkv_shape<GROUPS>::THREADS, dkv_shape<GROUPS>::BLOCKS)
     dkv_kernel(const select_view a, const dkv_tables t) {
@@ -341,12 +243,12 @@ __global__ void __launch_bounds__(dkv_shape<GROUPS>::THREADS, dkv_shape<GROUPS>:
         __syncthreads();
         const int item = taken;
         if (item >= n_items) break;
-        const int        list = segment_of(t.item_first, t.lists.n, item), g = list / a.NB, b = list - g * a.NB;
-        const int        first = a.first[b], size = a.first[b + 1] - first, key_tiles = (size + F::KEYS - 1) / F::KEYS;
-        const int        in_list = item - t.item_first[list], part = in_list / key_tiles;
-        const int        key0 = (in_list - part * key_tiles) * F::KEYS; /* in the block */
-        const int        query0 = t.lists.first[list] + part * part_length, query1 = t.lists.first[list + 1];
-        row_ring<F, ALL> rows(a, t.lists.query + query0, g, min(part_length, query1 - query0), smem_addr(shared));
+        const int list = segment_of(t.item_first, t.lists.n, item), g = list / a.NB, b = list - g * a.NB;
+        const int first = a.first[b], size = a.first[b + 1] - first, key_tiles = (size + F::KEYS - 1) / F::KEYS;
+        const int in_list = item - t.item_first[list], part = in_list / key_tiles;
+        const int key0 = (in_list - part * key_tiles) * F::KEYS; /* in the block */
+        const int query0 = t.lists.first[list] + part * part_length, query1 = t.lists.first[list + 1];
+        select_rows<F, ALL> rows(a, t.lists.query + query0, g, min(part_length, query1 - query0), smem_addr(shared));
 
         /* Which keys, and which of the stage's groups of 16 rows, are this warp's. */
         const int n_tiles = (min((int)F::KEYS, size - key0) + 15) / 16,
@@ -411,10 +313,14 @@ __global__ void __launch_bounds__(256) add_parts_kernel(const select_view a, con
     store_pack<bf16, 4>((bf16 *)a.dv + at, dv);
 }
 
+void make_plan(ctx *c, const select_view &a, const dkv_tables &t, int keys, int64_t max_rows) {
+    plan_kernel<<<1, PLAN_THREADS, 0, stream_of(c)>>>(t.lists, a.first, a.NB, keys, max_rows, t);
+    LAUNCHED(c);
+}
+
 template <int GROUPS> void launch_dkv(ctx *c, const select_view &a, const dkv_tables &t, int64_t max_rows) {
     typedef dkv_shape<GROUPS> F;
-    plan_kernel<<<1, PLAN_THREADS, 0, stream_of(c)>>>(t.lists, a.first, a.NB, F::KEYS, max_rows, t);
-    LAUNCHED(c);
+    make_plan(c, a, t, F::KEYS, max_rows);
     auto kernel = a.hs == 16 ? dkv_kernel<GROUPS, true> : dkv_kernel<GROUPS, false>;
     allow_shared_bytes(c, kernel, F::SHARED, "attn_select");
     kernel<<<c->cuda->multiprocessors * F::BLOCKS, F::THREADS, F::SHARED, stream_of(c)>>>(a, t);
@@ -460,7 +366,11 @@ void select_tiles_dkv(ctx *c, const select_view &a, const select_packed &p, cons
     t.sums = (float *)arena_alloc(&c->scratch, (size_t)max_rows * 2 * (size_t)a.D * sizeof(float));
     switch (select_groups(a.D)) {
     case 1:
-        launch_dkv<1>(c, a, t, max_rows);
+        if (c->cuda->major == 9) {
+            make_plan(c, a, t, SELECT_GROUP_KEYS, max_rows);
+            select_group_dkv(c, a, t);
+        } else
+            launch_dkv<1>(c, a, t, max_rows);
         break;
     case 2:
         launch_dkv<2>(c, a, t, max_rows);

@@ -3,6 +3,7 @@
  *   attn_select_fwd.cu    bf16: forward, and the packing of keys and values
  *   attn_select_dq.cu     bf16: backward for the queries
  *   attn_select_keys.cu   bf16: backward for the keys; for both forms: which queries selected a block
+ *   attn_select_groups.cu the same by warpgroups, for heads of up to 32 columns on Hopper
  *   attn_select_loops.cu  float32, and bf16 rows that are not made of 16-byte chunks */
 #pragma once
 #include "kernels/cuda/dev/select_tiles.cuh"

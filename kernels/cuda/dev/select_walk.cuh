@@ -9,6 +9,8 @@
 #pragma once
 #include <limits.h>
 
+#include <type_traits>
+
 #include "kernels/cuda/dev/select_attn.cuh"
 
 #define LOG2_E 1.4426950408889634f
@@ -128,6 +130,38 @@ template <int GROUPS> __device__ __forceinline__ void load_chunks(uint4 (&x)[GRO
         x[i][0] = __ldg(p + i * 64);
         x[i][1] = __ldg(p + i * 64 + 32);
     }
+}
+
+/* All blocks of the query tiles whose lists are rows list[] of a.block, from entries at[] on: for each one
+ * visit(SET, from, next, n_keys), SET a constant with bit i for query tile i. `from`: the lane's chunk of the block's
+ * first packed tile, which lies in k and v; visit leaves there what `next` points to. */
+template <int GROUPS, int TILES, class F>
+__device__ __forceinline__ void walk_blocks(const select_view  &a, const int (&list)[TILES], int (&at)[TILES],
+                                            block_union<TILES> &blocks, const uint4 *kv, uint4 (&k)[GROUPS][2],
+                                            uint4 (&v)[GROUPS][2], const F          &visit) {
+    typedef std::integral_constant<int, 1>                  first;
+    typedef std::integral_constant<int, TILES == 1 ? 1 : 2> second;
+    typedef std::integral_constant<int, TILES == 1 ? 1 : 3> both;
+    do {
+        const int n = blocks.next(a, list, at);
+        if (n == 0) continue;
+        union_entry  e = blocks.entry[0];
+        const uint4 *from = kv + (int64_t)e.tile * (GROUPS * 128);
+        load_chunks<GROUPS>(k, from);
+        load_chunks<GROUPS>(v, from + GROUPS * 64);
+        for (int i = 1; i <= n; i++) {
+            const union_entry after = blocks.entry[i < n ? i : 0];
+            const uint4      *next = kv + (int64_t)after.tile * (GROUPS * 128);
+            if (TILES == 1 || e.mask == 1)
+                visit(first(), from, next, e.n_keys);
+            else if (e.mask == 2)
+                visit(second(), from, next, e.n_keys);
+            else
+                visit(both(), from, next, e.n_keys);
+            e = after;
+            from = next;
+        }
+    } while (!lists_end(a, at));
 }
 
 /* The next `tiles` of the block's n_tiles query tiles, for this warp; false when all are taken. */

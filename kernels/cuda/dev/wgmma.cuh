@@ -127,3 +127,13 @@ __device__ __forceinline__ void group_sum(float (&c)[D / 8][4], const uint32_t (
 #pragma unroll
     for (int i = 0; i < KT; i++) wgmma_add<true>(c, a[i], b_rows_k<D>(tile, row + 16 * i));
 }
+/* Starts c0 = A0 B0 and c1 = A1 B1 for n = 8*NT rows of both B's tiles from `row` on. */
+template <int D, int NT>
+__device__ __forceinline__ void group_products(float (&c0)[NT][4], const uint32_t (&a0)[D / 16][4], uint64_t tile0,
+                                               float (&c1)[NT][4], const uint32_t (&a1)[D / 16][4], uint64_t tile1,
+                                               int row) {
+    wgmma_begin();
+    group_product<D>(c0, a0, tile0, row);
+    group_product<D>(c1, a1, tile1, row);
+    wgmma_commit();
+}
