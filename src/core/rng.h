@@ -20,7 +20,8 @@ typedef enum {
     RNG_SAMPLE_NOISE, /* start of sampling */
     RNG_EVAL,
     RNG_CHUNK, /* which part of a sample a VAE step decodes */
-    RNG_TEST
+    RNG_TEST,
+    RNG_GROUP /* which of several folders of data a step takes */
 } rng_purpose;
 
 typedef struct {

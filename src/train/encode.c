@@ -90,7 +90,7 @@ static bool prepare(encoder *e, const shard *sh, const sample *s, const char *na
     }
     I32(&first)[0] = 0;
     I32(&first)[1] = (int32_t)n;
-    *b = ssvae_batch_build(&e->host, &e->m.cfg, &coord, &first, value);
+    *b = ssvae_batch_build(&e->host, &e->m.cfg, sh->meta.resolution, &coord, &first, value);
     return true;
 }
 

@@ -34,7 +34,7 @@ bool heldout_run(stepper *w, const dataset *d, int64_t max_samples, heldout_resu
     for (int64_t i = w->c->rank; i < r->samples; i += w->c->size) {
         arena_reset(&host, 0);
         micro_batch b = micro_batch_in(&host, uploaded);
-        if (!one_sample(w, d, i, &b, all[0], all[1], st)) break;
+        if (!one_sample(w, d, dataset_in_turn(d, i), &b, all[0], all[1], st)) break;
     }
     arena_free(&host);
     device_event_free(uploaded);

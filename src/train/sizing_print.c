@@ -9,6 +9,14 @@ void sizing_print(const stepper *w, const options *o, const sizing *z, double st
     log_info("device: %s", w->where.text);
     log_info("data: %lld samples (%lld left out), %lld tokens, largest %lld, resolution %d, %d shards", (long long)d->n,
              (long long)d->n_left_out, (long long)d->total_tiles, (long long)d->max_tiles, d->resolution, d->n_shards);
+    if (d->n_folders > 1) {
+        plan_config cfg = plan_config_of(o, d, 0);
+        double      sum = 0;
+        for (int f = 0; f < d->n_folders; f++) sum += cfg.group[f].share;
+        for (int f = 0; f < d->n_folders; f++)
+            log_info("folder %d: %lld samples of resolution %d, %.1f %% of the steps", f + 1, (long long)d->folder[f].n,
+                     d->folder[f].resolution, 100 * cfg.group[f].share / sum);
+    }
     log_info("model: %s, %lld parameters in %d tensors; weights, gradients and optimiser %.1f MB a rank", w->t->name,
              (long long)numbers, p->n, (double)z->slab_bytes / 1e6);
     if (o->train.batch_tokens > 0)

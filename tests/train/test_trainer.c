@@ -332,6 +332,60 @@ static void test_damaged_checkpoint(void **state) {
     free(loss);
 }
 
+/* Folders of three resolutions: a run in one piece and one in two end on the same bits, every folder has its turn, and
+ * held-out data of all of them count. */
+static void test_resolutions(void **state) {
+    (void)state;
+    static const int edge[3] = {16, 24, 32};
+    char             train_on[3 * PATH_CAP] = "", held[3 * PATH_CAP] = "";
+    options          o;
+    watch            w = {0};
+    status           st = {0};
+    int64_t          step[2], *at, n;
+    double          *loss;
+    for (int i = 0; i < 3; i++) {
+        char         folder[PATH_CAP];
+        fixture_spec spec = {.n_samples = 4, .per_shard = 4, .resolution = edge[i], .vae = 7};
+        snprintf(folder, sizeof folder, "%.300s-%d", in_root("mixed"), edge[i]);
+        fixture_write(folder, &spec);
+        snprintf(train_on + strlen(train_on), PATH_CAP, "%s%.400s/shards", i ? "," : "", folder);
+        snprintf(held + strlen(held), PATH_CAP, "%s%.400s/./shards", i ? "," : "", folder);
+    }
+    fixture_options(&o, data, in_root("mixed-whole"), false);
+    assert_true(strlen(train_on) < sizeof o.data.train && strlen(held) < sizeof o.data.heldout);
+    strcpy(o.data.train, train_on);
+    strcpy(o.data.heldout, held);
+    o.train.steps = 12;
+    o.train.batch_samples = 3;
+    assert_int_equal(train(&o, &w, &st), ST_CONFIG); /* no vae.frame */
+    o.vae.frame = 32;
+    o.data.shares = (option_floats){2, {1, 1}};
+    assert_int_equal(train(&o, &w, &st), ST_CONFIG);
+    assert_non_null(strstr(st.text, "data.shares"));
+    o.data.shares = (option_floats){3, {2, 1, 1}};
+    o.train.eval_every = 12;
+    o.train.eval_samples = 5;
+    st = (status){0};
+    train_ok(&o, &w);
+    uint64_t whole = state_hash(o.train.run, &step[0]);
+    assert_true(jsonl_series(in_root("mixed-whole/metrics.jsonl"), "heldout_loss", &at, &loss, &n, &st));
+    assert_true(n == 1 && isfinite(loss[0]));
+    free(at);
+    free(loss);
+    strcpy(o.train.run, in_root("mixed-parts"));
+    o.train.steps = 5;
+    train_ok(&o, &w);
+    o.train.steps = 12;
+    train_ok(&o, &w);
+    assert_true(state_hash(o.train.run, &step[1]) == whole);
+    assert_int_equal(step[1], step[0]);
+    /* A resolution that is not trained on. */
+    fixture_write(in_root("mixed-40"), &(fixture_spec){.n_samples = 1, .per_shard = 1, .resolution = 40, .vae = 7});
+    snprintf(o.data.heldout, sizeof o.data.heldout, "%s", in_root("mixed-40/shards"));
+    o.train.steps = 13;
+    assert_int_equal(train(&o, &w, &st), ST_CONFIG);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     options o;
@@ -544,16 +598,16 @@ int main(void) {
     root = temp_folder();
     snprintf(data, sizeof data, "%s", in_root("data"));
     fixture_write(data, &spec);
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resume_vae),       cmocka_unit_test(test_resume_dit),
-        cmocka_unit_test(test_memory_modes),     cmocka_unit_test(test_memory_bound),
-        cmocka_unit_test(test_host_memory),      cmocka_unit_test(test_overfit),
-        cmocka_unit_test(test_bad_gradient),     cmocka_unit_test(test_signal),
-        cmocka_unit_test(test_wall_time),        cmocka_unit_test(test_damaged_checkpoint),
-        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_other_vae),
-        cmocka_unit_test(test_lock_and_dry_run), cmocka_unit_test(test_damaged_sample),
-        cmocka_unit_test(test_chunks),           cmocka_unit_test(test_chain)};
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume_vae),     cmocka_unit_test(test_resume_dit),
+                                       cmocka_unit_test(test_memory_modes),   cmocka_unit_test(test_memory_bound),
+                                       cmocka_unit_test(test_host_memory),    cmocka_unit_test(test_overfit),
+                                       cmocka_unit_test(test_bad_gradient),   cmocka_unit_test(test_signal),
+                                       cmocka_unit_test(test_wall_time),      cmocka_unit_test(test_damaged_checkpoint),
+                                       cmocka_unit_test(test_resolutions),    cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_other_vae),      cmocka_unit_test(test_lock_and_dry_run),
+                                       cmocka_unit_test(test_damaged_sample), cmocka_unit_test(test_chunks),
+                                       cmocka_unit_test(test_chain)};
+    int                     failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_finish(&one);
     return failed;
 }
