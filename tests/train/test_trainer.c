@@ -493,6 +493,18 @@ static void test_damaged_sample(void **state) {
     }
     assert_int_equal(train(&o, &w, &st), ST_DATA);
     assert_true(strstr(st.text, "part-0.h5") && strstr(st.text, "sample"));
+    encode_report r; /* and so does encoding, without half a file */
+    fixture_options(&o, data, in_root("flipped-vae"), false);
+    o.train.steps = 1;
+    train_ok(&o, &w);
+    snprintf(o.encode.input, sizeof o.encode.input, "%.400s/shards", folder);
+    snprintf(o.encode.output, sizeof o.encode.output, "%s", in_root("flipped-latents"));
+    snprintf(o.encode.vae, sizeof o.encode.vae, "%s", o.train.run);
+    st = (status){0};
+    assert_false(encode_run(&o, &one, &r, &st));
+    assert_int_equal(st.code, ST_DATA);
+    assert_true(strstr(st.text, "part-0.h5") && strstr(st.text, "sample"));
+    assert_int_not_equal(access(in_root("flipped-latents/part-0.h5"), F_OK), 0);
 }
 
 /* Parts of samples: the loss has the counts of the boxes, and resumes to the bit. */
