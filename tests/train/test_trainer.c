@@ -370,8 +370,20 @@ static void test_resolutions(void **state) {
     uint64_t whole = state_hash(o.train.run, &step[0]);
     assert_true(jsonl_series(in_root("mixed-whole/metrics.jsonl"), "heldout_loss", &at, &loss, &n, &st));
     assert_true(n == 1 && isfinite(loss[0]));
+    double all = loss[0], low = INFINITY, high = 0;
     free(at);
     free(loss);
+    for (int i = 0; i < 3; i++) { /* the whole lies among its parts */
+        char key[32];
+        snprintf(key, sizeof key, "heldout_loss_r%d", edge[i]);
+        assert_true(jsonl_series(in_root("mixed-whole/metrics.jsonl"), key, &at, &loss, &n, &st));
+        assert_int_equal(n, 1);
+        low = fmin(low, loss[0]);
+        high = fmax(high, loss[0]);
+        free(at);
+        free(loss);
+    }
+    assert_true(low < all && all < high);
     strcpy(o.train.run, in_root("mixed-parts"));
     o.train.steps = 5;
     train_ok(&o, &w);
