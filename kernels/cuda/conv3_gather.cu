@@ -44,7 +44,7 @@ template <int BN, int BK> struct rows_shape {
 
 /* Blocks: x = row tiles times column tiles, the columns of one row tile in succession (they read the same rows). */
 template <int BN, int BK>
-__global__ void __launch_bounds__(warps_of<BN>::threads) gather_rows_kernel(const gather_rows_args a) {
+__global__ void __launch_bounds__(warps_of<BN>::threads) gather_rows_kernel(const conv_rows_args a) {
     typedef rows_shape<BN, BK> shape;
     constexpr int              MF = warps_of<BN>::MF, THREADS = warps_of<BN>::threads, STAGES = shape::STAGES;
     constexpr int              A_CHUNKS = BK / 8, B_CHUNKS = BN / 8;
@@ -135,7 +135,7 @@ template <int BN, int BK> void gather_rows_as(ctx *c, const conv_sum *a) {
     int                        Kp = (int)(ceil_div(a->Cin, BK) * BK), Np = (int)(ceil_div(a->Cout, BN) * BN);
     int64_t                    blocks = ceil_div(a->g.n_rows, ROWS) * (Np / BN);
     CHECK(blocks <= INT32_MAX, "conv3: %lld rows of %lld columns", (long long)a->g.n_rows, (long long)a->Cout);
-    gather_rows_args r = gather_rows_of(c, a, Kp, Np);
+    conv_rows_args r = gather_rows_of(c, a, Kp, Np);
     conv_allow_shared(gather_rows_kernel<BN, BK>, shape::BYTES);
     gather_rows_kernel<BN, BK><<<(unsigned)blocks, warps_of<BN>::threads, shape::BYTES, stream_of(c)>>>(r);
     LAUNCHED(c);
@@ -159,7 +159,7 @@ template <int BN> struct dw_shape {
 };
 
 /* Blocks: x = lines, y = columns, z = parts. */
-template <int BN> __global__ void __launch_bounds__(warps_of<BN>::threads) gather_dw_kernel(const gather_dw_args a) {
+template <int BN> __global__ void __launch_bounds__(warps_of<BN>::threads) gather_dw_kernel(const conv_dw_args a) {
     typedef dw_shape<BN> shape;
     constexpr int        MF = warps_of<BN>::MF, THREADS = warps_of<BN>::threads, STAGES = shape::STAGES;
     constexpr int        A_CHUNKS = LINES / 8, B_CHUNKS = BN / 8;
@@ -252,9 +252,9 @@ template <int BN> __global__ void __launch_bounds__(warps_of<BN>::threads) gathe
 }
 
 template <int BN> void gather_dw_as(ctx *c, const conv_dw *a) {
-    int64_t        x = ceil_div(27 * a->I, LINES), y = ceil_div(a->O, BN), N = a->g.n_rows, count = 27 * a->I * a->O;
-    int64_t        parts = conv_dw_parts(c, N, 2048, x * y, 4, (int64_t)sizeof(float) * count);
-    gather_dw_args r = gather_dw_of(c, a, parts, STEP_ROWS);
+    int64_t      x = ceil_div(27 * a->I, LINES), y = ceil_div(a->O, BN), N = a->g.n_rows, count = 27 * a->I * a->O;
+    int64_t      parts = conv_dw_parts(c, N, 2048, x * y, 4, (int64_t)sizeof(float) * count);
+    conv_dw_args r = gather_dw_of(c, a, parts, STEP_ROWS);
     parts = ceil_div(N, r.part_rows);
     /* 128 lines are of at most 128/I + 2 offsets: 18 for the narrowest, 8 channels. */
     r.table_rows = LINES / a->I + 2 > 4 ? TABLE / 18 / STEP_ROWS * STEP_ROWS : TABLE / 4 / 128 * 128;

@@ -59,7 +59,7 @@ template <int BN> struct rows_shape : group_ring<BN> {
 };
 
 /* Blocks: row tiles times column tiles, the columns of one row tile in succession (they read the same rows). */
-template <int BN> __global__ void __launch_bounds__(THREADS, 2) group_rows_kernel(const gather_rows_args a) {
+template <int BN> __global__ void __launch_bounds__(THREADS, 2) group_rows_kernel(const conv_rows_args a) {
     typedef rows_shape<BN> shape;
     constexpr int          STAGES = shape::STAGES, TILES = shape::TILES, CHUNKS = BN / 8;
     extern __shared__ __align__(1024) unsigned char room[];
@@ -144,7 +144,7 @@ template <int BN> void group_rows_as(ctx *c, const conv_sum *a) {
     int                    Np = (int)(ceil_div(a->Cout, BN) * BN);
     int64_t                blocks = ceil_div(a->g.n_rows, ROWS) * (Np / BN);
     CHECK(blocks <= INT32_MAX, "conv3: %lld rows of %lld columns", (long long)a->g.n_rows, (long long)a->Cout);
-    gather_rows_args r = gather_rows_of(c, a, (int)a->Cin, Np);
+    conv_rows_args r = gather_rows_of(c, a, (int)a->Cin, Np);
     conv_allow_shared(group_rows_kernel<BN>, shape::SHARED);
     group_rows_kernel<BN><<<(unsigned)blocks, THREADS, shape::SHARED, stream_of(c)>>>(r);
     LAUNCHED(c);
@@ -157,7 +157,7 @@ template <int BN> struct dw_shape : group_ring<BN> {
 };
 
 /* A warpgroup's 64 lines are channels of one offset. Blocks: x = lines, y = columns, z = parts. */
-template <int BN> __global__ void __launch_bounds__(THREADS, 2) group_dw_kernel(const gather_dw_args a) {
+template <int BN> __global__ void __launch_bounds__(THREADS, 2) group_dw_kernel(const conv_dw_args a) {
     typedef dw_shape<BN> shape;
     constexpr int        STAGES = shape::STAGES, TILES = shape::TILES, CHUNKS = BN / 8;
     extern __shared__ __align__(1024) unsigned char room[];
@@ -262,9 +262,9 @@ static int64_t dw_parts(const ctx *c, int64_t rows, int64_t blocks, int64_t part
 }
 
 template <int BN> void group_dw_as(ctx *c, const conv_dw *a) {
-    int64_t        x = ceil_div(27 * a->I, LINES), y = ceil_div(a->O, BN), count = 27 * a->I * a->O;
-    int64_t        parts = dw_parts(c, a->g.n_rows, x * y, (int64_t)sizeof(float) * count);
-    gather_dw_args r = gather_dw_of(c, a, parts, DEEP);
+    int64_t      x = ceil_div(27 * a->I, LINES), y = ceil_div(a->O, BN), count = 27 * a->I * a->O;
+    int64_t      parts = dw_parts(c, a->g.n_rows, x * y, (int64_t)sizeof(float) * count);
+    conv_dw_args r = gather_dw_of(c, a, parts, DEEP);
     parts = ceil_div(a->g.n_rows, r.part_rows);
     conv_allow_shared(group_dw_kernel<BN>, dw_shape<BN>::SHARED);
     group_dw_kernel<BN>

@@ -7,7 +7,7 @@ namespace {
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
-struct gather_rows_args {
+struct conv_rows_args {
     conv_grid    g;
     const bf16  *x, *w; /* w: [27][Kp][Np], zero outside (Cin,Cout) */
     const float *bias;
@@ -26,12 +26,12 @@ __global__ void __launch_bounds__(256) gather_weights_kernel(const conv_sum a, i
 }
 
 /* Arguments of a kernel with so many weights, which it gets in its order. */
-static gather_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, int Np) {
+static inline conv_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, int Np) {
     int64_t count = (int64_t)27 * Kp * Np;
     bf16   *w = (bf16 *)arena_alloc(&c->scratch, sizeof(bf16) * (size_t)count);
     gather_weights_kernel<<<(unsigned)ceil_div(count, 256), 256, 0, stream_of(c)>>>(*a, Kp, Np, w);
     LAUNCHED(c);
-    gather_rows_args r = {};
+    conv_rows_args r = {};
     r.g = a->g;
     r.x = (const bf16 *)a->x;
     r.w = w;
@@ -48,7 +48,7 @@ static gather_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, int Np
 
 /* near[k * ROWS + i]: the neighbour at offset k of row row0 + i, or -1. */
 template <int ROWS, int THREADS>
-__device__ __forceinline__ void gather_neighbors(const gather_rows_args &a, int64_t row0, int32_t *near) {
+__device__ __forceinline__ void gather_neighbors(const conv_rows_args &a, int64_t row0, int32_t *near) {
     for (int i = threadIdx.x; i < 27 * ROWS; i += THREADS) {
         int64_t row = row0 + i % ROWS;
         near[i] = row < a.g.n_rows ? conv_neighbor(&a.g, conv_row_code(&a.g, row), i / ROWS) : -1;
@@ -57,8 +57,7 @@ __device__ __forceinline__ void gather_neighbors(const gather_rows_args &a, int6
 
 /* Rows of 2 * BN bytes, PITCH apart in shared memory, to columns n0 .. of pre and y. */
 template <int ROWS, int BN, int PITCH, int THREADS>
-__device__ __forceinline__ void gather_write(const gather_rows_args &a, const unsigned char *room, int64_t row0,
-                                             int n0) {
+__device__ __forceinline__ void gather_write(const conv_rows_args &a, const unsigned char *room, int64_t row0, int n0) {
     for (int at = threadIdx.x; at < ROWS * (BN / 8); at += THREADS) {
         int     r = at / (BN / 8), c = at % (BN / 8);
         int64_t row = row0 + r;
@@ -78,7 +77,7 @@ __device__ __forceinline__ void gather_write(const gather_rows_args &a, const un
 
 /* ---- dw ---------------------------------------------------------------------------------------------------------- */
 
-struct gather_dw_args {
+struct conv_dw_args {
     conv_grid   g;
     const bf16 *x, *d;
     float      *partial; /* [part][27*I][O] */
@@ -86,8 +85,8 @@ struct gather_dw_args {
     int64_t     part_rows;
 };
 
-static gather_dw_args gather_dw_of(ctx *c, const conv_dw *a, int64_t parts, int64_t step_rows) {
-    gather_dw_args r = {};
+static inline conv_dw_args gather_dw_of(ctx *c, const conv_dw *a, int64_t parts, int64_t step_rows) {
+    conv_dw_args r = {};
     r.g = a->g;
     r.x = (const bf16 *)a->x;
     r.d = (const bf16 *)a->d;
