@@ -11,8 +11,7 @@
  * and ldmatrix turns them.
  *
  * A warp makes 16*MF rows (or lines) times 32 columns. */
-#include "kernels/cuda/dev/conv_parts.cuh"
-#include "kernels/cuda/dev/mma.cuh"
+#include "kernels/cuda/dev/conv_gather.cuh"
 
 namespace {
 
@@ -35,15 +34,6 @@ __device__ __forceinline__ void multiply(float (&c)[MF][4][4], const uint32_t (&
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
 
-struct rows_args {
-    conv_grid    g;
-    const bf16  *x, *w; /* w: [27][Kp][Np], zero outside (Cin,Cout) */
-    const float *bias;
-    bf16        *pre, *y;
-    int          Cin, Cout, Kp, Np;
-    bool         silu;
-};
-
 template <int BN, int BK> struct rows_shape {
     static constexpr int STAGES = BK == 64 ? 3 : 4;
     static constexpr int A_BYTES = ROWS * BK * 2, B_BYTES = BK * BN * 2, STAGE = A_BYTES + B_BYTES;
@@ -52,18 +42,9 @@ template <int BN, int BK> struct rows_shape {
     static constexpr int BYTES = PIPE + 27 * ROWS * 4;
 };
 
-/* w in the kernel's order. */
-__global__ void __launch_bounds__(256) rows_weights_kernel(const conv_sum a, int Kp, int Np, bf16 *out) {
-    int64_t at = (int64_t)blockIdx.x * 256 + threadIdx.x;
-    if (at >= (int64_t)27 * Kp * Np) return;
-    int64_t n = at % Np, i = at / Np % Kp, k = at / Np / Kp;
-    out[at] = i < a.Cin && n < a.Cout ? ((const bf16 *)a.w)[k * a.k_step + i * a.ci_step + n * a.co_step]
-                                      : __float2bfloat16_rn(0.0f);
-}
-
 /* Blocks: x = row tiles times column tiles, the columns of one row tile in succession (they read the same rows). */
 template <int BN, int BK>
-__global__ void __launch_bounds__(warps_of<BN>::threads) gather_rows_kernel(const rows_args a) {
+__global__ void __launch_bounds__(warps_of<BN>::threads) gather_rows_kernel(const conv_rows_args a) {
     typedef rows_shape<BN, BK> shape;
     constexpr int              MF = warps_of<BN>::MF, THREADS = warps_of<BN>::threads, STAGES = shape::STAGES;
     constexpr int              A_CHUNKS = BK / 8, B_CHUNKS = BN / 8;
@@ -76,10 +57,7 @@ __global__ void __launch_bounds__(warps_of<BN>::threads) gather_rows_kernel(cons
     int32_t       *near = reinterpret_cast<int32_t *>(room + shape::PIPE);
     const uint32_t base = smem_addr(room);
 
-    for (int i = tid; i < 27 * ROWS; i += THREADS) {
-        int64_t row = row0 + i % ROWS;
-        near[i] = row < a.g.n_rows ? conv_neighbor(&a.g, conv_row_code(&a.g, row), i / ROWS) : -1;
-    }
+    gather_neighbors<ROWS, THREADS>(a, row0, near);
     __syncthreads();
 
     int  load_k = 0, load_c = 0; /* offset and first channel of the next slice to load */
@@ -149,43 +127,15 @@ __global__ void __launch_bounds__(warps_of<BN>::threads) gather_rows_kernel(cons
         }
     }
     __syncthreads();
-    for (int at = tid; at < ROWS * B_CHUNKS; at += THREADS) {
-        int     r = at / B_CHUNKS, c = at % B_CHUNKS;
-        int64_t row = row0 + r;
-        if (row >= a.g.n_rows || n0 + c * 8 >= a.Cout) continue;
-        pack<bf16, 8> v = *reinterpret_cast<const pack<bf16, 8> *>(room + r * shape::OUT_PITCH + c * 16);
-        int64_t       to = row * a.Cout + n0 + c * 8;
-        if (a.silu) {
-            float f[8];
-            store_raw<bf16, 8>(a.pre + to, v);
-            unpack<bf16, 8>(v, f);
-            act_values<bf16, 8>(ACT_SILU, f);
-            store_vec<bf16, 8>(a.y + to, f);
-        } else
-            store_raw<bf16, 8>(a.y + to, v);
-    }
+    gather_write<ROWS, BN, shape::OUT_PITCH, THREADS>(a, room, row0, n0);
 }
 
 template <int BN, int BK> void gather_rows_as(ctx *c, const conv_sum *a) {
     typedef rows_shape<BN, BK> shape;
     int                        Kp = (int)(ceil_div(a->Cin, BK) * BK), Np = (int)(ceil_div(a->Cout, BN) * BN);
-    int64_t                    count = (int64_t)27 * Kp * Np, blocks = ceil_div(a->g.n_rows, ROWS) * (Np / BN);
-    bf16                      *w = (bf16 *)arena_alloc(&c->scratch, sizeof(bf16) * (size_t)count);
+    int64_t                    blocks = ceil_div(a->g.n_rows, ROWS) * (Np / BN);
     CHECK(blocks <= INT32_MAX, "conv3: %lld rows of %lld columns", (long long)a->g.n_rows, (long long)a->Cout);
-    rows_weights_kernel<<<(unsigned)ceil_div(count, 256), 256, 0, stream_of(c)>>>(*a, Kp, Np, w);
-    LAUNCHED(c);
-    rows_args r = {};
-    r.g = a->g;
-    r.x = (const bf16 *)a->x;
-    r.w = w;
-    r.bias = a->bias;
-    r.pre = (bf16 *)a->pre;
-    r.y = (bf16 *)a->y;
-    r.Cin = (int)a->Cin;
-    r.Cout = (int)a->Cout;
-    r.Kp = Kp;
-    r.Np = Np;
-    r.silu = a->act == ACT_SILU;
+    conv_rows_args r = gather_rows_of(c, a, Kp, Np);
     conv_allow_shared(gather_rows_kernel<BN, BK>, shape::BYTES);
     gather_rows_kernel<BN, BK><<<(unsigned)blocks, warps_of<BN>::threads, shape::BYTES, stream_of(c)>>>(r);
     LAUNCHED(c);
@@ -202,14 +152,6 @@ template <int BN> void gather_rows_by(ctx *c, const conv_sum *a) {
 
 /* ---- dw ---------------------------------------------------------------------------------------------------------- */
 
-struct dw_args {
-    conv_grid   g;
-    const bf16 *x, *d;
-    float      *partial; /* [part][27*I][O] */
-    int         I, O, table_rows;
-    int64_t     part_rows;
-};
-
 template <int BN> struct dw_shape {
     static constexpr int STAGES = 4;
     static constexpr int A_BYTES = STEP_ROWS * LINES * 2, B_BYTES = STEP_ROWS * BN * 2, STAGE = A_BYTES + B_BYTES;
@@ -217,7 +159,7 @@ template <int BN> struct dw_shape {
 };
 
 /* Blocks: x = lines, y = columns, z = parts. */
-template <int BN> __global__ void __launch_bounds__(warps_of<BN>::threads) gather_dw_kernel(const dw_args a) {
+template <int BN> __global__ void __launch_bounds__(warps_of<BN>::threads) gather_dw_kernel(const conv_dw_args a) {
     typedef dw_shape<BN> shape;
     constexpr int        MF = warps_of<BN>::MF, THREADS = warps_of<BN>::threads, STAGES = shape::STAGES;
     constexpr int        A_CHUNKS = LINES / 8, B_CHUNKS = BN / 8;
@@ -310,19 +252,12 @@ template <int BN> __global__ void __launch_bounds__(warps_of<BN>::threads) gathe
 }
 
 template <int BN> void gather_dw_as(ctx *c, const conv_dw *a) {
-    int64_t x = ceil_div(27 * a->I, LINES), y = ceil_div(a->O, BN), N = a->g.n_rows, count = 27 * a->I * a->O;
-    int64_t parts = conv_dw_parts(c, N, 2048, x * y, 4, (int64_t)sizeof(float) * count);
-    dw_args r = {};
-    r.g = a->g;
-    r.x = (const bf16 *)a->x;
-    r.d = (const bf16 *)a->d;
-    r.I = (int)a->I;
-    r.O = (int)a->O;
-    r.part_rows = ceil_div(ceil_div(N, parts), STEP_ROWS) * STEP_ROWS;
+    int64_t      x = ceil_div(27 * a->I, LINES), y = ceil_div(a->O, BN), N = a->g.n_rows, count = 27 * a->I * a->O;
+    int64_t      parts = conv_dw_parts(c, N, 2048, x * y, 4, (int64_t)sizeof(float) * count);
+    conv_dw_args r = gather_dw_of(c, a, parts, STEP_ROWS);
     parts = ceil_div(N, r.part_rows);
     /* 128 lines are of at most 128/I + 2 offsets: 18 for the narrowest, 8 channels. */
     r.table_rows = LINES / a->I + 2 > 4 ? TABLE / 18 / STEP_ROWS * STEP_ROWS : TABLE / 4 / 128 * 128;
-    r.partial = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * count));
     conv_allow_shared(gather_dw_kernel<BN>, dw_shape<BN>::BYTES);
     gather_dw_kernel<BN>
         <<<dim3((unsigned)x, (unsigned)y, (unsigned)parts), warps_of<BN>::threads, dw_shape<BN>::BYTES, stream_of(c)>>>(

@@ -66,7 +66,40 @@ void dact_run(ctx *c, const dact_args *a) {
     arena_reset(&c->scratch, mark);
 }
 
+enum { FEW_PARTS = 8 };
+
+/* A thread per V columns. */
+template <int V>
+static __global__ void __launch_bounds__(256)
+    few_partials_kernel(float *out, const float *partial, int n_parts, int64_t count) {
+    int64_t at = ((int64_t)blockIdx.x * 256 + threadIdx.x) * V;
+    if (at >= count) return;
+    double sum[V] = {};
+#pragma unroll 4
+    for (int p = 0; p < n_parts; p++) {
+        float v[V];
+        load_vec<float, V>(partial + p * count + at, v);
+#pragma unroll
+        for (int i = 0; i < V; i++) sum[i] += (double)v[i];
+    }
+    float v[V];
+    load_vec<float, V>(out + at, v);
+#pragma unroll
+    for (int i = 0; i < V; i++) v[i] = (float)((double)v[i] + sum[i]);
+    store_vec<float, V>(out + at, v);
+}
+
 void partials_add(ctx *c, float *out, const float *partial, int64_t n_parts, int64_t count) {
+    if (n_parts <= FEW_PARTS && count > 0) {
+        if (count % 4 == 0 && aligned16(out, partial))
+            few_partials_kernel<4>
+                <<<(unsigned)ceil_div(count, 1024), 256, 0, stream_of(c)>>>(out, partial, (int)n_parts, count);
+        else
+            few_partials_kernel<1>
+                <<<(unsigned)ceil_div(count, 256), 256, 0, stream_of(c)>>>(out, partial, (int)n_parts, count);
+        LAUNCHED(c);
+        return;
+    }
     row_chunks k = {.n_rows = n_parts, .per_chunk = 1, .first = NULL, .n_chunks = (int)n_parts, .n_samples = 1};
     column_sums<1>(c, k, count, partial, add_column{out});
 }

@@ -169,7 +169,7 @@ static double flops_of_sample(const options *o, int64_t n, int edge) {
         double       radius = shell_cells(n, edge, cfg.window, I32(&coord));
         float       *value = arena_alloc(&host, (size_t)n * 512 * sizeof *value);
         bench_data_values(I32(&coord), n, edge, radius, value);
-        ssvae_batch b = ssvae_batch_build(&host, &cfg, &coord, &first, value);
+        ssvae_batch b = ssvae_batch_build(&host, &cfg, 8 * edge, &coord, &first, value);
         flops = vae_flops(&cfg, &b);
     }
     arena_free(&host);

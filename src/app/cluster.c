@@ -65,7 +65,7 @@ cluster_steps cluster_simulate(const options *o, int ranks, double *step_s) {
                        .batch_samples = o->bench.samples * ranks,
                        .micro_tokens = o->train.micro_tokens > 0 ? o->train.micro_tokens : INT64_MAX / 2,
                        .cost = cost_model_of(o),
-                       .group_steps = o->train.balance == opt_train_balance_steps ? o->train.balance_steps : 0};
+                       .alike_steps = o->train.balance == opt_train_balance_steps ? o->train.balance_steps : 0};
     int64_t    *load = grab(ranks, sizeof *load);
     plan       *p = plan_new(&cfg);
     traffic     t;
@@ -106,7 +106,7 @@ cluster_steps cluster_simulate(const options *o, int ranks, double *step_s) {
 }
 
 double cluster_balance(const options *o, const int64_t *size, int64_t n, int64_t steps, int ranks, int64_t samples,
-                       int64_t group_steps) {
+                       int64_t alike_steps) {
     int64_t     epoch = n / (ranks * samples) + 1;
     plan_config cfg = {.seed = (uint64_t)o->train.seed,
                        .n_samples = n,
@@ -114,7 +114,7 @@ double cluster_balance(const options *o, const int64_t *size, int64_t n, int64_t
                        .batch_samples = ranks * samples,
                        .micro_tokens = INT64_MAX / 2,
                        .cost = cost_model_of(o),
-                       .group_steps = group_steps};
+                       .alike_steps = alike_steps};
     return plan_balance(&cfg, steps < epoch ? steps : epoch, ranks);
 }
 

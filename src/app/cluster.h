@@ -24,9 +24,9 @@ typedef struct {
 cluster_steps cluster_simulate(const options *o, int ranks, double *step_s);
 
 /* Balance alone, of at most so many steps and one epoch of n samples of size[i] tokens: mean over the ranks / slowest,
- * weighted by time, by the costs and the seed of the options. group_steps: plan_config. */
+ * weighted by time, by the costs and the seed of the options. alike_steps: plan_config. */
 double      cluster_balance(const options *o, const int64_t *size, int64_t n, int64_t steps, int ranks, int64_t samples,
-                            int64_t group_steps);
+                            int64_t alike_steps);
 /* The largest of three lost shares by name; "computing" when none is above 2 %. */
 const char *cluster_binds(double imbalance, double communication, double faults);
 

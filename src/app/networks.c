@@ -155,7 +155,7 @@ bool vae_encode(network *v, const tile_set *t, const float *value, float *mean, 
     int    C = v->vae.cfg.latent_channels;
     if (!sort_tiles(v, t, v->vae.cfg.window, 1 << 16, 0, &s, st)) return false;
     tensor   sdf = to_network(&s, value, 512);
-    vae_pass p = {.b = ssvae_batch_build(s.host, &v->vae.cfg, &s.coord, &s.first, F32(&sdf))};
+    vae_pass p = {.b = ssvae_batch_build(s.host, &v->vae.cfg, t->resolution, &s.coord, &s.first, F32(&sdf))};
     place_vae(v, &p);
     run_pass(v, t->n, encode_pass, &p);
     from_network(&s, download_f32(&p.result->v, s.host), 2 * C, C, mean);
@@ -165,7 +165,7 @@ bool vae_encode(network *v, const tile_set *t, const float *value, float *mean, 
 bool vae_decode(network *v, const tile_set *t, const float *z, float *value, status *st) {
     sorted s;
     if (!sort_tiles(v, t, v->vae.cfg.window, 1 << 16, 0, &s, st)) return false;
-    vae_pass p = {.b = ssvae_batch_build(s.host, &v->vae.cfg, &s.coord, &s.first, NULL),
+    vae_pass p = {.b = ssvae_batch_build(s.host, &v->vae.cfg, t->resolution, &s.coord, &s.first, NULL),
                   .z = to_network(&s, z, v->vae.cfg.latent_channels)};
     place_vae(v, &p);
     if (t->n > WHOLE_TILES) p.out = arena_alloc(s.host, (size_t)t->n * 512 * sizeof(float));

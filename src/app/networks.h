@@ -33,6 +33,7 @@ void network_free(network *n);
 typedef struct {
     const char     *name; /* for messages */
     uint64_t        id;
+    int             resolution; /* of the shard */
     int64_t         n;
     const uint16_t *coord; /* [n,3] */
 } tile_set;

@@ -17,7 +17,7 @@ bool shape_read(const dataset *d, int64_t i, shape *out, status *st) {
     for (int64_t k = 0; k < s->n_tiles * 3; k++) out->coord[k] = s->coord[k];
     result_name(s->source, s->id, out->name);
     snprintf(out->where, sizeof out->where, "%s", sample_name(d, i));
-    out->t = (tile_set){out->where, s->id, s->n_tiles, s->coord};
+    out->t = (tile_set){out->where, s->id, out->resolution, s->n_tiles, s->coord};
     return true;
 }
 

@@ -21,8 +21,9 @@ typedef enum {
     RNG_EVAL,
     RNG_CHUNK, /* which part of a sample a VAE step decodes */
     RNG_TEST,
-    RNG_STEP_ORDER, /* of grouped steps: sample = epoch, step = window */
-    RNG_CLUSTER     /* what happens on a simulated cluster */
+    RNG_STEP_ORDER, /* of steps of like sizes: sample = epoch, step = window */
+    RNG_CLUSTER,    /* what happens on a simulated cluster */
+    RNG_GROUP       /* which of several folders of data a step takes */
 } rng_purpose;
 
 typedef struct {

@@ -11,7 +11,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum { TYPE_INT, TYPE_FLOAT, TYPE_BOOL, TYPE_STRING, TYPE_INTS, TYPE_FLOATS, TYPE_ENUM } option_type;
+typedef enum {
+    TYPE_INT,
+    TYPE_FLOAT,
+    TYPE_BOOL,
+    TYPE_STRING,
+    TYPE_PATHS,
+    TYPE_INTS,
+    TYPE_FLOATS,
+    TYPE_ENUM
+} option_type;
 
 typedef struct {
     option_type type;
@@ -28,6 +37,7 @@ typedef struct {
 #define OPTION_FLOAT(s, k, d, lo, hi, h) {TYPE_FLOAT, #s, #k, #d, h, AT(s, k), .least_f = lo, .most_f = hi},
 #define OPTION_BOOL(s, k, d, h) {TYPE_BOOL, #s, #k, #d, h, AT(s, k)},
 #define OPTION_STRING(s, k, d, h) {TYPE_STRING, #s, #k, d, h, AT(s, k)},
+#define OPTION_PATHS(s, k, d, h) {TYPE_PATHS, #s, #k, d, h, AT(s, k)},
 #define OPTION_INTS(s, k, d, lo, hi, h) {TYPE_INTS, #s, #k, d, h, AT(s, k), .least_i = lo, .most_i = hi},
 #define OPTION_FLOATS(s, k, d, lo, hi, h) {TYPE_FLOATS, #s, #k, d, h, AT(s, k), .least_f = lo, .most_f = hi},
 #define OPTION_ENUM(s, k, d, h, ...) {TYPE_ENUM, #s, #k, #d, h, AT(s, k), .names = #__VA_ARGS__},
@@ -42,6 +52,7 @@ enum { N_ROWS = sizeof rows / sizeof *rows };
 #undef OPTION_FLOAT
 #undef OPTION_BOOL
 #undef OPTION_STRING
+#undef OPTION_PATHS
 #undef OPTION_INTS
 #undef OPTION_FLOATS
 #undef OPTION_ENUM
@@ -50,6 +61,7 @@ enum { N_ROWS = sizeof rows / sizeof *rows };
 #define OPTION_FLOAT(...)
 #define OPTION_BOOL(...)
 #define OPTION_STRING(...)
+#define OPTION_PATHS(...)
 #define OPTION_INTS(...)
 #define OPTION_FLOATS(...)
 #define OPTION_ENUM(...)
@@ -142,6 +154,9 @@ static void accepted(const option_row *r, char *out, size_t cap) {
     case TYPE_STRING:
         snprintf(out, cap, "a text of less than %d bytes", OPTION_TEXT);
         break;
+    case TYPE_PATHS:
+        snprintf(out, cap, "a path, or paths without commas, of less than %d bytes in all", OPTION_TEXT);
+        break;
     case TYPE_ENUM:
         snprintf(out, cap, "one of %s", r->names);
         break;
@@ -182,8 +197,22 @@ static bool parse_enum(const option_row *r, const char *text, int *v) {
     return false;
 }
 
+/* The paths with commas between. */
+static bool parse_paths(const yaml_entry *e, char *out) {
+    char   text[OPTION_TEXT] = "";
+    size_t at = 0;
+    for (int i = 0; i < e->n; i++) {
+        if (e->list && (!e->value[i][0] || strchr(e->value[i], ','))) return false;
+        at += (size_t)snprintf(text + at, sizeof text - at, "%s%s", i ? "," : "", e->value[i]);
+        if (at >= sizeof text) return false;
+    }
+    memcpy(out, text, sizeof text);
+    return true;
+}
+
 static bool store(const option_row *r, void *field, const yaml_entry *e) {
-    if (e->list != (r->type == TYPE_INTS || r->type == TYPE_FLOATS)) return false;
+    bool list = r->type == TYPE_INTS || r->type == TYPE_FLOATS;
+    if (e->list != list && r->type != TYPE_PATHS) return false;
     switch (r->type) {
     case TYPE_INT:
         return parse_int(r, e->value[0], field);
@@ -198,6 +227,8 @@ static bool store(const option_row *r, void *field, const yaml_entry *e) {
         memset(field, 0, OPTION_TEXT);
         strcpy(field, e->value[0]);
         return true;
+    case TYPE_PATHS:
+        return parse_paths(e, field);
     case TYPE_INTS: {
         option_ints *l = field;
         *l = (option_ints){.n = e->n};
@@ -399,6 +430,7 @@ static void print_value(const option_row *r, const void *field, FILE *f) {
         fputs(*(const bool *)field ? "true" : "false", f);
         break;
     case TYPE_STRING:
+    case TYPE_PATHS:
         print_text(f, field);
         break;
     case TYPE_ENUM:
@@ -478,7 +510,8 @@ void options_help(FILE *f, const char *wanted) {
             snprintf(left, sizeof left, "%s.%s=%s", rows[i].section, rows[i].key, rows[i].def);
             accepted(&rows[i], words, sizeof words);
             fprintf(f, "  %-34s %s\n", left, rows[i].help);
-            if (rows[i].type != TYPE_BOOL && rows[i].type != TYPE_STRING) fprintf(f, "  %-34s (%s)\n", "", words);
+            if (rows[i].type != TYPE_BOOL && rows[i].type != TYPE_STRING && rows[i].type != TYPE_PATHS)
+                fprintf(f, "  %-34s (%s)\n", "", words);
         }
         if (shown) fputc('\n', f);
     }

@@ -32,6 +32,7 @@ typedef struct {
 #define OPTION_FLOAT(section, key, def, least, most, help) double key;
 #define OPTION_BOOL(section, key, def, help) bool key;
 #define OPTION_STRING(section, key, def, help) char key[OPTION_TEXT];
+#define OPTION_PATHS(section, key, def, help) char key[OPTION_TEXT];
 #define OPTION_INTS(section, key, def, least, most, help) option_ints key;
 #define OPTION_FLOATS(section, key, def, least, most, help) option_floats key;
 #define OPTION_ENUM(section, key, def, help, ...) enum { OPT_NAMES(opt_##section##_##key##_, __VA_ARGS__) } key;
@@ -56,6 +57,7 @@ typedef struct {
 #undef OPTION_FLOAT
 #undef OPTION_BOOL
 #undef OPTION_STRING
+#undef OPTION_PATHS
 #undef OPTION_INTS
 #undef OPTION_FLOATS
 #undef OPTION_ENUM
@@ -72,9 +74,9 @@ bool options_read_text(options *o, const char *name, const char *text, int64_t n
 bool options_read_stored(options *o, const char *name, const char *text, int64_t n, status *st);
 /* "section.key", "value" in YAML notation ("[32, 64]" for a list). */
 bool options_set(options *o, const char *name, const char *value, status *st);
-/* Defaults, then every --config FILE in order, then every section.key=value in order (the last one counts; --device NAME
- * is train.device=NAME); --help, -h, --dry-run; "--" ends options; the rest is positional. argv[0] (program or verb) is
- * skipped. */
+/* Defaults, then every --config FILE in order, then every section.key=value in order (the last one counts; --device
+ * NAME is train.device=NAME); --help, -h, --dry-run; "--" ends options; the rest is positional. argv[0] (program or
+ * verb) is skipped. */
 bool options_parse(int argc, char **argv, options *o, status *st);
 
 /* The whole resolved configuration; reading it back gives equal options. Returns false when writing failed. */

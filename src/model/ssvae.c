@@ -133,7 +133,7 @@ var *ssvae_down(tape *t, ssvae *m, const ssvae_batch *b, int level, var *x) {
 }
 
 var *ssvae_enc_stem(tape *t, ssvae *m, const ssvae_batch *b, var *x) {
-    stem_args a = {&m->l->enc_in, &b->coord, m->cfg.factor};
+    stem_args a = {&m->l->enc_in, &b->coord, b->factor};
     return tape_segment(t, layer_enc_stem(&m->cfg), stem, &a, sizeof a, &x, 1);
 }
 
@@ -148,7 +148,7 @@ var *ssvae_enc_head(tape *t, ssvae *m, var *x) {
 }
 
 var *ssvae_dec_stem(tape *t, ssvae *m, const ssvae_batch *b, var *z) {
-    stem_args a = {&m->l->dec_in, &b->coord, m->cfg.factor};
+    stem_args a = {&m->l->dec_in, &b->coord, b->factor};
     return tape_segment(t, layer_dec_stem(&m->cfg), stem, &a, sizeof a, &z, 1);
 }
 

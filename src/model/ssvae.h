@@ -19,7 +19,8 @@ typedef struct {
                                  that a cell passes on what it knows before it looks around; 0: as the other taps */
     bool   blocks_start_zero; /* output projections of the transformer blocks start at 0 (published: Xavier) */
     double logvar_init;       /* initial bias of the posterior's log-variance; published 0 */
-    double factor;            /* positional-embedding multiplier, R§3.7 */
+    double factor;            /* positional-embedding multiplier, R§3.7, times frame/R where there is a frame: */
+    int    frame;             /* the grid in whose coordinates the embedding counts; 0: each resolution in its own */
 } ssvae_config;
 
 typedef struct ssvae_layers ssvae_layers; /* the rows of the table by role; ssvae.c */
@@ -40,6 +41,7 @@ int  ssvae_n_layers(const ssvae_config *cfg);
 typedef struct {
     int           n_samples;
     int64_t       n_tiles, n_active;
+    double        factor;       /* of this batch's coordinates in the positional embedding */
     tensor        coord;        /* (T,3) i32 */
     tensor        sample_first; /* (B+1) i32 */
     tensor        nb;           /* (T,27) */
@@ -50,15 +52,19 @@ typedef struct {
     grid          dec[4]; /* dense, side 1, 2, 4, 8 */
 } ssvae_batch;
 
-/* coord (T,3) i32 in R§4.2 order with block edge cfg->window, sample_first (B+1). value (T,512) f32 normalised
- * truncated SDF in Morton order, or NULL for a batch that is only decoded; |value| < 1 marks the active voxels. */
-ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
-                              const float *value);
+/* The multiplier for data of this resolution (0: unknown, no frame). */
+double ssvae_factor(const ssvae_config *cfg, int resolution);
+
+/* coord (T,3) i32 in R§4.2 order with block edge cfg->window, sample_first (B+1); all samples of one resolution. value
+ * (T,512) f32 normalised truncated SDF in Morton order, or NULL for a batch that is only decoded; |value| < 1 marks the
+ * active voxels. */
+ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, int resolution, const tensor *coord,
+                              const tensor *sample_first, const float *value);
 /* The same from the mask of the active voxels, (T,8) u64 (grid.h), or NULL; their values, b.sdf, are left to the
  * caller.
  */
-ssvae_batch ssvae_batch_of_mask(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
-                                const tensor *mask);
+ssvae_batch ssvae_batch_of_mask(arena *host, const ssvae_config *cfg, int resolution, const tensor *coord,
+                                const tensor *sample_first, const tensor *mask);
 
 /* Visits every tensor of the batch that the forward passes hand to ops, each once; some are views of one memory. */
 void ssvae_batch_tensors(ssvae_batch *b, tensor_visit f, void *user);

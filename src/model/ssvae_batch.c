@@ -37,10 +37,15 @@ void ssvae_batch_tensors(ssvae_batch *b, tensor_visit f, void *user) {
     for (int i = 0; i < SSVAE_LEVELS; i++) tensor_visit_given(&b->pool_first[i], f, user);
 }
 
-ssvae_batch ssvae_batch_of_mask(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
-                                const tensor *mask) {
+double ssvae_factor(const ssvae_config *cfg, int resolution) {
+    return cfg->frame > 0 && resolution > 0 ? cfg->factor * cfg->frame / resolution : cfg->factor;
+}
+
+ssvae_batch ssvae_batch_of_mask(arena *host, const ssvae_config *cfg, int resolution, const tensor *coord,
+                                const tensor *sample_first, const tensor *mask) {
     ssvae_batch b = {.n_samples = (int)sample_first->dim[0] - 1,
                      .n_tiles = coord->dim[0],
+                     .factor = ssvae_factor(cfg, resolution),
                      .coord = *coord,
                      .sample_first = *sample_first};
     b.nb = tiles_neighbors(host, coord, sample_first);
@@ -55,11 +60,11 @@ ssvae_batch ssvae_batch_of_mask(arena *host, const ssvae_config *cfg, const tens
     return b;
 }
 
-ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, const tensor *coord, const tensor *sample_first,
-                              const float *value) {
-    if (!value) return ssvae_batch_of_mask(host, cfg, coord, sample_first, NULL);
+ssvae_batch ssvae_batch_build(arena *host, const ssvae_config *cfg, int resolution, const tensor *coord,
+                              const tensor *sample_first, const float *value) {
+    if (!value) return ssvae_batch_of_mask(host, cfg, resolution, coord, sample_first, NULL);
     tensor      mask = active_mask(host, value, coord->dim[0]);
-    ssvae_batch b = ssvae_batch_of_mask(host, cfg, coord, sample_first, &mask);
+    ssvae_batch b = ssvae_batch_of_mask(host, cfg, resolution, coord, sample_first, &mask);
     active_values(value, &b.enc[0], F32(&b.sdf));
     return b;
 }

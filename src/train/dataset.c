@@ -1,7 +1,10 @@
 #include "train/dataset.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "io/atomic_file.h"
 
 static const char *base_name(const char *path) {
     const char *slash = strrchr(path, '/');
@@ -12,6 +15,7 @@ void dataset_close(dataset *d) {
     if (d->shards) shard_close_all(d->shards, d->n_shards);
     if (d->lat) latents_close_all(d->lat, d->n_lat);
     sample_cache_free(d->cache);
+    free(d->folder_of);
     free(d->lat_of);
     free(d->entry);
     free(d->tokens);
@@ -66,24 +70,26 @@ static bool join_latents(dataset *d, const char *folder, status *st) {
 
 typedef struct {
     uint64_t id;
+    int      resolution;
     int64_t  at;
 } id_place;
 
 static int by_id(const void *pa, const void *pb) {
     const id_place *a = pa, *b = pb;
     if (a->id != b->id) return a->id < b->id ? -1 : 1;
+    if (a->resolution != b->resolution) return a->resolution < b->resolution ? -1 : 1;
     return (a->at > b->at) - (a->at < b->at);
 }
 
-/* Noise belongs to the id, so an id may occur once. */
+/* Noise belongs to the id, so an id may occur once in a step: once at each resolution. */
 static bool ids_unique(const dataset *d, status *st) {
     id_place *p = malloc((size_t)(d->n + 1) * sizeof *p);
     CHECK(p, "no memory for %lld ids", (long long)d->n);
-    for (int64_t i = 0; i < d->n; i++) p[i] = (id_place){d->ids[i], i};
+    for (int64_t i = 0; i < d->n; i++) p[i] = (id_place){d->ids[i], dataset_resolution(d, i), i};
     qsort(p, (size_t)d->n, sizeof *p, by_id);
     for (int64_t i = 1; i < d->n && status_ok(st); i++) {
         const data_entry *a = &d->entry[p[i - 1].at], *b = &d->entry[p[i].at];
-        if (a->id == b->id)
+        if (a->id == b->id && p[i - 1].resolution == p[i].resolution)
             status_set(st, ST_DATA, "%s and %s both hold the sample %s: keep one of them", d->shards[a->shard].path,
                        d->shards[b->shard].path, d->shards[a->shard].source[a->at]);
     }
@@ -100,6 +106,8 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
     CHECK(d->entry && d->tokens && d->ids, "no memory for a list of %lld samples", (long long)most);
     for (int i = 0; i < d->n_shards; i++) {
         const shard *s = &d->shards[i];
+        data_folder *f = &d->folder[d->folder_of[i]];
+        if (f->n == 0) f->first = d->n;
         for (int64_t k = 0; k < s->n_samples; k++) {
             int64_t tiles = s->first[k + 1] - s->first[k];
             if (tiles == 0 || (r->max_tiles > 0 && tiles > r->max_tiles)) {
@@ -115,6 +123,7 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
                                           .views = (int)(s->view_first[k + 1] - s->view_first[k])};
             d->tokens[d->n] = r->crop_tiles && tiles > r->crop_tiles ? r->crop_tiles : tiles;
             d->ids[d->n++] = s->id[k];
+            f->n++;
             d->total_tiles += tiles;
             if (d->tokens[d->n - 1] > d->max_tiles) d->max_tiles = d->tokens[d->n - 1];
         }
@@ -122,26 +131,78 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
     if (d->n == 0)
         return status_set(st, ST_NO_INPUT, "%s holds no sample to train on (%lld left out by data.max_tiles)",
                           r->shards, (long long)d->n_left_out);
+    for (int f = 0; f < d->n_folders; f++)
+        if (d->folder[f].n == 0)
+            return status_set(st, ST_NO_INPUT, "%s: folder %d of this list, of resolution %d, holds no sample",
+                              r->shards, f + 1, d->folder[f].resolution);
     return ids_unique(d, st);
+}
+
+/* The shards of one more folder, behind those that are there. */
+static bool open_folder(dataset *d, const char *path, int resolution, status *st) {
+    shard *more;
+    int    n;
+    if (d->n_folders == DATA_FOLDERS)
+        return status_set(st, ST_USAGE, "%s: more than %d folders of data", path, DATA_FOLDERS);
+    if (!shard_open_all(path, &more, &n, st)) return false;
+    const shard_meta *m = &more[0].meta;
+    if (resolution > 0 && resolution != m->resolution) {
+        status_set(st, ST_CONFIG, "%s: resolution is %d, data.resolution says %d: leave it out or choose other data",
+                   more[0].path, m->resolution, resolution);
+        shard_close_all(more, n);
+        return false;
+    }
+    d->folder[d->n_folders++] = (data_folder){.resolution = m->resolution, .tau_voxels = m->tau_voxels};
+    if (m->resolution > d->resolution) {
+        d->resolution = m->resolution;
+        d->tau_voxels = m->tau_voxels;
+    }
+    d->shards = realloc(d->shards, (size_t)(d->n_shards + n) * sizeof *d->shards);
+    d->folder_of = realloc(d->folder_of, (size_t)(d->n_shards + n) * sizeof *d->folder_of);
+    CHECK(d->shards && d->folder_of, "no memory for %d shards", d->n_shards + n);
+    memcpy(d->shards + d->n_shards, more, (size_t)n * sizeof *more);
+    for (int i = 0; i < n; i++) d->folder_of[d->n_shards++] = d->n_folders - 1;
+    free(more);
+    return true;
+}
+
+static bool open_folders(dataset *d, const dataset_request *r, status *st) {
+    if (!r->several) return open_folder(d, r->shards, r->resolution, st);
+    for (const char *at = r->shards; *at;) {
+        char path[PATH_CAP];
+        int  n = (int)strcspn(at, ",");
+        if (snprintf(path, sizeof path, "%.*s", n, at) >= PATH_CAP)
+            return status_set(st, ST_USAGE, "%s: a path of this list is too long", r->shards);
+        if (!open_folder(d, path, r->resolution, st)) return false;
+        at += n + (at[n] == ',');
+    }
+    return true;
 }
 
 bool dataset_open(dataset *d, const dataset_request *r, status *st) {
     *d = (dataset){0};
-    bool ok = shard_open_all(r->shards, &d->shards, &d->n_shards, st);
+    bool ok = open_folders(d, r, st);
     if (ok) {
-        d->resolution = d->shards[0].meta.resolution;
-        d->tau_voxels = d->shards[0].meta.tau_voxels;
         d->lat_of = calloc((size_t)d->n_shards, sizeof *d->lat_of);
         CHECK(d->lat_of, "no memory for %d shards", d->n_shards);
-        if (r->resolution > 0 && r->resolution != d->resolution)
-            ok = status_set(st, ST_CONFIG,
-                            "%s: resolution is %d, data.resolution says %d: leave it out or choose other data",
-                            d->shards[0].path, d->resolution, r->resolution);
+        if (d->n_folders > 1 && r->latents && r->latents[0])
+            ok = status_set(st, ST_CONFIG, "%s: latents go with one folder of shards, not with %d", r->shards,
+                            d->n_folders);
     }
     ok = ok && (!r->latents || !r->latents[0] || join_latents(d, r->latents, st)) && list_samples(d, r, st);
     if (ok) d->cache = sample_cache_new(d->n, (size_t)r->cache_mb << 20);
     if (!ok) dataset_close(d);
     return ok;
+}
+
+int dataset_resolution(const dataset *d, int64_t i) {
+    return d->shards[d->entry[i].shard].meta.resolution;
+}
+
+int64_t dataset_in_turn(const dataset *d, int64_t i) {
+    for (int64_t round = 0;; round++)
+        for (int f = 0; f < d->n_folders; f++)
+            if (round < d->folder[f].n && i-- == 0) return d->folder[f].first + round;
 }
 
 bool dataset_read_again(const dataset *d, int64_t i, sample *io, status *st) {

@@ -1,6 +1,7 @@
-/* The data of a run as one list: all shards of a folder and, for the transformer, their latents. Tables are small and
- * read at the start; tiles, views and latents are read by index. Every rank opens the same files in the same order, so
- * an index means the same sample everywhere. Reading is not thread-safe: one thread at a time. */
+/* The data of a run as one list: all shards of a folder, or of several one after the other, and, for the transformer,
+ * their latents. Tables are small and read at the start; tiles, views and latents are read by index. Every rank opens
+ * the same files in the same order, so an index means the same sample everywhere. Reading is not thread-safe: one
+ * thread at a time. */
 #pragma once
 #include "data/latents.h"
 #include "data/shard.h"
@@ -14,16 +15,27 @@ typedef struct {
     int      views;
 } data_entry;
 
+/* Samples first .. first+n-1 of the list. Folders may differ in resolution. */
 typedef struct {
+    int64_t first, n;
+    int     resolution;
+    double  tau_voxels;
+} data_folder;
+
+enum { DATA_FOLDERS = 16 };
+
+typedef struct {
+    data_folder   folder[DATA_FOLDERS];
+    int           n_folders;
     shard        *shards;
     latents      *lat; /* [n_lat], NULL without */
     int           n_shards, n_lat;
-    int          *lat_of; /* [n_shards] */
+    int          *folder_of, *lat_of; /* [n_shards] */
     data_entry   *entry;
     int64_t       n, n_left_out, total_tiles, max_tiles;
-    int64_t      *tokens; /* [n] tiles that a step sees of each, for the plan */
-    uint64_t     *ids;    /* [n] */
-    int           resolution;
+    int64_t      *tokens;     /* [n] tiles that a step sees of each, for the plan */
+    uint64_t     *ids;        /* [n] */
+    int           resolution; /* the largest of the folders', and its tau */
     double        tau_voxels;
     uint64_t      vae; /* fingerprint of the latents' VAE; 0 without */
     int           channels;
@@ -32,16 +44,23 @@ typedef struct {
 
 typedef struct {
     const char *shards, *latents; /* folders; latents NULL or "": none */
+    bool        several;          /* shards is a list of folders with commas between */
     int         resolution;       /* 0: what the shards say */
     int64_t     max_tiles;        /* 0: all */
     int64_t     crop_tiles;       /* training sees no more tiles of a sample; 0: sees all */
     int64_t     cache_mb;         /* room for samples that were read; 0: none */
 } dataset_request;
 
-/* Latents must fit: a file for every shard, the same ids and tile counts, the coordinates of each shard's first sample.
+/* An id may occur once at each resolution. Latents go with one folder, and must fit: a file for every shard, the same
+ * ids and tile counts, the coordinates of each shard's first sample.
  */
 bool dataset_open(dataset *d, const dataset_request *r, status *st);
 void dataset_close(dataset *d);
+
+/* Voxel grid of sample i. */
+int     dataset_resolution(const dataset *d, int64_t i);
+/* The i-th of all samples when the folders take turns, so that any first few are of all of them. */
+int64_t dataset_in_turn(const dataset *d, int64_t i);
 
 /* Sample i with its tiles; sample_free. */
 bool dataset_read(const dataset *d, int64_t i, sample *out, status *st);

@@ -4,22 +4,33 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/half.h"
+#include "data/latents.h"
 #include "io/atomic_file.h"
+#include "train/encode_read.h"
 #include "train/engine.h"
 #include "train/infer.h"
 #include "train/setup.h"
 #include "train/upload.h"
 
+/* A sample of the data set; shard n_shards: behind the last. */
 typedef struct {
-    place    where;
-    ssvae    m;
-    arena    weights, host, copy; /* copy: of a batch, on the GPU */
-    engine   e;
-    uint64_t fingerprint;
-    dataset  d;
-    progress bar;
-    int64_t  done;
+    int     shard;
+    int64_t at;
+} data_place;
+
+typedef struct {
+    place          where;
+    ssvae          m;
+    arena          weights, copy; /* copy: of a batch, on the GPU */
+    engine         e;
+    uint64_t       fingerprint;
+    dataset        d;
+    int           *owner; /* [n_shards] */
+    int            rank;
+    encode_reader *reader;
+    data_place     next; /* to be read */
+    progress       bar;
+    int64_t        done;
 } encoder;
 
 static const char *base_name(const char *path) {
@@ -42,10 +53,11 @@ static bool is_done(const encoder *e, const shard *s, const char *path) {
 }
 
 /* Forward without recording; the step arena grows to what a dry pass counts. */
-static const float *encode_batch(encoder *e, ssvae_batch *b) {
-    tensor moments = {0};
+static const float *encode_item_on(encoder *e, encode_item *x) {
+    ssvae_batch *b = &x->b;
+    tensor       moments = {0};
     if (e->where.dev != DEV_CPU) {
-        memory_move to = upload_once(e->where.dev, &e->host, &e->copy);
+        memory_move to = upload_once(e->where.dev, &x->host, &e->copy);
         ssvae_batch_tensors(b, tensor_move, &to);
     }
     for (int pass = 0; pass < 2; pass++) {
@@ -56,42 +68,7 @@ static const float *encode_batch(encoder *e, ssvae_batch *b) {
         moments = ssvae_encode(&t, &e->m, b)->v;
         if (pass == 0) engine_room(&e->e, counting.peak, b->n_tiles);
     }
-    return download_f32(&moments, &e->host);
-}
-
-static void host_at_least(encoder *e, size_t bytes) {
-    arena *a = &e->host;
-    if (a->size < bytes) {
-        if (a->base) arena_free(a);
-        *a = e->where.dev == DEV_CPU ? arena_new("host batch", bytes) : arena_new_pinned("host batch", bytes);
-    }
-    arena_reset(a, 0);
-}
-
-/* One sample as a batch of its own; order says which of its rows comes where. */
-static bool prepare(encoder *e, const shard *sh, const sample *s, const char *name, ssvae_batch *b, int32_t **order,
-                    status *st) {
-    int64_t n = s->n_tiles;
-    host_at_least(e, ((size_t)1 << 20) + (size_t)n * (3 * TILE_CELLS * sizeof(float) + 4096));
-    if (!tile_order(&e->host, s->coord, n, e->m.cfg.window, sh->meta.resolution / 8, name, order, st)) return false;
-    tensor coord = arena_tensor(&e->host, DT_I32, DIMS(n, 3)), first = arena_tensor(&e->host, DT_I32, DIMS(2));
-    float *value = arena_alloc(&e->host, (size_t)(n * TILE_CELLS) * sizeof *value);
-    for (int64_t i = 0; i < n; i++) {
-        int64_t from = (*order)[i];
-        bool    active = false;
-        for (int c = 0; c < 3; c++) I32(&coord)[3 * i + c] = s->coord[3 * from + c];
-        for (int c = 0; c < TILE_CELLS; c++) {
-            value[i * TILE_CELLS + c] = f16_to_f32(s->value[from * TILE_CELLS + c]);
-            active |= fabsf(value[i * TILE_CELLS + c]) < 1.0f;
-        }
-        if (!active)
-            return status_set(st, ST_DATA, "%s: tile %lld has no cell within the truncation distance: run `d3s2 check`",
-                              name, (long long)from);
-    }
-    I32(&first)[0] = 0;
-    I32(&first)[1] = (int32_t)n;
-    *b = ssvae_batch_build(&e->host, &e->m.cfg, &coord, &first, value);
-    return true;
+    return download_f32(&moments, &x->host);
 }
 
 /* Moments in the network's order -> latents in the shard's. */
@@ -105,23 +82,29 @@ static bool append_moments(const encoder *e, const sample *s, const float *momen
             mean[order[i] * C + c] = moments[2 * C * i + c];
             logvar[order[i] * C + c] = fminf(fmaxf(moments[2 * C * i + C + c], -30.0f), 20.0f); /* R§3.3 */
         }
+    encode_reader_lock(e->reader);
     bool ok = latents_append(w, s->id, n, s->coord, mean, logvar, st);
+    encode_reader_unlock(e->reader);
     free(mean);
     free(logvar);
     return ok;
 }
 
-static bool encode_sample(encoder *e, int shard_number, int64_t at, latents_writer *w, status *st) {
-    const shard *sh = &e->d.shards[shard_number];
-    sample       s = {0};
-    ssvae_batch  b;
-    int32_t     *order;
-    char         name[PATH_CAP + 200];
-    if (!shard_read_sample(sh, at, false, &s, st)) return false;
-    snprintf(name, sizeof name, "%s sample %lld (%.120s)", sh->path, (long long)at, s.source);
-    bool ok = prepare(e, sh, &s, name, &b, &order, st) && append_moments(e, &s, encode_batch(e, &b), order, w, st);
-    sample_free(&s);
-    return ok;
+/* Asks for the sample at e->next, if it is one of this rank's, or for the first of them behind it. */
+static void read_next(encoder *e) {
+    data_place *p = &e->next;
+    while (p->shard < e->d.n_shards && (e->owner[p->shard] != e->rank || p->at == e->d.shards[p->shard].n_samples)) {
+        p->shard++;
+        p->at = 0;
+    }
+    if (p->shard < e->d.n_shards) encode_reader_start(e->reader, &e->d.shards[p->shard], p->at++);
+}
+
+static bool encode_next(encoder *e, latents_writer *w, status *st) {
+    encode_item *x = encode_reader_take(e->reader, st);
+    if (!x) return false;
+    read_next(e);
+    return append_moments(e, &x->s, encode_item_on(e, x), x->order, w, st);
 }
 
 static bool encode_shard(encoder *e, int k, const char *path, status *st) {
@@ -131,18 +114,22 @@ static bool encode_shard(encoder *e, int k, const char *path, status *st) {
                          .resolution = s->meta.resolution,
                          .tau_voxels = s->meta.tau_voxels};
     snprintf(meta.shard, sizeof meta.shard, "%.255s", base_name(s->path));
-    if (remove_tree(path, st)) { /* of another auto-encoder or an older shard */
-        latents_writer *w = latents_create(path, &meta, st);
-        for (int64_t i = 0; w && i < s->n_samples; i++) {
-            if (!encode_sample(e, k, i, w, st)) {
-                latents_abandon(w);
-                return false;
-            }
-            progress_step(&e->bar, ++e->done, NULL);
-        }
-        return w && latents_finish(w, st);
+    encode_reader_lock(e->reader);
+    /* What is there is of another auto-encoder or an older shard. */
+    latents_writer *w = remove_tree(path, st) ? latents_create(path, &meta, st) : NULL;
+    encode_reader_unlock(e->reader);
+    bool ok = w != NULL;
+    for (int64_t i = 0; ok && i < s->n_samples; i++) {
+        ok = encode_next(e, w, st);
+        if (ok) progress_step(&e->bar, ++e->done, NULL);
     }
-    return false;
+    encode_reader_lock(e->reader);
+    if (ok)
+        ok = latents_finish(w, st);
+    else if (w)
+        latents_abandon(w);
+    encode_reader_unlock(e->reader);
+    return ok;
 }
 
 /* Largest shard first to the least loaded rank. owner[k] is -1 for what is done already. */
@@ -186,24 +173,25 @@ static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
 }
 
 /* What there is to do, over all ranks; returns this rank's samples. */
-static int64_t tally(const encoder *e, const int *owner, int rank, encode_report *r) {
+static int64_t tally(const encoder *e, encode_report *r) {
     int64_t mine = 0;
     for (int k = 0; k < e->d.n_shards; k++) {
         const shard *s = &e->d.shards[k];
         r->n_shards++;
-        r->n_skipped += owner[k] == -1;
-        r->n_samples += owner[k] == -1 ? 0 : s->n_samples;
-        r->n_tiles += owner[k] == -1 ? 0 : s->n_tiles;
-        mine += owner[k] == rank ? s->n_samples : 0;
+        r->n_skipped += e->owner[k] == -1;
+        r->n_samples += e->owner[k] == -1 ? 0 : s->n_samples;
+        r->n_tiles += e->owner[k] == -1 ? 0 : s->n_tiles;
+        mine += e->owner[k] == e->rank ? s->n_samples : 0;
     }
     return mine;
 }
 
-static void encode_mine(encoder *e, const char *output, const int *owner, int rank, status *st) {
+static void encode_mine(encoder *e, const char *output, status *st) {
     char path[PATH_CAP];
     bool ok = true;
+    read_next(e);
     for (int k = 0; ok && k < e->d.n_shards; k++)
-        if (owner[k] == rank)
+        if (e->owner[k] == e->rank)
             ok = join_path(output, base_name(e->d.shards[k].path), path, st) && encode_shard(e, k, path, st);
     if (ok) progress_end(&e->bar, NULL);
 }
@@ -214,27 +202,30 @@ bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
     *r = (encode_report){0};
     bool ok = open_all(o, &e, c, st);
     if (ok) {
-        int *owner = malloc((size_t)e.d.n_shards * sizeof *owner);
-        CHECK(owner, "no memory for %d shards", e.d.n_shards);
+        e.rank = c->rank;
+        e.owner = malloc((size_t)e.d.n_shards * sizeof *e.owner);
+        CHECK(e.owner, "no memory for %d shards", e.d.n_shards);
         e.fingerprint = params_fingerprint(&e.m.p);
         e.e.gpu_per_tile = ssvae_scratch_per_tile(&e.m.cfg, e.where.act);
-        share(&e, o->encode.output, c, owner);
-        int64_t mine = tally(&e, owner, c->rank, r);
+        share(&e, o->encode.output, c, e.owner);
+        int64_t mine = tally(&e, r);
+        int     threads = place_spare_threads(&e.where, c);
         if (o->command.dry_run) {
             log_info("encode: %lld samples, %lld tokens of %lld shards to do, %lld shards are there",
                      (long long)r->n_samples, (long long)r->n_tiles, (long long)r->n_shards, (long long)r->n_skipped);
         } else {
             progress_begin(&e.bar, "encode", 0, mine);
-            encode_mine(&e, o->encode.output, owner, c->rank, st);
+            e.reader = encode_reader_new(&e.m.cfg, e.where.dev, threads);
+            encode_mine(&e, o->encode.output, st);
+            encode_reader_free(e.reader);
         }
-        free(owner);
+        free(e.owner);
         ok = comm_agree(c, st);
     }
     if (e.weights.base) {
         ssvae_free(&e.m);
         arena_free(&e.weights);
     }
-    if (e.host.base) arena_free(&e.host);
     if (e.copy.base) arena_free(&e.copy);
     if (e.e.book.base) engine_free(&e.e);
     dataset_close(&e.d);

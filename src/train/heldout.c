@@ -1,5 +1,7 @@
 #include "train/heldout.h"
 
+#include <string.h>
+
 static bool one_sample(stepper *w, const dataset *d, int64_t i, micro_batch *b, double sum[TASK_SUMS],
                        double count[TASK_SUMS], status *st) {
     plan_item        item = {.index = i};
@@ -24,26 +26,51 @@ static bool one_sample(stepper *w, const dataset *d, int64_t i, micro_batch *b, 
     return ok;
 }
 
+/* The first folder of the sample's resolution. */
+static int part_of(const dataset *d, int64_t i) {
+    int f = 0;
+    while (d->folder[f].resolution != dataset_resolution(d, i)) f++;
+    return f;
+}
+
+typedef double sums_and_counts[2][TASK_SUMS];
+
+/* Sums and counts to means; the loss. */
+static double means_of(const task *t, sums_and_counts x, double mean[TASK_SUMS]) {
+    for (int k = 0; k < t->n_sums; k++) mean[k] = x[1][k] > 0 ? x[0][k] / x[1][k] : 0;
+    return t->loss(t, mean);
+}
+
 bool heldout_run(stepper *w, const dataset *d, int64_t max_samples, heldout_result *r, status *st) {
-    double        all[2][TASK_SUMS] = {{0}}, t = now_seconds();
-    bool          on_gpu = w->where.dev != DEV_CPU;
-    size_t        most = w->t->host_bytes(w->t, d->max_tiles, 1);
-    arena         host = on_gpu ? arena_new_pinned("host batch", most) : arena_new("host batch", most);
-    device_event *uploaded = on_gpu ? device_event_new() : NULL;
+    sums_and_counts part[DATA_FOLDERS] = {0}, all = {0};
+    bool            any[DATA_FOLDERS] = {false};
+    double          t = now_seconds();
+    bool            on_gpu = w->where.dev != DEV_CPU;
+    size_t          most = w->t->host_bytes(w->t, d->max_tiles, 1);
+    arena           host = on_gpu ? arena_new_pinned("host batch", most) : arena_new("host batch", most);
+    device_event   *uploaded = on_gpu ? device_event_new() : NULL;
     *r = (heldout_result){.samples = d->n < max_samples ? d->n : max_samples};
-    for (int64_t i = w->c->rank; i < r->samples; i += w->c->size) {
+    for (int64_t i = 0; i < r->samples && status_ok(st); i++) {
+        int64_t at = dataset_in_turn(d, i);
+        int     f = part_of(d, at);
+        any[f] = true;
+        if (i % w->c->size != w->c->rank) continue;
         arena_reset(&host, 0);
         micro_batch b = micro_batch_in(&host, uploaded);
-        if (!one_sample(w, d, i, &b, all[0], all[1], st)) break;
+        one_sample(w, d, at, &b, part[f][0], part[f][1], st);
     }
     arena_free(&host);
     device_event_free(uploaded);
-    comm_sum_f64(w->c, &all[0][0], 2 * TASK_SUMS);
-    for (int k = 0; k < w->t->n_sums; k++) {
-        r->count[k] = all[1][k];
-        r->mean[k] = all[1][k] > 0 ? all[0][k] / all[1][k] : 0;
+    comm_sum_f64(w->c, &part[0][0][0], DATA_FOLDERS * 2 * TASK_SUMS);
+    for (int f = 0; f < d->n_folders; f++) {
+        double mean[TASK_SUMS] = {0};
+        if (!any[f]) continue;
+        for (int k = 0; k < 2 * TASK_SUMS; k++)
+            all[k / TASK_SUMS][k % TASK_SUMS] += part[f][k / TASK_SUMS][k % TASK_SUMS];
+        r->part[r->n_parts++] = (heldout_part){d->folder[f].resolution, means_of(w->t, part[f], mean)};
     }
-    r->loss = w->t->loss(w->t, r->mean);
+    memcpy(r->count, all[1], sizeof r->count);
+    r->loss = means_of(w->t, all, r->mean);
     r->seconds = now_seconds() - t;
     return comm_agree(w->c, st);
 }

@@ -4,13 +4,18 @@
 #include <string.h>
 
 #include "core/rng.h"
-#include "train/plan_group.h"
+#include "train/plan_alike.h"
+
+typedef struct {
+    int64_t  epoch[2]; /* of the two permutations kept */
+    int64_t *order[2];
+    int64_t  next; /* position after its batches before known_step */
+} stream;
 
 struct plan {
-    plan_config cfg;
-    int64_t     epoch[2]; /* of the two permutations kept */
-    int64_t    *order[2];
-    int64_t     known_step, known_first; /* by tokens: a batch whose start is known */
+    plan_config cfg; /* with at least one group */
+    stream      stream[PLAN_GROUPS];
+    int64_t     known_step;
 };
 
 static void *grab(int64_t n, size_t width) {
@@ -22,47 +27,89 @@ static void *grab(int64_t n, size_t width) {
 plan *plan_new(const plan_config *cfg) {
     CHECK(cfg->n_samples > 0 && (cfg->batch_samples > 0 || cfg->batch_tokens > 0), "%lld samples, batch of %lld",
           (long long)cfg->n_samples, (long long)cfg->batch_samples);
-    CHECK(cfg->group_steps == 0 || cfg->batch_samples > 0, "steps of tokens can not be grouped");
+    CHECK(cfg->alike_steps == 0 || cfg->batch_samples > 0, "steps of tokens can not be grouped");
     plan *p = grab(1, sizeof *p);
-    *p = (plan){.cfg = *cfg, .epoch = {-1, -1}};
-    for (int i = 0; i < 2; i++) p->order[i] = grab(cfg->n_samples, sizeof(int64_t));
+    *p = (plan){.cfg = *cfg};
+    if (cfg->n_groups == 0) {
+        p->cfg.n_groups = 1;
+        p->cfg.group[0] = (plan_group){0, cfg->n_samples, 1};
+    }
+    double share = 0;
+    for (int g = 0; g < p->cfg.n_groups; g++) {
+        const plan_group *of = &p->cfg.group[g];
+        CHECK(of->n > 0 && of->first >= 0 && of->first + of->n <= cfg->n_samples && of->share >= 0,
+              "group %d of %lld samples from %lld on, share %g, of %lld", g, (long long)of->n, (long long)of->first,
+              of->share, (long long)cfg->n_samples);
+        share += of->share;
+        for (int i = 0; i < 2; i++) {
+            p->stream[g].epoch[i] = -1;
+            p->stream[g].order[i] = grab(of->n, sizeof(int64_t));
+        }
+    }
+    CHECK(share > 0, "the shares of all %d groups are 0", p->cfg.n_groups);
     return p;
 }
 
 void plan_free(plan *p) {
     if (!p) return;
-    free(p->order[0]);
-    free(p->order[1]);
+    for (int g = 0; g < p->cfg.n_groups; g++)
+        for (int i = 0; i < 2; i++) free(p->stream[g].order[i]);
     free(p);
 }
 
-static int64_t stream_at(plan *p, int64_t position) {
-    int64_t n = p->cfg.n_samples, epoch = position / n;
-    int     slot = (int)(epoch & 1);
-    if (p->epoch[slot] != epoch) {
-        rng_permutation((rng_key){.seed = p->cfg.seed, .purpose = RNG_ORDER, .sample = (uint64_t)epoch}, n,
-                        p->order[slot]);
-        if (p->cfg.group_steps > 0)
-            plan_group(p->cfg.seed, epoch, n, p->cfg.batch_samples, p->cfg.group_steps, p->cfg.tokens, p->order[slot]);
-        p->epoch[slot] = epoch;
+/* The group that a step takes. */
+static int group_of(const plan *p, int64_t step) {
+    const plan_group *group = p->cfg.group;
+    int               n = p->cfg.n_groups, last = 0;
+    double            sum = 0, below = 0;
+    if (n == 1) return 0;
+    for (int g = 0; g < n; g++) sum += group[g].share;
+    double at = sum * rng_uniform((rng_key){.seed = p->cfg.seed, .purpose = RNG_GROUP, .step = (uint64_t)step}, 0);
+    for (int g = 0; g < n; g++) {
+        if (group[g].share <= 0) continue;
+        last = g;
+        below += group[g].share;
+        if (at < below) break;
     }
-    return p->order[slot][position % n];
+    return last;
 }
 
-static int64_t batch_end(plan *p, int64_t first) {
+static int64_t stream_at(plan *p, int g, int64_t position) {
+    stream *s = &p->stream[g];
+    int64_t n = p->cfg.group[g].n, epoch = position / n;
+    int     slot = (int)(epoch & 1);
+    if (s->epoch[slot] != epoch) {
+        rng_key key = {.seed = p->cfg.seed, .purpose = RNG_ORDER, .step = (uint64_t)g, .sample = (uint64_t)epoch};
+        rng_permutation(key, n, s->order[slot]);
+        if (p->cfg.alike_steps > 0)
+            plan_alike(p->cfg.seed, epoch, n, p->cfg.batch_samples, p->cfg.alike_steps,
+                       p->cfg.tokens + p->cfg.group[g].first, s->order[slot]);
+        s->epoch[slot] = epoch;
+    }
+    return p->cfg.group[g].first + s->order[slot][position % n];
+}
+
+static int64_t batch_end(plan *p, int g, int64_t first) {
     int64_t tokens = 0, at = first;
     if (p->cfg.batch_samples > 0) return first + p->cfg.batch_samples;
     do {
-        tokens += p->cfg.tokens[stream_at(p, at++)];
-    } while (tokens + p->cfg.tokens[stream_at(p, at)] <= p->cfg.batch_tokens);
+        tokens += p->cfg.tokens[stream_at(p, g, at++)];
+    } while (tokens + p->cfg.tokens[stream_at(p, g, at)] <= p->cfg.batch_tokens);
     return at;
 }
 
-static int64_t batch_first(plan *p, int64_t step) {
-    if (p->cfg.batch_samples > 0) return step * p->cfg.batch_samples;
-    if (step < p->known_step) p->known_step = p->known_first = 0;
-    for (; p->known_step < step; p->known_step++) p->known_first = batch_end(p, p->known_first);
-    return p->known_first;
+/* Where the step's batch starts in the stream of its group g. */
+static int64_t batch_first(plan *p, int g, int64_t step) {
+    if (p->cfg.batch_samples > 0 && p->cfg.n_groups == 1) return step * p->cfg.batch_samples;
+    if (step < p->known_step) {
+        p->known_step = 0;
+        for (int i = 0; i < p->cfg.n_groups; i++) p->stream[i].next = 0;
+    }
+    for (; p->known_step < step; p->known_step++) {
+        int of = group_of(p, p->known_step);
+        p->stream[of].next = batch_end(p, of, p->stream[of].next);
+    }
+    return p->stream[g].next;
 }
 
 typedef struct {
@@ -176,14 +223,15 @@ static void count_copies(plan_step *s, weighed *w) {
 
 plan_step plan_of_step(plan *p, int64_t step, int world) {
     CHECK(step >= 0 && world > 0, "step %lld on %d ranks", (long long)step, world);
-    int64_t   first = batch_first(p, step), end = batch_end(p, first);
-    plan_step s = {.step = step, .first_position = first, .n_items = end - first, .epoch = first / p->cfg.n_samples};
+    int       g = group_of(p, step);
+    int64_t   first = batch_first(p, g, step), end = batch_end(p, g, first), n = p->cfg.group[g].n;
+    plan_step s = {.step = step, .group = g, .first_position = first, .n_items = end - first, .epoch = first / n};
     s.item = grab(s.n_items, sizeof *s.item);
     s.n_micro = grab(world, sizeof *s.n_micro);
     weighed *w = grab(s.n_items, sizeof *w);
     for (int64_t i = 0; i < s.n_items; i++)
-        s.item[i] = (plan_item){.index = stream_at(p, first + i), .position = first + i};
-    if (first / p->cfg.n_samples != (end - 1) / p->cfg.n_samples) count_copies(&s, w);
+        s.item[i] = (plan_item){.index = stream_at(p, g, first + i), .position = first + i};
+    if (first / n != (end - 1) / n) count_copies(&s, w);
     for (int64_t i = 0; i < s.n_items; i++) {
         int64_t tokens = p->cfg.tokens[s.item[i].index];
         w[i] = (weighed){cost_of(&p->cfg.cost, tokens), i};

@@ -1,9 +1,11 @@
 /* Who trains what at step n: a pure function of the seed, the step, the data index, the options and the number of
  * ranks. Nothing else decides, so resume needs only the step number and a run may continue on another number of ranks.
  *
- *   stream:  epoch after epoch, each a permutation of the data set keyed (seed, RNG_ORDER, epoch); no rank in it.
- *            With group_steps the samples of so many steps are sorted into each other by size, and the steps' order
- *            drawn (plan_group.h); no rank and no cost in it either.
+ *   groups:  with several (folders of one resolution each) a step takes one, drawn by `share` with the key
+ *            (seed, RNG_GROUP, step). Each has a stream of its own.
+ *   stream:  epoch after epoch, each a permutation of the group keyed (seed, RNG_ORDER, group, epoch); no rank in it.
+ *            With alike_steps the samples of so many steps are sorted into each other by size, and the steps' order
+ *            drawn (plan_alike.h); no rank and no cost in it either.
  *   batch n: the next `batch_samples` samples of the stream, or as many as fit into `batch_tokens` (at least one).
  *   ranks:   costliest sample first to the least loaded rank; ties go to the lower position, the lower rank.
  *   micro:   a rank's samples, largest first, into the first micro-batch with room (micro_tokens); a larger sample has
@@ -13,28 +15,38 @@
 #include "core/base.h"
 #include "train/cost_model.h"
 
+enum { PLAN_GROUPS = 16 };
+
+typedef struct {
+    int64_t first, n; /* samples first .. first+n-1 of the data set */
+    double  share;    /* relative to the others'; at least one is above 0 */
+} plan_group;
+
 typedef struct {
     uint64_t       seed;
     int64_t        n_samples;
+    int            n_groups; /* 0: all samples are one */
+    plan_group     group[PLAN_GROUPS];
     const int64_t *tokens;        /* [n_samples], kept by the caller */
     int64_t        batch_samples; /* > 0, or 0: by tokens */
     int64_t        batch_tokens;
     int64_t        micro_tokens; /* 0: one sample per micro-batch */
     cost_model     cost;         /* decides about ranks only */
-    int64_t        group_steps;  /* 0: the stream as drawn; with batch_samples only */
+    int64_t        alike_steps;  /* 0: the stream as drawn; with batch_samples only */
 } plan_config;
 
 typedef struct {
     int64_t index;       /* into the data set */
-    int64_t position;    /* in the stream */
+    int64_t position;    /* in its group's stream */
     int     copy;        /* how many times the same index came earlier in this batch (small data sets) */
     int     rank, micro; /* micro: number within the rank */
 } plan_item;
 
 typedef struct {
     int64_t    step, first_position, n_items, tokens;
+    int        group;
     plan_item *item;          /* [n_items] in stream order */
-    int64_t    epoch;         /* of the first item */
+    int64_t    epoch;         /* of the first item, in its group */
     int       *n_micro;       /* [world] */
     int64_t    cost, slowest; /* nanoseconds by the cost model: of all ranks, of the slowest */
     double     balance;       /* mean over the ranks / slowest rank: 1 is even */

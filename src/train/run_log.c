@@ -110,6 +110,11 @@ void run_log_heldout(run_log *l, const stepper *w, int64_t step, const heldout_r
     if (!l) return;
     begin(l, step);
     put_means(l, w->t, "heldout_", r->loss, r->mean, r->count);
+    for (int i = 0; i < r->n_parts && r->n_parts > 1; i++) {
+        char key[64];
+        snprintf(key, sizeof key, "heldout_loss_r%d", r->part[i].resolution);
+        put(l, key, r->part[i].loss);
+    }
     jsonl_int(l->json, "heldout_samples", r->samples);
     put(l, "heldout_s", r->seconds);
     end(l);

@@ -17,7 +17,8 @@ ssvae_config ssvae_config_of(const options *o) {
                       .centre_gain = o->vae.centre_gain,
                       .blocks_start_zero = o->vae.blocks_start_zero,
                       .logvar_init = o->vae.logvar_init,
-                      .factor = o->vae.factor};
+                      .factor = o->vae.factor,
+                      .frame = (int)o->vae.frame};
     for (int i = 0; i < SSVAE_LEVELS; i++) {
         c.enc_width[i] = (int)o->vae.enc_widths.v[i];
         c.dec_width[i] = (int)o->vae.dec_widths.v[i];

@@ -14,14 +14,33 @@ static int largest_first(const void *pa, const void *pb) {
 }
 
 plan_config plan_config_of(const options *o, const dataset *d, int64_t micro_tokens) {
-    return (plan_config){.seed = (uint64_t)o->train.seed,
-                         .n_samples = d->n,
-                         .tokens = d->tokens,
-                         .batch_samples = o->train.batch_tokens > 0 ? 0 : o->train.batch_samples,
-                         .batch_tokens = o->train.batch_tokens,
-                         .micro_tokens = micro_tokens,
-                         .cost = cost_model_of(o),
-                         .group_steps = o->train.balance == opt_train_balance_steps ? o->train.balance_steps : 0};
+    plan_config cfg = {.seed = (uint64_t)o->train.seed,
+                       .n_samples = d->n,
+                       .n_groups = d->n_folders,
+                       .tokens = d->tokens,
+                       .batch_samples = o->train.batch_tokens > 0 ? 0 : o->train.batch_samples,
+                       .batch_tokens = o->train.batch_tokens,
+                       .micro_tokens = micro_tokens,
+                       .cost = cost_model_of(o),
+                       .alike_steps = o->train.balance == opt_train_balance_steps ? o->train.balance_steps : 0};
+    for (int f = 0; f < d->n_folders; f++)
+        cfg.group[f] = (plan_group){d->folder[f].first, d->folder[f].n, o->data.shares.n ? o->data.shares.v[f] : 1};
+    return cfg;
+}
+
+/* Tokens of a step on average. */
+static double batch_tokens(const options *o, const dataset *d) {
+    if (o->train.batch_tokens > 0) return (double)o->train.batch_tokens;
+    plan_config cfg = plan_config_of(o, d, 0);
+    double      sum = 0, share = 0;
+    for (int g = 0; g < cfg.n_groups; g++) {
+        const plan_group *of = &cfg.group[g];
+        double            tokens = 0;
+        for (int64_t i = of->first; i < of->first + of->n; i++) tokens += (double)d->tokens[i];
+        sum += of->share * tokens / (double)of->n;
+        share += of->share;
+    }
+    return (double)o->train.batch_samples * sum / share;
 }
 
 /* Samples of a global batch at most; a batch larger than the data set has samples several times. */
@@ -311,9 +330,6 @@ bool sizing_time(stepper *w, const options *o, const sizing *z, double *seconds,
     lone_free(&l);
     if (!comm_agree(w->c, st)) return false;
     comm_max_f64(w->c, &t, 1);
-    double batch = o->train.batch_tokens > 0
-                       ? (double)o->train.batch_tokens
-                       : (double)o->train.batch_samples * (double)w->d->total_tiles / (double)w->d->n;
-    *seconds = t * batch / (double)tiles / w->c->size;
+    *seconds = t * batch_tokens(o, w->d) / (double)tiles / w->c->size;
     return true;
 }

@@ -10,8 +10,8 @@ static void print_balance(const stepper *w, const options *o, const sizing *z) {
     int64_t     steps = o->train.steps < STEPS ? o->train.steps : STEPS;
     char        hint[80] = "";
     double      now = plan_balance(&cfg, steps, w->c->size), then = 0;
-    grouped.group_steps = o->train.balance_steps;
-    if (cfg.group_steps == 0 && cfg.batch_samples > 0) then = plan_balance(&grouped, steps, w->c->size);
+    grouped.alike_steps = o->train.balance_steps;
+    if (cfg.alike_steps == 0 && cfg.batch_samples > 0) then = plan_balance(&grouped, steps, w->c->size);
     if (then > now + 0.02) snprintf(hint, sizeof hint, "; train.balance=steps would make it %.1f %%", 100 * then);
     log_info("balance: the mean rank's share is %.1f %% of the slowest one's (%lld steps, by train.cost_*)%s",
              100 * now, (long long)steps, hint);
@@ -25,6 +25,14 @@ void sizing_print(const stepper *w, const options *o, const sizing *z, double st
     log_info("device: %s", w->where.text);
     log_info("data: %lld samples (%lld left out), %lld tokens, largest %lld, resolution %d, %d shards", (long long)d->n,
              (long long)d->n_left_out, (long long)d->total_tiles, (long long)d->max_tiles, d->resolution, d->n_shards);
+    if (d->n_folders > 1) {
+        plan_config cfg = plan_config_of(o, d, 0);
+        double      sum = 0;
+        for (int f = 0; f < d->n_folders; f++) sum += cfg.group[f].share;
+        for (int f = 0; f < d->n_folders; f++)
+            log_info("folder %d: %lld samples of resolution %d, %.1f %% of the steps", f + 1, (long long)d->folder[f].n,
+                     d->folder[f].resolution, 100 * cfg.group[f].share / sum);
+    }
     log_info("model: %s, %lld parameters in %d tensors; weights, gradients and optimiser %.1f MB a rank", w->t->name,
              (long long)numbers, p->n, (double)z->slab_bytes / 1e6);
     if (o->train.batch_tokens > 0)

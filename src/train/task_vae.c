@@ -68,6 +68,15 @@ task *task_vae_new(const options *o, const dataset *d, status *st) {
         free(v);
         return NULL;
     }
+    for (int f = 0; f < d->n_folders; f++)
+        if (d->folder[f].resolution != d->resolution && o->vae.frame == 0) {
+            status_set(st, ST_CONFIG,
+                       "data.train has resolutions %d and %d: set vae.frame, the grid in whose coordinates positions "
+                       "count (512 for the published 256, 384 and 512)",
+                       d->folder[f].resolution, d->resolution);
+            free(v);
+            return NULL;
+        }
     ssvae_config cfg = ssvae_config_of(o);
     ssvae_init(&v->m, &cfg);
     v->reading = vae_reading_new();

@@ -18,9 +18,9 @@ typedef struct {
     task         base;
     ssvae        m;
     double       weight[SUMS];
-    int64_t      crop; /* tiles of a sample that a step sees; 0: all */
-    int          chunk, padding, grid;
-    int          augment; /* opt_vae_augment_*: a random symmetry for each sample of a step */
+    int64_t      crop;                 /* tiles of a sample that a step sees; 0: all */
+    int          chunk, padding, grid; /* grid: tiles across the largest resolution */
+    int          augment;              /* opt_vae_augment_*: a random symmetry for each sample of a step */
     vae_reading *reading;
 } vae_task;
 

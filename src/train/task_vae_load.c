@@ -63,11 +63,11 @@ static bool in_box(const uint16_t *p, const int32_t *box) {
 }
 
 /* A box with at least one tile: origin uniform per axis, drawn again until one lies inside. */
-static void choose_box(const vae_task *v, rng_key key, const sample *s, int32_t box[6]) {
-    int32_t edge = v->chunk < v->grid ? v->chunk : v->grid;
+static void choose_box(const vae_task *v, rng_key key, const sample *s, int across, int32_t box[6]) {
+    int32_t edge = v->chunk < across ? v->chunk : across;
     for (uint64_t draw = 0;; draw++) {
         for (int i = 0; i < 3; i++) {
-            box[i] = (int32_t)(rng_uniform(key, 3 * draw + (uint64_t)i) * (v->grid - edge + 1));
+            box[i] = (int32_t)(rng_uniform(key, 3 * draw + (uint64_t)i) * (across - edge + 1));
             box[3 + i] = box[i] + edge;
         }
         for (int64_t r = 0; r < s->n_tiles; r++)
@@ -80,7 +80,9 @@ static bool place_sample(const vae_task *v, const dataset *d, const plan_item *i
                          tensor *coord, tensor *mask, const int32_t *box, micro_batch *b, status *st) {
     const char *name = sample_name(d, item->index);
     int32_t    *order;
-    if (!tile_order(b->host, s->coord, s->n_tiles, v->m.cfg.window, v->grid, name, &order, st)) return false;
+    if (!tile_order(b->host, s->coord, s->n_tiles, v->m.cfg.window, dataset_resolution(d, item->index) / 8, name,
+                    &order, st))
+        return false;
     int64_t all_in = 0, all_sharp = 0, n_in = 0, n_sharp = 0, n_tiles = 0, empty = s->n_tiles;
 #pragma omp parallel for schedule(static) reduction(+ : all_in, all_sharp, n_in, n_sharp, n_tiles) reduction(min : empty)
     for (int64_t i = 0; i < s->n_tiles; i++) {
@@ -115,23 +117,24 @@ static bool place_sample(const vae_task *v, const dataset *d, const plan_item *i
     return true;
 }
 
-static void turn(const vae_task *v, rng_key key, sample *s) {
+static void turn(const vae_task *v, rng_key key, int resolution, sample *s) {
     double draw = rng_uniform(key, 0);
-    if (v->augment == opt_vae_augment_cube) sample_turn(s, 8 * v->grid, (int)(draw * CUBE_SYMMETRIES));
+    if (v->augment == opt_vae_augment_cube) sample_turn(s, resolution, (int)(draw * CUBE_SYMMETRIES));
     if (v->augment == opt_vae_augment_upright)
-        sample_turn(s, 8 * v->grid, upright_symmetry((int)(draw * UPRIGHT_SYMMETRIES)));
+        sample_turn(s, resolution, upright_symmetry((int)(draw * UPRIGHT_SYMMETRIES)));
 }
 
 /* Reads a sample and makes of it what the step sees. */
 static bool read_sample(const vae_task *v, const dataset *d, batch_purpose why, const plan_item *item, sample *s,
                         int32_t *box, status *st) {
     const task *t = &v->base;
+    int         resolution = dataset_resolution(d, item->index);
     if (!dataset_read_again(d, item->index, s, st)) return false;
     if (why.eval) return true;
     if (v->crop > 0)
         sample_crop(s, v->crop, (int64_t)(rng_uniform(item_key(t, d, RNG_CHUNK, why, item), 0) * (double)s->n_tiles));
-    turn(v, item_key(t, d, RNG_AUGMENT, why, item), s);
-    if (box) choose_box(v, item_key(t, d, RNG_CHUNK, why, item), s, box);
+    turn(v, item_key(t, d, RNG_AUGMENT, why, item), resolution, s);
+    if (box) choose_box(v, item_key(t, d, RNG_CHUNK, why, item), s, resolution / 8, box);
     return true;
 }
 
@@ -208,7 +211,8 @@ bool vae_load(const task *t, const dataset *d, batch_purpose why, const plan_ite
     }
     b->count[SUM_KL] = (double)(b->n_tiles * C);
     if (why.largest > 0 && v->crop > 0) memset(U64(&mask), 0xff, tensor_bytes(&mask)); /* who knows which tiles */
-    body->b = ssvae_batch_of_mask(b->host, &v->m.cfg, &coord, &first, &mask);
+    /* A step's samples are of one resolution; in dry passes, which take the largest of all, it does not matter. */
+    body->b = ssvae_batch_of_mask(b->host, &v->m.cfg, dataset_resolution(d, item[0]->index), &coord, &first, &mask);
     for (int i = 0; i < 3 && remembers(t, b->n_tiles); i++) grid_remember(b->host, &body->b.enc[i]);
     if (body->box) build_part(v, body, why.largest, b->host);
     fill_values(v->reading, body, b->host);

@@ -69,6 +69,25 @@ typedef struct {
     int64_t              saved_step; /* of the newest checkpoint, -1: none */
 } trainer;
 
+static void check_shares(const options *o, const dataset *d, status *st) {
+    double sum = 0;
+    int    n = o->data.shares.n;
+    for (int f = 0; f < n; f++) sum += o->data.shares.v[f];
+    if (n > 0 && (n != d->n_folders || !(sum > 0)))
+        status_set(st, ST_CONFIG, "data.shares has %d numbers with sum %g, data.train %d folders: give each a share", n,
+                   sum, d->n_folders);
+}
+
+/* Whether data of each resolution in a are in b too. */
+static bool resolutions_within(const dataset *a, const dataset *b) {
+    for (int i = 0, k; i < a->n_folders; i++) {
+        for (k = 0; k < b->n_folders && b->folder[k].resolution != a->folder[i].resolution; k++) {
+        }
+        if (k == b->n_folders) return false;
+    }
+    return true;
+}
+
 static bool open_data(trainer *t, status *st) {
     const options *o = t->o;
     bool           dit = o->train.model == opt_train_model_dit;
@@ -77,19 +96,20 @@ static bool open_data(trainer *t, status *st) {
         return comm_agree(t->c, st);
     }
     dataset_request r = {.shards = o->data.train,
+                         .several = true,
                          .latents = dit ? o->data.latents : NULL,
                          .resolution = (int)o->data.resolution,
                          .max_tiles = o->data.max_tiles,
                          .crop_tiles = dit ? 0 : o->vae.crop_tiles,
                          .cache_mb = o->data.cache_mb};
-    dataset_open(&t->data, &r, st);
+    if (dataset_open(&t->data, &r, st)) check_shares(o, &t->data, st);
     if (!comm_agree(t->c, st)) return false;
     if (o->data.heldout[0] && o->train.eval_every > 0 && (!dit || o->data.latents_heldout[0])) {
         r.shards = o->data.heldout;
         r.crop_tiles = 0;
         r.latents = dit ? o->data.latents_heldout : NULL;
         if (dataset_open(&t->heldout, &r, st) &&
-            (t->heldout.resolution != t->data.resolution || t->heldout.vae != t->data.vae))
+            (!resolutions_within(&t->heldout, &t->data) || t->heldout.vae != t->data.vae))
             status_set(st, ST_CONFIG, "%s: held-out data have another resolution or auto-encoder than %s",
                        o->data.heldout, o->data.train);
     }

@@ -181,7 +181,7 @@ void vae_case_batch(vae_case *v, const int32_t *coord4, int64_t n, const int32_t
             value[512 * row_map_find(&v->tile_row, tile) + morton_encode(p[1] % 8, p[2] % 8, p[3] % 8)] = 0;
         }
     }
-    v->b = ssvae_batch_build(&v->r.host, &v->m.cfg, &coord, &first, value);
+    v->b = ssvae_batch_build(&v->r.host, &v->m.cfg, 0, &coord, &first, value);
     if (sdf) {
         row_map voxels = row_map_level(v, &v->b.enc[0]);
         assert_int_equal(voxels.n, n_voxels);

@@ -159,7 +159,7 @@ static void vae_open(model_case *k, rig *r) {
     float *value = arena_alloc(&r->host, (size_t)n * 512 * sizeof *value);
     fill_rule(value, n * 512, 104, 5); /* four in ten are active, more or less at random */
     for (int64_t i = 0; i < n * 512; i++) value[i] = fmaxf(-1, fminf(1, value[i]));
-    k->vae_batch = ssvae_batch_build(&r->host, c, &coord, &first, value);
+    k->vae_batch = ssvae_batch_build(&r->host, c, 0, &coord, &first, value);
     ssvae_batch_tensors(&k->vae_batch, rig_send_visit, r);
     k->eps = random_rows(r, n, c->latent_channels, 105, 3.4);
     k->target = random_rows(r, n * 512, 1, 106, 2);

@@ -144,6 +144,15 @@ static void test_conv_wide(void **state) {
     conv_case(&g, 8, 8, ACT_SILU, true, OPTEST_REPEAT, false);
 }
 
+/* The least work that takes each way of wide layers once: short enough for a check of races. */
+static void test_conv_short(void **state) {
+    (void)state;
+    arena_reset(&mem, 0);
+    grid single = make_grid(70, 1, 1), masked = make_grid(3, 4, 0.3);
+    conv_case(&single, 64, 128, ACT_SILU, true, 1, false);
+    conv_case(&masked, 128, 64, ACT_NONE, true, 1, false);
+}
+
 static void test_conv_gradients(void **state) {
     (void)state;
     arena_reset(&mem, 0);
@@ -298,9 +307,10 @@ static void test_conv_layers(void **state) {
     static const struct {
         int     side, tiles;
         int64_t I, O;
-    } layer[] = {{1, 130, 128, 512}, {1, 67, 512, 512}, {1, 130, 512, 128}, {2, 37, 64, 128}, {2, 37, 128, 128},
-                 {2, 37, 128, 64},   {4, 11, 32, 64},   {4, 11, 64, 64},    {4, 11, 64, 32},  {8, 5, 32, 32},
-                 {8, 5, 8, 8},       {8, 5, 16, 16},    {1, 300, 64, 64},   {1, 300, 96, 96}};
+    } layer[] = {{1, 130, 128, 512}, {1, 67, 512, 512}, {1, 130, 512, 128}, {2, 37, 64, 128},
+                 {2, 37, 128, 128},  {2, 37, 128, 64},  {4, 11, 32, 64},    {4, 11, 64, 64},
+                 {4, 11, 64, 32},    {8, 5, 32, 32},    {8, 5, 8, 8},       {8, 5, 16, 16},
+                 {1, 300, 64, 64},   {1, 300, 96, 96},  {1, 200, 192, 64},  {4, 80, 64, 64}};
     (void)state;
     for (size_t i = 0; i < sizeof layer / sizeof *layer; i++)
         for (int k = 0; k < 4; k++) { /* dense, masked; each with and without neighbours */
@@ -372,6 +382,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_pool_wrong),
     };
     const struct CMUnitTest gpu[] = {
+        cmocka_unit_test(test_conv_short),
         cmocka_unit_test(test_conv_layers),
         cmocka_unit_test(test_conv_odd),
         cmocka_unit_test(test_pool_large),

@@ -363,7 +363,7 @@ static outcome passes(const shaped *s, bool gpu) {
     double         time[3] = {0.1, 0.5, 0.9};
     sampler_config cfg = {.steps = 3, .shift = 3, .guidance = 2, .seed = 5};
     int64_t        n = s->s.n_tiles;
-    tile_set       t = {"sample", s->s.id, n, s->s.coord};
+    tile_set       t = {"sample", s->s.id, s->d.resolution, n, s->s.coord};
     options        o = run_options(true, gpu, "net-dit");
     float         *value = malloc((size_t)(n * TILE_CELLS) * sizeof *value);
     float         *eps = malloc((size_t)(n * CHANNELS) * sizeof *eps);
@@ -458,7 +458,7 @@ static void test_chunked_decoding(void **state) {
     for (int64_t i = 0; i < n; i++) memcpy(I32(&sorted) + 3 * i, I32(&coord) + 3 * order[i], 3 * sizeof(int32_t));
     memcpy(first.data, ends, sizeof ends);
     fill_rule(F32(&z), n * CHANNELS, 7, 2);
-    ssvae_batch tables = ssvae_batch_build(&host, &v.vae.cfg, &sorted, &first, NULL), b = tables;
+    ssvae_batch tables = ssvae_batch_build(&host, &v.vae.cfg, 0, &sorted, &first, NULL), b = tables;
     memory_move to = upload_once(DEV_CUDA, &host, &copy);
     tensor_move(&to, &z);
     ssvae_batch_tensors(&b, tensor_move, &to);

@@ -191,7 +191,7 @@ static void test_grouped(void **state) {
             for (size_t c = 0; c < sizeof windows / sizeof *windows; c++) {
                 plan_config cfg = config(batches[b], 0);
                 cfg.n_samples = sizes[a];
-                cfg.group_steps = windows[c];
+                cfg.alike_steps = windows[c];
                 plan   *p = plan_new(&cfg);
                 int64_t seen[5 * N] = {0}, epochs = 5;
                 cfg.cost = (cost_model){.token = 1, .token2 = 3};
@@ -244,7 +244,7 @@ static void test_micro(void **state) {
 enum { MANY = 40000 };
 
 /* Log-normal sizes, sigma 0.7, cut at 12 times the median: rows 39 of docs/faults.md. */
-static double efficiency(int64_t group_steps, int world, int64_t samples, int64_t steps) {
+static double efficiency(int64_t alike_steps, int world, int64_t samples, int64_t steps) {
     static int64_t size[MANY];
     for (int64_t i = 0; i < MANY; i++) {
         double x = exp(0.7 * rng_normal((rng_key){.seed = 8, .purpose = RNG_TEST}, (uint64_t)i));
@@ -255,7 +255,7 @@ static double efficiency(int64_t group_steps, int world, int64_t samples, int64_
                        .tokens = size,
                        .batch_samples = world * samples,
                        .micro_tokens = 1 << 20,
-                       .group_steps = group_steps};
+                       .alike_steps = alike_steps};
     return plan_balance(&cfg, steps, world);
 }
 
@@ -283,7 +283,7 @@ static void test_few_samples(void **state) {
                                    .tokens = size,
                                    .batch_samples = batches[b],
                                    .micro_tokens = 100,
-                                   .group_steps = group};
+                                   .alike_steps = group};
                 plan       *p = plan_new(&cfg);
                 plan_step   s = plan_of_step(p, 1, worlds[w]);
                 int64_t     busy = 0, highest = 0;
@@ -319,11 +319,84 @@ static void test_many_ranks(void **state) {
     plan_free(p);
 }
 
+/* Three groups in shares 1:0:2: each step takes one of them, by the step number alone; within a group nothing is left
+ * out or seen twice in an epoch. */
+static void test_groups(void **state) {
+    (void)state;
+    enum { STEPS = 600 };
+    static const plan_group group[3] = {{0, 12, 1}, {12, 5, 0}, {17, 20, 2}};
+    for (int by_tokens = 0; by_tokens < 2; by_tokens++) {
+        plan_config cfg = config(by_tokens ? 0 : 5, 300);
+        cfg.n_groups = 3;
+        memcpy(cfg.group, group, sizeof group);
+        plan   *p = plan_new(&cfg);
+        int64_t next[3] = {0}, steps[3] = {0}, seen[N] = {0}, most[3] = {0}, least[3] = {INT64_MAX, 0, INT64_MAX};
+        for (int64_t step = 0; step < STEPS; step++) {
+            plan_step s = plan_of_step(p, step, 2);
+            assert_in_range(s.group, 0, 2);
+            const plan_group *g = &group[s.group];
+            assert_int_equal(s.first_position, next[s.group]);
+            assert_int_equal(s.epoch, next[s.group] / g->n);
+            for (int64_t i = 0; i < s.n_items; i++) {
+                assert_in_range(s.item[i].index, g->first, g->first + g->n - 1);
+                seen[s.item[i].index]++;
+            }
+            next[s.group] += s.n_items;
+            steps[s.group]++;
+            if (step % 97 == 0) { /* resume */
+                plan     *fresh = plan_new(&cfg);
+                plan_step again = plan_of_step(fresh, step, 2);
+                assert_true(again.group == s.group && again.n_items == s.n_items);
+                assert_memory_equal(again.item, s.item, (size_t)s.n_items * sizeof *s.item);
+                plan_step_free(&again);
+                plan_free(fresh);
+            }
+            plan_step_free(&s);
+        }
+        assert_int_equal(steps[1], 0);
+        /* Binomial: 600 draws of 1/3 have a standard deviation of 11.5. */
+        assert_in_range(steps[0], 200 - 58, 200 + 58);
+        for (int k = 0; k < 3; k += 2) {
+            for (int64_t i = group[k].first; i < group[k].first + group[k].n; i++) {
+                if (seen[i] > most[k]) most[k] = seen[i];
+                if (seen[i] < least[k]) least[k] = seen[i];
+            }
+            assert_true(most[k] - least[k] <= 1);
+        }
+        plan_step back = plan_of_step(p, 0, 2);
+        assert_int_equal(back.first_position, 0);
+        plan_step_free(&back);
+        plan_free(p);
+    }
+}
+
+/* With one group a plan is what it was without groups. */
+static void test_one_group(void **state) {
+    (void)state;
+    for (int by_tokens = 0; by_tokens < 2; by_tokens++) {
+        plan_config cfg = config(by_tokens ? 0 : 7, 350);
+        plan       *without = plan_new(&cfg);
+        cfg.n_groups = 1;
+        cfg.group[0] = (plan_group){0, N, 0.25};
+        plan *with = plan_new(&cfg);
+        for (int64_t step = 0; step < 20; step++) {
+            plan_step a = plan_of_step(without, step, 3), b = plan_of_step(with, step, 3);
+            assert_int_equal(a.n_items, b.n_items);
+            assert_memory_equal(a.item, b.item, (size_t)a.n_items * sizeof *a.item);
+            plan_step_free(&a);
+            plan_step_free(&b);
+        }
+        plan_free(without);
+        plan_free(with);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_union),       cmocka_unit_test(test_epochs),    cmocka_unit_test(test_pure),
-        cmocka_unit_test(test_balance),     cmocka_unit_test(test_copies),    cmocka_unit_test(test_deal),
-        cmocka_unit_test(test_grouped),     cmocka_unit_test(test_micro),     cmocka_unit_test(test_grouping_pays),
-        cmocka_unit_test(test_few_samples), cmocka_unit_test(test_many_ranks)};
+        cmocka_unit_test(test_union),       cmocka_unit_test(test_epochs),     cmocka_unit_test(test_pure),
+        cmocka_unit_test(test_balance),     cmocka_unit_test(test_copies),     cmocka_unit_test(test_deal),
+        cmocka_unit_test(test_grouped),     cmocka_unit_test(test_micro),      cmocka_unit_test(test_grouping_pays),
+        cmocka_unit_test(test_few_samples), cmocka_unit_test(test_many_ranks), cmocka_unit_test(test_groups),
+        cmocka_unit_test(test_one_group)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

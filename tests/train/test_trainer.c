@@ -339,6 +339,72 @@ static void test_damaged_checkpoint(void **state) {
     free(loss);
 }
 
+/* Folders of three resolutions: a run in one piece and one in two end on the same bits, every folder has its turn, and
+ * held-out data of all of them count. */
+static void test_resolutions(void **state) {
+    (void)state;
+    static const int edge[3] = {16, 24, 32};
+    char             train_on[3 * PATH_CAP] = "", held[3 * PATH_CAP] = "";
+    options          o;
+    watch            w = {0};
+    status           st = {0};
+    int64_t          step[2], *at, n;
+    double          *loss;
+    for (int i = 0; i < 3; i++) {
+        char         folder[PATH_CAP];
+        fixture_spec spec = {.n_samples = 4, .per_shard = 4, .resolution = edge[i], .vae = 7};
+        snprintf(folder, sizeof folder, "%.300s-%d", in_root("mixed"), edge[i]);
+        fixture_write(folder, &spec);
+        snprintf(train_on + strlen(train_on), PATH_CAP, "%s%.400s/shards", i ? "," : "", folder);
+        snprintf(held + strlen(held), PATH_CAP, "%s%.400s/./shards", i ? "," : "", folder);
+    }
+    fixture_options(&o, data, in_root("mixed-whole"), false);
+    assert_true(strlen(train_on) < sizeof o.data.train && strlen(held) < sizeof o.data.heldout);
+    strcpy(o.data.train, train_on);
+    strcpy(o.data.heldout, held);
+    o.train.steps = 12;
+    o.train.batch_samples = 3;
+    assert_int_equal(train(&o, &w, &st), ST_CONFIG); /* no vae.frame */
+    o.vae.frame = 32;
+    o.data.shares = (option_floats){2, {1, 1}};
+    assert_int_equal(train(&o, &w, &st), ST_CONFIG);
+    assert_non_null(strstr(st.text, "data.shares"));
+    o.data.shares = (option_floats){3, {2, 1, 1}};
+    o.train.eval_every = 12;
+    o.train.eval_samples = 5;
+    st = (status){0};
+    train_ok(&o, &w);
+    uint64_t whole = state_hash(o.train.run, &step[0]);
+    assert_true(jsonl_series(in_root("mixed-whole/metrics.jsonl"), "heldout_loss", &at, &loss, &n, &st));
+    assert_true(n == 1 && isfinite(loss[0]));
+    double all = loss[0], low = INFINITY, high = 0;
+    free(at);
+    free(loss);
+    for (int i = 0; i < 3; i++) { /* the whole lies among its parts */
+        char key[32];
+        snprintf(key, sizeof key, "heldout_loss_r%d", edge[i]);
+        assert_true(jsonl_series(in_root("mixed-whole/metrics.jsonl"), key, &at, &loss, &n, &st));
+        assert_int_equal(n, 1);
+        low = fmin(low, loss[0]);
+        high = fmax(high, loss[0]);
+        free(at);
+        free(loss);
+    }
+    assert_true(low < all && all < high);
+    strcpy(o.train.run, in_root("mixed-parts"));
+    o.train.steps = 5;
+    train_ok(&o, &w);
+    o.train.steps = 12;
+    train_ok(&o, &w);
+    assert_true(state_hash(o.train.run, &step[1]) == whole);
+    assert_int_equal(step[1], step[0]);
+    /* A resolution that is not trained on. */
+    fixture_write(in_root("mixed-40"), &(fixture_spec){.n_samples = 1, .per_shard = 1, .resolution = 40, .vae = 7});
+    snprintf(o.data.heldout, sizeof o.data.heldout, "%s", in_root("mixed-40/shards"));
+    o.train.steps = 13;
+    assert_int_equal(train(&o, &w, &st), ST_CONFIG);
+}
+
 static void test_refusals(void **state) {
     (void)state;
     options o;
@@ -446,6 +512,18 @@ static void test_damaged_sample(void **state) {
     }
     assert_int_equal(train(&o, &w, &st), ST_DATA);
     assert_true(strstr(st.text, "part-0.h5") && strstr(st.text, "sample"));
+    encode_report r; /* and so does encoding, without half a file */
+    fixture_options(&o, data, in_root("flipped-vae"), false);
+    o.train.steps = 1;
+    train_ok(&o, &w);
+    snprintf(o.encode.input, sizeof o.encode.input, "%.400s/shards", folder);
+    snprintf(o.encode.output, sizeof o.encode.output, "%s", in_root("flipped-latents"));
+    snprintf(o.encode.vae, sizeof o.encode.vae, "%s", o.train.run);
+    st = (status){0};
+    assert_false(encode_run(&o, &one, &r, &st));
+    assert_int_equal(st.code, ST_DATA);
+    assert_true(strstr(st.text, "part-0.h5") && strstr(st.text, "sample"));
+    assert_int_not_equal(access(in_root("flipped-latents/part-0.h5"), F_OK), 0);
 }
 
 /* Parts of samples: the loss has the counts of the boxes, and resumes to the bit. */
@@ -562,6 +640,7 @@ int main(void) {
                                        cmocka_unit_test(test_signal),
                                        cmocka_unit_test(test_wall_time),
                                        cmocka_unit_test(test_damaged_checkpoint),
+                                       cmocka_unit_test(test_resolutions),
                                        cmocka_unit_test(test_refusals),
                                        cmocka_unit_test(test_other_vae),
                                        cmocka_unit_test(test_lock_and_dry_run),

@@ -193,11 +193,62 @@ static void test_largest(void **state) {
     }
 }
 
+/* Two folders of the same shapes: each batch takes its place in the shared grid, and its boxes lie in its own. */
+static void test_resolutions(void **state) {
+    (void)state;
+    static char  coarse[600];
+    fixture_spec spec = {.n_samples = SAMPLES, .per_shard = SAMPLES, .resolution = 24, .vae = 7};
+    options      o;
+    status       st = {0};
+    snprintf(coarse, sizeof coarse, "%.200s/coarse", data);
+    fixture_write(coarse, &spec);
+    fixture_options(&o, data, "", false);
+    snprintf(o.data.train, sizeof o.data.train, "%.200s/shards,%.200s/shards", data, coarse);
+    o.vae.chunk_tiles = 2;
+    o.vae.factor = 0.5;
+    rig             r = {0};
+    dataset_request want = {.shards = o.data.train, .several = true};
+    if (!dataset_open(&r.d, &want, &st)) fail_msg("%s", st.text);
+    assert_int_equal(r.d.n_folders, 2);
+    assert_int_equal(r.d.n, 2 * SAMPLES);
+    assert_int_equal(r.d.resolution, 48);
+    for (int i = 0; i < 2 * SAMPLES; i++) /* the folders take turns */
+        assert_int_equal(dataset_in_turn(&r.d, i), i / 2 + i % 2 * SAMPLES);
+    assert_null(task_vae_new(&o, &r.d, &st)); /* no frame */
+    assert_true(st.code == ST_CONFIG && strstr(st.text, "vae.frame"));
+    o.vae.frame = 96;
+    st = (status){0};
+    r.t = task_vae_new(&o, &r.d, &st);
+    assert_non_null(r.t);
+    r.host = arena_new("host", r.t->host_bytes(r.t, r.d.total_tiles, SAMPLES));
+    for (int folder = 0; folder < 2; folder++)
+        for (int step = 0; step < 8; step++) {
+            plan_item        item = {.index = folder * SAMPLES + step % SAMPLES};
+            const plan_item *list[1] = {&item};
+            int              edge = folder ? 3 : 6;
+            arena_reset(&r.host, 0);
+            r.b = micro_batch_in(&r.host, NULL);
+            if (!r.t->load(r.t, &r.d, (batch_purpose){.step = step}, list, 1, &r.b, &st)) fail_msg("%s", st.text);
+            const vae_body *v = r.b.body;
+            assert_true(v->b.factor == 0.5 * 96 / (8 * edge));
+            for (int a = 0; a < 3; a++)
+                assert_true(v->box[a] >= 0 && v->box[3 + a] == v->box[a] + 2 && v->box[3 + a] <= edge);
+        }
+    rig_close(&r);
+    want.resolution = 48;
+    assert_false(dataset_open(&r.d, &want, &st));
+    snprintf(o.data.train, sizeof o.data.train, "%.200s/shards,%.200s/shards", data, data); /* the same twice */
+    want.resolution = 0;
+    st = (status){0};
+    assert_false(dataset_open(&r.d, &want, &st));
+    assert_non_null(strstr(st.text, "keep one of them"));
+}
+
 int main(void) {
     fixture_spec spec = {.n_samples = SAMPLES, .per_shard = 3, .resolution = 48, .vae = 7};
     snprintf(data, sizeof data, "%s", temp_folder());
     fixture_write(data, &spec);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_threads), cmocka_unit_test(test_contents),
-                                       cmocka_unit_test(test_largest)};
+                                       cmocka_unit_test(test_largest), cmocka_unit_test(test_resolutions)};
     return test_exit(cmocka_run_group_tests(tests, NULL, NULL));
 }

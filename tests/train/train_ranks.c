@@ -12,7 +12,7 @@
 #include "io/atomic_file.h"
 #include "train/trainer.h"
 
-enum { STEPS = 20, MODES = 6 };
+enum { STEPS = 20, MODES = 7 };
 
 static FILE *out;
 
@@ -55,13 +55,17 @@ static void must(const status *st) {
 }
 
 static void run_all(comm *c, const char *folder) {
-    static char *const mode[MODES] = {"vae", "dit", "vae-skip", "dit-plain-optimizer", "vae-muon", "vae-muon-plain"};
+    static char *const mode[MODES] = {"vae", "dit", "vae-skip", "dit-plain-optimizer", "vae-muon", "vae-muon-plain",
+                                       "vae-mixed"};
     char               path[PATH_CAP];
     status             st = {0};
     if (c->rank == 0) {
         fixture_spec spec = {.n_samples = 7, .per_shard = 3, .resolution = 32, .vae = 7};
         snprintf(path, sizeof path, "%.400s/data-%d", folder, c->size);
         remove_tree(path, &st);
+        fixture_write(path, &spec);
+        spec.resolution = 24;
+        snprintf(path, sizeof path, "%.400s/data-%d/coarse", folder, c->size);
         fixture_write(path, &spec);
         snprintf(path, sizeof path, "%.400s/losses-%d.txt", folder, c->size);
         out = fopen(path, "w");
@@ -78,8 +82,12 @@ static void run_all(comm *c, const char *folder) {
         o.train.bucket_mb = 1;
         o.train.lr = 1e-4; /* the published rate (R§3.10): AdamW's first steps multiply rounding by the rate over the gradient */
         o.train.sharded_optimizer = k != 3 && k != 5;
-        if (k > 3) o.train.optimizer = opt_train_optimizer_muon;
+        if (k == 4 || k == 5) o.train.optimizer = opt_train_optimizer_muon;
         o.train.steps = k < 2 ? STEPS : 5;
+        if (k == 6) { /* two resolutions, of which each step takes one */
+            snprintf(o.data.train, sizeof o.data.train, "%.200s/shards,%.200s/coarse/shards", data, data);
+            o.vae.frame = 32;
+        }
         trainer_run(&o, c, &h, &st);
         must(&st);
         if (k == 1 || k == 4) { /* goes on from what the ranks wrote in slices */
@@ -147,7 +155,7 @@ static int check(const char *folder) {
             CHECK(isfinite(norm[0]) == isfinite(norm[i]), "%s step %lld: skipped on some ranks only", name[0], step[0]);
         }
     }
-    CHECK(lines == 2 * STEPS + 4 * 5 + 2 * 2, "%d lines", lines);
+    CHECK(lines == 2 * STEPS + 5 * 5 + 2 * 2, "%d lines", lines);
     printf("%d steps on 1, 2 and 4 ranks: largest relative difference of a loss %.3g\n", lines, worst);
     for (int i = 0; i < 3; i++) fclose(f[i]);
     for (int i = 0; i < 3; i++) check_sharding(folder, ranks[i]);

@@ -201,6 +201,32 @@ static void dump_and_reload(void **state) {
     free(text);
 }
 
+/* One path as it is, several as a list or with commas between; what cannot be told apart again is refused. */
+static void paths(void **state) {
+    (void)state;
+    static const char text[] = "data:\n  train: [a b, /c:d]\n  heldout: one\n  shares: [1, 0.5]\n";
+    status            st = {0};
+    options_default(&o);
+    assert_int_equal(o.data.shares.n, 0);
+    if (!options_read_text(&o, "text", text, (int64_t)strlen(text), &st)) fail_msg("%s", st.text);
+    assert_string_equal(o.data.train, "a b,/c:d");
+    assert_string_equal(o.data.heldout, "one");
+    assert_true(o.data.shares.n == 2 && o.data.shares.v[1] == 0.5);
+    assert_true(options_set(&o, "data.train", "x,y", &st) && options_set(&o, "data.heldout", "[x, y]", &st));
+    assert_string_equal(o.data.train, "x,y");
+    assert_string_equal(o.data.heldout, "x,y");
+    assert_false(options_set(&o, "data.train", "[\"a,b\", c]", &st));
+    assert_false(options_set(&o, "data.train", "[a, \"\"]", &st));
+    assert_non_null(strstr(st.text, "paths without commas"));
+    assert_false(options_set(&o, "vae.width", "[1, 2]", &st));
+    char          *dump = options_to_yaml(&o);
+    static options back;
+    options_default(&back);
+    if (!options_read_text(&back, "dump", dump, (int64_t)strlen(dump), &st)) fail_msg("%s", st.text);
+    assert_memory_equal(&o, &back, sizeof o);
+    free(dump);
+}
+
 /* A configuration in a checkpoint of another version: what is not in the table any more does not stop its use. */
 static void stored(void **state) {
     (void)state;
@@ -229,6 +255,7 @@ static void help_lists_all(void **state) {
 #define OPTION_FLOAT(s, k, ...) ROW(s, k)
 #define OPTION_BOOL(s, k, ...) ROW(s, k)
 #define OPTION_STRING(s, k, ...) ROW(s, k)
+#define OPTION_PATHS(s, k, ...) ROW(s, k)
 #define OPTION_INTS(s, k, ...) ROW(s, k)
 #define OPTION_FLOATS(s, k, ...) ROW(s, k)
 #define OPTION_ENUM(s, k, ...) ROW(s, k)
@@ -289,11 +316,11 @@ static void contradictions(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults),       cmocka_unit_test(file_and_overrides),
-        cmocka_unit_test(refusals),       cmocka_unit_test(command_line_refusals),
-        cmocka_unit_test(device_word),    cmocka_unit_test(dump_and_reload),
-        cmocka_unit_test(stored),         cmocka_unit_test(help_lists_all),
-        cmocka_unit_test(contradictions),
+        cmocka_unit_test(defaults),        cmocka_unit_test(file_and_overrides),
+        cmocka_unit_test(refusals),        cmocka_unit_test(command_line_refusals),
+        cmocka_unit_test(device_word),     cmocka_unit_test(paths),
+        cmocka_unit_test(dump_and_reload), cmocka_unit_test(stored),
+        cmocka_unit_test(help_lists_all),  cmocka_unit_test(contradictions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

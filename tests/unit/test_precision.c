@@ -342,7 +342,7 @@ static void vae(dtype act) {
     memcpy(coord.data, (int32_t[]){0, 0, 0, 0, 1, 0, 2, 2, 2}, tensor_bytes(&coord));
     memcpy(first.data, (int32_t[]){0, 2, 3}, tensor_bytes(&first));
     fill_rule(value, T * 512, 1, 4);
-    v.b = ssvae_batch_build(&r.host, &cfg, &coord, &first, value);
+    v.b = ssvae_batch_build(&r.host, &cfg, 0, &coord, &first, value);
     n_moved = 0;
     ssvae_batch_tensors(&v.b, move_away, NULL);
     assert_true(n_moved >= 35);

@@ -33,6 +33,9 @@ void conv_general_dw(ctx *c, const conv_dw *a);
 /* Tensor cores, bf16 in multiples of 8 channels on 16 bytes, any level (conv3_gather.cu). */
 void conv_gather_rows(ctx *c, const conv_sum *a);
 void conv_gather_dw(ctx *c, const conv_dw *a);
+/* The same on Hopper, where channels come in multiples of 64 (conv3_group.cu). False: they do not. */
+bool conv_group_rows(ctx *c, const conv_sum *a);
+bool conv_group_dw(ctx *c, const conv_dw *a);
 /* The same for dense levels with a side above 1 (conv3_halo.cu). False: this GPU has too little shared memory. */
 bool conv_halo_rows(ctx *c, const conv_sum *a);
 bool conv_halo_dw(ctx *c, const conv_dw *a);

@@ -11,5 +11,5 @@
 #include "core/rng.h"
 
 /* order[n] (a permutation of the data set) of epoch `epoch`, in place: a pure function of its arguments. */
-void plan_group(uint64_t seed, int64_t epoch, int64_t n, int64_t batch, int64_t window_steps, const int64_t *tokens,
+void plan_alike(uint64_t seed, int64_t epoch, int64_t n, int64_t batch, int64_t window_steps, const int64_t *tokens,
                 int64_t *order);

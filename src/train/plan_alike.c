@@ -1,4 +1,4 @@
-#include "train/plan_group.h"
+#include "train/plan_alike.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,7 +31,7 @@ static void group_window(rng_key key, int64_t n_batches, int64_t batch, int64_t 
     free(place);
 }
 
-void plan_group(uint64_t seed, int64_t epoch, int64_t n, int64_t batch, int64_t window_steps, const int64_t *tokens,
+void plan_alike(uint64_t seed, int64_t epoch, int64_t n, int64_t batch, int64_t window_steps, const int64_t *tokens,
                 int64_t *order) {
     int64_t over = epoch % batch * (n % batch) % batch; /* of epoch * n positions, those behind the last whole batch */
     int64_t head = over ? batch - over : 0;

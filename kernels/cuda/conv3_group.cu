@@ -1,0 +1,299 @@
+/* conv3 with gathered rows, as conv3_gather.cu does it, on Hopper's products of a warpgroup: bf16, channels in
+ * multiples of 64.
+ *
+ * Everything lies in tiles of 64 x 64 in shared memory. A block has two warpgroups; each multiplies 64 rows (or lines
+ * of dw), which come from a tile through registers, with BN columns, which the tensor cores read where they lie. A
+ * slice is 64 channels (dw: 64 rows) deep. The copies of the slice STAGES - 1 ahead are issued while the products of a
+ * slice run; two blocks share a multiprocessor, so that one multiplies while the other waits at its barrier. */
+#include "kernels/cuda/dev/conv_gather.cuh"
+#include "kernels/cuda/dev/wgmma.cuh"
+
+namespace {
+
+enum { GROUPS = 2, THREADS = 128 * GROUPS, ROWS = 64 * GROUPS, LINES = ROWS, DEEP = 64, TILE = DEEP * 128 };
+enum { TABLE_ROWS = 512, TABLE_SLICES = TABLE_ROWS / DEEP };
+
+/* Stages of GROUPS tiles for the left side and BN/64 for the right one. */
+template <int BN> struct group_ring {
+    static constexpr int TILES = BN / 64, STAGES = BN == 64 ? 4 : 3, RIGHT = GROUPS * TILE;
+    static constexpr int STAGE = RIGHT + TILES * TILE, BYTES = STAGES * STAGE;
+};
+
+/* c += a b over 64 rows of the tile b, by the four warps of a group; without wgmma each warp by itself. */
+__device__ __forceinline__ void tile_sum(float (&c)[8][4], const uint32_t (&a)[4][4], uint32_t b, int lane) {
+    if constexpr (HAS_WGMMA)
+        group_sum<64>(c, a, wgmma_tile<64>(b), 0);
+    else
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                uint32_t two[4];
+                ldmatrix_x4_trans(two, b + tile_chunk<64>(k * 16 + lane % 16, n * 2 + lane / 16));
+                mma_bf16(c[2 * n], a[k], two[0], two[1]);
+                mma_bf16(c[2 * n + 1], a[k], two[2], two[3]);
+            }
+}
+
+/* The products of one slice are issued (slice_sums), and done (slice_done): until then nobody touches c and a. */
+template <int TILES>
+__device__ __forceinline__ void slice_sums(float (&c)[TILES][8][4], uint32_t (&a)[4][4], uint32_t right, int lane) {
+    pin(a);
+    wgmma_begin();
+#pragma unroll
+    for (int t = 0; t < TILES; t++) tile_sum(c[t], a, right + t * TILE, lane);
+    wgmma_commit();
+}
+template <int TILES> __device__ __forceinline__ void slice_done(float (&c)[TILES][8][4]) {
+    wgmma_wait<0>();
+#pragma unroll
+    for (int t = 0; t < TILES; t++) pin(c[t]);
+}
+
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
+
+template <int BN> struct rows_shape : group_ring<BN> {
+    static constexpr int OUT_PITCH = BN * 2 + 16; /* 16 more, so that rows start in different banks */
+    static constexpr int SHARED = group_ring<BN>::BYTES + 27 * ROWS * 4;
+    static_assert(ROWS * OUT_PITCH <= group_ring<BN>::BYTES, "results go where the slices were");
+};
+
+/* Blocks: row tiles times column tiles, the columns of one row tile in succession (they read the same rows). */
+template <int BN> __global__ void __launch_bounds__(THREADS, 2) group_rows_kernel(const conv_rows_args a) {
+    typedef rows_shape<BN> shape;
+    constexpr int          STAGES = shape::STAGES, TILES = shape::TILES, CHUNKS = BN / 8;
+    extern __shared__ __align__(1024) unsigned char room[];
+
+    const int      tid = threadIdx.x, lane = tid % 32, warp_row = tid / 32 * 16;
+    const int      column_tiles = a.Np / BN, n0 = (int)(blockIdx.x % column_tiles) * BN;
+    const int64_t  row0 = (int64_t)(blockIdx.x / column_tiles) * ROWS;
+    int32_t       *near = reinterpret_cast<int32_t *>(room + shape::BYTES);
+    const uint32_t base = smem_addr(room);
+
+    gather_neighbors<ROWS, THREADS>(a, row0, near);
+    __syncthreads();
+
+    int         load_c = 0; /* of the next slice to load: first channel, neighbours, weights */
+    const int  *of = near;
+    const bf16 *w = a.w + n0;
+    auto        load = [&](int stage) {
+        const uint32_t left = base + stage * shape::STAGE, right = left + shape::RIGHT;
+#pragma unroll
+        for (int i = 0; i < ROWS * 8 / THREADS; i++) {
+            int     r = tid / 8 + i * (THREADS / 8), c = tid % 8;
+            int32_t n = of[r];
+            cp_async_16(left + tile_chunk<64>(r, c), n >= 0 ? a.x + (int64_t)n * a.Cin + load_c + c * 8 : a.x,
+                        n >= 0 ? 16 : 0);
+        }
+#pragma unroll
+        for (int i = 0; i < DEEP * CHUNKS / THREADS; i++) {
+            int r = tid / CHUNKS + i * (THREADS / CHUNKS), c = tid % CHUNKS;
+            cp_async_16(right + c / 8 * TILE + tile_chunk<64>(r, c % 8), w + (int64_t)r * a.Np + c * 8, 16);
+        }
+        w += (int64_t)DEEP * a.Np; /* [27][Kp][Np] is one list of slices */
+        load_c += DEEP;
+        if (load_c == a.Cin) {
+            load_c = 0;
+            of += ROWS;
+        }
+    };
+
+    const int steps = 27 * (a.Cin / DEEP);
+    for (int s = 0; s < STAGES - 1; s++) { /* steps is at least 27 */
+        load(s);
+        cp_async_commit();
+    }
+    float sum[TILES][8][4] = {};
+    for (int s = 0, stage = 0; s < steps; s++, stage = stage + 1 == STAGES ? 0 : stage + 1) {
+        cp_async_wait<STAGES - 2>();
+        shared_for_wgmma();
+        __syncthreads(); /* slice s is there, and slice s-1, whose place the next one takes, has been multiplied */
+        const uint32_t left = base + stage * shape::STAGE;
+        uint32_t       x[4][4];
+#pragma unroll
+        for (int k = 0; k < 4; k++) ldmatrix_x4(x[k], left + tile_chunk<64>(warp_row + lane % 16, k * 2 + lane / 16));
+        slice_sums<TILES>(sum, x, left + shape::RIGHT, lane);
+        if (s + STAGES - 1 < steps) load(stage == 0 ? STAGES - 1 : stage - 1);
+        cp_async_commit();
+        slice_done<TILES>(sum);
+    }
+    cp_async_wait<0>();
+    __syncthreads();
+
+    /* Through shared memory, so that rows are written 16 bytes at a time. */
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+#pragma unroll
+        for (int n = 0; n < 8; n++) {
+            int   col = t * 64 + n * 8 + lane % 4 * 2;
+            float b0 = 0.0f, b1 = 0.0f;
+            if (a.bias && n0 + col < a.Cout) {
+                b0 = a.bias[n0 + col];
+                b1 = a.bias[n0 + col + 1];
+            }
+            unsigned char *to = room + (warp_row + lane / 4) * shape::OUT_PITCH + col * 2;
+            *reinterpret_cast<uint32_t *>(to) = pack_bf16(sum[t][n][0] + b0, sum[t][n][1] + b1);
+            *reinterpret_cast<uint32_t *>(to + 8 * shape::OUT_PITCH) = pack_bf16(sum[t][n][2] + b0, sum[t][n][3] + b1);
+        }
+    __syncthreads();
+    gather_write<ROWS, BN, shape::OUT_PITCH, THREADS>(a, room, row0, n0);
+}
+
+template <int BN> void group_rows_as(ctx *c, const conv_sum *a) {
+    typedef rows_shape<BN> shape;
+    int                    Np = (int)(ceil_div(a->Cout, BN) * BN);
+    int64_t                blocks = ceil_div(a->g.n_rows, ROWS) * (Np / BN);
+    CHECK(blocks <= INT32_MAX, "conv3: %lld rows of %lld columns", (long long)a->g.n_rows, (long long)a->Cout);
+    conv_rows_args r = gather_rows_of(c, a, (int)a->Cin, Np);
+    conv_allow_shared(group_rows_kernel<BN>, shape::SHARED);
+    group_rows_kernel<BN><<<(unsigned)blocks, THREADS, shape::SHARED, stream_of(c)>>>(r);
+    LAUNCHED(c);
+}
+
+/* ---- dw ---------------------------------------------------------------------------------------------------------- */
+
+template <int BN> struct dw_shape : group_ring<BN> {
+    static constexpr int SHARED = group_ring<BN>::BYTES + 2 * GROUPS * TABLE_ROWS * 4;
+};
+
+/* A warpgroup's 64 lines are channels of one offset. Blocks: x = lines, y = columns, z = parts. */
+template <int BN> __global__ void __launch_bounds__(THREADS, 2) group_dw_kernel(const conv_dw_args a) {
+    typedef dw_shape<BN> shape;
+    constexpr int        STAGES = shape::STAGES, TILES = shape::TILES, CHUNKS = BN / 8;
+    extern __shared__ __align__(1024) unsigned char room[];
+
+    const int      tid = threadIdx.x, lane = tid % 32, warp = tid / 32, group = warp / 4;
+    const int      lines = 27 * a.I, line0 = blockIdx.x * LINES, n0 = blockIdx.y * BN;
+    const int64_t  begin = blockIdx.z * a.part_rows;
+    const int64_t  end = begin + a.part_rows < a.g.n_rows ? begin + a.part_rows : a.g.n_rows;
+    const int      k0 = line0 / a.I, two = line0 + 64 < lines && (line0 + 64) / a.I != k0; /* offsets: k0, k0 + two */
+    const int      rows = (int)(end - begin), steps = (rows + DEEP - 1) / DEEP;
+    int32_t       *table = reinterpret_cast<int32_t *>(room + shape::BYTES); /* [2][offset][row] */
+    const uint32_t base = smem_addr(room);
+
+    auto fill = [&](int t) {
+#pragma unroll 1
+        for (int i = tid; i < (1 + two) * TABLE_ROWS; i += THREADS) {
+            int row = t * TABLE_ROWS + i % TABLE_ROWS;
+            table[(t & 1) * GROUPS * TABLE_ROWS + i] =
+                row < rows ? conv_neighbor(&a.g, conv_row_code(&a.g, begin + row), k0 + i / TABLE_ROWS) : -1;
+        }
+    };
+    /* A thread always loads the same chunk of lines, and of columns. */
+    const int   half = tid / 8 % 2, line = line0 + half * 64 + tid % 8 * 8;
+    const bool  there = line < lines;
+    const bf16 *x = a.x + line % a.I;
+    const int   of_line = two ? half * TABLE_ROWS : 0, right_row = tid / CHUNKS, right_chunk = tid % CHUNKS;
+    const bf16 *d = a.d + (begin + right_row) * a.O + n0 + right_chunk * 8; /* of the next slice */
+    auto        load = [&](int stage, int s) {
+        const uint32_t left = base + stage * shape::STAGE, right = left + shape::RIGHT;
+        const int32_t *near = table + (s / TABLE_SLICES & 1) * GROUPS * TABLE_ROWS + of_line + s % TABLE_SLICES * DEEP;
+        const int      rows_left = n0 + right_chunk * 8 < a.O ? rows - s * DEEP - right_row : 0;
+#pragma unroll
+        for (int i = 0; i < DEEP * GROUPS * 8 / THREADS; i++) {
+            int     r = tid / 16 + i * (THREADS / 16);
+            int32_t n = there ? near[r] : -1;
+            cp_async_16(left + half * TILE + tile_chunk<64>(r, tid % 8), n >= 0 ? x + (int64_t)n * a.I : a.x,
+                        n >= 0 ? 16 : 0);
+        }
+#pragma unroll
+        for (int i = 0; i < DEEP * CHUNKS / THREADS; i++) {
+            const int down = i * (THREADS / CHUNKS);
+            cp_async_16(right + right_chunk / 8 * TILE + tile_chunk<64>(right_row + down, right_chunk % 8),
+                        down < rows_left ? d + (int64_t)down * a.O : a.d, down < rows_left ? 16 : 0);
+        }
+        d += (int64_t)DEEP * a.O;
+    };
+
+    fill(0);
+    __syncthreads();
+    for (int s = 0; s < STAGES - 1; s++) { /* table 0 has more slices than that */
+        if (s < steps) load(s, s);
+        cp_async_commit();
+    }
+    float sum[TILES][8][4] = {};
+    for (int s = 0, stage = 0; s < steps; s++, stage = stage + 1 == STAGES ? 0 : stage + 1) {
+        cp_async_wait<STAGES - 2>();
+        shared_for_wgmma();
+        __syncthreads();
+        const uint32_t left = base + stage * shape::STAGE, own = left + group * TILE;
+        uint32_t       l[4][4];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            ldmatrix_x4_trans(l[k],
+                              own + tile_chunk<64>(k * 16 + lane / 16 * 8 + lane % 8, warp % 4 * 2 + (lane / 8 & 1)));
+        slice_sums<TILES>(sum, l, left + shape::RIGHT, lane);
+        /* The next table. The one it replaces was read last in the step before, and its own first reader comes some
+         * steps later. */
+        if (s % TABLE_SLICES == 0 && s + TABLE_SLICES < steps) fill(s / TABLE_SLICES + 1);
+        if (s + STAGES - 1 < steps) load(stage == 0 ? STAGES - 1 : stage - 1, s + STAGES - 1);
+        cp_async_commit();
+        slice_done<TILES>(sum);
+    }
+    cp_async_wait<0>();
+
+    float *out = a.partial + (int64_t)blockIdx.z * lines * a.O;
+#pragma unroll
+    for (int t = 0; t < TILES; t++)
+#pragma unroll
+        for (int n = 0; n < 8; n++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                int l = line0 + warp * 16 + lane / 4 + 8 * h, col = n0 + t * 64 + n * 8 + lane % 4 * 2;
+                if (l < lines && col < a.O)
+                    *reinterpret_cast<float2 *>(out + (int64_t)l * a.O + col) =
+                        make_float2(sum[t][n][2 * h], sum[t][n][2 * h + 1]);
+            }
+}
+
+/* Parts that keep the GPU busy to the end: blocks run in rounds, and the last one should be full. */
+static int64_t dw_parts(const ctx *c, int64_t rows, int64_t blocks, int64_t part_bytes) {
+    int64_t at_once = 2 * (int64_t)c->cuda->multiprocessors, most = ceil_div(rows, 2048), best = 1;
+    if (most > DW_PARTIAL_BYTES / part_bytes) most = DW_PARTIAL_BYTES / part_bytes;
+    if (most > 1 + 4 * at_once / blocks) most = 1 + 4 * at_once / blocks;
+    double least = 0;
+    for (int64_t p = 1; p <= most; p++) {
+        double rounds = (double)ceil_div(blocks * p, at_once) / (double)p;
+        if (p > 1 && rounds > 0.98 * least) continue; /* more parts are more sums to add up */
+        best = p;
+        least = rounds;
+    }
+    return best;
+}
+
+template <int BN> void group_dw_as(ctx *c, const conv_dw *a) {
+    int64_t      x = ceil_div(27 * a->I, LINES), y = ceil_div(a->O, BN), count = 27 * a->I * a->O;
+    int64_t      parts = dw_parts(c, a->g.n_rows, x * y, (int64_t)sizeof(float) * count);
+    conv_dw_args r = gather_dw_of(c, a, parts, DEEP);
+    parts = ceil_div(a->g.n_rows, r.part_rows);
+    conv_allow_shared(group_dw_kernel<BN>, dw_shape<BN>::SHARED);
+    group_dw_kernel<BN>
+        <<<dim3((unsigned)x, (unsigned)y, (unsigned)parts), THREADS, dw_shape<BN>::SHARED, stream_of(c)>>>(r);
+    LAUNCHED(c);
+    partials_add(c, a->dw, r.partial, parts, count);
+}
+
+static bool serves(const ctx *c, int64_t I, int64_t O) {
+    return c->cuda->major == 9 && I % 64 == 0 && O % 64 == 0 &&
+           c->cuda->shared_limit >= (size_t)rows_shape<128>::SHARED;
+}
+
+} // namespace
+
+bool conv_group_rows(ctx *c, const conv_sum *a) {
+    if (!serves(c, a->Cin, a->Cout)) return false;
+    if (a->Cout % 128 == 0)
+        group_rows_as<128>(c, a);
+    else
+        group_rows_as<64>(c, a);
+    return true;
+}
+
+bool conv_group_dw(ctx *c, const conv_dw *a) {
+    if (!serves(c, a->I, a->O)) return false;
+    if (a->O % 128 == 0)
+        group_dw_as<128>(c, a);
+    else
+        group_dw_as<64>(c, a);
+    return true;
+}
