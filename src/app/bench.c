@@ -206,6 +206,7 @@ static void usage(FILE *f) {
             "       [mpirun -np N] d3s2 bench step --config FILE [--device NAME] [--csv FILE] [section.key=value ...]\n"
             "       d3s2 bench cluster|balance [--config FILE] [section.key=value ...]\n"
             "       d3s2 bench cost FILE.csv ...\n"
+            "       d3s2 bench links RANKS:MB:MS ...\n"
             "  Times every op whose name contains FILTER, after checking it against the reference.\n"
             "  --device cuda  on the GPU, at the shapes of the published networks; --f32: not in bf16\n"
             "  --csv FILE     appends one line per row, with git hash, host, device and shape\n"
@@ -214,7 +215,8 @@ static void usage(FILE *f) {
             "                 bench.tokens tokens, bench.samples of them on each rank\n"
             "  cluster        computes steps and a long run with faults on cluster.ranks GPUs (docs/scaling.md)\n"
             "  balance        how even the ranks' shares are on a data set of sizes by bench.tokens and bench.spread\n"
-            "  cost           fits the cost model (train.cost_*) to rows of bench step on one rank\n");
+            "  cost           fits the cost model (train.cost_*) to rows of bench step on one rank\n"
+            "  links          fits cluster.inside_us and inside_gb_s to measured sums over the GPUs of a node\n");
 }
 
 static int bench_ops(int argc, char **argv) {
@@ -279,5 +281,6 @@ int bench_run(const comm *world, int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "cluster")) return bench_computed(argc - 1, argv + 1, bench_cluster);
     if (argc > 1 && !strcmp(argv[1], "balance")) return bench_computed(argc - 1, argv + 1, bench_balance);
     if (argc > 1 && !strcmp(argv[1], "cost")) return bench_computed(argc - 1, argv + 1, bench_cost);
+    if (argc > 1 && !strcmp(argv[1], "links")) return bench_computed(argc - 1, argv + 1, bench_links);
     return argc > 1 && !strcmp(argv[1], "ssa") ? bench_ssa(argc - 1, argv + 1) : bench_ops(argc, argv);
 }

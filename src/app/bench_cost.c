@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "app/step_rows.h"
+#include "core/fit.h"
 #include "train/cost_model.h"
 
 /* Rows of one rank with shapes of one size: what the others say is mixed with balance and communication. */
@@ -60,5 +61,34 @@ int bench_cost(const options *o) {
     if (!status_ok(&st)) fprintf(stderr, "d3s2: error: %s\n", st.text);
     free(done);
     free(rows);
+    return (int)st.code;
+}
+
+int bench_links(const options *o) {
+    int     n = o->command.n_args;
+    double *a = malloc((size_t)(n + 1) * 3 * sizeof *a), *seconds = a + 2 * (n + 1), x[2];
+    status  st = {0};
+    CHECK(a, "no memory for %d measured sums", n);
+    if (n == 0) status_set(&st, ST_USAGE, "bench links takes measured sums over GPUs of a node: RANKS:MB:MS ...");
+    for (int i = 0; i < n && status_ok(&st); i++) {
+        double ranks, mb, ms;
+        char   rest;
+        if (sscanf(o->command.arg[i], "%lf:%lf:%lf%c", &ranks, &mb, &ms, &rest) != 3 ||
+            !(ranks >= 2 && mb > 0 && ms > 0 && ranks < 1e6 && mb < 1e9 && ms < 1e9)) {
+            status_set(&st, ST_USAGE, "'%.80s' is not RANKS:MB:MS, as 4:268:1.19", o->command.arg[i]);
+            break;
+        }
+        a[2 * i] = 2 * (ranks - 1) / ranks * mb * 1e6; /* comm_ring_seconds */
+        a[2 * i + 1] = 2 * (ranks - 1);
+        seconds[i] = 1e-3 * ms;
+    }
+    if (status_ok(&st)) {
+        double error = fit_nonnegative(a, seconds, NULL, n, 2, x);
+        printf("%d sums, mean error %.1f %%\n", n, 100 * error);
+        if (x[0] > 0) printf("cluster.inside_us=%.6g cluster.inside_gb_s=%.6g\n", 1e6 * x[1], 1e-9 / x[0]);
+        if (x[0] <= 0) status_set(&st, ST_DATA, "these sums take no longer for more bytes: measure larger ones");
+    }
+    if (!status_ok(&st)) fprintf(stderr, "d3s2: error: %s\n", st.text);
+    free(a);
     return (int)st.code;
 }

@@ -13,7 +13,7 @@ int64_t cost_of(const cost_model *m, int64_t n) {
     double us = m->sample + m->token * (double)n + m->token2 * (double)n * (double)n;
     if (m->token + m->token2 + m->sample <= 0) us = (double)n;
     double ns = 1e3 * us;
-    return ns < 1 ? 1 : ns < 1e15 ? llround(ns) : (int64_t)1e15; /* sums of thousands of samples fit 64 bits */
+    return ns < 1 ? 1 : ns < 1e13 ? llround(ns) : (int64_t)1e13; /* sums of 100,000 samples fit 64 bits */
 }
 
 double cost_fit(const cost_point *p, int n, cost_model *m) {

@@ -40,6 +40,11 @@ grep -q "3 rows" "$tmp/out" || fail "bench cost: not the three rows of one rank"
 expect 64 "bench cost takes files" bench cost
 expect 65 "is not one" bench cost "$config"
 
+expect_ok "cluster.inside_us=0 cluster.inside_gb_s=318." bench links 2:268.4:0.91 4:268.4:1.19
+expect_ok "cluster.inside_us=10 cluster.inside_gb_s=100" bench links 2:100:1.02 4:100:1.56 2:1:0.03
+expect 64 "is not RANKS:MB:MS" bench links 1:268:0.91
+expect 64 "bench links takes" bench links
+
 # ---- the report
 expect_ok "$tmp/page/scaling.md" report --scaling "$tmp/rows.csv" --config "$config" report.output="$tmp/page"
 for file in scaling.md scaling.csv tokens.svg efficiency.svg exposed.svg; do
