@@ -1,5 +1,6 @@
-#include "io/checkpoint_internal.h"
+#include "core/fault.h"
 #include "core/rng.h"
+#include "io/checkpoint_internal.h"
 #include "io/h5.h"
 
 #include <errno.h>
@@ -151,7 +152,7 @@ static bool list_steps(const char *run_folder, int64_t **steps, int *n, status *
     return true;
 }
 
-static bool step_folder(const char *run_folder, int64_t step, char folder[PATH_CAP], status *st) {
+bool ckpt_step_folder(const char *run_folder, int64_t step, char folder[PATH_CAP], status *st) {
     char name[40];
     snprintf(name, sizeof name, "step-%" PRId64, step);
     return join_path(run_folder, name, folder, st);
@@ -167,7 +168,7 @@ bool ckpt_latest(const char *run_folder, bool verify, ckpt_manifest *m, status *
     for (int i = 0; !found && i < n; i++) {
         char   folder[PATH_CAP];
         status bad = {0};
-        if (!step_folder(run_folder, steps[i], folder, st)) break;
+        if (!ckpt_step_folder(run_folder, steps[i], folder, st)) break;
         found = ckpt_open(folder, m, &bad);
         if (found && verify && !ckpt_verify(m, &bad)) {
             ckpt_close(m);
@@ -205,7 +206,9 @@ bool ckpt_open_any(const char *path, bool verify, ckpt_manifest *m, status *st) 
 static bool remove_step(const char *folder, status *st) {
     char part[PATH_CAP];
     if (!atomic_part_name(folder, part, st) || !remove_tree(part, st)) return false;
+    fault_at("ckpt.before_prune");
     if (rename(folder, part)) return status_set(st, ST_IO, "%s: cannot remove: %s", folder, strerror(errno));
+    fault_at("ckpt.prune");
     return remove_tree(part, st);
 }
 
@@ -230,7 +233,7 @@ bool ckpt_prune(const char *run_folder, int keep_last, int64_t keep_every, statu
     if (!remove_leftovers(run_folder, st) || !list_steps(run_folder, &steps, &n, st)) return false;
     for (int i = 0; ok && i < n; i++) {
         char folder[PATH_CAP];
-        ok = step_folder(run_folder, steps[i], folder, st);
+        ok = ckpt_step_folder(run_folder, steps[i], folder, st);
         bool keep = i < keep_last || (keep_every > 0 && steps[i] % keep_every == 0);
         if (ok && !have_good) {
             ckpt_manifest m;
