@@ -61,6 +61,25 @@ int64_t ckpt_slab_count(const ckpt_manifest *m, const char *slab) {
     return n;
 }
 
+/* The parameter that has this element of a slab, NULL where slabs are not cut into parameters. */
+static const char *param_at(const ckpt_manifest *m, const char *slab, int64_t element) {
+    const char *name = NULL;
+    if (!strcmp(slab, "clip_norms")) return NULL;
+    for (int i = 0; i < m->n_params && m->param[i].offset <= element; i++) name = m->param[i].name;
+    return name;
+}
+
+static bool bad_chunk(const ckpt_manifest *m, const ckpt_range *r, const char *path, int64_t first, int64_t count,
+                      status *st) {
+    const char *from = param_at(m, r->slab, first), *to = param_at(m, r->slab, first + count - 1);
+    return status_set(
+        st, ST_DATA,
+        "%s: slab %s, elements %lld..%lld (%.90s to %.90s) do not match their checksum: the checkpoint is "
+        "damaged",
+        path, r->slab, (long long)first, (long long)(first + count - 1), from ? from : "no tensor",
+        to ? to : "no tensor");
+}
+
 /* Elements lo..hi of one stored range to out, chunk by chunk through `chunk` [CKPT_CHUNK]; out NULL only
  * checks. */
 static bool read_stored(const ckpt_manifest *m, const ckpt_range *r, int64_t lo, int64_t hi, float *chunk, float *out,
@@ -76,10 +95,7 @@ static bool read_stored(const ckpt_manifest *m, const ckpt_range *r, int64_t lo,
         int64_t at = k * CKPT_CHUNK, n = r->count - at < CKPT_CHUNK ? r->count - at : CKPT_CHUNK;
         ok = h5_table_rows(set, H5T_NATIVE_FLOAT, at, n, chunk, st);
         if (ok && hash_bytes(chunk, (size_t)n * sizeof(float), 0) != r->hash[k])
-            ok = status_set(st, ST_DATA,
-                            "%s: slab %s, elements %lld..%lld do not match their checksum: the checkpoint is "
-                            "damaged",
-                            path, r->slab, (long long)(r->first + at), (long long)(r->first + at + n - 1));
+            ok = bad_chunk(m, r, path, r->first + at, n, st);
         int64_t from = lo > at ? lo : at, to = hi < at + n ? hi : at + n;
         if (ok && out) memcpy(out + (from - lo), chunk + (from - at), (size_t)(to - from) * sizeof(float));
     }
