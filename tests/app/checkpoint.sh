@@ -1,10 +1,11 @@
 #!/bin/sh
 # Checkpoints of two ranks under faults: a rank killed at each step of the writer, writes that fail, folders that go away, other
-# numbers of ranks. What goes on afterwards has the bits of the run that nothing happened to.   checkpoint.sh D3S2 MPIRUN SHARD_TOOL
+# numbers of ranks. What goes on afterwards has the bits of the run that nothing happened to.   checkpoint.sh D3S2 MPIRUN SHARD_TOOL [POWER_LIBRARY]
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 [ -w /dev/shm ] && TMPDIR=/dev/shm # fsync costs nothing there, and it is the page cache that survives a kill
 . "$here/lib.sh"
+power=${4:-}
 cd "$tmp" || exit 1
 clean_up() {
     umount "$tmp/read-only" 2>/dev/null
@@ -99,6 +100,21 @@ no_faults
 [ "$(grep -c "^fault: " "$tmp/err")" -ge 20 ] || fail "the slow disk was not slow"
 grep -q "warning: " "$tmp/err" && fail "a slow disk: a warning"
 as_golden "slow disk"
+
+# ---- power cuts: nothing has a name before it is on disk (power.c)
+if [ -n "$power" ]; then
+    power_run() {
+        rm -rf run power.log
+        "$mpirun" -np 2 --oversubscribe env LD_PRELOAD="$power" POWER_FOLDER="$(pwd -P)/run" POWER_LOG="$tmp/power.log" \
+            ${1:-A=} "$d3s2" $train >out 2>"$tmp/err" || fail "the run under watch failed"
+    }
+    power_run
+    # Two parts, manifest, folder of three saves, and two removals.
+    [ "$(grep -c '^seen ' power.log)" -eq 14 ] || fail "power cut: $(grep -c '^seen ' power.log) renames, not 14"
+    grep -v '^seen ' power.log && fail "a power cut would leave a name without its content"
+    power_run POWER_FORGETS=1
+    for rule in renamed removed left; do grep -q "^$rule: " power.log || fail "without fsync: nobody finds '$rule'"; done
+fi
 
 # ---- the folder goes away while the run is under way: it trains on, and says at the end that nothing is saved
 rm -rf run
