@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "core/fault.h"
 
@@ -12,8 +11,7 @@ typedef enum { SAVE_NONE, SAVE_WRITING, SAVE_COMMITTING } save_phase;
 struct saver {
     saver_config cfg;
     device_kind  dev;
-    char        *room;
-    size_t       room_bytes;
+    arena        room; /* for the copy; base NULL: the state is written from where it is */
     int64_t      saved;
 
     /* the save under way */
@@ -49,19 +47,16 @@ size_t saver_bytes(const comm *c, const task *t, const optimizer *x, const run_s
 
 size_t saver_room(const comm *c, const task *t, const optimizer *x, const run_state *s, const options *o) {
     bool beside = o->train.checkpoint_async && o->train.checkpoint_every > 0;
-    return beside || t->p->dev != DEV_CPU ? saver_bytes(c, t, x, s) : 0;
+    return beside || t->p->dev != DEV_CPU ? saver_bytes(c, t, x, s) + STATE_SLABS * 64 : 0; /* each begins a line */
 }
 
 /* Touched here, so that the first save does not wait for its pages. */
-static char *take_room(device_kind dev, size_t bytes) {
-    if (dev != DEV_CPU) return device_host_alloc(bytes);
-    char *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(p != MAP_FAILED, "no memory for the %.0f MB of a checkpoint: set train.checkpoint_async=false",
-          (double)bytes / 1e6);
-    madvise(p, bytes, MADV_HUGEPAGE);
+static arena take_room(size_t bytes) {
+    arena a = arena_new_pinned("checkpoint (train.checkpoint_async=false takes none on the CPU)", bytes);
+    if (a.pinned) return a;
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < bytes; i += 4096) p[i] = 0;
-    return p;
+    for (size_t i = 0; i < bytes; i += 4096) a.base[i] = 0;
+    return a;
 }
 
 static void copy_host(char *to, const void *from, size_t bytes) {
@@ -73,19 +68,18 @@ static void copy_host(char *to, const void *from, size_t bytes) {
 
 /* The slabs as the threads will find them; the host waits until they are there. */
 static void copy_state(saver *v, const state_slab *slab, int n) {
-    char *to = v->room;
     v->n_slabs = n;
+    if (v->room.base) arena_reset(&v->room, 0);
     for (int i = 0; i < n; i++) {
         size_t bytes = (size_t)slab[i].part.count * sizeof(float);
         v->slab[i] = slab[i].part;
-        if (!v->room) continue;
-        CHECK((size_t)(to - v->room) + bytes <= v->room_bytes, "the state has grown over %zu bytes", v->room_bytes);
-        v->slab[i].data = (const float *)(void *)to;
+        if (!v->room.base) continue;
+        float *to = arena_alloc(&v->room, bytes);
+        v->slab[i].data = to;
         if (slab[i].dev == DEV_CPU)
-            copy_host(to, slab[i].part.data, bytes);
+            copy_host((char *)to, slab[i].part.data, bytes);
         else if (bytes > 0)
             device_copy(to, slab[i].part.data, bytes, STREAM_COMPUTE);
-        to += bytes;
     }
     if (v->dev != DEV_CPU) {
         device_sync(STREAM_COMPUTE);
@@ -106,8 +100,8 @@ saver *saver_new(const saver_config *cfg, const task *t, const optimizer *x, con
     v->cfg = *cfg;
     v->dev = t->p->dev;
     v->saved = -1;
-    v->room_bytes = saver_room(cfg->c, t, x, s, cfg->o);
-    if (v->room_bytes > 0) v->room = take_room(v->dev, v->room_bytes);
+    size_t bytes = saver_room(cfg->c, t, x, s, cfg->o);
+    if (bytes > 0) v->room = take_room(bytes);
     pthread_mutex_init(&v->lock, NULL);
     pthread_cond_init(&v->changed, NULL);
     return v;
@@ -116,8 +110,7 @@ saver *saver_new(const saver_config *cfg, const task *t, const optimizer *x, con
 void saver_free(saver *v) {
     if (!v) return;
     CHECK(v->phase == SAVE_NONE, "a checkpoint is being written");
-    if (v->room && v->dev == DEV_CPU) munmap(v->room, v->room_bytes);
-    if (v->room && v->dev != DEV_CPU) device_host_free(v->room);
+    if (v->room.base) arena_free(&v->room);
     pthread_mutex_destroy(&v->lock);
     pthread_cond_destroy(&v->changed);
     free(v);
@@ -239,7 +232,7 @@ static void wait_for_end(saver *v, status *st) {
 
 bool saver_wait(saver *v, status *st) {
     wait_for_end(v, st);
-    return status_ok(st);
+    return !st || status_ok(st);
 }
 
 bool saver_start(saver *v, const task *t, const optimizer *x, const run_state *s, status *st) {

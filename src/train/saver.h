@@ -36,7 +36,7 @@ void   saver_free(saver *v);
 /* Collective. Begins to save the state as step s->step, after the end of a save that is under way; without
  * train.checkpoint_async it is all done on return. False: nothing was begun, or it failed. */
 bool    saver_start(saver *v, const task *t, const optimizer *x, const run_state *s, status *st);
-/* Collective. Waits for a save under way; false with its failure. */
+/* Collective. Waits for a save under way; false with its failure, which is a warning when st is NULL. */
 bool    saver_wait(saver *v, status *st);
 /* Step of the newest whole checkpoint that this saver made, -1: none. */
 int64_t saver_saved(const saver *v);

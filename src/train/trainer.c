@@ -188,10 +188,9 @@ static void save_on_the_way(trainer *t, log_span *span) {
 /* The checkpoint that the run ends with is on disk when this returns. */
 static bool save_at_last(trainer *t, log_span *span, status *st) {
     stepper *w = &t->w;
-    status   under_way = {0};
     double   t0 = now_seconds();
     if (!w->save || t->first_step == w->s.step) return true;
-    if (!saver_wait(w->save, &under_way) && t->c->rank == 0) log_warn("%s; once more", under_way.text);
+    saver_wait(w->save, NULL);
     bool ok =
         saver_saved(w->save) == w->s.step || (saver_start(w->save, w->t, &w->x, &w->s, st) && saver_wait(w->save, st));
     span->checkpoint += now_seconds() - t0;
@@ -297,9 +296,8 @@ static bool train(trainer *t, status *st) {
     if (!t->hooks || !t->hooks->unsaved)
         w->save =
             saver_new(&(saver_config){.c = t->c, .run = t->folder.path, .l = w->l, .o = t->o}, w->t, &w->x, &w->s);
-    bool   ok = loop(t, st);
-    status left = {0}; /* a run that ends with an error: what it had begun to save is kept */
-    if (w->save && !saver_wait(w->save, &left) && t->c->rank == 0) log_warn("%s", left.text);
+    bool ok = loop(t, st);
+    if (w->save) saver_wait(w->save, NULL); /* a run that ends with an error: what it had begun to save is kept */
     return ok;
 }
 

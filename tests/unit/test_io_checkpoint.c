@@ -1,6 +1,7 @@
 #define _GNU_SOURCE /* memmem */
 /* Checkpoints: written by 1, 2, 3 ranks, read by other splits; damage, half saves, pruning, another
  * architecture. */
+#include "core/fault.h"
 #include "harness/harness.h"
 #include "io/checkpoint_file.h"
 
@@ -268,6 +269,51 @@ static void another_architecture(void **state) {
     ckpt_close(&m);
 }
 
+typedef struct {
+    double held, since;
+    int    times;
+    bool   is_held;
+} held_guard;
+
+static void hold(void *user) {
+    held_guard *g = user;
+    assert_false(g->is_held);
+    g->is_held = true;
+    g->since = now_seconds();
+    g->times++;
+}
+static void let_go(void *user) {
+    held_guard *g = user;
+    assert_true(g->is_held);
+    g->is_held = false;
+    g->held += now_seconds() - g->since;
+}
+
+/* HDF5 is not held while a slow disk takes the numbers, so the loader goes on. */
+static void guard_is_short(void **state) {
+    (void)state;
+    float        *x = slab(8);
+    ckpt_slab     s = {"params", x, 0, N_PARAMS};
+    ckpt_manifest m = manifest_of(1);
+    held_guard    g = {0};
+    ckpt_guard    guard = {hold, let_go, &g};
+    char          part[PATH_CAP];
+    status        st = {0};
+    assert_true(make_folder(in_folder("guard"), &st) && ckpt_begin(in_folder("guard"), 1, 1, part, &st));
+    setenv("D3S2_FAULT", "delay=200@ckpt.write:1-", 1); /* four chunks by two threads, then the hashes */
+    fault_reset();
+    double t = now_seconds();
+    assert_true(ckpt_write_part(part, 0, &s, 1, &guard, &st));
+    unsetenv("D3S2_FAULT");
+    fault_reset();
+    t = now_seconds() - t;
+    assert_int_equal(g.times, 1);
+    expect_le(g.held, t - 0.59, "seconds HDF5 was held");
+    assert_true(ckpt_commit(part, 1, &m, &guard, &st));
+    assert_true(g.times == 2 && !g.is_held);
+    free(x);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),
@@ -275,6 +321,7 @@ int main(void) {
         cmocka_unit_test(coverage),
         cmocka_unit_test(replace_and_prune),
         cmocka_unit_test(another_architecture),
+        cmocka_unit_test(guard_is_short),
     };
     log_init(0, 1, LOG_QUIET);
     return cmocka_run_group_tests(tests, NULL, NULL);
