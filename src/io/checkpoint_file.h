@@ -72,7 +72,8 @@ typedef struct {
     void *user;
 } ckpt_guard;
 
-/* Makes run_folder/step-N.part, empty; refuses when fewer than `bytes` (those of all parts) are free. */
+/* Removes what interrupted saves left and makes run_folder/step-N.part, empty; refuses when fewer than `bytes` (those
+ * of all parts) are free. */
 bool ckpt_begin(const char *run_folder, int64_t step, int64_t bytes, char part_folder[PATH_CAP], status *st);
 /* The file of one rank; a rank with nothing to say writes an empty part. */
 bool ckpt_write_part(const char *part_folder, int rank, const ckpt_slab *slabs, int n, const ckpt_guard *guard,

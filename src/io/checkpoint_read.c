@@ -228,7 +228,7 @@ static bool remove_step(const char *folder, status *st) {
     return remove_tree(part, st);
 }
 
-static bool remove_leftovers(const char *run_folder, status *st) {
+bool ckpt_remove_leftovers(const char *run_folder, status *st) {
     char **names, path[PATH_CAP];
     int    n;
     if (!list_folder(run_folder, ".part", &names, &n, st)) return false;
@@ -246,7 +246,7 @@ bool ckpt_prune(const char *run_folder, int keep_last, int64_t keep_every, statu
     int64_t *steps;
     int      n;
     bool     ok = true, have_good = false;
-    if (!remove_leftovers(run_folder, st) || !list_steps(run_folder, &steps, &n, st)) return false;
+    if (!ckpt_remove_leftovers(run_folder, st) || !list_steps(run_folder, &steps, &n, st)) return false;
     for (int i = 0; ok && i < n; i++) {
         char folder[PATH_CAP];
         ok = ckpt_step_folder(run_folder, steps[i], folder, st);

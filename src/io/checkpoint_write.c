@@ -106,16 +106,16 @@ static int64_t free_space(const char *folder) {
 
 bool ckpt_begin(const char *run_folder, int64_t step, int64_t bytes, char part_folder[PATH_CAP], status *st) {
     char folder[PATH_CAP];
-    if (!ckpt_step_folder(run_folder, step, folder, st) || !atomic_part_name(folder, part_folder, st) ||
-        !remove_tree(part_folder, st))
-        return false;
+    if (!ckpt_step_folder(run_folder, step, folder, st) || !atomic_part_name(folder, part_folder, st)) return false;
+    /* The run's folder is not made anew: where it has gone, a disk may have gone. */
+    if (access(run_folder, F_OK)) return status_set(st, ST_IO, "%s: cannot create: %s", part_folder, strerror(errno));
+    if (!ckpt_remove_leftovers(run_folder, st)) return false; /* of any step: they take the space */
     int64_t free_bytes = free_space(run_folder);
     if (free_bytes < bytes)
         return status_set(st, ST_IO, "%s: needs %.1f MB, %.1f MB are free: free some space and run again", folder,
                           (double)bytes / 1e6, (double)free_bytes / 1e6);
-    /* The run's folder is not made anew: where it has gone, a disk may have gone. */
     if (fault_at("ckpt.begin") || mkdir(part_folder, 0777))
-        return status_set(st, ST_IO, "%s: cannot create the folder: %s", part_folder, strerror(errno));
+        return status_set(st, ST_IO, "%s: cannot create: %s", part_folder, strerror(errno));
     return true;
 }
 

@@ -390,6 +390,12 @@ static void no_room(void **state) {
     assert_true(strstr(st.text, "step-1") && strstr(st.text, "are free"));
     used(run_of("room"), &n);
     assert_int_equal(n, 0);
+    /* What an interrupted save of another step left gives its space back first. */
+    assert_true(make_folder(file_of("room", 7, ".part"), &st) && make_folder(run_of("room/step-x.part"), &st));
+    st = (status){0};
+    if (!ckpt_begin(run_of("room"), 8, 1, part, &st)) fail_msg("%s", st.text);
+    assert_true(access(file_of("room", 7, ".part"), F_OK) != 0 && !access(file_of("room", 8, ".part"), F_OK));
+    assert_int_equal(access(run_of("room/step-x.part"), F_OK), 0); /* not ours */
 }
 
 int main(void) {
