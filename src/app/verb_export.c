@@ -107,7 +107,7 @@ static bool import_weights(const options *o, const char *model, const params *p,
     bool      ok = read_weights(&s, want, p->n, w, st);
     if (ok)
         printf("%s: %d tensors of the %s -> %s/step-0; train with train.init_from=%s\n", file, p->n, model, run, run);
-    if (ok && !o->command.dry_run) ok = make_folder(run, st) && ckpt_save(run, 0, 1, 0, &slab, 1, &m, NULL, NULL, st);
+    if (ok && !o->command.dry_run) ok = make_folder(run, st) && ckpt_save(run, &slab, 1, &m, st);
     safetensors_close(&s);
     free(want);
     free(w);

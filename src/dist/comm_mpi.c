@@ -2,6 +2,7 @@
  * arrival) and the standard does not promise the same bits on every rank. Here each rank owns a slice, gets that slice
  * of everybody (all-to-all), adds in rank order in double, and the slices go round again (all-gather): the volume of a
  * ring, bits that depend on the inputs and the number of ranks only. */
+#include "core/fault.h"
 #include "dist/comm_nccl.h"
 
 #include <mpi.h>
@@ -80,6 +81,7 @@ void comm_start(comm *c, int *argc, char ***argv) {
         fatal_set_abort(abort_all_ranks);
         log_init(c->rank, c->size, LOG_INFO);
     }
+    fault_rank(c->rank);
     /* mpirun's own daemons are tasks of a step too, so only a rank that is alone says that nobody introduced it. */
     CHECK(!tasks || c->size > 1 || atoi(tasks) == 1,
           "srun started %s tasks but MPI sees %d: this srun does not speak to the MPI library, use srun --mpi=pmix",

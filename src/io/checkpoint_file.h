@@ -1,9 +1,10 @@
 /* Checkpoints on disk: the folder step-N holds one part per writing rank and a manifest.
  *
- *   step-N/part-00000.h5   /range/0, /range/1, ...: float ranges of flat slabs; attributes slab, first;
- * /hash/0, ...: XXH3 of every CKPT_CHUNK floats of the range step-N/manifest.json   step, model, seed,
- * fingerprint, numbers, configuration (YAML text), parameters (name, shape, offset in the slab), and for
- * every part its bytes, ranges and hashes; with a checksum of itself
+ *   step-N/part-00000.h5   /range/0, /range/1, ...: float ranges of flat slabs; attributes slab, first
+ *                          /hash/0, ...: XXH3 of every CKPT_CHUNK floats of the range
+ *   step-N/manifest.json   step, model, seed, fingerprint, numbers, configuration (YAML text), parameters (name, shape,
+ *                          offset in the slab), and for every part its bytes, ranges and hashes; with a checksum of
+ *                          itself
  *
  * A slab is a long vector of floats cut over the ranks as they like: "params", "adam_m", "adam_v", "ema", and
  * small ones. Everything is written to step-N.part and renamed when the manifest is complete and on disk, so
@@ -54,8 +55,9 @@ typedef struct {
 /* Frees what ckpt_open filled. */
 void ckpt_close(ckpt_manifest *m);
 
-/* ---- writing
- * -------------------------------------------------------------------------------------------------- */
+/* ---- writing ---------------------------------------------------------------------------------------------------
+ * One rank begins, then every rank writes its part, then, with all parts there, one rank commits, or, when any of it
+ * failed, abandons. Who agrees on that is the caller. Until the rename at the end of the commit there is no step-N. */
 
 typedef struct {
     const char  *name;
@@ -63,18 +65,26 @@ typedef struct {
     int64_t      first, count; /* this rank holds slab[first .. first+count) */
 } ckpt_slab;
 
-/* The file of one rank in an existing folder; a rank with nothing to say writes an empty part. */
-bool ckpt_write_part(const char *folder, int rank, const ckpt_slab *slabs, int n, status *st);
-/* By one rank after all parts are there: checks that the ranges of every slab leave no hole and do not
- * overlap, writes the manifest, syncs, and renames `part_folder` to `folder` (an older folder of that name is
- * replaced). */
-bool ckpt_commit(const char *part_folder, const char *folder, int n_parts, const ckpt_manifest *m, status *st);
+/* Taken around calls of HDF5, each time for a moment, where other threads may call it, too. NULL: there are none. */
+typedef struct {
+    void (*lock)(void *user);
+    void (*unlock)(void *user);
+    void *user;
+} ckpt_guard;
 
-/* All of it, called by every rank: step-N of run_folder. all_ok is a collective "and" (NULL: one rank); a
- * failure of any rank removes step-N.part and is returned on every rank. Only rank 0 needs a manifest. */
-typedef bool (*ckpt_all_ok)(bool ok, void *user);
-bool ckpt_save(const char *run_folder, int rank, int n_ranks, int64_t step, const ckpt_slab *slabs, int n,
-               const ckpt_manifest *m, ckpt_all_ok all_ok, void *user, status *st);
+/* Removes what interrupted saves left and makes run_folder/step-N.part, empty; refuses when fewer than `bytes` (those
+ * of all parts) are free. */
+bool ckpt_begin(const char *run_folder, int64_t step, int64_t bytes, char part_folder[PATH_CAP], status *st);
+/* The file of one rank; a rank with nothing to say writes an empty part. */
+bool ckpt_write_part(const char *part_folder, int rank, const ckpt_slab *slabs, int n, const ckpt_guard *guard,
+                     status *st);
+/* Checks that the ranges of every slab leave no hole and do not overlap, writes the manifest, syncs, and renames
+ * step-N.part to step-N (an older folder of that name is replaced). */
+bool ckpt_commit(const char *part_folder, int n_parts, const ckpt_manifest *m, const ckpt_guard *guard, status *st);
+void ckpt_abandon(const char *part_folder);
+
+/* All of it, for one rank: step-N of an existing run folder. */
+bool ckpt_save(const char *run_folder, const ckpt_slab *slabs, int n, const ckpt_manifest *m, status *st);
 
 /* The rules, for the trainer, pruning and simulations: whether a checkpoint is written after `step` steps (every 0:
  * never), and whether one stays that has `newer` newer ones. */

@@ -1,5 +1,6 @@
-#include "io/checkpoint_internal.h"
+#include "core/fault.h"
 #include "core/rng.h"
+#include "io/checkpoint_internal.h"
 #include "io/h5.h"
 
 #include <errno.h>
@@ -60,6 +61,25 @@ int64_t ckpt_slab_count(const ckpt_manifest *m, const char *slab) {
     return n;
 }
 
+/* The parameter that has this element of a slab, NULL where slabs are not cut into parameters. */
+static const char *param_at(const ckpt_manifest *m, const char *slab, int64_t element) {
+    const char *name = NULL;
+    if (!strcmp(slab, "clip_norms")) return NULL;
+    for (int i = 0; i < m->n_params && m->param[i].offset <= element; i++) name = m->param[i].name;
+    return name;
+}
+
+static bool bad_chunk(const ckpt_manifest *m, const ckpt_range *r, const char *path, int64_t first, int64_t count,
+                      status *st) {
+    const char *from = param_at(m, r->slab, first), *to = param_at(m, r->slab, first + count - 1);
+    return status_set(
+        st, ST_DATA,
+        "%s: slab %s, elements %lld..%lld (%.90s to %.90s) do not match their checksum: the checkpoint is "
+        "damaged",
+        path, r->slab, (long long)first, (long long)(first + count - 1), from ? from : "no tensor",
+        to ? to : "no tensor");
+}
+
 /* Elements lo..hi of one stored range to out, chunk by chunk through `chunk` [CKPT_CHUNK]; out NULL only
  * checks. */
 static bool read_stored(const ckpt_manifest *m, const ckpt_range *r, int64_t lo, int64_t hi, float *chunk, float *out,
@@ -75,10 +95,7 @@ static bool read_stored(const ckpt_manifest *m, const ckpt_range *r, int64_t lo,
         int64_t at = k * CKPT_CHUNK, n = r->count - at < CKPT_CHUNK ? r->count - at : CKPT_CHUNK;
         ok = h5_table_rows(set, H5T_NATIVE_FLOAT, at, n, chunk, st);
         if (ok && hash_bytes(chunk, (size_t)n * sizeof(float), 0) != r->hash[k])
-            ok = status_set(st, ST_DATA,
-                            "%s: slab %s, elements %lld..%lld do not match their checksum: the checkpoint is "
-                            "damaged",
-                            path, r->slab, (long long)(r->first + at), (long long)(r->first + at + n - 1));
+            ok = bad_chunk(m, r, path, r->first + at, n, st);
         int64_t from = lo > at ? lo : at, to = hi < at + n ? hi : at + n;
         if (ok && out) memcpy(out + (from - lo), chunk + (from - at), (size_t)(to - from) * sizeof(float));
     }
@@ -151,7 +168,7 @@ static bool list_steps(const char *run_folder, int64_t **steps, int *n, status *
     return true;
 }
 
-static bool step_folder(const char *run_folder, int64_t step, char folder[PATH_CAP], status *st) {
+bool ckpt_step_folder(const char *run_folder, int64_t step, char folder[PATH_CAP], status *st) {
     char name[40];
     snprintf(name, sizeof name, "step-%" PRId64, step);
     return join_path(run_folder, name, folder, st);
@@ -167,7 +184,7 @@ bool ckpt_latest(const char *run_folder, bool verify, ckpt_manifest *m, status *
     for (int i = 0; !found && i < n; i++) {
         char   folder[PATH_CAP];
         status bad = {0};
-        if (!step_folder(run_folder, steps[i], folder, st)) break;
+        if (!ckpt_step_folder(run_folder, steps[i], folder, st)) break;
         found = ckpt_open(folder, m, &bad);
         if (found && verify && !ckpt_verify(m, &bad)) {
             ckpt_close(m);
@@ -205,11 +222,13 @@ bool ckpt_open_any(const char *path, bool verify, ckpt_manifest *m, status *st) 
 static bool remove_step(const char *folder, status *st) {
     char part[PATH_CAP];
     if (!atomic_part_name(folder, part, st) || !remove_tree(part, st)) return false;
+    fault_at("ckpt.before_prune");
     if (rename(folder, part)) return status_set(st, ST_IO, "%s: cannot remove: %s", folder, strerror(errno));
+    fault_at("ckpt.prune");
     return remove_tree(part, st);
 }
 
-static bool remove_leftovers(const char *run_folder, status *st) {
+bool ckpt_remove_leftovers(const char *run_folder, status *st) {
     char **names, path[PATH_CAP];
     int    n;
     if (!list_folder(run_folder, ".part", &names, &n, st)) return false;
@@ -227,10 +246,10 @@ bool ckpt_prune(const char *run_folder, int keep_last, int64_t keep_every, statu
     int64_t *steps;
     int      n;
     bool     ok = true, have_good = false;
-    if (!remove_leftovers(run_folder, st) || !list_steps(run_folder, &steps, &n, st)) return false;
+    if (!ckpt_remove_leftovers(run_folder, st) || !list_steps(run_folder, &steps, &n, st)) return false;
     for (int i = 0; ok && i < n; i++) {
         char folder[PATH_CAP];
-        ok = step_folder(run_folder, steps[i], folder, st);
+        ok = ckpt_step_folder(run_folder, steps[i], folder, st);
         bool keep = ckpt_stays(i, steps[i], keep_last, keep_every);
         if (ok && !have_good) {
             ckpt_manifest m;

@@ -1,6 +1,6 @@
 #define _GNU_SOURCE /* renameat2 */
+#include "core/fault.h"
 #include "io/checkpoint_internal.h"
-#include "core/rng.h"
 #include "io/h5.h"
 
 #include <errno.h>
@@ -10,60 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
-
-bool ckpt_part_path(const char *folder, int part, char path[PATH_CAP], status *st) {
-    char name[32];
-    snprintf(name, sizeof name, "part-%05d.h5", part);
-    return join_path(folder, name, path, st);
-}
-
-int64_t ckpt_chunks(int64_t count) {
-    return (count + CKPT_CHUNK - 1) / CKPT_CHUNK;
-}
-
-/* ---- one part
- * ----------------------------------------------------------------------------------------------------- */
-
-static bool put_range(hid_t f, int index, const ckpt_slab *s, status *st) {
-    char      name[32];
-    int64_t   chunks = ckpt_chunks(s->count);
-    uint64_t *hash = malloc(((size_t)chunks + 1) * sizeof *hash);
-    CHECK(hash, "no memory for %lld checksums", (long long)chunks);
-    for (int64_t k = 0; k < chunks; k++) {
-        int64_t at = k * CKPT_CHUNK, n = s->count - at < CKPT_CHUNK ? s->count - at : CKPT_CHUNK;
-        hash[k] = hash_bytes(s->data + at, (size_t)n * sizeof(float), 0);
-    }
-    snprintf(name, sizeof name, "hash/%d", index);
-    bool ok = h5_flat_put(f, name, H5T_STD_U64LE, chunks, hash, st);
-    free(hash);
-    snprintf(name, sizeof name, "range/%d", index);
-    if (!ok || !h5_flat_put(f, name, H5T_IEEE_F32LE, s->count, s->data, st)) return false;
-    hid_t set = H5Dopen2(f, name, H5P_DEFAULT);
-    if (set < 0) return status_set(st, ST_IO, "a checkpoint part cannot be written");
-    ok = h5_set_text(set, "slab", s->name, st) && h5_set_i64(set, "first", s->first, st);
-    H5Dclose(set);
-    return ok;
-}
-
-bool ckpt_write_part(const char *folder, int rank, const ckpt_slab *slabs, int n, status *st) {
-    char path[PATH_CAP], part[PATH_CAP];
-    if (!ckpt_part_path(folder, rank, path, st) || !atomic_part_name(path, part, st)) return false;
-    for (int i = 0; i < n; i++)
-        CHECK(slabs[i].first >= 0 && slabs[i].count >= 0 && strlen(slabs[i].name) < 64, "slab %s: %lld from %lld",
-              slabs[i].name, (long long)slabs[i].count, (long long)slabs[i].first);
-    hid_t f = h5_file_create(part, st);
-    if (f < 0) return false;
-    bool ok = h5_group(f, "range", st) && h5_group(f, "hash", st) &&
-              h5_set_text(f, "format", "d3s2-checkpoint-part", st) && h5_set_i64(f, "version", CKPT_VERSION, st) &&
-              h5_set_i64(f, "n_ranges", n, st);
-    for (int i = 0; ok && i < n; i++) ok = put_range(f, i, &slabs[i], st);
-    if (!ok) {
-        h5_file_discard(f, part);
-        return false;
-    }
-    return h5_file_finish(f, part, st) && atomic_publish(part, path, st);
-}
 
 /* ---- commit
  * ------------------------------------------------------------------------------------------------------- */
@@ -82,25 +30,32 @@ static bool get_range(hid_t f, int part, int index, ckpt_range *r, status *st) {
     return ok && (r->hash = h5_table_get(f, name, H5T_NATIVE_UINT64, 0, ckpt_chunks(r->count), st));
 }
 
+static bool gather_part(const char *folder, int p, ckpt_manifest *m, status *st) {
+    char        path[PATH_CAP];
+    struct stat info;
+    int64_t     n = 0;
+    if (!ckpt_part_path(folder, p, path, st)) return false;
+    hid_t f = h5_file_open(path, st);
+    if (f < 0) return false;
+    bool ok = h5_get_i64(f, "n_ranges", &n, st) && n >= 0 && n < 1 << 20;
+    m->range = realloc(m->range, (size_t)(m->n_ranges + n + 1) * sizeof *m->range);
+    CHECK(m->range, "no memory for %lld ranges", (long long)n);
+    for (int i = 0; ok && i < n; i++) ok = get_range(f, p, i, &m->range[m->n_ranges++], st);
+    H5Fclose(f);
+    if (ok && stat(path, &info)) ok = status_set(st, ST_IO, "%s: %s", path, strerror(errno));
+    if (ok) m->part_bytes[p] = info.st_size;
+    return ok;
+}
+
 /* What the parts say about themselves, into the manifest. */
-static bool gather(const char *folder, ckpt_manifest *m, status *st) {
+static bool gather(const char *folder, ckpt_manifest *m, const ckpt_guard *guard, status *st) {
     m->part_bytes = calloc((size_t)m->n_parts + 1, sizeof *m->part_bytes);
     CHECK(m->part_bytes, "no memory for %d parts", m->n_parts);
     for (int p = 0; p < m->n_parts; p++) {
-        char        path[PATH_CAP];
-        struct stat info;
-        int64_t     n = 0;
-        if (!ckpt_part_path(folder, p, path, st)) return false;
-        hid_t f = h5_file_open(path, st);
-        if (f < 0) return false;
-        bool ok = h5_get_i64(f, "n_ranges", &n, st) && n >= 0 && n < 1 << 20;
-        m->range = realloc(m->range, (size_t)(m->n_ranges + n + 1) * sizeof *m->range);
-        CHECK(m->range, "no memory for %lld ranges", (long long)n);
-        for (int i = 0; ok && i < n; i++) ok = get_range(f, p, i, &m->range[m->n_ranges++], st);
-        H5Fclose(f);
-        if (ok && stat(path, &info)) ok = status_set(st, ST_IO, "%s: %s", path, strerror(errno));
+        ckpt_guard_take(guard); /* for each part anew: others get their turn */
+        bool ok = gather_part(folder, p, m, st);
+        ckpt_guard_give(guard);
         if (!ok) return false;
-        m->part_bytes[p] = info.st_size;
     }
     return true;
 }
@@ -142,14 +97,40 @@ static bool put_in_place(const char *part_folder, const char *folder, status *st
     return true;
 }
 
-bool ckpt_commit(const char *part_folder, const char *folder, int n_parts, const ckpt_manifest *given, status *st) {
-    char          path[PATH_CAP], parent[PATH_CAP];
+/* Free bytes where the folder is; INT64_MAX when the file system does not say. */
+static int64_t free_space(const char *folder) {
+    struct statvfs v;
+    if (statvfs(folder, &v) || v.f_blocks == 0) return INT64_MAX;
+    return (int64_t)v.f_bavail * (int64_t)v.f_frsize;
+}
+
+bool ckpt_begin(const char *run_folder, int64_t step, int64_t bytes, char part_folder[PATH_CAP], status *st) {
+    char folder[PATH_CAP];
+    if (!ckpt_step_folder(run_folder, step, folder, st) || !atomic_part_name(folder, part_folder, st)) return false;
+    /* The run's folder is not made anew: where it has gone, a disk may have gone. */
+    if (access(run_folder, F_OK)) return status_set(st, ST_IO, "%s: cannot create: %s", part_folder, strerror(errno));
+    if (!ckpt_remove_leftovers(run_folder, st)) return false; /* of any step: they take the space */
+    int64_t free_bytes = free_space(run_folder);
+    if (free_bytes < bytes)
+        return status_set(st, ST_IO, "%s: needs %.1f MB, %.1f MB are free: free some space and run again", folder,
+                          (double)bytes / 1e6, (double)free_bytes / 1e6);
+    if (fault_at("ckpt.begin") || mkdir(part_folder, 0777))
+        return status_set(st, ST_IO, "%s: cannot create: %s", part_folder, strerror(errno));
+    return true;
+}
+
+bool ckpt_commit(const char *part_folder, int n_parts, const ckpt_manifest *given, const ckpt_guard *guard,
+                 status *st) {
+    char          path[PATH_CAP], folder[PATH_CAP], parent[PATH_CAP];
     ckpt_manifest m = *given;
     m.n_parts = n_parts;
     m.n_ranges = 0;
     m.range = NULL;
-    bool ok = gather(part_folder, &m, st) && ckpt_check_cover(folder, m.range, m.n_ranges, st) &&
-              join_path(part_folder, "manifest.json", path, st);
+    folder_of(part_folder, parent);
+    fault_at("ckpt.before_manifest");
+    bool ok = ckpt_step_folder(parent, m.step, folder, st) && gather(part_folder, &m, guard, st) &&
+              ckpt_check_cover(folder, m.range, m.n_ranges, st) && join_path(part_folder, "manifest.json", path, st);
+    if (ok && fault_at("ckpt.manifest")) ok = status_set(st, ST_IO, "%s: write failed: %s", path, strerror(errno));
     if (ok) {
         char *text = ckpt_manifest_text(&m);
         ok = atomic_write(path, text, (int64_t)strlen(text), st);
@@ -158,29 +139,25 @@ bool ckpt_commit(const char *part_folder, const char *folder, int n_parts, const
     for (int i = 0; i < m.n_ranges; i++) free(m.range[i].hash);
     free(m.range);
     free(m.part_bytes);
-    folder_of(folder, parent);
-    return ok && sync_path(part_folder, st) && put_in_place(part_folder, folder, st) && sync_path(parent, st);
+    fault_at("ckpt.after_manifest");
+    ok = ok && sync_path(part_folder, st);
+    fault_at("ckpt.before_rename");
+    ok = ok && put_in_place(part_folder, folder, st);
+    fault_at("ckpt.after_rename");
+    return ok && sync_path(parent, st);
 }
 
-bool ckpt_save(const char *run_folder, int rank, int n_ranks, int64_t step, const ckpt_slab *slabs, int n,
-               const ckpt_manifest *m, ckpt_all_ok all_ok, void *user, status *st) {
-    char name[40], folder[PATH_CAP], part[PATH_CAP];
-    snprintf(name, sizeof name, "step-%" PRId64, step);
-    bool ok = join_path(run_folder, name, folder, st) && atomic_part_name(folder, part, st);
-    if (ok && rank == 0) {
-        CHECK(m && m->step == step, "the manifest says step %lld, not %lld", m ? (long long)m->step : -1,
-              (long long)step);
-        ok = make_folder(run_folder, st) && remove_tree(part, st) && make_folder(part, st);
-    }
-    if (all_ok) ok = all_ok(ok, user);
-    if (ok) ok = ckpt_write_part(part, rank, slabs, n, st);
-    if (all_ok) ok = all_ok(ok, user);
-    if (ok && rank == 0) ok = ckpt_commit(part, folder, n_ranks, m, st);
-    if (all_ok) ok = all_ok(ok, user);
-    if (ok) return true;
-    if (rank == 0) {
-        status ignored = {0};
-        remove_tree(part, &ignored);
-    }
-    return status_set(st, ST_IO, "%s: another rank could not write its part of the checkpoint", folder);
+bool ckpt_save(const char *run_folder, const ckpt_slab *slabs, int n, const ckpt_manifest *m, status *st) {
+    char    part[PATH_CAP];
+    int64_t bytes = 0;
+    for (int i = 0; i < n; i++) bytes += slabs[i].count * (int64_t)sizeof(float);
+    if (!ckpt_begin(run_folder, m->step, bytes, part, st)) return false;
+    if (ckpt_write_part(part, 0, slabs, n, NULL, st) && ckpt_commit(part, 1, m, NULL, st)) return true;
+    ckpt_abandon(part);
+    return false;
+}
+
+void ckpt_abandon(const char *part_folder) {
+    status ignored = {0};
+    remove_tree(part_folder, &ignored);
 }

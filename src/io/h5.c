@@ -317,14 +317,19 @@ bool h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_
     return (H5Dclose(table) >= 0 && ok) || NOT_WRITTEN(file, name);
 }
 
-bool h5_flat_put(hid_t file, const char *name, hid_t type, int64_t count, const void *data, status *st) {
+bool h5_flat_reserve(hid_t file, const char *name, hid_t type, int64_t count, int64_t *at, status *st) {
     quiet();
     hsize_t dims = (hsize_t)count;
-    hid_t   space = H5Screate_simple(1, &dims, NULL);
-    hid_t   set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    bool    ok = set >= 0 && (count == 0 || H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0);
+    hid_t   space = H5Screate_simple(1, &dims, NULL), dcpl = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_alloc_time(dcpl, H5D_ALLOC_TIME_EARLY);
+    H5Pset_fill_time(dcpl, H5D_FILL_TIME_NEVER);
+    hid_t   set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, dcpl, H5P_DEFAULT);
+    haddr_t place = set >= 0 && count > 0 ? H5Dget_offset(set) : 0;
+    H5Pclose(dcpl);
     H5Sclose(space);
+    bool ok = set >= 0 && place != HADDR_UNDEF;
     if (set >= 0) ok = H5Dclose(set) >= 0 && ok;
+    *at = (int64_t)place;
     return ok || NOT_WRITTEN(file, name);
 }
 

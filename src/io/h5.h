@@ -42,8 +42,9 @@ hid_t h5_table_create(hid_t file, const char *name, hid_t type, int64_t cols, in
 bool  h5_table_append(hid_t table, hid_t type, int64_t rows, const void *data, status *st);
 /* create + append + close, deflate 4 */
 bool  h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_t rows, const void *data, status *st);
-/* A rank-1 dataset in one piece, without filters: fastest, for data with checksums of its own. */
-bool  h5_flat_put(hid_t file, const char *name, hid_t type, int64_t count, const void *data, status *st);
+/* A rank-1 dataset in one piece, without filters, for data with checksums of its own: its bytes are the caller's to
+ * write, from byte *at of the file on, once h5_file_finish has been there. */
+bool  h5_flat_reserve(hid_t file, const char *name, hid_t type, int64_t count, int64_t *at, status *st);
 /* Strings as a table of fixed-length UTF-8, zero padded to the longest. */
 bool  h5_strings_put(hid_t file, const char *name, int64_t rows, char *const *text, status *st);
 

@@ -53,6 +53,9 @@ void sizing_print(const stepper *w, const options *o, const sizing *z, double st
                  UPLOAD_PLACES * (double)w->up.place[0].size / 1e6, (double)z->gpu_used / 1e6,
                  (double)z->gpu_all / 1e6);
     if (w->c->size > 1 && w->c->rank == 0) print_balance(w, o, z);
+    log_info("checkpoints: this rank writes %.1f MB, from a copy in %.1f MB of host memory",
+             (double)saver_bytes(w->c, w->t, &w->x, &w->s) / 1e6,
+             (double)saver_room(w->c, w->t, &w->x, &w->s, o) / 1e6);
     if (step_seconds > 0)
         log_info("time: about %.2f s a step, %.1f hours in all (measured on one micro-batch)", step_seconds,
                  step_seconds * (double)o->train.steps / 3600);

@@ -16,12 +16,6 @@ ckpt_param *state_params(const params *p) {
     return list;
 }
 
-static bool all_ranks_ok(bool ok, void *user) {
-    int64_t bad = !ok;
-    comm_max_i64(user, &bad, 1);
-    return !bad;
-}
-
 static void put_number(ckpt_manifest *m, const char *name, int64_t value) {
     CHECK(m->n_numbers < CKPT_NUMBERS, "more than %d numbers in a checkpoint", (int)CKPT_NUMBERS);
     ckpt_number *n = &m->number[m->n_numbers++];
@@ -39,59 +33,40 @@ static uint64_t shape_hash(const params *p) {
     return h;
 }
 
-/* A slab's range in host memory: itself, or a copy that *mine then holds. */
-static const float *on_host(const params *p, const float *slab, int64_t first, int64_t count, float **mine) {
-    *mine = NULL;
-    if (p->dev == DEV_CPU) return slab + first;
-    *mine = malloc((size_t)count * sizeof **mine + 1);
-    CHECK(*mine, "no memory for a copy of %lld floats of the GPU", (long long)count);
-    slab_read(p->dev, slab, first, count, *mine);
-    return *mine;
-}
-
-bool state_save(const char *run, const comm *c, const task *t, const optimizer *x, const run_state *s, const options *o,
-                status *st) {
-    const params *p = t->p;
-    int64_t       first, count;
-    ckpt_manifest m = {.step = s->step,
-                       .seed = (uint64_t)o->train.seed,
-                       .fingerprint = shape_hash(p),
-                       .n_params = p->n,
-                       .param = state_params(p),
-                       .config = options_to_yaml(o)};
-    snprintf(m.model, sizeof m.model, "%s", t->name);
-    put_number(&m, "updates", x->updates);
-    put_number(&m, "bad_in_row", s->bad_in_row);
-    put_number(&m, "bad_total", s->bad_total);
-    put_number(&m, "tokens", s->tokens);
-    put_number(&m, "vae", (int64_t)s->vae);
-    put_number(&m, "data", (int64_t)s->data);
-    put_number(&m, "clip_seen", s->clip.seen);
+int state_slabs(const comm *c, const task *t, const optimizer *x, const run_state *s, state_slab slab[STATE_SLABS]) {
+    static const char *const name[] = {"adam_m", "adam_v", "ema"};
+    const float *const       state[] = {x->m, x->v, x->average};
+    const params            *p = t->p;
+    int64_t                  first, count;
+    int                      n = 1;
     slab_slice(p->total, c->rank, c->size, &first, &count);
     if (x->sharded) { /* where the weights are up to date */
         first = x->own;
         count = x->n_own;
     }
-    float    *copy[4] = {NULL};
-    ckpt_slab slab[5] = {{"params", on_host(p, p->w, first, count, &copy[0]), first, count}};
-    int       n = 1;
-    if (x->sharded || c->rank == 0) { /* unsharded state is the same everywhere */
-        static const char *const name[] = {"adam_m", "adam_v", "ema"};
-        const float *const       state[] = {x->m, x->v, x->average};
-        for (int i = 0; i < 3 && state[i]; i++, n++)
-            slab[n] = (ckpt_slab){name[i], on_host(p, state[i], 0, x->n_own, &copy[n]), x->own, x->n_own};
-    }
-    comm_device_settled(c); /* the weights came by it */
-    if (c->rank == 0 && s->clip.window > 0) slab[n++] = (ckpt_slab){"clip_norms", s->clip.ring, 0, s->clip.window};
-    bool ok = ckpt_save(run, c->rank, c->size, s->step, slab, n, &m, all_ranks_ok, (void *)c, st);
-    if (ok && c->rank == 0) {
-        status pruning = {0};
-        if (!ckpt_prune(run, (int)o->train.keep_last, o->train.keep_every, &pruning)) log_warn("%s", pruning.text);
-    }
-    for (int i = 0; i < 4; i++) free(copy[i]);
-    free(m.param);
-    free(m.config);
-    return comm_agree(c, st) && ok;
+    slab[0] = (state_slab){{"params", p->w + first, first, count}, p->dev};
+    if (x->sharded || c->rank == 0) /* unsharded state is the same everywhere */
+        for (int i = 0; i < 3 && state[i]; i++) slab[n++] = (state_slab){{name[i], state[i], x->own, x->n_own}, p->dev};
+    if (c->rank == 0 && s->clip.window > 0)
+        slab[n++] = (state_slab){{"clip_norms", s->clip.ring, 0, s->clip.window}, DEV_CPU};
+    return n;
+}
+
+void state_manifest(const task *t, const optimizer *x, const run_state *s, const options *o, ckpt_manifest *m) {
+    *m = (ckpt_manifest){.step = s->step,
+                         .seed = (uint64_t)o->train.seed,
+                         .fingerprint = shape_hash(t->p),
+                         .n_params = t->p->n,
+                         .param = state_params(t->p),
+                         .config = options_to_yaml(o)};
+    snprintf(m->model, sizeof m->model, "%s", t->name);
+    put_number(m, "updates", x->updates);
+    put_number(m, "bad_in_row", s->bad_in_row);
+    put_number(m, "bad_total", s->bad_total);
+    put_number(m, "tokens", s->tokens);
+    put_number(m, "vae", (int64_t)s->vae);
+    put_number(m, "data", (int64_t)s->data);
+    put_number(m, "clip_seen", s->clip.seen);
 }
 
 /* Elements first .. of a stored slab to out, which is where p's slabs are. */

@@ -18,9 +18,18 @@ typedef struct {
 /* Rows of the table as the checkpoint names them; malloc'ed. */
 ckpt_param *state_params(const params *p);
 
-/* Collective. Saves run/step-N; the ranks write their slices side by side. */
-bool state_save(const char *run, const comm *c, const task *t, const optimizer *x, const run_state *s, const options *o,
-                status *st);
+/* What this rank writes of the state, where it is. */
+enum { STATE_SLABS = 5 };
+typedef struct {
+    ckpt_slab   part; /* data: on dev */
+    device_kind dev;
+} state_slab;
+
+/* How many there are. */
+int  state_slabs(const comm *c, const task *t, const optimizer *x, const run_state *s, state_slab slab[STATE_SLABS]);
+/* The rest of a checkpoint, for the rank that commits; ckpt_close frees it. */
+void state_manifest(const task *t, const optimizer *x, const run_state *s, const options *o, ckpt_manifest *m);
+
 /* Collective. Continues from the newest good checkpoint of the run folder; *found says whether there was one. A
  * checkpoint that does not fit the configuration is ST_CONFIG with the first difference. */
 bool state_resume(const char *run, const comm *c, const task *t, optimizer *x, run_state *s, bool *found, status *st);

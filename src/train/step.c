@@ -94,11 +94,13 @@ static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, step
 
 /* What all ranks must know of each other after backward. */
 static void exchange(stepper *w, double sum[TASK_SUMS], bool wants_stop, bool failed, bool *stop, bool *any_failed) {
-    double all[TASK_SUMS + 2];
+    double all[TASK_SUMS + 2 + SAVER_SUMS];
     memcpy(all, sum, TASK_SUMS * sizeof *sum);
     all[TASK_SUMS] = wants_stop;
     all[TASK_SUMS + 1] = failed;
-    comm_sum_f64(w->c, all, TASK_SUMS + 2);
+    saver_tell(w->save, all + TASK_SUMS + 2);
+    comm_sum_f64(w->c, all, TASK_SUMS + 2 + SAVER_SUMS);
+    saver_hear(w->save, all + TASK_SUMS + 2);
     memcpy(sum, all, TASK_SUMS * sizeof *sum);
     *stop = all[TASK_SUMS] > 0;
     *any_failed = all[TASK_SUMS + 1] > 0;

@@ -5,7 +5,7 @@
 #include "kernels/backend.h"
 #include "train/engine.h"
 #include "train/loader.h"
-#include "train/state.h"
+#include "train/saver.h"
 #include "train/upload.h"
 
 /* Seconds of this rank; data: waiting for batches; prepare: making them,
@@ -42,6 +42,7 @@ typedef struct {
     buckets     b;
     run_state   s;
     loader     *l;
+    saver      *save; /* NULL: nothing is saved */
     plan       *p;
     uploads     up;
     loss_values values;

@@ -66,7 +66,7 @@ typedef struct {
     sizing               size;
     run_folder           folder;
     run_log             *log;
-    int64_t              saved_step; /* of the newest checkpoint, -1: none */
+    int64_t              first_step; /* steps of the checkpoint the run goes on from, -1: none */
 } trainer;
 
 static void check_shares(const options *o, const dataset *d, status *st) {
@@ -186,7 +186,7 @@ static void make_buckets(trainer *t) {
 static bool starting_point(trainer *t, status *st) {
     bool found = false;
     if (!state_resume(t->folder.path, t->c, t->w.t, &t->w.x, &t->w.s, &found, st)) return false;
-    t->saved_step = found ? t->w.s.step : -1;
+    t->first_step = found ? t->w.s.step : -1;
     if (!found && t->o->train.init_from[0]) {
         if (state_load_weights(t->o->train.init_from, true, t->w.t->p, st))
             log_info("starting from the weights of %s", t->o->train.init_from);
@@ -199,13 +199,24 @@ static bool starting_point(trainer *t, status *st) {
 
 /* ---- the loop ------------------------------------------------------------------------------------------------- */
 
-static bool save(trainer *t, log_span *span, status *st) {
+/* Begins a checkpoint of the steps that are done; a failure is a warning, as training goes on. */
+static void save_on_the_way(trainer *t, log_span *span) {
+    status st = {0};
     double t0 = now_seconds();
-    if (t->saved_step == t->w.s.step || (t->hooks && t->hooks->unsaved)) return true;
-    loader_lock(t->w.l);
-    bool ok = state_save(t->folder.path, t->c, t->w.t, &t->w.x, &t->w.s, t->o, st);
-    loader_unlock(t->w.l);
-    if (ok) t->saved_step = t->w.s.step;
+    if (!t->w.save) return;
+    if (!saver_start(t->w.save, t->w.t, &t->w.x, &t->w.s, &st) && t->c->rank == 0)
+        log_warn("no checkpoint of step %lld: %s", (long long)t->w.s.step, st.text);
+    span->checkpoint += now_seconds() - t0;
+}
+
+/* The checkpoint that the run ends with is on disk when this returns. */
+static bool save_at_last(trainer *t, log_span *span, status *st) {
+    stepper *w = &t->w;
+    double   t0 = now_seconds();
+    if (!w->save || t->first_step == w->s.step) return true;
+    saver_wait(w->save, NULL);
+    bool ok =
+        saver_saved(w->save) == w->s.step || (saver_start(w->save, w->t, &w->x, &w->s, st) && saver_wait(w->save, st));
     span->checkpoint += now_seconds() - t0;
     return ok;
 }
@@ -234,7 +245,7 @@ static void count_span(log_span *span, const step_result *r) {
 static bool give_up(trainer *t, log_span *span, status *st) {
     status  saved = {0};
     int64_t row = t->w.s.bad_in_row;
-    bool    ok = save(t, span, &saved);
+    bool    ok = save_at_last(t, span, &saved);
     return status_set(
         st, ST_DATA, "%lld steps in a row had non-finite gradients: %s%s; lower train.lr or look at the data",
         (long long)row,
@@ -266,21 +277,17 @@ static bool loop(trainer *t, status *st) {
         if (w->s.step % o->train.log_every == 0 || w->s.step == end || r.stop) run_log_step(t->log, t->c, w, &r, &span);
         if (w->s.bad_in_row >= o->train.max_bad_steps) return give_up(t, &span, st);
         if (!evaluate(t, st)) return false;
-        if (ckpt_due(w->s.step, o->train.checkpoint_every)) {
-            status saving = {0};
-            if (!save(t, &span, &saving) && t->c->rank == 0)
-                log_warn("no checkpoint of step %lld: %s", (long long)w->s.step, saving.text);
-        }
+        if (ckpt_due(w->s.step, o->train.checkpoint_every)) save_on_the_way(t, &span);
         snprintf(note, sizeof note, "loss %.5g  |g| %.3g", r.loss, r.grad_norm);
         progress_step(&bar, w->s.step, note);
         if (r.stop && w->s.step < end) {
-            if (!save(t, &span, st)) return false;
+            if (!save_at_last(t, &span, st)) return false;
             return status_set(st, ST_REQUEUE, "stopped on request after step %lld; the same command continues",
                               (long long)w->s.step);
         }
     }
     progress_end(&bar, note);
-    return save(t, &span, st);
+    return save_at_last(t, &span, st);
 }
 
 static bool train(trainer *t, status *st) {
@@ -310,7 +317,12 @@ static bool train(trainer *t, status *st) {
                                        .host_bytes = t->size.most_bytes});
     make_buckets(t);
     stepper_ready(w, t->size.most_values);
-    return loop(t, st);
+    if (!t->hooks || !t->hooks->unsaved)
+        w->save =
+            saver_new(&(saver_config){.c = t->c, .run = t->folder.path, .l = w->l, .o = t->o}, w->t, &w->x, &w->s);
+    bool ok = loop(t, st);
+    if (w->save) saver_wait(w->save, NULL); /* a run that ends with an error: what it had begun to save is kept */
+    return ok;
 }
 
 static bool narrow_gradients(trainer *t, status *st) {
@@ -336,7 +348,7 @@ static bool run(trainer *t, status *st) {
 }
 
 status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, status *st) {
-    trainer     t = {.o = o, .c = c, .hooks = hooks, .folder = {.lock = -1}, .saved_step = -1};
+    trainer     t = {.o = o, .c = c, .hooks = hooks, .folder = {.lock = -1}, .first_step = -1};
     old_actions old;
     signals_take(&old); /* one that comes before the first step ends the run after it */
     t.w.c = c;
@@ -347,6 +359,7 @@ status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, s
     }
     *st = (status){0};
     run(&t, st);
+    saver_free(t.w.save);
     loader_free(t.w.l);
     plan_free(t.w.p);
     buckets_free(&t.w.b);

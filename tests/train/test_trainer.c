@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/fault.h"
 #include "fixture.h"
 #include "harness/harness.h"
 #include "io/checkpoint_file.h"
@@ -65,13 +66,13 @@ static void train_ok(const options *o, watch *w) {
     if (train(o, w, &st) != ST_OK) fail_msg("%s", st.text);
 }
 
-/* All slabs of the newest checkpoint of a run, hashed. */
+/* All slabs of a checkpoint, or the newest one of a run, hashed. */
 static uint64_t state_hash(const char *run, int64_t *step) {
     static const char *const slabs[] = {"params", "adam_m", "adam_v", "ema", "clip_norms"};
     ckpt_manifest            m = {0};
     status                   st = {0};
     uint64_t                 h = 0;
-    if (!ckpt_latest(run, true, &m, &st)) fail_msg("%s", st.text);
+    if (!ckpt_open_any(run, true, &m, &st)) fail_msg("%s", st.text);
     for (int i = 0; i < 5; i++) {
         int64_t n = ckpt_slab_count(&m, slabs[i]);
         float  *x = malloc((size_t)n * sizeof *x + 1);
@@ -301,6 +302,41 @@ static void test_wall_time(void **state) {
     train_ok(&o, &whole);
     assert_int_equal(whole.last, 6);
     unsetenv("SLURM_JOB_END_TIME");
+}
+
+/* Checkpoints on the way, written by a slow disk while training goes on or waited for, are those of runs that end
+ * there; losses do not depend on it. */
+static void test_saved_beside(void **state) {
+    (void)state;
+    options     o;
+    watch       w[4] = {0};
+    int64_t     step;
+    char        run[PATH_CAP + 8];
+    const char *name[] = {"beside-no", "beside", "beside-not", "beside-end"};
+    for (int i = 0; i < 4; i++) {
+        fixture_options(&o, data, in_root(name[i]), false);
+        o.train.steps = i == 3 ? 6 : 12;
+        o.train.checkpoint_every = i == 1 || i == 2 ? 3 : 0;
+        o.train.checkpoint_async = i != 2;
+        o.train.keep_last = 10;
+        if (i == 1) setenv("D3S2_FAULT", "delay=20@ckpt.write:1-", 1);
+        fault_reset();
+        train_ok(&o, &w[i]);
+        unsetenv("D3S2_FAULT");
+        fault_reset();
+    }
+    for (int i = 1; i < 3; i++) {
+        assert_memory_equal(w[i].loss, w[0].loss, sizeof w[0].loss);
+        snprintf(run, sizeof run, "%s/step-6", in_root(name[i]));
+        assert_true(state_hash(run, &step) == state_hash(in_root("beside-end"), &step));
+        assert_true(state_hash(in_root(name[i]), &step) == state_hash(in_root("beside-no"), &step));
+        assert_int_equal(step, 12);
+        for (int k = 3; k <= 12; k += 3) {
+            snprintf(run, sizeof run, "%s/step-%d", in_root(name[i]), k);
+            state_hash(run, &step);
+            assert_int_equal(step, k);
+        }
+    }
 }
 
 static void write_byte(const char *path, long from_end) {
@@ -629,23 +665,15 @@ int main(void) {
     root = temp_folder();
     snprintf(data, sizeof data, "%s", in_root("data"));
     fixture_write(data, &spec);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume_vae),
-                                       cmocka_unit_test(test_resume_dit),
-                                       cmocka_unit_test(test_resume_grouped),
-                                       cmocka_unit_test(test_memory_modes),
-                                       cmocka_unit_test(test_memory_bound),
-                                       cmocka_unit_test(test_host_memory),
-                                       cmocka_unit_test(test_overfit),
-                                       cmocka_unit_test(test_bad_gradient),
-                                       cmocka_unit_test(test_signal),
-                                       cmocka_unit_test(test_wall_time),
-                                       cmocka_unit_test(test_damaged_checkpoint),
-                                       cmocka_unit_test(test_resolutions),
-                                       cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_other_vae),
-                                       cmocka_unit_test(test_lock_and_dry_run),
-                                       cmocka_unit_test(test_damaged_sample),
-                                       cmocka_unit_test(test_chunks),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume_vae),     cmocka_unit_test(test_resume_dit),
+                                       cmocka_unit_test(test_resume_grouped), cmocka_unit_test(test_memory_modes),
+                                       cmocka_unit_test(test_memory_bound),   cmocka_unit_test(test_host_memory),
+                                       cmocka_unit_test(test_overfit),        cmocka_unit_test(test_bad_gradient),
+                                       cmocka_unit_test(test_signal),         cmocka_unit_test(test_wall_time),
+                                       cmocka_unit_test(test_saved_beside),   cmocka_unit_test(test_damaged_checkpoint),
+                                       cmocka_unit_test(test_resolutions),    cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_other_vae),      cmocka_unit_test(test_lock_and_dry_run),
+                                       cmocka_unit_test(test_damaged_sample), cmocka_unit_test(test_chunks),
                                        cmocka_unit_test(test_chain)};
     int                     failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_finish(&one);

@@ -102,18 +102,18 @@ static void checkpoint_on_full_disk(void **state) {
         .step = 1, .model = "vae", .config = (char[]){"vae:\n  width: 64\n"}, .n_params = 1, .param = &row};
     ckpt_manifest found;
     status        st = {0};
-    if (!ckpt_save(disk, 0, 1, 1, &small, 1, &m, NULL, NULL, &st)) fail_msg("%s", st.text);
+    if (!ckpt_save(disk, &small, 1, &m, &st)) fail_msg("%s", st.text);
     for (int round = 0; round < 2; round++) {
         st = (status){0};
         m.step = 2;
-        assert_false(ckpt_save(disk, 0, 1, 2, &big, 1, &m, NULL, NULL, &st));
+        assert_false(ckpt_save(disk, &big, 1, &m, &st));
         assert_int_equal(st.code, ST_IO);
         assert_non_null(strstr(st.text, "step-2"));
         assert_false(is_there("step-2") || is_there("step-2.part"));
     }
     st = (status){0};
     m.step = 3;
-    if (!ckpt_save(disk, 0, 1, 3, &small, 1, &m, NULL, NULL, &st)) fail_msg("space was not given back: %s", st.text);
+    if (!ckpt_save(disk, &small, 1, &m, &st)) fail_msg("space was not given back: %s", st.text);
     assert_true(ckpt_latest(disk, true, &found, &st));
     assert_int_equal(found.step, 3);
     assert_true(ckpt_read_range(&found, "params", 999, 1, &y, &st) && y == x[999]);

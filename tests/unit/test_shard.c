@@ -87,6 +87,28 @@ static bool exists(const char *path) {
     return access(path, F_OK) == 0;
 }
 
+static void same_sample(const sample *got, const sample *want) {
+    assert_int_equal(got->n_tiles, want->n_tiles);
+    assert_true(got->id == want->id && got->source_hash == want->source_hash);
+    assert_memory_equal(got->coord, want->coord, (size_t)want->n_tiles * 6);
+    assert_memory_equal(got->value, want->value, (size_t)want->n_tiles * TILE_CELLS * 2);
+    assert_memory_equal(got->sharp, want->sharp, (size_t)want->n_tiles * TILE_SHARP_BYTES);
+    assert_int_equal(got->n_in, want->n_in);
+    assert_int_equal(got->n_sharp, want->n_sharp);
+    assert_string_equal(got->source, want->source);
+    assert_string_equal(got->category, want->category);
+    assert_string_equal(got->report, want->report);
+    assert_memory_equal(got->center, want->center, sizeof want->center);
+    assert_true(got->scale == want->scale);
+    assert_int_equal(got->n_views, want->n_views);
+    for (int v = 0; v < want->n_views; v++) {
+        assert_int_equal(got->png_size[v], want->png_size[v]);
+        assert_memory_equal(got->png[v], want->png[v], (size_t)want->png_size[v]);
+    }
+    if (want->n_views)
+        assert_memory_equal(got->camera, want->camera, (size_t)want->n_views * VIEW_CAMERA_FLOATS * sizeof(float));
+}
+
 static void round_trip(void **state) {
     (void)state;
     const char *path = in_folder("a.h5");
@@ -103,26 +125,8 @@ static void round_trip(void **state) {
         sample want = make_sample(i, tiles_of[i], views_of[i]), got;
         sample_count(&want);
         if (!shard_read_sample(&s, i, true, &got, &st)) fail_msg("%s", st.text);
-        assert_int_equal(got.n_tiles, want.n_tiles);
-        assert_true(got.id == want.id && got.source_hash == want.source_hash);
-        assert_memory_equal(got.coord, want.coord, (size_t)want.n_tiles * 6);
-        assert_memory_equal(got.value, want.value, (size_t)want.n_tiles * TILE_CELLS * 2);
-        assert_memory_equal(got.sharp, want.sharp, (size_t)want.n_tiles * TILE_SHARP_BYTES);
-        assert_int_equal(got.n_in, want.n_in);
-        assert_int_equal(got.n_sharp, want.n_sharp);
+        same_sample(&got, &want);
         assert_true(got.n_in > 0 && got.n_in < 512 * got.n_tiles);
-        assert_string_equal(got.source, want.source);
-        assert_string_equal(got.category, want.category);
-        assert_string_equal(got.report, want.report);
-        assert_memory_equal(got.center, want.center, sizeof want.center);
-        assert_true(got.scale == want.scale);
-        assert_int_equal(got.n_views, want.n_views);
-        for (int v = 0; v < want.n_views; v++) {
-            assert_int_equal(got.png_size[v], want.png_size[v]);
-            assert_memory_equal(got.png[v], want.png[v], (size_t)want.png_size[v]);
-        }
-        if (want.n_views)
-            assert_memory_equal(got.camera, want.camera, (size_t)want.n_views * VIEW_CAMERA_FLOATS * sizeof(float));
         sample_free(&want);
         sample_free(&got);
     }
@@ -169,6 +173,90 @@ static void cut_short(void **state) {
         assert_int_equal(st.code, ST_DATA);
         assert_non_null(strstr(st.text, path));
     }
+    free(b);
+}
+
+enum { SMALL = 2, FLIPS = 3000, LENGTHS = 1000 };
+
+static void write_small(const char *path) {
+    status        st = {0};
+    shard_meta    meta = {64, 2.0};
+    shard_writer *w = shard_create(path, &meta, &st);
+    if (!w) fail_msg("%s", st.text);
+    for (int i = 0; i < SMALL; i++) {
+        sample s = make_sample(i, 3 + 4 * i, 1 + i);
+        if (!shard_append(w, &s, &st)) fail_msg("%s", st.text);
+        sample_free(&s);
+    }
+    if (!shard_finish(w, &st)) fail_msg("%s", st.text);
+}
+
+static void any_length(void **state) {
+    (void)state;
+    const char *path = in_folder("any.h5");
+    uint64_t    random = 5;
+    int64_t     n;
+    write_small(path);
+    uint8_t *b = slurp(path, &n);
+    for (int i = 0; i < LENGTHS; i++) {
+        shard  s;
+        status st = {0};
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        int64_t to = (int64_t)(random >> 20) % n;
+        spill(path, b, to);
+        if (shard_open(&s, path, &st)) fail_msg("a shard of %lld of %lld bytes opened", (long long)to, (long long)n);
+        assert_true(st.code == ST_DATA && strstr(st.text, path));
+    }
+    free(b);
+}
+
+/* Everything of the small shard, compared with what was written. False: refused. */
+static bool reads_small(const char *path, sample *want, status *st) {
+    shard s;
+    if (!shard_open(&s, path, st)) return false;
+    bool ok = true;
+    assert_int_equal(s.n_samples, SMALL);
+    assert_true(s.meta.resolution == 64 && s.meta.tau_voxels == 2.0);
+    for (int i = 0; ok && i < SMALL; i++) {
+        sample got;
+        ok = shard_read_sample(&s, i, true, &got, st);
+        if (!ok) break;
+        same_sample(&got, &want[i]);
+        sample_free(&got);
+    }
+    shard_close(&s);
+    return ok;
+}
+
+/* One bit anywhere in the file: refused with the file's name, or what is read is what was written. */
+static void any_bit(void **state) {
+    (void)state;
+    const char *path = in_folder("bit.h5");
+    uint64_t    random = 11;
+    int64_t     n;
+    int         refused = 0;
+    sample      want[SMALL];
+    write_small(path);
+    uint8_t *b = slurp(path, &n);
+    for (int i = 0; i < SMALL; i++) {
+        want[i] = make_sample(i, 3 + 4 * i, 1 + i);
+        sample_count(&want[i]);
+    }
+    for (int i = 0; i < FLIPS; i++) {
+        status st = {0};
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        int64_t bit = (int64_t)(random >> 20) % (8 * n);
+        b[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        spill(path, b, n);
+        if (!reads_small(path, want, &st)) {
+            refused++;
+            if (st.code != ST_DATA || !strstr(st.text, path)) fail_msg("bit %lld: \"%s\"", (long long)bit, st.text);
+        }
+        b[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    print_message("%d of %d flipped bits refused; the others change nothing that is read\n", refused, FLIPS);
+    assert_true(refused > FLIPS / 2);
+    for (int i = 0; i < SMALL; i++) sample_free(&want[i]);
     free(b);
 }
 
@@ -419,9 +507,9 @@ static void latent_files(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),   cmocka_unit_test(cut_short),        cmocka_unit_test(flipped_byte),
-        cmocka_unit_test(refusals),     cmocka_unit_test(folder_of_shards), cmocka_unit_test(audit),
-        cmocka_unit_test(latent_files),
+        cmocka_unit_test(round_trip),       cmocka_unit_test(cut_short),    cmocka_unit_test(any_length),
+        cmocka_unit_test(any_bit),          cmocka_unit_test(flipped_byte), cmocka_unit_test(refusals),
+        cmocka_unit_test(folder_of_shards), cmocka_unit_test(audit),        cmocka_unit_test(latent_files),
     };
     log_init(0, 1, LOG_QUIET);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,3 @@
+# Measured by hand: docs/perf.md.
+add_executable(checkpoint_rate bench/checkpoint_rate.c)
+target_link_libraries(checkpoint_rate PRIVATE d3s2_io d3s2_harness)
