@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "core/fault.h"
 #include "train/upload.h"
 
 typedef struct slot {
@@ -60,6 +61,7 @@ static bool produce(loader *l, int64_t step, const plan_item *const *item, int64
     status               st = {0};
     for (int64_t i = 0; i < n; i++) tiles += c->d->tokens[item[i]->index];
     pthread_mutex_lock(&l->mutex);
+    beat_op("room, step", step);
     while (!l->stop && !has_room(l)) pthread_cond_wait(&l->changed, &l->mutex);
     slot *s = l->stop ? NULL : l->unused;
     if (s) l->unused = s->next;
@@ -67,9 +69,11 @@ static bool produce(loader *l, int64_t step, const plan_item *const *item, int64
     if (!s) return false;
     slot_clear(s, c->t->host_bytes(c->t, tiles, n));
     s->next = NULL;
+    beat_op("samples of step", step);
     pthread_mutex_lock(&l->files);
     double t0 = now_seconds();
-    bool   ok = c->t->load(c->t, c->d, (batch_purpose){.step = step}, item, n, &s->b, &st);
+    fault_at("loader.read");
+    bool ok = c->t->load(c->t, c->d, (batch_purpose){.step = step}, item, n, &s->b, &st);
     s->b.seconds = now_seconds() - t0;
     pthread_mutex_unlock(&l->files);
     pthread_mutex_lock(&l->mutex);
@@ -94,6 +98,8 @@ static void *run(void *arg) {
     loader *l = arg;
     plan   *p = plan_new(&l->cfg.plan);
     bool    go = true;
+    beat_bind(watchdog_loader(l->cfg.dog));
+    watchdog_show_stack(l->cfg.dog, "loader");
     omp_set_num_threads(l->cfg.threads > 1 ? l->cfg.threads : 1); /* of this thread's loops */
     for (int64_t step = l->cfg.first_step; go && step < l->cfg.end_step; step++) {
         plan_step         s = plan_of_step(p, step, l->cfg.world);

@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "train/task.h"
+#include "train/watchdog.h"
 
 typedef struct loader loader;
 
@@ -13,6 +14,7 @@ typedef struct {
     const task    *t;
     const dataset *d;
     plan_config    plan;
+    watchdog      *dog; /* told what the thread does; NULL: nobody */
     int            rank, world;
     int64_t        first_step, end_step; /* [first, end) */
     int            read_ahead;           /* micro-batches prepared beyond the one in use, at least 1 */

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/beat.h"
+#include "core/fault.h"
+
 /* ---- clocks --------------------------------------------------------------------------------------------------- */
 
 static int clock_set(step_clock *k) {
@@ -71,9 +74,15 @@ static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, step
     engine_need  need;
     tensor       value[TASK_TENSORS];
     double       t0 = now_seconds();
+    beat_enter(BEAT_DATA);
     if (!loader_next(w->l, &b, st)) return false;
     times->data += now_seconds() - t0;
     times->prepare += b->seconds;
+    beat_enter(BEAT_FORWARD);
+    fault_at("step.forward");
+    if (fault_at("step.loop"))
+        for (;;) {
+        }
     upload_use(&w->up, w->t, b);
     bool ok = engine_prepare(&w->e, w->t, b, &need, st);
     if (ok) {
@@ -84,6 +93,8 @@ static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, step
         int n = w->t->forward(w->t, &w->e.t, b, count, value);
         values_take(&w->values, b, value, n);
         clock_set(&w->clock);
+        beat_enter(BEAT_BACKWARD);
+        fault_at("step.backward");
         tape_backward(&w->e.t);
         clock_set(&w->clock);
     }
@@ -138,6 +149,8 @@ static bool gradients(stepper *w, const double count[TASK_SUMS], int n_micro, st
         ok = ok && run_micro(w, count, m == n_micro - 1 && !w->after_backward, &r->times, st);
     }
     if (w->after_backward) w->after_backward(w->user, w->s.step, p);
+    beat_enter(BEAT_REDUCE);
+    fault_at("step.reduce");
     clock_set(&w->clock);
     buckets_finish(&w->b);
     clock_set(&w->clock);
@@ -169,6 +182,8 @@ bool step_run(stepper *w, bool wants_stop, step_result *r, status *st) {
     bool      any_failed, on_gpu = w->where.dev != DEV_CPU;
     *r = (step_result){.tokens = s.tokens, .samples = s.n_items, .balance = s.balance};
     comm_device_step(w->c, w->s.step);
+    beat_enter(BEAT_DATA);
+    beat_step(w->s.step);
     step_counts(w, &s, count, st);
     r->times.data = now_seconds() - t;
     bool ok = gradients(w, count, s.n_micro[w->c->rank], r, &norm_at, st);
@@ -176,7 +191,9 @@ bool step_run(stepper *w, bool wants_stop, step_result *r, status *st) {
     if (on_gpu) { /* the next batch is on its way before the host waits, if the loader has it */
         micro_batch *next = loader_peek(w->l);
         if (next) upload_start(&w->up, w->t, next);
+        beat_wait("the GPU's end of the step");
         device_sync(STREAM_COMPUTE);
+        beat_back();
         comm_device_settled(w->c);
         read_update_clock(w, &r->times);
     }
@@ -190,6 +207,8 @@ bool step_run(stepper *w, bool wants_stop, step_result *r, status *st) {
     memcpy(r->count, count, sizeof r->count);
     for (int i = 0; i < w->t->n_sums; i++) r->mean[i] = count[i] > 0 ? sum[i] / count[i] : 0;
     r->loss = w->t->loss(w->t, r->mean);
+    beat_enter(BEAT_UPDATE);
+    fault_at("step.update");
     apply(w, r);
     if (!on_gpu) read_update_clock(w, &r->times);
     w->s.step++;

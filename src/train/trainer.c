@@ -6,11 +6,14 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/beat.h"
+#include "core/fault.h"
 #include "io/config_check.h"
 #include "ops/elementwise.h"
 #include "train/run_folder.h"
 #include "train/run_log.h"
 #include "train/sizing.h"
+#include "train/watchdog.h"
 
 /* ---- signals -------------------------------------------------------------------------------------------------- */
 
@@ -66,6 +69,7 @@ typedef struct {
     sizing               size;
     run_folder           folder;
     run_log             *log;
+    watchdog            *dog;
     int64_t              first_step; /* steps of the checkpoint the run goes on from, -1: none */
 } trainer;
 
@@ -180,6 +184,7 @@ static void save_on_the_way(trainer *t, log_span *span) {
     status st = {0};
     double t0 = now_seconds();
     if (!t->w.save) return;
+    beat_enter(BEAT_CHECKPOINT);
     if (!saver_start(t->w.save, t->w.t, &t->w.x, &t->w.s, &st) && t->c->rank == 0)
         log_warn("no checkpoint of step %lld: %s", (long long)t->w.s.step, st.text);
     span->checkpoint += now_seconds() - t0;
@@ -191,6 +196,7 @@ static bool save_at_last(trainer *t, log_span *span, status *st) {
     status   under_way = {0};
     double   t0 = now_seconds();
     if (!w->save || t->first_step == w->s.step) return true;
+    beat_enter(BEAT_CHECKPOINT);
     if (!saver_wait(w->save, &under_way) && t->c->rank == 0) log_warn("%s; once more", under_way.text);
     bool ok =
         saver_saved(w->save) == w->s.step || (saver_start(w->save, w->t, &w->x, &w->s, st) && saver_wait(w->save, st));
@@ -201,6 +207,8 @@ static bool save_at_last(trainer *t, log_span *span, status *st) {
 static bool evaluate(trainer *t, status *st) {
     heldout_result r;
     if (t->heldout.n == 0 || t->w.s.step % t->o->train.eval_every != 0) return true;
+    beat_enter(BEAT_EVAL);
+    fault_at("train.eval");
     if (!heldout_run(&t->w, &t->heldout, t->o->train.eval_samples, &r, st)) return false;
     run_log_heldout(t->log, &t->w, t->w.s.step, &r);
     log_info("step %lld: held-out loss %.6g on %lld samples", (long long)t->w.s.step, r.loss, (long long)r.samples);
@@ -245,6 +253,7 @@ static bool loop(trainer *t, status *st) {
         step_result r;
         double      t0 = now_seconds();
         if (!step_run(w, asked_to_stop || time_is_up(o, step_s), &r, st)) return false;
+        beat_warm();
         step_s = now_seconds() - t0;
         count_span(&span, &r);
         if (r.skipped)
@@ -286,6 +295,7 @@ static bool train(trainer *t, status *st) {
                                        .plan = order,
                                        .rank = t->c->rank,
                                        .world = t->c->size,
+                                       .dog = t->dog,
                                        .first_step = w->s.step,
                                        .end_step = t->o->train.steps,
                                        .read_ahead = (int)t->o->data.read_ahead,
@@ -336,6 +346,8 @@ status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, s
         t.w.user = hooks->user;
     }
     *st = (status){0};
+    t.dog = watchdog_start(c, o->train.hang_timeout_s);
+    fault_at("train.start");
     run(&t, st);
     saver_free(t.w.save);
     loader_free(t.w.l);
@@ -353,6 +365,7 @@ status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, s
     if (t.w.t) t.w.t->free(t.w.t);
     dataset_close(&t.data);
     dataset_close(&t.heldout);
+    watchdog_stop(t.dog);
     signals_give_back(&old);
     return st->code;
 }
