@@ -111,6 +111,15 @@ void log_at(log_level level, const char *fmt, ...) {
         fprintf(stderr, "d3s2: %s%s\n", level == LOG_WARN ? "warning: " : "", text);
 }
 
+void log_to_tee(const char *fmt, ...) {
+    char    text[2048];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    write_tee("", text);
+}
+
 double now_seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);

@@ -96,6 +96,7 @@ void log_at(log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
  * it has max_bytes; -1: no more. The file stays the caller's. */
 void log_tee(int file, int64_t max_bytes);
 int  log_tee_file(void);
+void log_to_tee(const char *fmt, ...) PRINTF_LIKE(1, 2); /* there only */
 
 /* ---- progress ------------------------------------------------------------------------------------------------- */
 

@@ -16,6 +16,32 @@ ckpt_param *state_params(const params *p) {
     return list;
 }
 
+/* The counters of the state, and the windows' numbers as they are in memory, under their names in a checkpoint. Absent
+ * ones are 0. */
+typedef struct {
+    const char *name;
+    void       *at;
+} state_number;
+
+enum { NUMBERS = 12 };
+
+static void state_numbers(const run_state *s, state_number n[NUMBERS]) {
+    run_state   *w = (run_state *)s; /* read or written, as the caller does */
+    state_number list[NUMBERS] = {{"bad_in_row", &w->bad_in_row},
+                                  {"bad_total", &w->bad_total},
+                                  {"tokens", &w->tokens},
+                                  {"clip_seen", &w->clip.seen},
+                                  {"shift", &w->shift},
+                                  {"rollbacks", &w->rollbacks},
+                                  {"loss_mean", &w->loss_window.mean},
+                                  {"loss_var", &w->loss_window.var},
+                                  {"loss_seen", &w->loss_window.n},
+                                  {"norm_mean", &w->norm_window.mean},
+                                  {"norm_var", &w->norm_window.var},
+                                  {"norm_seen", &w->norm_window.n}};
+    memcpy(n, list, sizeof list);
+}
+
 static void put_number(ckpt_manifest *m, const char *name, int64_t value) {
     CHECK(m->n_numbers < CKPT_NUMBERS, "more than %d numbers in a checkpoint", (int)CKPT_NUMBERS);
     ckpt_number *n = &m->number[m->n_numbers++];
@@ -61,12 +87,15 @@ void state_manifest(const task *t, const optimizer *x, const run_state *s, const
                          .config = options_to_yaml(o)};
     snprintf(m->model, sizeof m->model, "%s", t->name);
     put_number(m, "updates", x->updates);
-    put_number(m, "bad_in_row", s->bad_in_row);
-    put_number(m, "bad_total", s->bad_total);
-    put_number(m, "tokens", s->tokens);
     put_number(m, "vae", (int64_t)s->vae);
     put_number(m, "data", (int64_t)s->data);
-    put_number(m, "clip_seen", s->clip.seen);
+    state_number n[NUMBERS];
+    state_numbers(s, n);
+    for (int i = 0; i < NUMBERS; i++) {
+        int64_t v;
+        memcpy(&v, n[i].at, sizeof v);
+        put_number(m, n[i].name, v);
+    }
 }
 
 /* Elements first .. of a stored slab to out, which is where p's slabs are. */
@@ -112,15 +141,19 @@ static bool read_state(const ckpt_manifest *m, const task *t, optimizer *x, run_
         else
             ok = read_slab(m, "ema", x->own, x->n_own, t->p, x->average, st);
     }
+    state_number n[NUMBERS];
+    state_numbers(s, n);
+    for (int i = 0; i < NUMBERS; i++) {
+        int64_t v = ckpt_number_of(m, n[i].name, 0);
+        memcpy(n[i].at, &v, sizeof v);
+    }
     if (ok && s->clip.window > 0 && ckpt_slab_count(m, "clip_norms") == s->clip.window) {
         ok = ckpt_read_range(m, "clip_norms", 0, s->clip.window, s->clip.ring, st);
-        s->clip.seen = ckpt_number_of(m, "clip_seen", 0);
         clip_refresh(&s->clip);
+    } else {
+        s->clip.seen = 0;
     }
     s->step = m->step;
-    s->bad_in_row = ckpt_number_of(m, "bad_in_row", 0);
-    s->bad_total = ckpt_number_of(m, "bad_total", 0);
-    s->tokens = ckpt_number_of(m, "tokens", 0);
     x->updates = ckpt_number_of(m, "updates", m->step);
     return ok;
 }
