@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/rng.h"
+
 static const char *base_name(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
@@ -142,6 +144,13 @@ bool dataset_open(dataset *d, const dataset_request *r, status *st) {
     if (ok) d->cache = sample_cache_new(d->n, (size_t)r->cache_mb << 20);
     if (!ok) dataset_close(d);
     return ok;
+}
+
+uint64_t dataset_content(const dataset *d) {
+    uint64_t h = 0;
+    for (int64_t i = 0; i < d->n; i++)
+        h = hash_bytes(&d->shards[d->entry[i].shard].hash[d->entry[i].at], sizeof(uint64_t), h);
+    return h;
 }
 
 bool dataset_read_again(const dataset *d, int64_t i, sample *io, status *st) {

@@ -43,6 +43,9 @@ typedef struct {
 bool dataset_open(dataset *d, const dataset_request *r, status *st);
 void dataset_close(dataset *d);
 
+/* Hash of the samples' stored hashes, in their order: the same names with other content differ. */
+uint64_t dataset_content(const dataset *d);
+
 /* Sample i with its tiles; sample_free. */
 bool dataset_read(const dataset *d, int64_t i, sample *out, status *st);
 /* The same into a sample that was read before or is empty: its memory is used again. */

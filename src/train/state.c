@@ -89,6 +89,7 @@ void state_manifest(const task *t, const optimizer *x, const run_state *s, const
     put_number(m, "updates", x->updates);
     put_number(m, "vae", (int64_t)s->vae);
     put_number(m, "data", (int64_t)s->data);
+    put_number(m, "content", (int64_t)s->content);
     state_number n[NUMBERS];
     state_numbers(s, n);
     for (int i = 0; i < NUMBERS; i++) {
@@ -158,10 +159,24 @@ static bool read_state(const ckpt_manifest *m, const task *t, optimizer *x, run_
     return ok;
 }
 
+/* Order and noise come from the list of samples, so another list or other samples make another run of it. */
+static bool same_data(const ckpt_manifest *m, const comm *c, const run_state *s, status *st) {
+    const char *what = ckpt_number_of(m, "data", (int64_t)s->data) != (int64_t)s->data ? "other samples than those"
+                       : ckpt_number_of(m, "content", (int64_t)s->content) != (int64_t)s->content
+                           ? "the same names with other content than those"
+                           : NULL;
+    if (!what) return true;
+    if (!s->accept_data)
+        return status_set(st, ST_CONFIG,
+                          "data.train holds %s of %s: give it the data it began with, or set data.accept_new=true",
+                          what, m->folder);
+    if (c->rank == 0) log_warn("data.train holds %s of %s: epochs start over in another order", what, m->folder);
+    return true;
+}
+
 bool state_resume(const char *run, const comm *c, const task *t, optimizer *x, run_state *s, bool *found, status *st) {
     ckpt_manifest m = {0};
     char          folder[PATH_CAP] = "";
-    uint64_t      data = s->data;
     /* Rank 0 looks for the newest good one; the others open that very folder. */
     if (c->rank == 0 && ckpt_latest(run, true, &m, st)) snprintf(folder, sizeof folder, "%s", m.folder);
     if (c->rank == 0 && st->code == ST_NO_INPUT) *st = (status){0};
@@ -169,12 +184,8 @@ bool state_resume(const char *run, const comm *c, const task *t, optimizer *x, r
     comm_bcast(c, folder, sizeof folder, 0);
     *found = folder[0] != 0;
     if (!*found) return true;
-    bool ok = (c->rank == 0 || ckpt_open(folder, &m, st)) && read_state(&m, t, x, s, st);
-    if (ok) {
-        log_info("continuing from %s", folder);
-        if (c->rank == 0 && ckpt_number_of(&m, "data", (int64_t)data) != (int64_t)data)
-            log_warn("the data set is not the one of %s: epochs start over in another order", folder);
-    }
+    bool ok = (c->rank == 0 || ckpt_open(folder, &m, st)) && read_state(&m, t, x, s, st) && same_data(&m, c, s, st);
+    if (ok) log_info("continuing from %s", folder);
     ckpt_close(&m);
     return comm_agree(c, st);
 }

@@ -88,16 +88,16 @@ static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, step
     }
     *tokens += b->n_tiles;
     beat_enter(BEAT_FORWARD);
-    fault_at("step.forward");
-    if (fault_at("step.loop"))
-        for (;;) {
-        }
     upload_use(&w->up, w->t, b);
     bool ok = engine_prepare(&w->e, w->t, b, &need, st);
     if (ok) {
         w->e.t.on_layer_done = last ? layer_done : NULL;
         w->e.t.user = &w->b;
         clock_set(&w->clock);
+        fault_at("step.forward");
+        if (fault_at("step.loop"))
+            for (;;) {
+            }
         tape_begin(&w->e.t);
         int n = w->t->forward(w->t, &w->e.t, b, count, value);
         values_take(&w->values, b, value, n);

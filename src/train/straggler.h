@@ -3,7 +3,7 @@
 #pragma once
 #include "dist/comm.h"
 
-enum { STRAGGLER_STEPS = 50 }; /* of a window */
+enum { STRAGGLER_STEPS = 20 }; /* of a window */
 
 typedef struct {
     double compute, tokens; /* of one rank in the window */

@@ -8,6 +8,9 @@ meshes() { # meshes FOLDER N: so many boxes
     done
 }
 
+# A launcher that ends the others at once when a rank has failed, instead of giving them two seconds.
+export OMPI_MCA_odls_base_sigkill_timeout=0
+
 # job RANKS FAULT ARGS...: one training job; its code in $rc, its lines in $tmp/err, each after the second it came at.
 job() {
     ranks=$1 fault=$2
