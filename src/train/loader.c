@@ -164,6 +164,7 @@ static void *run(void *arg) {
         plan_step_free(&s);
     }
     plan_free(p);
+    watchdog_hide_stack(l->cfg.dog);
     pthread_mutex_lock(&l->mutex);
     l->ended = true;
     pthread_cond_broadcast(&l->changed);

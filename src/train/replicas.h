@@ -9,8 +9,8 @@ typedef struct {
 } replica_check;
 
 /* Collective. Ranks that differ are named (by majority) with a warning and get the weights again: those of the others,
- * or with a sharded optimiser of each slice's owner. False (ST_INTERNAL) when there is no majority, and at the third
- * time: that is no accident. */
+ * or with a sharded optimiser of each slice's owner. False (ST_INTERNAL) when there is neither, and at the third time:
+ * that is no accident. */
 bool replicas_check(replica_check *k, ctx *c, const comm *ranks, const optimizer *x, int64_t step, status *st);
 
 /* Which of n hashes most ranks have; -1: no majority. */

@@ -138,6 +138,9 @@ static bool build_model(trainer *t, status *st) {
     int64_t window = o->train.clip == opt_train_clip_adaptive ? o->train.clip_window : 0;
     t->clip = arena_new("clip", (size_t)window * 2 * sizeof(float) + 4096);
     w->clip = o->train.clip != opt_train_clip_none;
+    if (t->c->rank == 0 && o->train.batch_tokens == 0 && o->train.batch_samples < t->c->size)
+        log_warn("train.batch_samples = %lld on %d ranks: %lld of them have nothing to do in a step",
+                 (long long)o->train.batch_samples, t->c->size, (long long)(t->c->size - o->train.batch_samples));
     w->max_bad = o->data.max_bad_samples;
     w->spike_window = o->train.spike_window;
     w->spike_skip = o->train.spike_skip;

@@ -94,12 +94,22 @@ static void show_stacks(void) {
 void watchdog_show_stack(watchdog *d, const char *name) {
     if (!d) return;
     pthread_mutex_lock(&stacks.lock);
-    int i = 0;
-    while (i < stacks.n && strcmp(stacks.name[i], name)) i++;
-    CHECK(i < STACKS, "more than %d threads with stacks to show", (int)STACKS);
-    stacks.thread[i] = pthread_self();
-    stacks.name[i] = name;
-    if (i == stacks.n) stacks.n++;
+    CHECK(stacks.n < STACKS, "more than %d threads with stacks to show", (int)STACKS);
+    stacks.thread[stacks.n] = pthread_self();
+    stacks.name[stacks.n++] = name;
+    pthread_mutex_unlock(&stacks.lock);
+}
+
+void watchdog_hide_stack(watchdog *d) {
+    if (!d) return;
+    pthread_mutex_lock(&stacks.lock);
+    for (int i = 0; i < stacks.n; i++) {
+        if (!pthread_equal(stacks.thread[i], pthread_self())) continue;
+        stacks.n--;
+        stacks.thread[i] = stacks.thread[stacks.n];
+        stacks.name[i] = stacks.name[stacks.n];
+        break;
+    }
     pthread_mutex_unlock(&stacks.lock);
 }
 
@@ -245,6 +255,9 @@ static void print_table(const watchdog *d, const look_row *l) {
                     (long)k->r->pid, k->v.step < 0 ? "-" : number, beat_section_name(k->v.section), k->silent, k->v.op,
                     call, condition(k), k->loader.op, k->silent + k->v.at - k->loader.at);
     }
+    bool nobody = true;
+    for (int i = 0; i < d->n; i++) nobody &= !l[i].watched || !is_culprit(&l[i], l, d->n);
+    if (nobody) at = append(text, at, cap, "d3s2: all of them wait: for a rank of another host, or for their GPUs\n");
     for (int i = 0; i < d->n; i++)
         if (l[i].watched && is_culprit(&l[i], l, d->n))
             at = append(text, at, cap, "d3s2: rank %d on %s, process %ld, keeps the others waiting: %s in %s%s%s\n",

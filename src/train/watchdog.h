@@ -26,6 +26,8 @@ void      watchdog_stop(watchdog *d);
 beat     *watchdog_loader(watchdog *d);
 /* Of the calling thread: its stack is part of the report. */
 void      watchdog_show_stack(watchdog *d, const char *name);
+/* Before the thread ends. */
+void      watchdog_hide_stack(watchdog *d);
 
 /* Seconds without a sign of life that are too many. */
 double watchdog_limit(const beat_view *v, double timeout_s);

@@ -110,6 +110,41 @@ for moment in train.start train.eval ckpt.fsync; do
     [ "$(losses "$r" | cut -c1-2000)" = "$(cat "$tmp/golden" | cut -c1-2000)" ] || fail "signals at $moment: other losses"
 done
 
+# ---- a second job on the folder, a rank that is gone before the first step, ranks without work, a launcher that lies
+new
+job 2 "delay=4000@step.reduce:2,rank=1" "$@" train.steps=3 &
+until grep -q "fault: rank 1" "$tmp/err" 2>/dev/null; do sleep 0.05; done
+t0=$(date +%s.%N)
+"$d3s2" train --config "$tiny" "$@" train.steps=3 >"$tmp/out" 2>"$tmp/second"
+[ $? -eq 78 ] || fail "a second job on the folder: not refused"
+later "$t0" "$(date +%s.%N)" 2 "a second job on the folder: refused after"
+grep -q "in use by another job (process $(cat "$tmp/pid.0") on " "$tmp/second" || fail "a second job: $(cat "$tmp/second")"
+wait
+rc=$(cat "$tmp/rc")
+code 0 "the first job on the folder"
+new
+t0=$(date +%s.%N)
+job 3 "kill@train.start,rank=0" "$@" train.steps=3
+[ "$rc" -ne 0 ] || fail "a rank that is gone at the start: code 0"
+later "$t0" "$(date +%s.%N)" 10 "a rank that is gone at the start: ended after"
+new
+job 3 "" "$@" train.steps=2 train.batch_samples=2
+code 0 "ranks without work"
+said "1 of them have nothing to do" "ranks without work"
+SLURM_STEP_NUM_TASKS=4 "$d3s2" version >"$tmp/out" 2>"$tmp/err"
+rc=$?
+code 70 "a wrong number of ranks"
+said "srun started 4 tasks but MPI sees 1" "a wrong number of ranks"
+
+# ---- the account of the time: what was waited for is in it
+new
+job 2 "delay=3000@loader.read:4,rank=1" "$@" train.steps=6 data.read_ahead=1 train.check_replicas_every=0
+code 0 "a stall"
+awk -v s="$(last_value "$r" run_stalled_s)" 'BEGIN { exit !(s > 2 && s < 3.5) }' ||
+    fail "a stall of 3 s: $(last_value "$r" run_stalled_s) s in the account"
+grep -o '"[a-z_]*":[^,}]*' "$r/goodput.json" | tr -d '"' | awk -F: '/^run_/ { sum += $2 } $1 == "total_s" { total = $2 }
+    END { exit !(total > 3 && (sum - total) ^ 2 < (total / 1000) ^ 2) }' || fail "goodput.json: $(cat "$r/goodput.json")"
+
 # ---- three starts that reach no new step, and no fourth
 new
 job 2 "" "$@" train.steps=1
