@@ -3,6 +3,7 @@
 # ranks in one table, the guilty one named with its stack, and everything ended within 10 s. What may take long does not alarm.
 #   hang.sh D3S2 MPIRUN SHARD_TOOL
 set -u
+tool=$3
 here=$(dirname "$0")
 . "$here/lib.sh"
 . "$here/fault_lib.sh"
@@ -57,4 +58,14 @@ kill -CONT "$(cat "$tmp/pid.0")" "$(cat "$tmp/pid.1")"
 wait
 rc=$(cat "$tmp/rc")
 code 0 "a suspended job"
+# The time of day jumps by hours: nobody looks at it. Under a sanitizer nothing can be loaded before it.
+if ! ldd "$d3s2" | grep -q asan; then
+    rm -rf "$tmp/run"
+    PRELOAD=$(dirname "$tool")/libjump_clock.so
+    [ -f "$PRELOAD" ] || fail "no $PRELOAD"
+    job 2 "delay=400@step.forward:1-" "$@" train.run="$tmp/run"
+    code 0 "a clock that jumps"
+    awk -v now="$(date +%s)" -v then="$(last_value "$tmp/run" time)" 'BEGIN { exit !(then != "" && now - then > 3000) }' ||
+        fail "the clock did not jump: $(last_value "$tmp/run" time) at $(date +%s)"
+fi
 finish "hanging ranks"
