@@ -149,7 +149,8 @@ static char *shared_object(MPI_Comm host, int rank, size_t bytes) {
         snprintf(name, sizeof name, "/d3s2-%ld-%d", (long)getpid(), i);
         file = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
     }
-    bad = rank == 0 && (file < 0 || ftruncate(file, (off_t)bytes) != 0);
+    bad = rank == 0 &&
+          (file < 0 || posix_fallocate(file, 0, (off_t)bytes) != 0); /* no room is told here, not by SIGBUS */
     MPI_DO(MPI_Bcast(name, sizeof name, MPI_CHAR, 0, host));
     if (rank > 0) file = shm_open(name, O_RDWR, 0600);
     char *p = bad || file < 0 ? NULL : map_shared(file, bytes);

@@ -23,7 +23,7 @@ struct loader {
     pthread_cond_t  changed;
     slot           *ready, *ready_last, *unused;
     int             n_slots, n_ready, n_wanted; /* wanted: at least so many at once, whatever read_ahead says */
-    bool            stop, ended;
+    bool            stop, ended, running;
     status          st;
 };
 
@@ -196,9 +196,12 @@ void loader_go_on(loader *l, int64_t first_step, int64_t end_step) {
     l->st = (status){0};
     int rc = pthread_create(&l->thread, NULL, run, l);
     CHECK(rc == 0, "no thread for the loader: error %d", rc);
+    l->running = true;
 }
 
 void loader_halt(loader *l) {
+    if (!l->running) return;
+    l->running = false;
     pthread_mutex_lock(&l->mutex);
     l->stop = true;
     pthread_cond_broadcast(&l->changed);

@@ -170,7 +170,7 @@ static bool same_data(const ckpt_manifest *m, const comm *c, const run_state *s,
         return status_set(st, ST_CONFIG,
                           "data.train holds %s of %s: give it the data it began with, or set data.accept_new=true",
                           what, m->folder);
-    if (c->rank == 0) log_warn("data.train holds %s of %s: epochs start over in another order", what, m->folder);
+    if (c->rank == 0) log_warn("data.train holds %s of %s; going on with them", what, m->folder);
     return true;
 }
 

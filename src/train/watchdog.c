@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <execinfo.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -27,12 +28,22 @@ typedef struct {
     char        host[48];
 } row;
 
+typedef struct {
+    row      *r;
+    beat_view v, loader;
+    double    silent, limit;
+    bool      watched, over, gone, asked; /* asked: for its stacks */
+} look_row;
+
+/* The watch takes no memory once it runs: the main thread may hang inside malloc. */
 struct watchdog {
     const comm     *c;
     double          timeout;
     char           *memory;
     size_t          row_bytes;
-    int             own, n;
+    int             own, n, text_cap;
+    look_row       *rows;          /* [n] of the look under way */
+    char           *text;          /* of the report */
     double          looked, awake; /* the last look; since when this process runs without a break */
     double          gone_since;    /* of the next rank's process; 0: it is there */
     pthread_t       thread;
@@ -150,11 +161,11 @@ beat *watchdog_loader(watchdog *d) {
 static char process_state(pid_t pid) {
     char path[64], text[512];
     snprintf(path, sizeof path, "/proc/%ld/stat", (long)pid);
-    FILE *f = fopen(path, "r");
-    if (!f) return kill(pid, 0) != 0 && errno == ESRCH ? 0 : '?';
-    size_t n = fread(text, 1, sizeof text - 1, f);
-    fclose(f);
-    text[n] = 0;
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0) return kill(pid, 0) != 0 && errno == ESRCH ? 0 : '?';
+    ssize_t n = read(file, text, sizeof text - 1);
+    close(file);
+    text[n > 0 ? n : 0] = 0;
     char *end = strrchr(text, ')');
     return end && end[1] == ' ' ? end[2] : '?';
 }
@@ -169,14 +180,6 @@ double watchdog_limit(const beat_view *v, double timeout_s) {
     double most = 6 * timeout_s, limit = slow ? most : 5 * v->longest[v->section];
     return limit < timeout_s ? timeout_s : limit > most ? most : limit;
 }
-
-typedef struct {
-    row      *r;
-    beat_view v, loader;
-    double    silent;
-    double    limit;
-    bool      watched, over, gone, asked; /* asked: for its stacks */
-} look_row;
 
 /* Silence while this process itself was stopped is nobody's fault: a suspended job goes on when it is let. */
 static look_row look_at(const watchdog *d, int i, double now) {
@@ -235,9 +238,8 @@ static bool is_culprit(const look_row *l, const look_row *all, int n) {
 }
 
 static void print_table(const watchdog *d, const look_row *l) {
-    int   cap = 4096 + d->n * 512, at = 0;
-    char *text = malloc((size_t)cap), number[32];
-    if (!text) return;
+    int   cap = d->text_cap, at = 0;
+    char *text = d->text, number[32];
     at =
         append(text, at, cap,
                "d3s2: error: a rank hangs or is gone (train.hang_timeout_s = %g): the ranks of %s, seconds of silence\n"
@@ -264,7 +266,6 @@ static void print_table(const watchdog *d, const look_row *l) {
                         l[i].r->rank, l[i].r->host, (long)l[i].r->pid, condition(&l[i]),
                         beat_section_name(l[i].v.section), *l[i].v.op ? ", " : "", l[i].v.op);
     write_both(text, (size_t)at);
-    free(text);
 }
 
 /* ---- the watch ------------------------------------------------------------------------------------------------- */
@@ -308,10 +309,9 @@ static void speak(watchdog *d, look_row *l) {
 
 static void look(watchdog *d) {
     double    now = now_seconds(), most = 0;
-    look_row *l = malloc((size_t)d->n * sizeof *l);
+    look_row *l = d->rows;
     bool      over = false, waiting = true;
     int       next = (d->own + 1) % d->n;
-    if (!l) return;
     if (now - d->looked > 1 + d->timeout / 2) d->awake = now;
     d->looked = now;
     for (int i = 0; i < d->n; i++) {
@@ -328,7 +328,6 @@ static void look(watchdog *d) {
     l[next].gone = next != d->own && has_vanished(d, &l[next], now);
     answer(d);
     if (over || l[next].gone) speak(d, l);
-    free(l);
 }
 
 static void *watch(void *arg) {
@@ -356,6 +355,10 @@ watchdog *watchdog_start(const comm *c, double timeout_s) {
     *d = (watchdog){.c = c, .timeout = timeout_s, .looked = now_seconds(), .awake = now_seconds()};
     d->row_bytes = rounded(sizeof(row)) + 2 * rounded(beat_size());
     d->memory = comm_host_memory(c, d->row_bytes, &d->own, &d->n);
+    d->text_cap = 4096 + d->n * 512;
+    d->rows = calloc((size_t)d->n, sizeof *d->rows);
+    d->text = malloc((size_t)d->text_cap);
+    CHECK(d->rows && d->text, "no memory for a watchdog of %d ranks", d->n);
     row *r = row_at(d, d->own);
     r->rank = c->rank;
     r->pid = getpid();
@@ -390,5 +393,7 @@ void watchdog_stop(watchdog *d) {
     beat_bind(NULL);
     stacks_close();
     comm_host_memory_free(d->memory, d->row_bytes, d->n);
+    free(d->rows);
+    free(d->text);
     free(d);
 }

@@ -84,6 +84,16 @@ said "other samples than those of .*step-2" "a shard less"
 job 2 "" "$@" train.steps=4 data.accept_new=true
 code 0 "a shard less, accepted"
 said "warning: .*other samples" "a shard less, accepted"
+for i in 1 2 3 4 5 6 7 8 9 10 11 12; do box "$tmp/meshes/box-$i.obj" 1 "0.$((i + 30))" "0.$((90 - i))"; done
+rm -rf "$tmp/data"
+run prep prep.input="$tmp/meshes" prep.output="$tmp/data" prep.resolution=32 prep.views=1 prep.view_size=32 prep.min_tiles=1 \
+    prep.shapes_per_shard=4
+cp -r "$tmp/sound" "$tmp/data-2"
+new
+job 2 "" "$@" train.steps=2
+job 2 "" "$@" train.steps=3 data.train="$tmp/data-2"
+code 78 "other content of the same names"
+said "the same names with other content than those of .*step-2" "other content of the same names"
 rm -rf "$tmp/data"
 cp -r "$tmp/sound" "$tmp/data"
 
