@@ -1,5 +1,6 @@
 #include "core/base.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +26,39 @@ void fatal_set_abort(void (*f)(int)) {
     abort_job = f ? f : default_abort;
 }
 
+static struct {
+    int             file;
+    int64_t         left;
+    pthread_mutex_t lock;
+} tee = {.file = -1, .lock = PTHREAD_MUTEX_INITIALIZER};
+
+void log_tee(int file, int64_t max_bytes) {
+    pthread_mutex_lock(&tee.lock);
+    tee.file = file;
+    tee.left = max_bytes;
+    pthread_mutex_unlock(&tee.lock);
+}
+
+int log_tee_file(void) {
+    return tee.file;
+}
+
+static void write_tee(const char *kind, const char *text) {
+    char      line[2304], when[32];
+    time_t    now = time(NULL);
+    struct tm t;
+    if (tee.file < 0) return;
+    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &t));
+    int n = snprintf(line, sizeof line, "%s %s%s\n", when, kind, text);
+    pthread_mutex_lock(&tee.lock);
+    if (tee.file >= 0 && tee.left > 0) {
+        tee.left -= n;
+        (void)!write(tee.file, line, (size_t)n);
+        if (tee.left <= 0) (void)!write(tee.file, "this log is full\n", 17);
+    }
+    pthread_mutex_unlock(&tee.lock);
+}
+
 _Noreturn void fatal_at(const char *file, int line, const char *func, const char *fmt, ...) {
     char    host[64] = "?", text[1024], message[1400];
     va_list ap;
@@ -36,6 +70,7 @@ _Noreturn void fatal_at(const char *file, int line, const char *func, const char
              host, file, line, func, text);
     if (hook) hook(message);
     fprintf(stderr, "%s\n", message);
+    write_tee("", message);
     abort_job(ST_INTERNAL);
     _Exit(ST_INTERNAL);
 }
@@ -62,16 +97,27 @@ int log_rank(void) {
 }
 
 void log_at(log_level level, const char *fmt, ...) {
-    if (level > log_state.level || (level == LOG_INFO && log_state.rank != 0)) return;
+    if (level > log_state.level) return;
     char    text[2048];
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    write_tee(level == LOG_WARN ? "warning: " : "", text);
+    if (level == LOG_INFO && log_state.rank != 0) return;
     if (level == LOG_WARN && log_state.size > 1)
         fprintf(stderr, "d3s2: warning: rank %d: %s\n", log_state.rank, text);
     else
         fprintf(stderr, "d3s2: %s%s\n", level == LOG_WARN ? "warning: " : "", text);
+}
+
+void log_to_tee(const char *fmt, ...) {
+    char    text[2048];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    write_tee("", text);
 }
 
 double now_seconds(void) {

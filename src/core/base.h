@@ -62,6 +62,7 @@ typedef enum {
     ST_DATA = 65,     /* a file's content is wrong or damaged */
     ST_NO_INPUT = 66, /* a file is missing or unreadable */
     ST_INTERNAL = 70,
+    ST_HUNG = 71,    /* a rank hung or is gone: another start may go well */
     ST_IO = 74,      /* write failed: disk full, no permission */
     ST_REQUEUE = 75, /* stopped on request after a checkpoint: run again */
     ST_CONFIG = 78   /* configuration does not fit a checkpoint or a data set */
@@ -90,6 +91,12 @@ void log_at(log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 #define log_info(...) log_at(LOG_INFO, __VA_ARGS__)
 #define log_warn(...) log_at(LOG_WARN, __VA_ARGS__)
 #define log_debug(...) log_at(LOG_DEBUG, __VA_ARGS__)
+
+/* All that is logged, of every rank and level up to INFO, and fatal messages also go to this file, with the time, until
+ * it has max_bytes; -1: no more. The file stays the caller's. */
+void log_tee(int file, int64_t max_bytes);
+int  log_tee_file(void);
+void log_to_tee(const char *fmt, ...) PRINTF_LIKE(1, 2); /* there only */
 
 /* ---- progress ------------------------------------------------------------------------------------------------- */
 

@@ -18,6 +18,14 @@ void comm_free(comm *c);
 /* Collective: the place among the ranks of this host, and their number. */
 void comm_local(const comm *c, int *rank, int *size);
 
+/* Collective: memory of `bytes` bytes for each rank of this host, zeros, that all of them see; rank k's (comm_local) is
+ * at k*bytes. Where a host has no such memory each rank gets its own: *rank 0 of *size 1. comm_host_memory_free. */
+void          *comm_host_memory(const comm *c, size_t bytes, int *rank, int *size);
+void           comm_host_memory_free(void *p, size_t bytes, int size);
+/* Ends the job with this exit code, from any thread, whatever the others wait for: NCCL's kernels are given up, MPI
+ * aborts, and a process that is still there seconds later kills itself. */
+_Noreturn void comm_abort(const comm *c, int code);
+
 /* Collective, in place, host memory. Counts are elements and may exceed 2^31. */
 void comm_sum_f64(const comm *c, double *x, int64_t n);
 void comm_sum_f32(const comm *c, float *x, int64_t n);

@@ -2,14 +2,21 @@
  * arrival) and the standard does not promise the same bits on every rank. Here each rank owns a slice, gets that slice
  * of everybody (all-to-all), adds in rank order in double, and the slices go round again (all-gather): the volume of a
  * ring, bits that depend on the inputs and the number of ranks only. */
+#include "core/beat.h"
 #include "core/fault.h"
 #include "dist/comm_nccl.h"
 
+#include <fcntl.h>
 #include <mpi.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-enum { PART_MAX = 1 << 28 }; /* elements of one MPI call: counts are int */
+enum { PART_MAX = 1 << 28 /* elements of one MPI call: counts are int */, ABORT_SECONDS = 8 };
 
 static bool started_here;
 
@@ -126,6 +133,72 @@ void comm_local(const comm *c, int *rank, int *size) {
     MPI_DO(MPI_Comm_free(&host));
 }
 
+/* ---- the host's ranks ----------------------------------------------------------------------------------------- */
+
+static char *map_shared(int file, size_t bytes) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, file, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+/* The first rank of the host makes an object and the others open it; then its name is taken away, so that nothing is
+ * left behind however the job ends. */
+static char *shared_object(MPI_Comm host, int rank, size_t bytes) {
+    char name[64] = "";
+    int  file = -1, bad, any_bad = 0;
+    for (int i = 0; rank == 0 && file < 0 && i < 100; i++) {
+        snprintf(name, sizeof name, "/d3s2-%ld-%d", (long)getpid(), i);
+        file = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+    }
+    bad = rank == 0 &&
+          (file < 0 || posix_fallocate(file, 0, (off_t)bytes) != 0); /* no room is told here, not by SIGBUS */
+    MPI_DO(MPI_Bcast(name, sizeof name, MPI_CHAR, 0, host));
+    if (rank > 0) file = shm_open(name, O_RDWR, 0600);
+    char *p = bad || file < 0 ? NULL : map_shared(file, bytes);
+    bad = !p;
+    MPI_DO(MPI_Allreduce(&bad, &any_bad, 1, MPI_INT, MPI_MAX, host));
+    if (file >= 0) close(file);
+    if (rank == 0) shm_unlink(name);
+    if (any_bad && p) munmap(p, bytes);
+    return any_bad ? NULL : p;
+}
+
+void *comm_host_memory(const comm *c, size_t bytes, int *rank, int *size) {
+    char *p = NULL;
+    *rank = 0;
+    *size = 1;
+    if (c->mpi) {
+        MPI_Comm host;
+        MPI_DO(MPI_Comm_split_type(world_of(c), MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &host));
+        MPI_DO(MPI_Comm_rank(host, rank));
+        MPI_DO(MPI_Comm_size(host, size));
+        p = shared_object(host, *rank, bytes * (size_t)*size);
+        MPI_DO(MPI_Comm_free(&host));
+        if (!p) *rank = 0, *size = 1;
+    }
+    if (!p) p = map_shared(-1, bytes);
+    CHECK(p, "no memory of %zu bytes", bytes);
+    return p;
+}
+
+void comm_host_memory_free(void *p, size_t bytes, int size) {
+    munmap(p, bytes * (size_t)size);
+}
+
+static void *kill_late(void *unused) {
+    (void)unused;
+    sleep(ABORT_SECONDS);
+    raise(SIGKILL);
+    return NULL;
+}
+
+void comm_abort(const comm *c, int code) {
+    pthread_t t;
+    pthread_create(&t, NULL, kill_late, NULL);
+    if (c->nccl) nccl_give_up(c->nccl);
+    if (c->mpi) MPI_Abort(MPI_COMM_WORLD, code);
+    _exit(code);
+}
+
 /* ---- small collectives ---------------------------------------------------------------------------------------- */
 
 void comm_all_gather(const comm *c, const void *send, void *recv, int64_t bytes) {
@@ -133,6 +206,7 @@ void comm_all_gather(const comm *c, const void *send, void *recv, int64_t bytes)
         memmove(recv, send, (size_t)bytes);
         return;
     }
+    beat_collective("all-gather", bytes, true);
     /* Parts of at most 1 GB per rank; they arrive part by part, so each goes through a strided view. */
     for (int64_t done = 0; done < bytes;) {
         int64_t      n = bytes - done < PART_MAX ? bytes - done : PART_MAX;
@@ -145,18 +219,24 @@ void comm_all_gather(const comm *c, const void *send, void *recv, int64_t bytes)
         MPI_DO(MPI_Type_free(&piece));
         done += n;
     }
+    beat_back();
 }
 
 void comm_bcast(const comm *c, void *data, int64_t bytes, int root) {
+    if (c->mpi) beat_collective("broadcast", bytes, true);
     for (int64_t done = 0; c->mpi && done < bytes;) {
         int64_t n = bytes - done < PART_MAX ? bytes - done : PART_MAX;
         MPI_DO(MPI_Bcast((char *)data + done, (int)n, MPI_BYTE, root, world_of(c)));
         done += n;
     }
+    if (c->mpi) beat_back();
 }
 
 void comm_barrier(const comm *c) {
-    if (c->mpi) MPI_DO(MPI_Barrier(world_of(c)));
+    if (!c->mpi) return;
+    beat_collective("barrier", 0, true);
+    MPI_DO(MPI_Barrier(world_of(c)));
+    beat_back();
 }
 
 bool comm_agree(const comm *c, status *st) {
@@ -168,11 +248,13 @@ bool comm_agree(const comm *c, status *st) {
 }
 
 static void reduce_exact(const comm *c, void *x, int64_t n, MPI_Datatype type, size_t width, MPI_Op op) {
+    if (c->mpi) beat_collective("all-reduce", n * (int64_t)width, true);
     for (int64_t done = 0; c->mpi && done < n;) {
         int64_t k = n - done < PART_MAX ? n - done : PART_MAX;
         MPI_DO(MPI_Allreduce(MPI_IN_PLACE, (char *)x + (size_t)done * width, (int)k, type, op, world_of(c)));
         done += k;
     }
+    if (c->mpi) beat_back();
 }
 
 /* Sums of integers and maxima do not depend on the order. */
@@ -294,6 +376,7 @@ static void queue_advance(ranks *r, const sum_part *last) {
 
 static comm_request *sum_start(const comm *c, void *x, int64_t n, const int64_t *slice, MPI_Datatype type) {
     if (!c->mpi || c->size == 1 || n == 0) return NULL;
+    beat_collective("sum of slices", n * (type == MPI_FLOAT ? 4 : 8), false);
     comm_request *r = calloc(1, sizeof *r);
     CHECK(r, "no memory for a reduction");
     r->n_parts = (int)((n + PART_MAX - 1) / PART_MAX);
@@ -333,7 +416,10 @@ void comm_progress(const comm *c) {
 
 void comm_wait(comm_request *r) {
     if (!r) return;
-    if (r->nccl) nccl_join(r->nccl);
+    if (r->nccl)
+        nccl_join(r->nccl);
+    else
+        beat_wait("end of a sum");
     for (int i = 0; i < r->n_parts; i++) {
         sum_part *p = &r->part[i];
         CHECK(p->done || p->r->head == p, "reductions are waited for in the order they were started");
@@ -341,6 +427,7 @@ void comm_wait(comm_request *r) {
         free(p->gathered);
         free(p->count);
     }
+    beat_back();
     free(r->part);
     free(r);
 }

@@ -7,3 +7,5 @@ void nccl_sum_slices(struct nccl *n, const tensor *x, const int64_t *first);
 void nccl_share(struct nccl *n, const comm_piece *piece, int n_pieces);
 /* STREAM_COMPUTE goes on behind all of it. */
 void nccl_join(struct nccl *n);
+/* Frees the GPU of kernels that will never end, from any thread. The communicator is lost. */
+void nccl_give_up(struct nccl *n);

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/beat.h"
 #include "core/device.h"
 
 enum { LOOK_NS = 200000000, ABORT_SECONDS = 5 };
@@ -77,6 +78,15 @@ static void nccl_check(const struct nccl *n, ncclResult_t r, const char *call) {
         cudaError_t call_error = (call);                                                                               \
         CHECK(call_error == cudaSuccess, "%s: %s", #call, cudaGetErrorString(call_error));                             \
     } while (0)
+
+/* Keeps the mutex: comm_device_settled does not return any more. The watch may have it for the same purpose. */
+void nccl_give_up(struct nccl *n) {
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 1;
+    pthread_mutex_timedlock(&n->mutex, &until);
+    give_up_comm(n->looked_at);
+}
 
 /* ---- the watch ------------------------------------------------------------------------------------------------ */
 
@@ -187,6 +197,7 @@ static void enqueued(struct nccl *n, const char *what, int64_t count, dtype dt) 
     }
     n->inside = NULL;
     pthread_mutex_unlock(&n->mutex);
+    beat_collective(what, count * (int64_t)dtype_size(dt), false);
 }
 
 /* ---- calls ---------------------------------------------------------------------------------------------------- */

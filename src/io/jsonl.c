@@ -165,3 +165,31 @@ bool jsonl_series(const char *path, const char *key, int64_t **step, double **va
     *n = s.n;
     return true;
 }
+
+bool jsonl_last(const char *path, int64_t last_step, const char *const *key, int n, double *value, int64_t *step,
+                status *st) {
+    uint8_t *text;
+    int64_t  bytes;
+    *step = -1;
+    for (int i = 0; i < n; i++) value[i] = NAN;
+    if (access(path, F_OK)) return true;
+    if (!read_whole_file(path, MAX_FILE, &text, &bytes, st)) return false;
+    /* From the end, where it is likely to be. */
+    for (int64_t end = bytes; end > 0 && *step < 0;) {
+        int64_t first = end - 1;
+        while (first > 0 && text[first - 1] != '\n') first--;
+        json_t *r = json_loadb((char *)text + first, (size_t)(end - first), JSON_ALLOW_NUL, NULL);
+        json_t *at = json_object_get(r, "step");
+        if (json_is_integer(at) && json_integer_value(at) <= last_step && json_object_get(r, key[0])) {
+            *step = json_integer_value(at);
+            for (int i = 0; i < n; i++) {
+                json_t *v = json_object_get(r, key[i]);
+                if (json_is_number(v)) value[i] = json_number_value(v);
+            }
+        }
+        json_decref(r);
+        end = first;
+    }
+    free(text);
+    return true;
+}

@@ -22,3 +22,7 @@ bool jsonl_end(jsonl *j, status *st);
 /* The curve of one key: all records with an integer "step" and a number or null under `key` (null reads as
  * NaN). Malloc'ed. */
 bool jsonl_series(const char *path, const char *key, int64_t **step, double **value, int64_t *n, status *st);
+/* Numbers of the last record with an integer "step" of at most last_step that has key[0]; NaN for keys it does not
+ * have. *step is -1 when there is none, or no such file. */
+bool jsonl_last(const char *path, int64_t last_step, const char *const *key, int n, double *value, int64_t *step,
+                status *st);

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include "core/beat.h"
 #include "core/device.h"
 #include "kernels/backend.h"
 
@@ -157,9 +158,10 @@ static tensor move_down(tape *t, const tensor *x) {
     return y;
 }
 
-/* A named stretch for profilers. */
+/* A named stretch for profilers and the watchdog. */
 static void range_begin(const tape *t, const char *what, int layer) {
     char name[48];
+    if (!t->c->dry) beat_op(what, layer);
     if (t->c->dry || t->c->be->dev != DEV_CUDA) return;
     snprintf(name, sizeof name, "%s %d", what, layer);
     device_range_push(name);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/rng.h"
 #include "io/atomic_file.h"
 
 static const char *base_name(const char *path) {
@@ -203,6 +204,13 @@ int64_t dataset_in_turn(const dataset *d, int64_t i) {
     for (int64_t round = 0;; round++)
         for (int f = 0; f < d->n_folders; f++)
             if (round < d->folder[f].n && i-- == 0) return d->folder[f].first + round;
+}
+
+uint64_t dataset_content(const dataset *d) {
+    uint64_t h = 0;
+    for (int64_t i = 0; i < d->n; i++)
+        h = hash_bytes(&d->shards[d->entry[i].shard].hash[d->entry[i].at], sizeof(uint64_t), h);
+    return h;
 }
 
 bool dataset_read_again(const dataset *d, int64_t i, sample *io, status *st) {

@@ -58,9 +58,11 @@ bool dataset_open(dataset *d, const dataset_request *r, status *st);
 void dataset_close(dataset *d);
 
 /* Voxel grid of sample i. */
-int     dataset_resolution(const dataset *d, int64_t i);
+int      dataset_resolution(const dataset *d, int64_t i);
 /* The i-th of all samples when the folders take turns, so that any first few are of all of them. */
-int64_t dataset_in_turn(const dataset *d, int64_t i);
+int64_t  dataset_in_turn(const dataset *d, int64_t i);
+/* Hash of the samples' stored hashes, in their order: the same names with other content differ. */
+uint64_t dataset_content(const dataset *d);
 
 /* Sample i with its tiles; sample_free. */
 bool dataset_read(const dataset *d, int64_t i, sample *out, status *st);

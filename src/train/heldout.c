@@ -2,12 +2,15 @@
 
 #include <string.h>
 
+#include "core/beat.h"
+
 static bool one_sample(stepper *w, const dataset *d, int64_t i, micro_batch *b, double sum[TASK_SUMS],
                        double count[TASK_SUMS], status *st) {
     plan_item        item = {.index = i};
     const plan_item *list[1] = {&item};
     tensor           value[TASK_TENSORS];
     double           global[TASK_SUMS];
+    beat_op("held-out sample", i);
     loader_lock(w->l);
     bool ok = w->t->load(w->t, d, (batch_purpose){.eval = true}, list, 1, b, st);
     loader_unlock(w->l);

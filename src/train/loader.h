@@ -2,10 +2,12 @@
  * step, in the order of the plan.
  *
  * All HDF5 calls of training data happen there, one at a time, under a lock; whoever else touches files (checkpoints,
- * held-out data) takes the same lock, so a build of HDF5 without thread safety works as well. A bad sample is a status.
+ * held-out data) takes the same lock, so a build of HDF5 without thread safety works as well. A bad sample (ST_DATA)
+ * is left out of its batch and told there; any other failure is a status.
  */
 #pragma once
 #include "train/task.h"
+#include "train/watchdog.h"
 
 typedef struct loader loader;
 
@@ -13,6 +15,7 @@ typedef struct {
     const task    *t;
     const dataset *d;
     plan_config    plan;
+    watchdog      *dog; /* told what the thread does; NULL: nobody */
     int            rank, world;
     int64_t        first_step, end_step; /* [first, end) */
     int            read_ahead;           /* micro-batches prepared beyond the one in use, at least 1 */
@@ -24,8 +27,11 @@ typedef struct {
 loader *loader_new(const loader_config *cfg);
 void    loader_free(loader *l); /* stops the thread */
 
-/* The next micro-batch of this rank, waiting for it. False: *st says what is wrong with which sample. */
+/* The next micro-batch of this rank, waiting for it. False: *st says what is wrong. */
 bool         loader_next(loader *l, micro_batch **b, status *st);
+/* Stops the thread and forgets what it prepared; no batch may be in use. Then it goes on, from another step. */
+void         loader_halt(loader *l);
+void         loader_go_on(loader *l, int64_t first_step, int64_t end_step);
 /* What loader_next will give, if it is there already; else NULL. */
 micro_batch *loader_peek(loader *l);
 /* Gives its memory back; it is used again when b->uploaded is reached. */

@@ -86,25 +86,54 @@ static void lone_free(lone_batch *l) {
     *l = (lone_batch){0};
 }
 
+/* Marks those of n items that cannot be read; returns their number. */
+static int64_t mark_bad(const stepper *w, batch_purpose why, const plan_item *const *item, int64_t n, bool *bad) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < n; i++) {
+        lone_batch l;
+        status     st = {0};
+        bool       ok = lone_load(w, w->d, why, &item[i], 1, &l, &st);
+        lone_free(&l);
+        if (ok || bad[item[i]->index]) continue;
+        bad[item[i]->index] = true;
+        found++;
+    }
+    return found;
+}
+
 /* The fullest micro-batch there can be: the largest samples within the limit, at least one; `largest`: see
- * batch_purpose. */
+ * batch_purpose. Damaged samples are passed over, as training does (bad_samples.h). */
 static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, int64_t largest, lone_batch *l, status *st) {
     const dataset    *d = w->d;
-    int64_t           n = 0, tiles = 0, most = o->train.batch_tokens > 0 ? d->n : o->train.batch_samples;
+    int64_t           most = o->train.batch_tokens > 0 ? d->n : o->train.batch_samples, n_bad = 0;
+    batch_purpose     why = {.largest = largest};
     by_size          *all = by_sizes(d);
     plan_item        *pick = calloc((size_t)most, sizeof *pick);
     const plan_item **item = malloc((size_t)most * sizeof *item);
-    CHECK(pick && item, "no memory for a list of %lld samples", (long long)most);
+    bool             *bad = calloc((size_t)d->n, sizeof *bad), ok;
+    CHECK(pick && item && bad, "no memory for a list of %lld samples", (long long)most);
     int64_t rounds = (most + d->n - 1) / d->n;
-    for (int64_t i = 0; i < d->n * rounds && n < most; i++) {
-        const by_size *s = &all[i / rounds];
-        if (n > 0 && tiles + s->tiles > micro_tokens) continue;
-        pick[n] = (plan_item){.index = s->index, .copy = (int)(i % rounds)};
-        item[n] = &pick[n];
-        tiles += s->tiles;
-        n++;
+    for (;;) {
+        int64_t n = 0, tiles = 0, more;
+        status  first = {0};
+        for (int64_t i = 0; i < d->n * rounds && n < most; i++) {
+            const by_size *s = &all[i / rounds];
+            if (bad[s->index] || (n > 0 && tiles + s->tiles > micro_tokens)) continue;
+            pick[n] = (plan_item){.index = s->index, .copy = (int)(i % rounds)};
+            item[n] = &pick[n];
+            tiles += s->tiles;
+            n++;
+        }
+        ok = lone_load(w, d, why, item, n, l, &first);
+        if (first.code == ST_DATA && (more = mark_bad(w, why, item, n, bad)) > 0 &&
+            (double)(n_bad += more) <= o->data.max_bad_samples * (double)d->n) {
+            lone_free(l);
+            continue;
+        }
+        if (!ok) *st = first;
+        break;
     }
-    bool ok = lone_load(w, d, (batch_purpose){.largest = largest}, item, n, l, st);
+    free(bad);
     free(all);
     free(pick);
     free(item);

@@ -16,6 +16,32 @@ ckpt_param *state_params(const params *p) {
     return list;
 }
 
+/* The counters of the state, and the windows' numbers as they are in memory, under their names in a checkpoint. Absent
+ * ones are 0. */
+typedef struct {
+    const char *name;
+    void       *at;
+} state_number;
+
+enum { NUMBERS = 12 };
+
+static void state_numbers(const run_state *s, state_number n[NUMBERS]) {
+    run_state   *w = (run_state *)s; /* read or written, as the caller does */
+    state_number list[NUMBERS] = {{"bad_in_row", &w->bad_in_row},
+                                  {"bad_total", &w->bad_total},
+                                  {"tokens", &w->tokens},
+                                  {"clip_seen", &w->clip.seen},
+                                  {"shift", &w->shift},
+                                  {"rollbacks", &w->rollbacks},
+                                  {"loss_mean", &w->loss_window.mean},
+                                  {"loss_var", &w->loss_window.var},
+                                  {"loss_seen", &w->loss_window.n},
+                                  {"norm_mean", &w->norm_window.mean},
+                                  {"norm_var", &w->norm_window.var},
+                                  {"norm_seen", &w->norm_window.n}};
+    memcpy(n, list, sizeof list);
+}
+
 static void put_number(ckpt_manifest *m, const char *name, int64_t value) {
     CHECK(m->n_numbers < CKPT_NUMBERS, "more than %d numbers in a checkpoint", (int)CKPT_NUMBERS);
     ckpt_number *n = &m->number[m->n_numbers++];
@@ -61,12 +87,16 @@ void state_manifest(const task *t, const optimizer *x, const run_state *s, const
                          .config = options_to_yaml(o)};
     snprintf(m->model, sizeof m->model, "%s", t->name);
     put_number(m, "updates", x->updates);
-    put_number(m, "bad_in_row", s->bad_in_row);
-    put_number(m, "bad_total", s->bad_total);
-    put_number(m, "tokens", s->tokens);
     put_number(m, "vae", (int64_t)s->vae);
     put_number(m, "data", (int64_t)s->data);
-    put_number(m, "clip_seen", s->clip.seen);
+    put_number(m, "content", (int64_t)s->content);
+    state_number n[NUMBERS];
+    state_numbers(s, n);
+    for (int i = 0; i < NUMBERS; i++) {
+        int64_t v;
+        memcpy(&v, n[i].at, sizeof v);
+        put_number(m, n[i].name, v);
+    }
 }
 
 /* Elements first .. of a stored slab to out, which is where p's slabs are. */
@@ -112,23 +142,42 @@ static bool read_state(const ckpt_manifest *m, const task *t, optimizer *x, run_
         else
             ok = read_slab(m, "ema", x->own, x->n_own, t->p, x->average, st);
     }
+    state_number n[NUMBERS];
+    state_numbers(s, n);
+    for (int i = 0; i < NUMBERS; i++) {
+        int64_t v = ckpt_number_of(m, n[i].name, 0);
+        memcpy(n[i].at, &v, sizeof v);
+    }
     if (ok && s->clip.window > 0 && ckpt_slab_count(m, "clip_norms") == s->clip.window) {
         ok = ckpt_read_range(m, "clip_norms", 0, s->clip.window, s->clip.ring, st);
-        s->clip.seen = ckpt_number_of(m, "clip_seen", 0);
         clip_refresh(&s->clip);
+    } else {
+        s->clip.seen = 0;
     }
     s->step = m->step;
-    s->bad_in_row = ckpt_number_of(m, "bad_in_row", 0);
-    s->bad_total = ckpt_number_of(m, "bad_total", 0);
-    s->tokens = ckpt_number_of(m, "tokens", 0);
     x->updates = ckpt_number_of(m, "updates", m->step);
     return ok;
+}
+
+/* Order and noise come from the list of samples, so another list or other samples make another run of it. */
+static bool same_data(const ckpt_manifest *m, const comm *c, const run_state *s, status *st) {
+    const char *what = ckpt_number_of(m, "data", (int64_t)s->data) != (int64_t)s->data
+                           ? "other samples or another order (train.balance) than those"
+                       : ckpt_number_of(m, "content", (int64_t)s->content) != (int64_t)s->content
+                           ? "the same names with other content than those"
+                           : NULL;
+    if (!what) return true;
+    if (!s->accept_data)
+        return status_set(st, ST_CONFIG,
+                          "data.train holds %s of %s: give it the data it began with, or set data.accept_new=true",
+                          what, m->folder);
+    if (c->rank == 0) log_warn("data.train holds %s of %s; going on with them", what, m->folder);
+    return true;
 }
 
 bool state_resume(const char *run, const comm *c, const task *t, optimizer *x, run_state *s, bool *found, status *st) {
     ckpt_manifest m = {0};
     char          folder[PATH_CAP] = "";
-    uint64_t      data = s->data;
     /* Rank 0 looks for the newest good one; the others open that very folder. */
     if (c->rank == 0 && ckpt_latest(run, true, &m, st)) snprintf(folder, sizeof folder, "%s", m.folder);
     if (c->rank == 0 && st->code == ST_NO_INPUT) *st = (status){0};
@@ -136,13 +185,8 @@ bool state_resume(const char *run, const comm *c, const task *t, optimizer *x, r
     comm_bcast(c, folder, sizeof folder, 0);
     *found = folder[0] != 0;
     if (!*found) return true;
-    bool ok = (c->rank == 0 || ckpt_open(folder, &m, st)) && read_state(&m, t, x, s, st);
-    if (ok) {
-        log_info("continuing from %s", folder);
-        if (c->rank == 0 && ckpt_number_of(&m, "data", (int64_t)data) != (int64_t)data)
-            log_warn("the data set or its order (train.balance) is not that of %s: epochs start over in another order",
-                     folder);
-    }
+    bool ok = (c->rank == 0 || ckpt_open(folder, &m, st)) && read_state(&m, t, x, s, st) && same_data(&m, c, s, st);
+    if (ok) log_info("continuing from %s", folder);
     ckpt_close(&m);
     return comm_agree(c, st);
 }

@@ -4,15 +4,20 @@
 #pragma once
 #include "io/checkpoint_file.h"
 #include "nn/clip.h"
+#include "train/spike.h"
 #include "train/optimizer.h"
 #include "train/task.h"
 
 typedef struct {
     int64_t    step;                  /* steps done, skipped ones included */
-    int64_t    bad_in_row, bad_total; /* steps with non-finite gradients */
+    int64_t    bad_in_row, bad_total; /* skipped steps: not finite, or spikes */
+    int64_t    shift, rollbacks;      /* batches passed over: step n trains on batch n + shift of the plan; how often */
     int64_t    tokens;                /* trained on so far */
-    uint64_t   vae, data;             /* fingerprints of the latents' VAE (0 without) and of the sample list */
+    uint64_t   vae, data, content;    /* fingerprints of the latents' VAE (0 without), the sample list, the samples */
+    bool       accept_data;           /* goes on with other data than the checkpoint's */
     clip_state clip;
+
+    spike_window loss_window, norm_window;
 } run_state;
 
 /* Rows of the table as the checkpoint names them; malloc'ed. */

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/beat.h"
+#include "core/fault.h"
+
 /* ---- clocks --------------------------------------------------------------------------------------------------- */
 
 static int clock_set(step_clock *k) {
@@ -43,6 +46,7 @@ void stepper_free(stepper *w) {
     clock_free(&w->update_clock);
     values_free(&w->values);
     upload_free(&w->up);
+    bad_samples_free(&w->bad);
 }
 
 /* ---- one step ------------------------------------------------------------------------------------------------- */
@@ -66,24 +70,40 @@ static bool step_counts(stepper *w, const plan_step *s, double count[TASK_SUMS],
 
 /* Forward and backward of one micro-batch, between three points of the clock; `last`: layers report to the buckets as
  * they complete. */
-static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, step_times *times, status *st) {
+static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, step_times *times, int64_t *tokens,
+                      status *st) {
     micro_batch *b;
     engine_need  need;
     tensor       value[TASK_TENSORS];
     double       t0 = now_seconds();
+    beat_enter(BEAT_DATA);
     if (!loader_next(w->l, &b, st)) return false;
     times->data += now_seconds() - t0;
     times->prepare += b->seconds;
+    bad_samples_note(&w->bad, b);
+    if (b->n_samples == 0) { /* all of it was bad */
+        for (int i = 0; i < 3; i++) clock_set(&w->clock);
+        loader_done(w->l, b);
+        return true;
+    }
+    *tokens += b->n_tiles;
+    beat_enter(BEAT_FORWARD);
     upload_use(&w->up, w->t, b);
     bool ok = engine_prepare(&w->e, w->t, b, &need, st);
     if (ok) {
         w->e.t.on_layer_done = last ? layer_done : NULL;
         w->e.t.user = &w->b;
         clock_set(&w->clock);
+        fault_at("step.forward");
+        if (fault_at("step.loop"))
+            for (;;) {
+            }
         tape_begin(&w->e.t);
         int n = w->t->forward(w->t, &w->e.t, b, count, value);
         values_take(&w->values, b, value, n);
         clock_set(&w->clock);
+        beat_enter(BEAT_BACKWARD);
+        fault_at("step.backward");
         tape_backward(&w->e.t);
         clock_set(&w->clock);
     }
@@ -93,17 +113,33 @@ static bool run_micro(stepper *w, const double count[TASK_SUMS], bool last, step
 }
 
 /* What all ranks must know of each other after backward. */
-static void exchange(stepper *w, double sum[TASK_SUMS], bool wants_stop, bool failed, bool *stop, bool *any_failed) {
-    double all[TASK_SUMS + 2 + SAVER_SUMS];
+typedef struct {
+    bool stop, failed, bad_sample; /* any rank's */
+} agreed;
+
+static agreed exchange(stepper *w, double sum[TASK_SUMS], bool wants_stop, bool failed) {
+    enum { STOP = TASK_SUMS, FAILED, BAD, SAVER, ALL = SAVER + SAVER_SUMS };
+    double all[ALL];
     memcpy(all, sum, TASK_SUMS * sizeof *sum);
-    all[TASK_SUMS] = wants_stop;
-    all[TASK_SUMS + 1] = failed;
-    saver_tell(w->save, all + TASK_SUMS + 2);
-    comm_sum_f64(w->c, all, TASK_SUMS + 2 + SAVER_SUMS);
-    saver_hear(w->save, all + TASK_SUMS + 2);
+    all[STOP] = wants_stop;
+    all[FAILED] = failed;
+    all[BAD] = w->bad.n_found > 0;
+    saver_tell(w->save, all + SAVER);
+    comm_sum_f64(w->c, all, ALL);
+    saver_hear(w->save, all + SAVER);
     memcpy(sum, all, TASK_SUMS * sizeof *sum);
-    *stop = all[TASK_SUMS] > 0;
-    *any_failed = all[TASK_SUMS + 1] > 0;
+    return (agreed){.stop = all[STOP] > 0, .failed = all[FAILED] > 0, .bad_sample = all[BAD] > 0};
+}
+
+/* How far loss and norm lie above the usual; the windows hold steps that count only. */
+static void judge_spike(stepper *w, step_result *r) {
+    if (w->spike_window == 0 || r->skipped) return;
+    r->loss_z = spike_z(&w->s.loss_window, w->spike_window, r->loss);
+    r->norm_z = spike_z(&w->s.norm_window, w->spike_window, r->grad_norm);
+    if (w->spike_skip > 0) r->spiked = r->skipped = fmax(r->loss_z, r->norm_z) > w->spike_skip;
+    if (r->skipped) return;
+    spike_observe(&w->s.loss_window, w->spike_window, r->loss);
+    spike_observe(&w->s.norm_window, w->spike_window, r->grad_norm);
 }
 
 /* Skip or clip, update. Every rank holds the same gradient and decides the same. */
@@ -112,6 +148,7 @@ static void apply(stepper *w, step_result *r) {
     r->lr = optimizer_lr(&w->x, w->s.step);
     r->clip_limit = w->clip ? clip_limit(&w->s.clip) : INFINITY;
     r->skipped = !isfinite(r->grad_norm) || !isfinite(r->loss);
+    judge_spike(w, r);
     clock_set(&w->update_clock);
     if (!r->skipped) {
         if (w->clip) {
@@ -132,12 +169,15 @@ static bool gradients(stepper *w, const double count[TASK_SUMS], int n_micro, st
     tensor  slab = optimizer_gradients(&w->x), norm;
     bool    ok = status_ok(st);
     zero_fwd(&w->e.c, &(xy_args){.y = &slab});
+    if (fault_at("step.gradient")) slab_write(p->dev, p->g, p->total / 3, 1, &(float){NAN});
     if (n_micro == 0) buckets_begin(&w->b, &slab);
     for (int m = 0; m < n_micro; m++) {
         if (m == n_micro - 1) buckets_begin(&w->b, &slab);
-        ok = ok && run_micro(w, count, m == n_micro - 1 && !w->after_backward, &r->times, st);
+        ok = ok && run_micro(w, count, m == n_micro - 1 && !w->after_backward, &r->times, &r->own_tokens, st);
     }
     if (w->after_backward) w->after_backward(w->user, w->s.step, p);
+    beat_enter(BEAT_REDUCE);
+    fault_at("step.reduce");
     clock_set(&w->clock);
     buckets_finish(&w->b);
     clock_set(&w->clock);
@@ -162,21 +202,36 @@ static void read_update_clock(stepper *w, step_times *t) {
     w->update_clock.n = 0;
 }
 
+/* One bit of one weight, as a particle or a bad memory would. */
+static void flip_weight(const params *p) {
+    uint32_t bits;
+    float    v;
+    slab_read(p->dev, p->w, p->total / 2, 1, &v);
+    memcpy(&bits, &v, sizeof bits);
+    bits ^= 1u << 20;
+    memcpy(&v, &bits, sizeof v);
+    slab_write(p->dev, p->w, p->total / 2, 1, &v);
+}
+
 bool step_run(stepper *w, bool wants_stop, step_result *r, status *st) {
-    plan_step s = plan_of_step(w->p, w->s.step, w->c->size);
+    plan_step s = plan_of_step(w->p, w->s.step + w->s.shift, w->c->size);
     double    count[TASK_SUMS], sum[TASK_SUMS] = {0}, t = now_seconds();
     int64_t   norm_at;
-    bool      any_failed, on_gpu = w->where.dev != DEV_CPU;
+    bool      on_gpu = w->where.dev != DEV_CPU;
     *r = (step_result){.tokens = s.tokens, .samples = s.n_items, .balance = s.balance};
     comm_device_step(w->c, w->s.step);
+    beat_enter(BEAT_DATA);
+    beat_step(w->s.step);
     step_counts(w, &s, count, st);
     r->times.data = now_seconds() - t;
     bool ok = gradients(w, count, s.n_micro[w->c->rank], r, &norm_at, st);
     plan_step_free(&s);
     if (on_gpu) { /* the next batch is on its way before the host waits, if the loader has it */
         micro_batch *next = loader_peek(w->l);
-        if (next) upload_start(&w->up, w->t, next);
+        if (next && next->n_samples > 0) upload_start(&w->up, w->t, next);
+        beat_wait("the GPU's end of the step");
         device_sync(STREAM_COMPUTE);
+        beat_back();
         comm_device_settled(w->c);
         read_update_clock(w, &r->times);
     }
@@ -185,12 +240,18 @@ bool step_run(stepper *w, bool wants_stop, step_result *r, status *st) {
     for (int k = 0; k < w->c->size; k++) r->grad_norm += w->values.value[norm_at + k];
     r->grad_norm = sqrt(r->grad_norm);
     values_add(&w->values, sum);
-    exchange(w, sum, wants_stop, !ok, &r->stop, &any_failed);
-    if (any_failed) return comm_agree(w->c, st);
+    if (fault_at("step.loss")) sum[0] = NAN;
+    agreed all = exchange(w, sum, wants_stop, !ok);
+    r->stop = all.stop;
+    if (all.failed) return comm_agree(w->c, st);
+    if (all.bad_sample && !bad_samples_join(&w->bad, w->c, w->d->n, w->max_bad, st)) return false;
     memcpy(r->count, count, sizeof r->count);
     for (int i = 0; i < w->t->n_sums; i++) r->mean[i] = count[i] > 0 ? sum[i] / count[i] : 0;
     r->loss = w->t->loss(w->t, r->mean);
+    beat_enter(BEAT_UPDATE);
+    fault_at("step.update");
     apply(w, r);
+    if (fault_at("step.weight")) flip_weight(w->t->p);
     if (!on_gpu) read_update_clock(w, &r->times);
     w->s.step++;
     w->s.tokens += r->tokens;

@@ -3,6 +3,7 @@
 #pragma once
 #include "dist/buckets.h"
 #include "kernels/backend.h"
+#include "train/bad_samples.h"
 #include "train/engine.h"
 #include "train/loader.h"
 #include "train/saver.h"
@@ -18,9 +19,10 @@ typedef struct {
 
 typedef struct {
     double     mean[TASK_SUMS], count[TASK_SUMS], loss, grad_norm, clip_limit, lr;
-    int64_t    tokens, samples;
+    double     loss_z, norm_z;              /* over their recent values, in standard deviations */
+    int64_t    tokens, samples, own_tokens; /* own: of this rank */
     double     balance;
-    bool       skipped, stop; /* stop: some rank was asked to stop */
+    bool       skipped, spiked, stop; /* spiked: skipped as a spike; stop: some rank was asked to stop */
     step_times times;
 } step_result;
 
@@ -48,6 +50,10 @@ typedef struct {
     loss_values values;
     step_clock  clock, update_clock;
     bool        clip;
+    bad_samples bad;
+    double      max_bad;                                         /* share of the data set */
+    int64_t     spike_window;                                    /* 0: nobody looks for spikes */
+    double      spike_skip;                                      /* standard deviations; 0: spikes are not skipped */
     void (*after_backward)(void *user, int64_t step, params *p); /* tests; may be NULL */
     void *user;
 } stepper;
@@ -58,6 +64,6 @@ void stepper_free(stepper *w); /* what stepper_ready made */
 
 /* Collective: step s.step of the plan; s.step moves on. On a GPU the host waits once, for the losses and the norm; the
  * update is still under way when it returns. Copies to the host: one for each tensor of losses and one for the norm.
- * wants_stop: this rank got a signal. False: a bad sample or a micro-batch that does not fit on some rank, the same
- * status on all; nothing was updated. */
+ * wants_stop: this rank got a signal. False: too many bad samples or a micro-batch that does not fit on some rank, the
+ * same status on all; nothing was updated. */
 bool step_run(stepper *w, bool wants_stop, step_result *r, status *st);

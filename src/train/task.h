@@ -25,6 +25,10 @@ typedef struct {
     int64_t n_values;
     uint8_t (*into)[2];
     device_event *uploaded; /* the owner's; NULL without a GPU */
+    /* Samples that could not be read, left out of it: places in the data set, and what is wrong with the first. A batch
+     * without any sample has no body. */
+    int64_t       n_bad, *bad;
+    char         *bad_text;
 } micro_batch;
 
 /* An empty one in an arena that is empty. */

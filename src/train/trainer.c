@@ -6,11 +6,18 @@
 #include <string.h>
 #include <time.h>
 
+#include "core/beat.h"
+#include "core/fault.h"
 #include "io/config_check.h"
 #include "ops/elementwise.h"
+#include "train/rank_log.h"
+#include "train/replicas.h"
 #include "train/run_folder.h"
 #include "train/run_log.h"
 #include "train/sizing.h"
+#include "train/watchdog.h"
+
+static const double SPIKE = 6; /* standard deviations above the usual that are told */
 
 /* ---- signals -------------------------------------------------------------------------------------------------- */
 
@@ -66,6 +73,12 @@ typedef struct {
     sizing               size;
     run_folder           folder;
     run_log             *log;
+    watchdog            *dog;
+    goodput              good; /* rank 0 */
+    stragglers          *slow;
+    replica_check        replicas;
+    int                  rank_log;
+    double               rank_log_last;
     int64_t              first_step; /* steps of the checkpoint the run goes on from, -1: none */
 } trainer;
 
@@ -145,12 +158,20 @@ static bool build_model(trainer *t, status *st) {
     int64_t window = o->train.clip == opt_train_clip_adaptive ? o->train.clip_window : 0;
     t->clip = arena_new("clip", (size_t)window * 2 * sizeof(float) + 4096);
     w->clip = o->train.clip != opt_train_clip_none;
+    if (t->c->rank == 0 && o->train.batch_tokens == 0 && o->train.batch_samples < t->c->size)
+        log_warn("train.batch_samples = %lld on %d ranks: %lld of them have nothing to do in a step",
+                 (long long)o->train.batch_samples, t->c->size, (long long)(t->c->size - o->train.batch_samples));
+    w->max_bad = o->data.max_bad_samples;
+    w->spike_window = o->train.spike_window;
+    w->spike_skip = o->train.spike_skip;
     w->s.clip = clip_new(&t->clip, o->train.clip_norm, o->train.clip_percentile, window);
     w->s.vae = t->data.vae;
     w->s.data = hash_bytes(t->data.ids, (size_t)t->data.n * sizeof *t->data.ids, 0);
     if (o->train.balance == opt_train_balance_steps) /* another order */
         w->s.data =
             hash_bytes((int64_t[]){o->train.balance_steps, o->train.batch_samples}, 2 * sizeof(int64_t), w->s.data);
+    w->s.content = dataset_content(&t->data);
+    w->s.accept_data = o->data.accept_new;
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
                           : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF
                                                                           : RECOMPUTE_ON;
@@ -204,9 +225,12 @@ static void save_on_the_way(trainer *t, log_span *span) {
     status st = {0};
     double t0 = now_seconds();
     if (!t->w.save) return;
+    beat_enter(BEAT_CHECKPOINT);
     if (!saver_start(t->w.save, t->w.t, &t->w.x, &t->w.s, &st) && t->c->rank == 0)
         log_warn("no checkpoint of step %lld: %s", (long long)t->w.s.step, st.text);
     span->checkpoint += now_seconds() - t0;
+    goodput_mark(&t->good, t->w.s.step);
+    goodput_book(&t->good, GOOD_CHECKPOINT);
 }
 
 /* The checkpoint that the run ends with is on disk when this returns. */
@@ -214,20 +238,32 @@ static bool save_at_last(trainer *t, log_span *span, status *st) {
     stepper *w = &t->w;
     double   t0 = now_seconds();
     if (!w->save || t->first_step == w->s.step) return true;
+    beat_enter(BEAT_CHECKPOINT);
     saver_wait(w->save, NULL);
     bool ok =
         saver_saved(w->save) == w->s.step || (saver_start(w->save, w->t, &w->x, &w->s, st) && saver_wait(w->save, st));
     span->checkpoint += now_seconds() - t0;
+    goodput_book(&t->good, GOOD_CHECKPOINT);
     return ok;
 }
 
 static bool evaluate(trainer *t, status *st) {
     heldout_result r;
     if (t->heldout.n == 0 || t->w.s.step % t->o->train.eval_every != 0) return true;
+    beat_enter(BEAT_EVAL);
+    fault_at("train.eval");
+    goodput_book(&t->good, GOOD_OTHER);
     if (!heldout_run(&t->w, &t->heldout, t->o->train.eval_samples, &r, st)) return false;
     run_log_heldout(t->log, &t->w, t->w.s.step, &r);
+    goodput_book(&t->good, GOOD_EVAL);
     log_info("step %lld: held-out loss %.6g on %lld samples", (long long)t->w.s.step, r.loss, (long long)r.samples);
     return true;
+}
+
+static void log_step(trainer *t, const step_result *r, log_span *span) {
+    log_extra x = {&t->good, t->slow, t->o->train.prometheus, t->folder.path};
+    rank_log_times(span, t->w.s.step, &t->rank_log_last);
+    run_log_step(t->log, t->c, &t->w, r, span, &x);
 }
 
 static void count_span(log_span *span, const step_result *r) {
@@ -237,6 +273,7 @@ static void count_span(log_span *span, const step_result *r) {
     span->times.reduce += r->times.reduce;
     span->times.update += r->times.update;
     span->tokens += r->tokens;
+    span->own_tokens += r->own_tokens;
     span->skipped += r->skipped;
     span->steps++;
 }
@@ -247,9 +284,50 @@ static bool give_up(trainer *t, log_span *span, status *st) {
     int64_t row = t->w.s.bad_in_row;
     bool    ok = save_at_last(t, span, &saved);
     return status_set(
-        st, ST_DATA, "%lld steps in a row had non-finite gradients: %s%s; lower train.lr or look at the data",
+        st, ST_DATA,
+        "%lld steps in a row were skipped (not finite, or spikes): %s%s; lower train.lr or look at the data",
         (long long)row,
         ok ? "the last good state is saved in " : "and saving failed: ", ok ? t->folder.path : saved.text);
+}
+
+/* The same, with rollbacks left: back to the newest checkpoint, and on behind the batch that was the last. The steps
+ * between are done again with other batches. Every rank holds the same losses and norms, so all come here together. */
+static bool roll_back(trainer *t, log_span *span, status *st) {
+    stepper *w = &t->w;
+    int64_t  step = w->s.step, next_batch = step + w->s.shift, bad = w->s.bad_total, done = w->s.rollbacks;
+    bool     found = false;
+    loader_halt(w->l);
+    if (w->save) saver_wait(w->save, NULL);
+    if (!state_resume(t->folder.path, t->c, w->t, &w->x, &w->s, &found, st)) return false;
+    if (!found) return give_up(t, span, st);
+    params_refresh16(&w->e.c, w->t->p);
+    w->s.shift = next_batch - w->s.step;
+    w->s.rollbacks = done + 1;
+    w->s.bad_total = bad;
+    w->s.bad_in_row = 0;
+    if (t->c->rank == 0)
+        log_warn(
+            "rolled back from step %lld to the checkpoint of step %lld, which goes on with batch %lld (%lld of %lld "
+            "rollbacks)",
+            (long long)step, (long long)w->s.step, (long long)next_batch, (long long)w->s.rollbacks,
+            (long long)t->o->train.rollback);
+    goodput_rolled_back(&t->good, w->s.step);
+    run_log_rewind(t->log, w->s.step);
+    loader_go_on(w->l, next_batch, t->o->train.steps + w->s.shift);
+    return true;
+}
+
+/* What is told of a step that is out of the ordinary. */
+static void tell(const trainer *t, const step_result *r) {
+    const run_state *s = &t->w.s;
+    if (r->skipped)
+        log_info("step %lld skipped%s: loss %g, gradient norm %g (%lld in a row, %lld in all)", (long long)s->step,
+                 r->spiked ? " as a spike" : "", r->loss, r->grad_norm, (long long)s->bad_in_row,
+                 (long long)s->bad_total);
+    else if (r->loss_z > SPIKE || r->norm_z > SPIKE)
+        log_info(
+            "step %lld is a spike: loss %g (%.1f standard deviations above the last steps'), gradient norm %g (%.1f)",
+            (long long)s->step, r->loss, r->loss_z, r->grad_norm, r->norm_z);
 }
 
 static bool loop(trainer *t, status *st) {
@@ -263,19 +341,29 @@ static bool loop(trainer *t, status *st) {
     if (t->c->rank == 0 && time_is_up(o, 0))
         log_warn("this job ends in %.0f s and train.stop_before is %g: one step is done; give it more time",
                  job_end() - (double)time(NULL), o->train.stop_before);
+    goodput_book(&t->good, GOOD_START);
+    goodput_mark(&t->good, w->s.step);
     progress_begin(&bar, "train", w->s.step, end);
     while (w->s.step < end) {
         step_result r;
         double      t0 = now_seconds();
         if (!step_run(w, asked_to_stop || time_is_up(o, step_s), &r, st)) return false;
+        beat_warm();
         step_s = now_seconds() - t0;
+        goodput_book(&t->good, r.skipped ? GOOD_LOST : GOOD_USEFUL);
         count_span(&span, &r);
-        if (r.skipped)
-            log_info("step %lld skipped: loss %g, gradient norm %g (%lld in a row, %lld in all)", (long long)w->s.step,
-                     r.loss, r.grad_norm, (long long)w->s.bad_in_row, (long long)w->s.bad_total);
+        tell(t, &r);
         if (t->hooks && t->hooks->on_step) t->hooks->on_step(t->hooks->user, w->s.step, &r);
-        if (w->s.step % o->train.log_every == 0 || w->s.step == end || r.stop) run_log_step(t->log, t->c, w, &r, &span);
-        if (w->s.bad_in_row >= o->train.max_bad_steps) return give_up(t, &span, st);
+        if (w->s.step % o->train.log_every == 0 || w->s.step == end || r.stop) log_step(t, &r, &span);
+        goodput_book(&t->good, GOOD_OTHER);
+        if (w->s.bad_in_row >= o->train.max_bad_steps) {
+            if (w->s.rollbacks >= o->train.rollback) return give_up(t, &span, st);
+            if (!roll_back(t, &span, st)) return false;
+            continue;
+        }
+        if (o->train.check_replicas_every > 0 && w->s.step % o->train.check_replicas_every == 0 &&
+            !replicas_check(&t->replicas, &w->e.c, t->c, &w->x, w->s.step, st))
+            return false;
         if (!evaluate(t, st)) return false;
         if (ckpt_due(w->s.step, o->train.checkpoint_every)) save_on_the_way(t, &span);
         snprintf(note, sizeof note, "loss %.5g  |g| %.3g", r.loss, r.grad_norm);
@@ -298,7 +386,12 @@ static bool train(trainer *t, status *st) {
                  (long long)t->o->train.steps);
         return true;
     }
-    if (!run_folder_start(&t->folder, t->o, t->c, st)) return false;
+    if (t->c->rank == 0)
+        goodput_open(&t->good, t->folder.path, w->s.step, process_age(), t->o->train.max_idle_starts, st);
+    if (!comm_agree(t->c, st) || !run_folder_start(&t->folder, t->o, t->c, st)) return false;
+    t->rank_log = rank_log_open(t->folder.path, t->c, w->s.step);
+    goodput_write(&t->good, t->good.first_best, true);
+    t->slow = stragglers_new(t->c);
     t->log = run_log_open(t->folder.path, t->c, w->s.step, st);
     if (!status_ok(st)) return false;
     plan_config order = plan_config_of(t->o, &t->data, t->size.micro_tokens);
@@ -309,8 +402,9 @@ static bool train(trainer *t, status *st) {
                                        .plan = order,
                                        .rank = t->c->rank,
                                        .world = t->c->size,
-                                       .first_step = w->s.step,
-                                       .end_step = t->o->train.steps,
+                                       .dog = t->dog,
+                                       .first_step = w->s.step + w->s.shift,
+                                       .end_step = t->o->train.steps + w->s.shift,
                                        .read_ahead = (int)t->o->data.read_ahead,
                                        .threads = threads > 0 ? threads : spare,
                                        .dev = w->where.dev,
@@ -322,6 +416,8 @@ static bool train(trainer *t, status *st) {
             saver_new(&(saver_config){.c = t->c, .run = t->folder.path, .l = w->l, .o = t->o}, w->t, &w->x, &w->s);
     bool ok = loop(t, st);
     if (w->save) saver_wait(w->save, NULL); /* a run that ends with an error: what it had begun to save is kept */
+    goodput_book(&t->good, GOOD_OTHER);
+    goodput_write(&t->good, w->s.step, true);
     return ok;
 }
 
@@ -348,7 +444,7 @@ static bool run(trainer *t, status *st) {
 }
 
 status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, status *st) {
-    trainer     t = {.o = o, .c = c, .hooks = hooks, .folder = {.lock = -1}, .first_step = -1};
+    trainer     t = {.o = o, .c = c, .hooks = hooks, .folder = {.lock = -1}, .first_step = -1, .rank_log = -1};
     old_actions old;
     signals_take(&old); /* one that comes before the first step ends the run after it */
     t.w.c = c;
@@ -358,12 +454,16 @@ status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, s
         t.w.user = hooks->user;
     }
     *st = (status){0};
+    t.dog = watchdog_start(c, o->train.hang_timeout_s);
+    fault_at("train.start");
     run(&t, st);
     saver_free(t.w.save);
     loader_free(t.w.l);
     plan_free(t.w.p);
     buckets_free(&t.w.b);
     run_log_close(t.log);
+    stragglers_free(t.slow);
+    rank_log_close(t.rank_log);
     run_folder_close(&t.folder);
     optimizer_free(&t.w.x);
     stepper_free(&t.w);
@@ -375,6 +475,7 @@ status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, s
     if (t.w.t) t.w.t->free(t.w.t);
     dataset_close(&t.data);
     dataset_close(&t.heldout);
+    watchdog_stop(t.dog);
     signals_give_back(&old);
     return st->code;
 }

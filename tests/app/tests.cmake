@@ -1,6 +1,8 @@
 # The whole program, by shell scripts. Exit code 77: skipped.
 add_executable(shard_tool app/shard_tool.c)
 target_link_libraries(shard_tool PRIVATE d3s2_data)
+add_library(jump_clock MODULE app/jump_clock.c)
+target_link_libraries(jump_clock PRIVATE ${CMAKE_DL_LIBS})
 function(d3s2_script name labels seconds)
   math(EXPR timeout "${seconds} * ${D3S2_TEST_PATIENCE}")
   add_test(NAME app_${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/app/${name}.sh $<TARGET_FILE:d3s2> ${MPIEXEC_EXECUTABLE}
@@ -24,4 +26,6 @@ else()
   target_link_libraries(power PRIVATE ${CMAKE_DL_LIBS})
   d3s2_script(checkpoint "train;mpi" 600 $<TARGET_FILE:power>)
 endif()
+d3s2_script(hang "train;mpi" 300)
+d3s2_script(faults "train;mpi" 300)
 d3s2_script(gpu "gpu;mpi" 600)

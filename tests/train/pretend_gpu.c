@@ -352,6 +352,9 @@ static void sum_now(const struct nccl *n, const tensor *x, const int64_t own[2])
     free(f);
 }
 
+void nccl_give_up(struct nccl *n) {
+    (void)n;
+}
 void nccl_join(struct nccl *n) {
     for (int i = 0; i < n->n; i++) {
         if (n->sum[i].dt == DT_F64)

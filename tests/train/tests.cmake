@@ -3,6 +3,8 @@ d3s2_test(test_cost LABELS "train" SOURCES train/test_cost.c LIBS d3s2_train)
 d3s2_test(test_sharing LABELS "train" SOURCES train/test_sharing.c LIBS d3s2_train)
 d3s2_test(test_configs LABELS "train" SOURCES train/test_configs.c LIBS d3s2_train)
 d3s2_test(test_vae_load LABELS "train" SOURCES train/test_vae_load.c train/fixture.c LIBS d3s2_train)
+d3s2_test(test_watchdog LABELS "train" SOURCES train/test_watchdog.c LIBS d3s2_train)
+d3s2_test(test_rules LABELS "train" SOURCES train/test_rules.c LIBS d3s2_train)
 d3s2_test(test_trainer LABELS "train" SOURCES train/test_trainer.c train/fixture.c LIBS d3s2_train)
 d3s2_test(test_device LABELS "train" SOURCES train/test_device.c train/fixture.c LIBS d3s2_train)
 
