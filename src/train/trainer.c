@@ -148,6 +148,8 @@ static bool build_model(trainer *t, status *st) {
     w->s.clip = clip_new(&t->clip, o->train.clip_norm, o->train.clip_percentile, window);
     w->s.vae = t->data.vae;
     w->s.data = hash_bytes(t->data.ids, (size_t)t->data.n * sizeof *t->data.ids, 0);
+    for (int f = 0; t->data.n_folders > 1 && f < t->data.n_folders; f++)
+        w->s.data = hash_bytes(&t->data.folder[f].resolution, sizeof t->data.folder[f].resolution, w->s.data);
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
                           : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF
                                                                           : RECOMPUTE_ON;
