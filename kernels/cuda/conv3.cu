@@ -1,9 +1,11 @@
 /* Submanifold 3x3x3 convolution (ops/conv3.h): which way a level takes.
  *
  *   bf16, channels in multiples of 8   dense, side 2, 4, 8: conv3_halo.cu; side 1 and masked levels: conv3_gather.cu
- *   multiples of 64, on Hopper         conv3_group.cu instead, but dense side 8, and sums over neighbours at dense side
- * 4 (64 -> 64 at 45,904 tiles on an H100: 2.44 ms against the halo's 2.25; its dw 2.5 against 3.2; side 2, 128 -> 128:
- * 0.73 and 0.75 ms against 1.09 and 2.3) everything else                    conv3_general.cu: f32, odd widths
+ *   everything else                    conv3_general.cu: f32, odd widths
+ *
+ * On Hopper, channels in multiples of 64 go to conv3_group.cu instead, but for dense side 8, and for sums over
+ * neighbours at dense side 4 (64 -> 64 at 45,904 tiles on an H100: 2.44 ms against the halo's 2.25; its dw 2.5 against
+ * 3.2; side 2, 128 -> 128: 0.73 and 0.75 ms against 1.09 and 2.3).
  *
  * Backward makes d = dy silu'(pre) and db in one pass, then dx (the same sum over neighbours) and dw.
  *

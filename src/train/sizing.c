@@ -13,6 +13,8 @@ static int largest_first(const void *pa, const void *pb) {
     return (a->index > b->index) - (a->index < b->index);
 }
 
+_Static_assert((int)DATA_FOLDERS <= (int)PLAN_GROUPS, "a folder is a group of the plan");
+
 plan_config plan_config_of(const options *o, const dataset *d, int64_t micro_tokens) {
     plan_config cfg = {.seed = (uint64_t)o->train.seed,
                        .n_samples = d->n,

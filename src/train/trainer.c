@@ -170,6 +170,8 @@ static bool build_model(trainer *t, status *st) {
     if (o->train.balance == opt_train_balance_steps) /* another order */
         w->s.data =
             hash_bytes((int64_t[]){o->train.balance_steps, o->train.batch_samples}, 2 * sizeof(int64_t), w->s.data);
+    for (int f = 0; t->data.n_folders > 1 && f < t->data.n_folders; f++)
+        w->s.data = hash_bytes(&t->data.folder[f].resolution, sizeof t->data.folder[f].resolution, w->s.data);
     w->s.content = dataset_content(&t->data);
     w->s.accept_data = o->data.accept_new;
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO

@@ -80,7 +80,7 @@ job 2 "" "$@" train.steps=2
 rm "$(ls "$tmp"/data/shard-*.h5 | tail -n 1)"
 job 2 "" "$@" train.steps=4
 code 78 "a shard less"
-said "other samples or another order (train.balance) than those of .*step-2" "a shard less"
+said "other samples or another order \(train.balance\) than those of .*step-2" "a shard less"
 job 2 "" "$@" train.steps=4 data.accept_new=true
 code 0 "a shard less, accepted"
 said "warning: .*other samples" "a shard less, accepted"
