@@ -119,61 +119,74 @@ static void run(flood *g) {
 
 /* ---- sealed voxels -------------------------------------------------------------------------------------------- */
 
-enum { REACH = 8, WINDOW = 8 + 2 * REACH };
+/* Distances are looked for up to REACH voxels, in a window of three tiles a side. */
+enum { REACH = 8, WINDOW = 8 + 2 * REACH, NONE = 1 << 12 };
 
-static bool is_out(const flood *g, int x, int y, int z) {
-    int R = 8 * g->T;
-    if (x < 0 || y < 0 || z < 0 || x >= R || y >= R || z >= R) return true;
-    int64_t at = place(g, x / 8, y / 8, z / 8);
-    int32_t t = g->f->tile_at[at];
-    if (t < 0) return g->far_seen[at];
-    return g->seen[t].w[x % 8] >> (8 * (y % 8) + z % 8) & 1;
+/* Outside voxels of the 3^3 tiles around a tile: bit z of out[x][y], 24 a side, the middle tile at 8..15. Beyond the
+ * grid all is outside. */
+static void gather_outside(const flood *g, const int32_t *c, uint32_t out[WINDOW][WINDOW]) {
+    memset(out, 0, sizeof(uint32_t[WINDOW][WINDOW]));
+    for (int d = 0; d < 27; d++) {
+        int         x = c[0] + d / 9 - 1, y = c[1] + d / 3 % 3 - 1, z = c[2] + d % 3 - 1;
+        const mask *m = &FULL;
+        if (x >= 0 && y >= 0 && z >= 0 && x < g->T && y < g->T && z < g->T) {
+            int64_t at = place(g, x, y, z);
+            int32_t t = g->f->tile_at[at];
+            if (t < 0 && !g->far_seen[at]) continue;
+            if (t >= 0) m = &g->seen[t];
+        }
+        for (int i = 0; i < 8; i++)
+            for (int j = 0; j < 8; j++)
+                out[d / 9 * 8 + i][d / 3 % 3 * 8 + j] |= (uint32_t)(m->w[i] >> 8 * j & 255) << d % 3 * 8;
+    }
+}
+
+/* Squared distance, in voxels, of the middle tile's voxels to the nearest outside voxel; NONE and more beyond REACH. */
+static void outside_distance(uint32_t out[WINDOW][WINDOW], int16_t best[8][8][8]) {
+    int16_t along_z[WINDOW][WINDOW][8], along_y[WINDOW][8][8];
+    for (int x = 0; x < WINDOW; x++)
+        for (int y = 0; y < WINDOW; y++)
+            for (int z = 0; z < 8; z++) {
+                uint32_t up = out[x][y] >> (REACH + z), down = out[x][y] << (31 - REACH - z);
+                int      a = up ? __builtin_ctz(up) : WINDOW, b = down ? __builtin_clz(down) : WINDOW;
+                a = a < b ? a : b;
+                along_z[x][y][z] = (int16_t)(a <= REACH ? a * a : NONE);
+            }
+    for (int x = 0; x < WINDOW; x++)
+        for (int y = 0; y < 8; y++)
+            for (int z = 0; z < 8; z++) {
+                int16_t least = NONE;
+                for (int k = 0; k <= 2 * REACH; k++) {
+                    int16_t d = (int16_t)(along_z[x][y + k][z] + (k - REACH) * (k - REACH));
+                    least = d < least ? d : least;
+                }
+                along_y[x][y][z] = least;
+            }
+    for (int x = 0; x < 8; x++)
+        for (int y = 0; y < 8; y++)
+            for (int z = 0; z < 8; z++) {
+                int16_t least = NONE;
+                for (int k = 0; k <= 2 * REACH; k++) {
+                    int16_t d = (int16_t)(along_y[x + k][y][z] + (k - REACH) * (k - REACH));
+                    least = d < least ? d : least;
+                }
+                best[x][y][z] = least;
+            }
 }
 
 /* Walls inside a sealed pocket are not the hull. A voxel whose nearest outside voxel is D away is at least D - sqrt(3)
  * deep (voxels), which pushes such walls below zero and leaves the hull as it is. */
 static void deepen(const flood *g, int64_t t, float *s) {
-    const int32_t *c = g->f->coord + 3 * t;
-    double         voxel = 1.0 / (g->f->resolution - 1);
-    enum { FAR = 1 << 14 };
-    int(*d)[WINDOW][WINDOW] = malloc(sizeof(int[WINDOW][WINDOW][WINDOW])), line[WINDOW];
-    CHECK(d, "no memory for a window of %d voxels", WINDOW);
-    for (int x = 0; x < WINDOW; x++)
-        for (int y = 0; y < WINDOW; y++) {
-            int last = FAR;
-            for (int z = 0; z < WINDOW; z++) {
-                last = is_out(g, 8 * c[0] - REACH + x, 8 * c[1] - REACH + y, 8 * c[2] - REACH + z) ? 0 : last + 1;
-                d[x][y][z] = last;
-            }
-            last = FAR;
-            for (int z = WINDOW - 1; z >= 0; z--) {
-                last = d[x][y][z] == 0 ? 0 : last + 1;
-                if (last < d[x][y][z]) d[x][y][z] = last;
-            }
-            for (int z = 0; z < WINDOW; z++) d[x][y][z] = d[x][y][z] >= REACH ? FAR : d[x][y][z] * d[x][y][z];
-        }
-    for (int x = 0; x < WINDOW; x++)
-        for (int z = 0; z < WINDOW; z++) {
-            for (int y = 0; y < WINDOW; y++) {
-                line[y] = FAR;
-                for (int k = 0; k < WINDOW; k++)
-                    if (d[x][k][z] + (k - y) * (k - y) < line[y]) line[y] = d[x][k][z] + (k - y) * (k - y);
-            }
-            for (int y = 0; y < WINDOW; y++) d[x][y][z] = line[y];
-        }
-    for (int x = 0; x < 8; x++)
-        for (int y = 0; y < 8; y++)
-            for (int z = 0; z < 8; z++) {
-                float *v = s + 64 * x + 8 * y + z;
-                int    best = REACH * REACH;
-                for (int k = 0; k < WINDOW; k++) {
-                    int e = d[k][REACH + y][REACH + z] + (k - REACH - x) * (k - REACH - x);
-                    if (e < best) best = e;
-                }
-                float depth = (float)((sqrt((double)best) - sqrt(3.0)) * voxel);
-                if (*v <= 0 && -*v < depth) *v = -depth;
-            }
-    free(d);
+    double   voxel = 1.0 / (g->f->resolution - 1);
+    uint32_t out[WINDOW][WINDOW];
+    int16_t  best[8][8][8];
+    gather_outside(g, g->f->coord + 3 * t, out);
+    outside_distance(out, best);
+    for (int v = 0; v < CELLS; v++) {
+        int   d2 = best[v / 64][v / 8 % 8][v % 8];
+        float depth = (float)((sqrt(d2 < REACH * REACH ? d2 : REACH * REACH) - sqrt(3.0)) * voxel);
+        if (s[v] <= 0 && -s[v] < depth) s[v] = -depth;
+    }
 }
 
 static bool has_pocket(const flood *g, int64_t t) {
