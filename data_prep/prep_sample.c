@@ -72,17 +72,17 @@ static bool build_tiles(const prep_options *o, const mesh *m, const char *path, 
     so.cap_share = o->cap_share;
     so.sharp_degrees = o->sharp_degrees;
     so.sharp_voxels = o->sharp_voxels;
-    surface   s;
+    sdf_shape s;
     sdf_field f = {0};
     sdf_tiles t = {0};
-    if (!surface_build(m, so.cap_share, so.sharp_degrees, path, &s, st)) return false;
-    bool good = sdf_field_build(&s, &so, path, &f, st) && sdf_tiles_build(&f, &s, &so, path, &t, st);
+    if (!sdf_shape_build(m, &so, path, &s, st)) return false;
+    bool good = sdf_field_build(&s, &so, path, &f, st) && sdf_tiles_build(&f, &s.s, &so, path, &t, st);
     if (good && (t.n_tiles < o->min_tiles || (o->max_tiles > 0 && t.n_tiles > o->max_tiles)))
         good = status_set(st, ST_DATA, "%s: it has %lld tiles, outside %lld..%lld (prep.min_tiles, prep.max_tiles)",
                           path, (long long)t.n_tiles, (long long)o->min_tiles, (long long)o->max_tiles);
     if (good && t.n_tiles == 0) good = status_set(st, ST_DATA, "%s: it has no voxel near its surface", path);
     if (good) {
-        out->report = report_of(m, &s, &f, title);
+        out->report = report_of(m, &s.s, &f, title);
         out->n_tiles = t.n_tiles;
         out->coord = t.coord;
         out->value = t.value;
@@ -91,7 +91,7 @@ static bool build_tiles(const prep_options *o, const mesh *m, const char *path, 
         sdf_tiles_free(&t);
     }
     sdf_field_free(&f);
-    surface_free(&s);
+    sdf_shape_free(&s);
     return good;
 }
 

@@ -1,6 +1,7 @@
 #include "data_prep/sdf.h"
 #include "data_prep/bvh.h"
 #include "data_prep/scan.h"
+#include "data_prep/sdf_closed.h"
 #include "data_prep/sdf_kernel.h"
 
 #include <math.h>
@@ -23,7 +24,7 @@ sdf_options sdf_default_options(int resolution, double tau_voxels) {
 }
 
 void sdf_field_free(sdf_field *f) {
-    free(f->coord), free(f->s), free(f->tile_at);
+    free(f->coord), free(f->s), free(f->mark), free(f->tile_at);
     *f = (sdf_field){0};
 }
 
@@ -90,17 +91,29 @@ typedef struct {
     bvh_list       found;
     int32_t       *part;   /* parts of the tile */
     uint8_t       *inside; /* [parts,512] */
-    int64_t        parts_cap;
+    int64_t        parts_cap, doubt;
     bool           failed;
 } tile_work;
+
+/* What is measured together: solid parts each for itself, then all sheets, all parts of the closure, and once more those
+ * of them that are too thin for the grid. */
+enum { SHEETS, CLOSED, THIN, N_GROUPS };
 
 typedef struct {
     const surface     *s;
     const sdf_options *o;
+    const closure     *closed; /* NULL: its parts are sheets */
     const scan_lines  *lines;
-    const double      *h; /* [n_parts] voxels */
+    const double      *h;    /* [n_parts + N_GROUPS] voxels */
+    const uint8_t     *thin; /* [n_parts] */
     double             band;
 } field_input;
+
+static int32_t group_of(const field_input *in, int32_t part) {
+    if (in->o->unsigned_only) return 0;
+    if (in->s->solid[part]) return part;
+    return in->s->n_parts + (in->closed && in->closed->closed[part] ? CLOSED : SHEETS);
+}
 
 /* Squared distances of the voxels origin .. origin+size-1 of the tile to the picked triangles: a long list is cut by
  * halving the cell, since a triangle further than the nearest one plus the cell's diagonal cannot be the nearest. */
@@ -205,7 +218,12 @@ static int by_number(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], tile_work *w, float *out) {
+static bool in_group(const near_triangle *t, int32_t group, const surface *s) {
+    return group == s->n_parts + THIN ? t->thin : t->part == group;
+}
+
+static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], tile_work *w, float *out,
+                       uint8_t *mark) {
     int    r1 = in->o->resolution - 1;
     double centre[3], r = half_diagonal(1), limit = in->band;
     for (int a = 0; a < 3; a++) centre[a] = (8 * c[a] + 3.5) / r1 - 0.5;
@@ -215,37 +233,51 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
     }
     const surface *s = in->s;
     int64_t        n = w->found.n, n_parts = 0;
+    bool           thin = false;
     int32_t       *id = w->found.id;
     qsort(id, (size_t)n, sizeof *id, by_number); /* same order on every run, faces of a part mostly together */
     for (int64_t i = 0; i < n; i++) {
         const int32_t *t = s->face + 3 * (int64_t)id[i];
         near_triangle_set(&w->tri[i], s->v + 3 * (int64_t)t[0], s->v + 3 * (int64_t)t[1], s->v + 3 * (int64_t)t[2],
                           centre, r1);
-        w->tri[i].part = in->o->unsigned_only ? 0 : s->part[id[i]];
+        w->tri[i].part = group_of(in, s->part[id[i]]);
+        w->tri[i].thin = w->tri[i].part == s->n_parts + CLOSED && in->thin[s->part[id[i]]];
+        thin |= w->tri[i].thin;
         w->centre_d[i] = sqrt(near_triangle_d2(&w->tri[i], 0, 0, 0));
         int64_t p = 0;
         while (p < n_parts && w->part[p] != w->tri[i].part) p++;
         if (p == n_parts) w->part[n_parts++] = w->tri[i].part;
     }
+    if (thin) w->part[n_parts++] = s->n_parts + THIN;
     uint8_t deep[CELLS];
     if (!work_reserve_parts(w, n_parts)) {
         w->failed = true;
         return;
     }
     if (in->lines) mark_inside(in, c, w, n_parts, deep);
+    if (in->closed) {
+        bool near = false;
+        for (int64_t p = 0; p < n_parts; p++) near |= w->part[p] == s->n_parts + CLOSED;
+        if (!near && fabs(winding_at(&in->closed->number, centre)) >= 0.5) memset(deep, 1, CELLS);
+    }
     double best[CELLS], d2[CELLS];
     for (int v = 0; v < CELLS; v++) best[v] = in->lines && deep[v] ? -limit : limit;
     for (int64_t p = 0; p < n_parts; p++) {
         double  least = limit + r;
         int64_t k = 0, kept = 0;
         for (int64_t i = 0; i < n; i++)
-            if (w->tri[i].part == w->part[p] && w->centre_d[i] < least) least = w->centre_d[i];
+            if (in_group(&w->tri[i], w->part[p], s) && w->centre_d[i] < least) least = w->centre_d[i];
         for (int64_t i = 0; i < n; i++)
-            if (w->tri[i].part == w->part[p] && w->centre_d[i] <= fmin(least + 2 * r, limit + r))
+            if (in_group(&w->tri[i], w->part[p], s) && w->centre_d[i] <= fmin(least + 2 * r, limit + r))
                 w->pick[k++] = (int32_t)i;
         kept = k;
         for (int v = 0; v < CELLS; v++) d2[v] = limit * limit;
         cell_distance(w, w->pick, kept, w->pick + kept, (const int[3]){0, 0, 0}, 8, limit, d2);
+        if (in->closed && w->part[p] == s->n_parts + CLOSED) {
+            int doubt = sdf_closed_signs(in->closed, centre, 1.0 / r1, d2, w->inside + p * CELLS);
+            *mark = doubt ? TILE_DOUBT | TILE_CLOSED : TILE_CLOSED;
+            w->doubt += doubt;
+        }
         double h = in->h ? in->h[w->part[p]] : 0;
         for (int v = 0; v < CELLS; v++) {
             double d = sqrt(d2[v]), signed_d = (in->lines && w->inside[p * CELLS + v] ? -d : d) - h;
@@ -274,9 +306,11 @@ static bool part_thickness(const surface *s, const sdf_options *o, const scan_li
     double r1 = o->resolution - 1;
     for (int32_t p = 0; p < s->n_parts && good; p++) {
         double t = s->area[p] > 0 ? 2 * least[p] / (s->area[p] * r1 * r1) : 0;
-        h[p] = s->solid[p] ? fmax(0, o->min_half_thickness - 0.5 * t) : o->half_thickness;
+        h[p] = s->solid[p] ? fmax(0, o->min_half_thickness - 0.5 * t) : 0;
         *n_thick += s->solid[p] && h[p] > 0;
     }
+    h[s->n_parts + SHEETS] = o->half_thickness;
+    h[s->n_parts + THIN] = o->min_half_thickness;
     free(volume), free(least);
     return good;
 }
@@ -288,7 +322,9 @@ static bool evaluate(const field_input *in, const bvh *b, sdf_field *f) {
         tile_work w = {0};
 #pragma omp for schedule(dynamic, 16)
         for (int64_t t = 0; t < f->n_tiles; t++)
-            if (!w.failed) tile_field(in, b, f->coord + 3 * t, &w, f->s + CELLS * t);
+            if (!w.failed) tile_field(in, b, f->coord + 3 * t, &w, f->s + CELLS * t, f->mark + t);
+#pragma omp atomic
+        f->n_doubt += w.doubt;
         if (w.failed) {
 #pragma omp atomic write
             failed = true;
@@ -298,39 +334,75 @@ static bool evaluate(const field_input *in, const bvh *b, sdf_field *f) {
     return !failed;
 }
 
-bool sdf_field_build(const surface *s, const sdf_options *o, const char *name, sdf_field *f, status *st) {
+/* Tiles, values and flood with the closure or without; false also when the closure leaks. */
+static bool fill(field_input *in, const bvh *b, sdf_field *f, bool *leaks) {
+    const surface     *s = in->s;
+    const sdf_options *o = in->o;
+    int                T = o->resolution / 8;
+    double             h_max = 0, voxel = 1.0 / (o->resolution - 1);
+    for (int32_t p = 0; in->h && p < s->n_parts; p++) h_max = fmax(h_max, in->h[group_of(in, p)]);
+    for (int32_t p = 0; in->closed && p < s->n_parts; p++) h_max = fmax(h_max, in->thin[p] * o->min_half_thickness);
+    /* at least 1.5 voxels, so that a voxel beside a far tile is on its side of the surface */
+    in->band = fmax(f->tau / voxel, 1.5) + h_max;
+    f->band = (in->band - h_max) * voxel;
+    f->n_doubt = f->n_pocket = 0;
+    free(f->coord), free(f->s), free(f->mark);
+    f->coord = (int32_t *)near_tiles(b, o->resolution, in->band, &f->n_tiles);
+    f->s = f->coord ? malloc((size_t)(f->n_tiles + 1) * CELLS * sizeof(float)) : NULL;
+    f->mark = calloc((size_t)f->n_tiles + 1, 1);
+    if (!f->coord || !f->s || !f->mark) return false;
+    memset(f->tile_at, 0xff, (size_t)T * T * T * 4);
+    for (int64_t t = 0; t < f->n_tiles; t++)
+        f->tile_at[((int64_t)f->coord[3 * t] * T + f->coord[3 * t + 1]) * T + f->coord[3 * t + 2]] = (int32_t)t;
+    return evaluate(in, b, f) && (o->unsigned_only || sdf_flood(f, leaks));
+}
+
+bool sdf_shape_build(const mesh *m, const sdf_options *o, const char *name, sdf_shape *shape, status *st) {
+    *shape = (sdf_shape){0};
+    if (!surface_build(m, o->cap_share, o->sharp_degrees, name, &shape->s, st)) return false;
+    bool good = bvh_build(&shape->tree, &shape->s) &&
+                (o->unsigned_only || closure_build(&shape->s, &shape->tree, &shape->c));
+    if (good) return true;
+    sdf_shape_free(shape);
+    return status_set(st, ST_DATA, "%s: out of memory for %lld triangles", name, (long long)m->n_faces);
+}
+
+void sdf_shape_free(sdf_shape *shape) {
+    closure_free(&shape->c);
+    bvh_free(&shape->tree);
+    surface_free(&shape->s);
+}
+
+bool sdf_field_build(const sdf_shape *shape, const sdf_options *o, const char *name, sdf_field *f, status *st) {
+    const surface *s = &shape->s;
+    const closure *c = &shape->c;
     int R = o->resolution, T = R / 8;
     CHECK(R >= 16 && R <= 4096 && R % 8 == 0, "resolution %d", R);
     CHECK(o->tau_voxels > 0 && o->tau_voxels <= 16, "tau %g voxels", o->tau_voxels);
-    double     *h = o->unsigned_only ? NULL : calloc((size_t)s->n_parts + 1, 8), h_max = 0, voxel = 1.0 / (R - 1);
+    double     *h = o->unsigned_only ? NULL : calloc((size_t)s->n_parts + N_GROUPS, 8);
+    uint8_t    *thin = calloc((size_t)s->n_parts + 1, 1);
     scan_lines  lines = {0};
-    bvh         b = {0};
-    field_input in = {s, o, o->unsigned_only ? NULL : &lines, h, 0};
-    *f = (sdf_field){.resolution = R, .tau = o->tau_voxels / R};
-    bool good =
-        o->unsigned_only || (h && scan_axis(s, R, 0, &lines) && part_thickness(s, o, &lines, h, &f->n_thick_parts));
-    for (int32_t p = 0; good && h && p < s->n_parts; p++) h_max = fmax(h_max, h[p]);
-    /* at least 1.5 voxels, so that a voxel beside a far tile is on its side of the surface */
-    in.band = fmax(f->tau / voxel, 1.5) + h_max;
-    f->band = (in.band - h_max) * voxel;
-    good = good && bvh_build(&b, s);
-    f->coord = good ? (int32_t *)near_tiles(&b, R, in.band, &f->n_tiles) : NULL;
-    f->tile_at = malloc((size_t)T * T * T * 4);
-    f->s = good && f->coord ? malloc((size_t)(f->n_tiles + 1) * CELLS * sizeof(float)) : NULL;
-    good = good && f->coord && f->tile_at && f->s;
-    if (good) {
-        memset(f->tile_at, 0xff, (size_t)T * T * T * 4);
-        for (int64_t t = 0; t < f->n_tiles; t++)
-            f->tile_at[((int64_t)f->coord[3 * t] * T + f->coord[3 * t + 1]) * T + f->coord[3 * t + 2]] = (int32_t)t;
-        good = evaluate(&in, &b, f) && (o->unsigned_only || sdf_flood(f));
+    field_input in = {s, o, c->number.n > 0 ? c : NULL, NULL, h, thin, 0};
+    bool        leaks = false;
+    *f = (sdf_field){.resolution = R, .tau = o->tau_voxels / R, .tile_at = malloc((size_t)T * T * T * 4)};
+    bool good = f->tile_at && thin &&
+                (o->unsigned_only ||
+                 (h && scan_axis(s, R, 0, &lines) && part_thickness(s, o, &lines, h, &f->n_thick_parts)));
+    if (!o->unsigned_only) in.lines = &lines;
+    for (int32_t p = 0; good && in.closed && p < s->n_parts; p++)
+        thin[p] = c->closed[p] && 0.5 * c->thickness[p] * (R - 1) < o->min_half_thickness;
+    good = good && fill(&in, &shape->tree, f, &leaks);
+    if (good && leaks) { /* a gap too wide to be closed on this grid: what it belongs to has no inside */
+        in.closed = NULL;
+        f->leaks = true;
+        good = fill(&in, &shape->tree, f, &leaks);
     }
     for (int64_t i = 0; good && i < f->n_tiles * CELLS; i++) {
         f->s[i] = f->s[i] > (float)f->band ? (float)f->band : f->s[i] < -(float)f->band ? -(float)f->band : f->s[i];
         f->n_near += fabsf(f->s[i]) < (float)f->tau;
     }
-    bvh_free(&b);
     scan_free(&lines);
-    free(h);
+    free(h), free(thin);
     if (good) return true;
     sdf_field_free(f);
     return status_set(st, ST_DATA, "%s: out of memory for the distance field at resolution %d", name, R);

@@ -174,8 +174,8 @@ static void outside_distance(uint32_t out[WINDOW][WINDOW], int16_t best[8][8][8]
             }
 }
 
-/* Walls inside a sealed pocket are not the hull. A voxel whose nearest outside voxel is D away is at least D - sqrt(3)
- * deep (voxels), which pushes such walls below zero and leaves the hull as it is. */
+/* Walls inside a sealed pocket, or inside what the closure holds, are not the hull. A voxel whose nearest outside voxel
+ * is D away is at least D - sqrt(3) deep (voxels), which pushes such walls below zero and leaves the hull as it is. */
 static void deepen(const flood *g, int64_t t, float *s) {
     double   voxel = 1.0 / (g->f->resolution - 1);
     uint32_t out[WINDOW][WINDOW];
@@ -189,13 +189,76 @@ static void deepen(const flood *g, int64_t t, float *s) {
     }
 }
 
+/* Across a gap the sign changes where there is no wall: the zero level runs midway between the last voxels of each
+ * side, so a voxel is no further from it than from the nearest voxel of the other side. */
+static void close_gap(const flood *g, int64_t t, float *s) {
+    double   voxel = 1.0 / (g->f->resolution - 1);
+    uint32_t out[WINDOW][WINDOW];
+    int16_t  best[8][8][8];
+    gather_outside(g, g->f->coord + 3 * t, out);
+    for (int side = 0; side < 2; side++) {
+        for (int x = 0; x < WINDOW && side; x++)
+            for (int y = 0; y < WINDOW; y++) out[x][y] ^= (1u << WINDOW) - 1;
+        outside_distance(out, best);
+        for (int v = 0; v < CELLS; v++) {
+            int d2 = best[v / 64][v / 8 % 8][v % 8];
+            if (d2 == 0 || d2 > REACH * REACH) continue;
+            double d = sqrt(d2);
+            if (d >= fabs((double)s[v]) / voxel - 1e-6) continue;
+            float to = (float)(fmax(0.5, d - 0.5) * voxel);
+            s[v] = s[v] > 0 ? to : -to;
+        }
+    }
+}
+
 static bool has_pocket(const flood *g, int64_t t) {
     uint64_t any = 0;
     for (int x = 0; x < 8; x++) any |= g->open[t].w[x] & ~g->seen[t].w[x];
     return any != 0;
 }
 
-bool sdf_flood(sdf_field *f) {
+/* An inside voxel beside a far tile that was reached: no wall is near enough to be between them. */
+static bool has_leak(const flood *g) {
+    bool leak = false;
+#pragma omp parallel for reduction(|| : leak)
+    for (int64_t t = 0; t < g->f->n_tiles; t++) {
+        const int32_t *c = g->f->coord + 3 * t;
+        for (int d = 0; d < 6; d++) {
+            int n[3] = {c[0], c[1], c[2]};
+            n[d / 2] += d % 2 ? 1 : -1;
+            if (n[d / 2] < 0 || n[d / 2] >= g->T) continue;
+            int64_t at = place(g, n[0], n[1], n[2]);
+            if (g->f->tile_at[at] >= 0 || !g->far_seen[at]) continue;
+            mask border = across(&FULL, d ^ 1); /* the voxels of this tile that touch the neighbour */
+            for (int x = 0; x < 8; x++) leak = leak || (border.w[x] & ~g->open[t].w[x]);
+        }
+    }
+    return leak;
+}
+
+/* What is not seen becomes inside. */
+static void fill_pockets(flood *g, uint8_t *to_deepen) {
+    sdf_field *f = g->f;
+    int        T = g->T;
+    for (int64_t t = 0; t < f->n_tiles; t++) {
+        if (f->mark[t] & TILE_CLOSED) to_deepen[t] = 1;
+        if (!has_pocket(g, t)) continue;
+        const int32_t *c = f->coord + 3 * t;
+        for (int d = 0; d < 27; d++) {
+            int x = c[0] + d / 9 - 1, y = c[1] + d / 3 % 3 - 1, z = c[2] + d % 3 - 1;
+            if (x < 0 || y < 0 || z < 0 || x >= T || y >= T || z >= T) continue;
+            int32_t n = f->tile_at[place(g, x, y, z)];
+            if (n >= 0) to_deepen[n] = 1;
+        }
+        for (int v = 0; v < CELLS; v++)
+            if ((g->open[t].w[v / 64] & ~g->seen[t].w[v / 64]) >> v % 64 & 1) {
+                f->s[CELLS * t + v] *= -1;
+                f->n_pocket++;
+            }
+    }
+}
+
+bool sdf_flood(sdf_field *f, bool *leaks) {
     int      T = f->resolution / 8;
     int64_t  n_places = (int64_t)T * T * T;
     flood    g = {f,
@@ -205,35 +268,29 @@ bool sdf_flood(sdf_field *f) {
                   calloc((size_t)n_places, 1),
                   malloc((size_t)n_places * 8),
                   0};
-    uint8_t *near_pocket = calloc((size_t)f->n_tiles + 1, 1);
-    bool     good = g.open && g.seen && g.far_seen && g.stack && near_pocket;
+    uint8_t *to_deepen = calloc((size_t)f->n_tiles + 1, 1);
+    bool     good = g.open && g.seen && g.far_seen && g.stack && to_deepen, closed = false;
+    *leaks = false;
     if (good) {
-#pragma omp parallel for
-        for (int64_t t = 0; t < f->n_tiles; t++)
+#pragma omp parallel for reduction(|| : closed)
+        for (int64_t t = 0; t < f->n_tiles; t++) {
+            closed = closed || f->mark[t];
             for (int v = 0; v < CELLS; v++)
                 if (f->s[CELLS * t + v] > 0) g.open[t].w[v / 64] |= 1ull << v % 64;
-        run(&g);
-        for (int64_t t = 0; t < f->n_tiles; t++) {
-            if (!has_pocket(&g, t)) continue;
-            const int32_t *c = f->coord + 3 * t;
-            for (int d = 0; d < 27; d++) {
-                int x = c[0] + d / 9 - 1, y = c[1] + d / 3 % 3 - 1, z = c[2] + d % 3 - 1;
-                if (x < 0 || y < 0 || z < 0 || x >= T || y >= T || z >= T) continue;
-                int32_t n = f->tile_at[place(&g, x, y, z)];
-                if (n >= 0) near_pocket[n] = 1;
-            }
-            for (int v = 0; v < CELLS; v++)
-                if ((g.open[t].w[v / 64] & ~g.seen[t].w[v / 64]) >> v % 64 & 1) {
-                    f->s[CELLS * t + v] *= -1;
-                    f->n_pocket++;
-                }
         }
+        run(&g);
+        *leaks = closed && has_leak(&g);
+    }
+    if (good && !*leaks) {
+        fill_pockets(&g, to_deepen);
 #pragma omp parallel for schedule(dynamic, 16)
-        for (int64_t t = 0; t < f->n_tiles; t++)
-            if (near_pocket[t]) deepen(&g, t, f->s + CELLS * t);
+        for (int64_t t = 0; t < f->n_tiles; t++) {
+            if (to_deepen[t]) deepen(&g, t, f->s + CELLS * t);
+            if (f->mark[t] & TILE_DOUBT) close_gap(&g, t, f->s + CELLS * t);
+        }
         for (int64_t i = 0; i < n_places; i++)
             if (f->tile_at[i] < 0) f->tile_at[i] = g.far_seen[i] ? -1 : -2;
     }
-    free(g.open), free(g.seen), free(g.far_seen), free(g.stack), free(near_pocket);
+    free(g.open), free(g.seen), free(g.far_seen), free(g.stack), free(to_deepen);
     return good;
 }

@@ -12,6 +12,7 @@ typedef struct {
     double  n[3], inn;           /* normal and 1/|n|^2 */
     double  flat;                /* 0, or +inf: no plane, edges only */
     int32_t part;
+    bool    thin;
 } near_triangle;
 
 void   near_triangle_set(near_triangle *t, const double *a, const double *b, const double *c, const double origin[3],

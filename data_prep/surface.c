@@ -4,10 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    uint64_t key; /* low vertex << 32 | high vertex */
-    int32_t  face, opposite;
-} edge;
+typedef surface_edge edge;
 
 static uint64_t mix(uint64_t x) {
     x ^= x >> 33;
@@ -120,7 +117,7 @@ static int by_key(const void *a, const void *b) {
     return x->face < y->face ? -1 : x->face > y->face;
 }
 
-static edge *make_edges(const surface *s) {
+surface_edge *surface_edges(const surface *s) {
     edge *e = malloc((size_t)s->n_faces * 3 * sizeof *e);
     if (!e) return NULL;
     for (int64_t f = 0; f < s->n_faces; f++)
@@ -389,7 +386,7 @@ bool surface_build(const mesh *m, double cap_share, double sharp_degrees, const 
         return status_set(st, ST_DATA, "%s: no triangle has an area", name);
     }
     int64_t n_edges3 = 3 * s->n_faces;
-    good = good && (e = make_edges(s)) && make_parts(s, e);
+    good = good && (e = surface_edges(s)) && make_parts(s, e);
     if (good) {
         growth g = {s->v, s->face, s->part, s->n_vertices, s->n_faces, s->n_vertices, s->n_faces, false};
         good = make_caps(s, e, &g);

@@ -13,7 +13,8 @@
 #include <string.h>
 
 typedef struct {
-    surface     s;
+    sdf_shape   shape;
+    surface     s; /* of the shape */
     sdf_options o;
     sdf_field   f;
     sdf_tiles   t;
@@ -25,9 +26,10 @@ static built build(mesh m, int R, double tau) {
     built  b;
     status st = {0};
     b.o = sdf_default_options(R, tau);
-    if (!surface_build(&m, b.o.cap_share, b.o.sharp_degrees, "shape", &b.s, &st) ||
-        !sdf_field_build(&b.s, &b.o, "shape", &b.f, &st) || !sdf_tiles_build(&b.f, &b.s, &b.o, "shape", &b.t, &st))
+    if (!sdf_shape_build(&m, &b.o, "shape", &b.shape, &st) || !sdf_field_build(&b.shape, &b.o, "shape", &b.f, &st) ||
+        !sdf_tiles_build(&b.f, &b.shape.s, &b.o, "shape", &b.t, &st))
         fail_msg("%s", st.text);
+    b.s = b.shape.s;
     mesh_free(&m);
     return b;
 }
@@ -35,7 +37,7 @@ static built build(mesh m, int R, double tau) {
 static void drop(built *b) {
     sdf_tiles_free(&b->t);
     sdf_field_free(&b->f);
-    surface_free(&b->s);
+    sdf_shape_free(&b->shape);
 }
 
 /* True distance in unit-cube units at a point of the unit cube. */
