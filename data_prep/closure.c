@@ -6,7 +6,7 @@
 
 /* Sample points of all sheets together, at most so many of one patch. */
 enum { SAMPLES = 8192, PATCH_SAMPLES = 64, DIRECTIONS = 24, ROUNDS = 12 };
-static const double STEP = 2e-4, ENOUGH = 0.8, LEAST_FRONT = 0.15; /* unit-cube units; share of area; cosine */
+static const double STEP = 2e-4, ENOUGH = 0.8, HIDDEN = 0.95, LEAST_FRONT = 0.15; /* unit-cube units; share of area; cosine */
 static const double TOLERANCE[] = {0.45, 0.35, 0.25, 0.15, 0.1};
 
 typedef struct {
@@ -65,7 +65,7 @@ static bool runs_upward(const surface *s, const surface_edge *e) {
     return t[j] == (int32_t)(e->key >> 32);
 }
 
-static bool make_patches(work *w) {
+static bool make_patches(work *w, uint8_t *rim) {
     const surface *s = w->s;
     surface_edge  *e = surface_edges(s);
     w->up = malloc((size_t)s->n_faces * 4);
@@ -76,7 +76,9 @@ static bool make_patches(work *w) {
     for (int64_t f = 0; good && f < s->n_faces; f++) w->up[f] = (int32_t)f << 1;
     for (int64_t i = 0, j; good && i < n3; i = j) {
         for (j = i; j < n3 && e[j].key == e[i].key;) j++;
-        if (j - i != 2 || s->solid[s->part[e[i].face]]) continue;
+        if (s->solid[s->part[e[i].face]]) continue;
+        if (j - i == 1) rim[e[i].face] = 1;
+        if (j - i != 2) continue;
         int     ta, tb, differ = runs_upward(s, &e[i]) == runs_upward(s, &e[i + 1]);
         int32_t a = root_of(w->up, e[i].face, &ta), b = root_of(w->up, e[i + 1].face, &tb);
         if (a == b) continue; /* a surface of one side keeps a seam */
@@ -281,20 +283,47 @@ static bool measure_thickness(const work *w, closure *c) {
     return good;
 }
 
+/* Sheets on what has an inside of its own: their shell would only thicken it. */
+static bool find_hidden(const work *w, closure *c) {
+    const surface *s = w->s;
+    double        *on = calloc((size_t)s->n_parts * 2 + 1, sizeof *on);
+    bvh_list       near = {0};
+    bool           good = on != NULL;
+    for (int64_t i = 0; good && i < w->n_probes; i++) {
+        const probe *q = w->probe + i;
+        bool         covered = false;
+        if (c->closed[q->part]) continue;
+        good = bvh_gather(w->tree, q->p, STEP, &near);
+        for (int64_t k = 0; good && k < near.n; k++) {
+            int32_t p = s->part[near.id[k]];
+            covered |= s->solid[p] || c->closed[p];
+        }
+        on[2 * q->part + 1] += q->weight;
+        on[2 * q->part] += covered ? q->weight : 0;
+    }
+    for (int32_t p = 0; good && p < s->n_parts; p++) c->hidden[p] = on[2 * p] > HIDDEN * on[2 * p + 1];
+    bvh_list_free(&near);
+    free(on);
+    return good;
+}
+
 bool closure_build(const surface *s, const bvh *tree, closure *c) {
     work w = {.s = s, .tree = tree};
     bool any = false, good;
-    *c = (closure){.closed = calloc((size_t)s->n_parts + 1, 1), .thickness = calloc((size_t)s->n_parts + 1, 8)};
-    good = c->closed && c->thickness;
+    *c = (closure){.closed = calloc((size_t)s->n_parts + 1, 1),
+                   .hidden = calloc((size_t)s->n_parts + 1, 1),
+                   .rim = calloc((size_t)s->n_faces + 1, 1),
+                   .thickness = calloc((size_t)s->n_parts + 1, 8)};
+    good = c->closed && c->hidden && c->rim && c->thickness;
     for (int32_t p = 0; good && p < s->n_parts; p++) any |= c->closed[p] = !s->solid[p];
-    if (good && any) good = make_patches(&w) && orient(&w) && find_closed(&w, c) && measure_thickness(&w, c);
+    if (good && any) good = make_patches(&w, c->rim) && orient(&w) && find_closed(&w, c) && measure_thickness(&w, c) && find_hidden(&w, c);
     free(w.up), free(w.by_patch), free(w.turned), free(w.probe);
     if (!good) closure_free(c);
     return good;
 }
 
 void closure_free(closure *c) {
-    free(c->closed), free(c->thickness);
+    free(c->closed), free(c->hidden), free(c->rim), free(c->thickness);
     winding_free(&c->number);
     *c = (closure){0};
 }

@@ -11,10 +11,12 @@
 #include "data_prep/winding.h"
 
 typedef struct {
-    uint8_t *closed;       /* [n_parts] 1: not solid by itself, but a wall of a volume */
-    double  *thickness;    /* [n_parts] of closed parts: median way through to the wall behind, unit-cube units */
-    double   area;         /* of the closed parts */
-    winding  number;       /* of the closed parts; number.n = 0: there are none */
+    uint8_t *closed;    /* [n_parts] 1: not solid by itself, but a wall of a volume */
+    uint8_t *hidden;    /* [n_parts] 1: a sheet that lies on solid or closed parts (drawn twice, a decal): no shell */
+    uint8_t *rim;       /* [n_faces] 1: of a sheet, with a side that no other face shares */
+    double  *thickness; /* [n_parts] of closed parts: median way through to the wall behind, unit-cube units */
+    double   area;      /* of the closed parts */
+    winding  number;    /* of the closed parts; number.n = 0: there are none */
 } closure;
 
 /* `tree` is of s. False: out of memory. */

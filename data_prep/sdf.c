@@ -112,6 +112,7 @@ typedef struct {
 static int32_t group_of(const field_input *in, int32_t part) {
     if (in->o->unsigned_only) return 0;
     if (in->s->solid[part]) return part;
+    if (in->closed && in->closed->hidden[part]) return -1;
     return in->s->n_parts + (in->closed && in->closed->closed[part] ? CLOSED : SHEETS);
 }
 
@@ -233,20 +234,28 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
     }
     const surface *s = in->s;
     int64_t        n = w->found.n, n_parts = 0;
-    bool           thin = false;
+    bool           thin = false, rim = false;
     int32_t       *id = w->found.id;
     qsort(id, (size_t)n, sizeof *id, by_number); /* same order on every run, faces of a part mostly together */
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0, from = 0; from < w->found.n; from++) {
+        id[i] = id[from];
+        int32_t group = group_of(in, s->part[id[i]]);
+        if (group < 0) {
+            n--;
+            continue;
+        }
         const int32_t *t = s->face + 3 * (int64_t)id[i];
         near_triangle_set(&w->tri[i], s->v + 3 * (int64_t)t[0], s->v + 3 * (int64_t)t[1], s->v + 3 * (int64_t)t[2],
                           centre, r1);
-        w->tri[i].part = group_of(in, s->part[id[i]]);
-        w->tri[i].thin = w->tri[i].part == s->n_parts + CLOSED && in->thin[s->part[id[i]]];
+        w->tri[i].part = group;
+        w->tri[i].thin = group == s->n_parts + CLOSED && in->thin[s->part[id[i]]];
         thin |= w->tri[i].thin;
+        rim |= group == s->n_parts + CLOSED && in->closed->rim[id[i]];
         w->centre_d[i] = sqrt(near_triangle_d2(&w->tri[i], 0, 0, 0));
         int64_t p = 0;
         while (p < n_parts && w->part[p] != w->tri[i].part) p++;
         if (p == n_parts) w->part[n_parts++] = w->tri[i].part;
+        i++;
     }
     if (thin) w->part[n_parts++] = s->n_parts + THIN;
     uint8_t deep[CELLS];
@@ -258,7 +267,7 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
     if (in->closed) {
         bool near = false;
         for (int64_t p = 0; p < n_parts; p++) near |= w->part[p] == s->n_parts + CLOSED;
-        if (!near && fabs(winding_at(&in->closed->number, centre)) >= 0.5) memset(deep, 1, CELLS);
+        if (!near && in->closed->number.n > 0 && fabs(winding_at(&in->closed->number, centre)) >= 0.5) memset(deep, 1, CELLS);
     }
     double best[CELLS], d2[CELLS];
     for (int v = 0; v < CELLS; v++) best[v] = in->lines && deep[v] ? -limit : limit;
@@ -274,7 +283,7 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
         for (int v = 0; v < CELLS; v++) d2[v] = limit * limit;
         cell_distance(w, w->pick, kept, w->pick + kept, (const int[3]){0, 0, 0}, 8, limit, d2);
         if (in->closed && w->part[p] == s->n_parts + CLOSED) {
-            int doubt = sdf_closed_signs(in->closed, centre, 1.0 / r1, d2, w->inside + p * CELLS);
+            int doubt = sdf_closed_signs(in->closed, centre, 1.0 / r1, d2, rim, w->inside + p * CELLS);
             *mark = doubt ? TILE_DOUBT | TILE_CLOSED : TILE_CLOSED;
             w->doubt += doubt;
         }
@@ -340,7 +349,7 @@ static bool fill(field_input *in, const bvh *b, sdf_field *f, bool *leaks) {
     const sdf_options *o = in->o;
     int                T = o->resolution / 8;
     double             h_max = 0, voxel = 1.0 / (o->resolution - 1);
-    for (int32_t p = 0; in->h && p < s->n_parts; p++) h_max = fmax(h_max, in->h[group_of(in, p)]);
+    for (int32_t p = 0; in->h && p < s->n_parts; p++) h_max = group_of(in, p) < 0 ? h_max : fmax(h_max, in->h[group_of(in, p)]);
     for (int32_t p = 0; in->closed && p < s->n_parts; p++) h_max = fmax(h_max, in->thin[p] * o->min_half_thickness);
     /* at least 1.5 voxels, so that a voxel beside a far tile is on its side of the surface */
     in->band = fmax(f->tau / voxel, 1.5) + h_max;
@@ -382,7 +391,7 @@ bool sdf_field_build(const sdf_shape *shape, const sdf_options *o, const char *n
     double     *h = o->unsigned_only ? NULL : calloc((size_t)s->n_parts + N_GROUPS, 8);
     uint8_t    *thin = calloc((size_t)s->n_parts + 1, 1);
     scan_lines  lines = {0};
-    field_input in = {s, o, c->number.n > 0 ? c : NULL, NULL, h, thin, 0};
+    field_input in = {s, o, c->closed ? c : NULL, NULL, h, thin, 0};
     bool        leaks = false;
     *f = (sdf_field){.resolution = R, .tau = o->tau_voxels / R, .tile_at = malloc((size_t)T * T * T * 4)};
     bool good = f->tile_at && thin &&
@@ -392,7 +401,7 @@ bool sdf_field_build(const sdf_shape *shape, const sdf_options *o, const char *n
     for (int32_t p = 0; good && in.closed && p < s->n_parts; p++)
         thin[p] = c->closed[p] && 0.5 * c->thickness[p] * (R - 1) < o->min_half_thickness;
     good = good && fill(&in, &shape->tree, f, &leaks);
-    if (good && leaks) { /* a gap too wide to be closed on this grid: what it belongs to has no inside */
+    if (good && leaks) { /* a gap too wide for this grid: what it belongs to has no inside */
         in.closed = NULL;
         f->leaks = true;
         good = fill(&in, &shape->tree, f, &leaks);

@@ -4,10 +4,11 @@
 #include "data_prep/sdf.h"
 #include "data_prep/sdf_closed.h"
 
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
-enum { CELLS = 512 };
+enum { CELLS = 512, ASK = 3, ASK_CAREFUL = 12 };
 static const double CLEAR = 0.25;
 
 static double number_of(const closure *c, const double center[3], double voxel, int v) {
@@ -46,7 +47,8 @@ static bool is_clear(double w) {
     return fabs(w - nearbyint(w)) < CLEAR;
 }
 
-int sdf_closed_signs(const closure *c, const double center[3], double voxel, const double *d2, uint8_t *inside) {
+int sdf_closed_signs(const closure *c, const double center[3], double voxel, const double *d2, bool careful,
+                     uint8_t *inside) {
     double  d[CELLS];
     uint8_t taken[CELLS] = {0};
     int16_t clump[CELLS];
@@ -54,20 +56,27 @@ int sdf_closed_signs(const closure *c, const double center[3], double voxel, con
     for (int v = 0; v < CELLS; v++) d[v] = sqrt(d2[v]);
     for (int v = 0; v < CELLS; v++) {
         if (taken[v]) continue;
-        int    n = collect(d, v, taken, clump), ask[3] = {clump[0], clump[0], clump[0]}, far = 0;
-        double w[3];
+        int    n = collect(d, v, taken, clump), n_ask = careful ? ASK_CAREFUL : ASK, deepest = v, first = 0;
+        int    away[CELLS];
+        double w = 0;
         bool   agree = true;
         for (int i = 1; i < n; i++)
-            if (d[clump[i]] > d[ask[0]]) ask[0] = clump[i];
-        for (int k = 1; k < 3; k++, far = 0) /* the furthest from the deepest, and the furthest from that */
-            for (int i = 0; i < n; i++)
-                if (way2(clump[i], ask[k - 1]) > far) far = way2(clump[i], ask[k - 1]), ask[k] = clump[i];
-        for (int k = 0; k < (n > 1 ? 3 : 1); k++) {
-            w[k] = number_of(c, center, voxel, ask[k]);
-            agree &= is_clear(w[k]) && nearbyint(w[k]) == nearbyint(w[0]);
+            if (d[clump[i]] > d[deepest]) deepest = clump[i];
+        for (int i = 0; i < n; i++) away[i] = INT_MAX;
+        for (int k = 0, at = deepest; k < n_ask && k < n && agree; k++) { /* next: the furthest from all before */
+            double own = number_of(c, center, voxel, at);
+            int    furthest = 0;
+            if (k == 0) w = own, first = (int)nearbyint(own);
+            agree = is_clear(own) && (int)nearbyint(own) == first;
+            for (int i = 0; i < n; i++) {
+                int a = way2(clump[i], at);
+                away[i] = a < away[i] ? a : away[i];
+                if (away[i] > away[furthest]) furthest = i;
+            }
+            at = clump[furthest];
         }
         for (int i = 0; i < n; i++) {
-            double own = agree || n == 1 ? w[0] : number_of(c, center, voxel, clump[i]);
+            double own = agree || n == 1 ? w : number_of(c, center, voxel, clump[i]);
             inside[clump[i]] = fabs(own) >= 0.5;
             doubt += !is_clear(own);
         }
