@@ -6,7 +6,8 @@
 
 /* Sample points of all sheets together, at most so many of one patch. */
 enum { SAMPLES = 8192, PATCH_SAMPLES = 64, DIRECTIONS = 24, ROUNDS = 12 };
-static const double STEP = 2e-4, ENOUGH = 0.8, HIDDEN = 0.95, LEAST_FRONT = 0.15; /* unit-cube units; share of area; cosine */
+static const double STEP = 2e-4, ENOUGH = 0.8, HIDDEN = 0.95,
+                    LEAST_FRONT = 0.15; /* unit-cube units; share of area; cosine */
 static const double TOLERANCE[] = {0.45, 0.35, 0.25, 0.15, 0.1};
 
 typedef struct {
@@ -167,8 +168,8 @@ static void face_out(work *w, int64_t i, int64_t j, int64_t a, int64_t b) {
 }
 
 static bool orient(work *w) {
-    double   total = 0;
-    int64_t  n_patches = 0;
+    double  total = 0;
+    int64_t n_patches = 0;
     int64_t(*range)[4] = malloc((size_t)(w->n_open + 1) * sizeof *range);
     w->probe = malloc((size_t)(w->n_open + SAMPLES + 1) * sizeof *w->probe);
     if (!range || !w->probe) {
@@ -201,7 +202,8 @@ static bool build_number(const work *w, const uint8_t *closed, winding *out) {
         int32_t f = w->by_patch[i];
         if (!closed[s->part[f]]) continue;
         for (int j = 0; j < 3; j++)
-            memcpy(corner + 9 * n + 3 * j, s->v + 3 * (int64_t)s->face[3 * (int64_t)f + (w->turned[f] ? 2 - j : j)], 24);
+            memcpy(corner + 9 * n + 3 * j, s->v + 3 * (int64_t)s->face[3 * (int64_t)f + (w->turned[f] ? 2 - j : j)],
+                   24);
         n++;
     }
     bool good = corner && (n == 0 || winding_build(out, corner, n));
@@ -316,7 +318,9 @@ bool closure_build(const surface *s, const bvh *tree, closure *c) {
                    .thickness = calloc((size_t)s->n_parts + 1, 8)};
     good = c->closed && c->hidden && c->rim && c->thickness;
     for (int32_t p = 0; good && p < s->n_parts; p++) any |= c->closed[p] = !s->solid[p];
-    if (good && any) good = make_patches(&w, c->rim) && orient(&w) && find_closed(&w, c) && measure_thickness(&w, c) && find_hidden(&w, c);
+    if (good && any)
+        good = make_patches(&w, c->rim) && orient(&w) && find_closed(&w, c) && measure_thickness(&w, c) &&
+               find_hidden(&w, c);
     free(w.up), free(w.by_patch), free(w.turned), free(w.probe);
     if (!good) closure_free(c);
     return good;

@@ -95,8 +95,8 @@ typedef struct {
     bool           failed;
 } tile_work;
 
-/* What is measured together: solid parts each for itself, then all sheets, all parts of the closure, and once more those
- * of them that are too thin for the grid. */
+/* What is measured together: solid parts each for itself, then all sheets, all parts of the closure, and once more
+ * those of them that are too thin for the grid. */
 enum { SHEETS, CLOSED, THIN, N_GROUPS };
 
 typedef struct {
@@ -267,7 +267,8 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
     if (in->closed) {
         bool near = false;
         for (int64_t p = 0; p < n_parts; p++) near |= w->part[p] == s->n_parts + CLOSED;
-        if (!near && in->closed->number.n > 0 && fabs(winding_at(&in->closed->number, centre)) >= 0.5) memset(deep, 1, CELLS);
+        if (!near && in->closed->number.n > 0 && fabs(winding_at(&in->closed->number, centre)) >= 0.5)
+            memset(deep, 1, CELLS);
     }
     double best[CELLS], d2[CELLS];
     for (int v = 0; v < CELLS; v++) best[v] = in->lines && deep[v] ? -limit : limit;
@@ -349,7 +350,8 @@ static bool fill(field_input *in, const bvh *b, sdf_field *f, bool *leaks) {
     const sdf_options *o = in->o;
     int                T = o->resolution / 8;
     double             h_max = 0, voxel = 1.0 / (o->resolution - 1);
-    for (int32_t p = 0; in->h && p < s->n_parts; p++) h_max = group_of(in, p) < 0 ? h_max : fmax(h_max, in->h[group_of(in, p)]);
+    for (int32_t p = 0; in->h && p < s->n_parts; p++)
+        h_max = group_of(in, p) < 0 ? h_max : fmax(h_max, in->h[group_of(in, p)]);
     for (int32_t p = 0; in->closed && p < s->n_parts; p++) h_max = fmax(h_max, in->thin[p] * o->min_half_thickness);
     /* at least 1.5 voxels, so that a voxel beside a far tile is on its side of the surface */
     in->band = fmax(f->tau / voxel, 1.5) + h_max;
@@ -369,8 +371,8 @@ static bool fill(field_input *in, const bvh *b, sdf_field *f, bool *leaks) {
 bool sdf_shape_build(const mesh *m, const sdf_options *o, const char *name, sdf_shape *shape, status *st) {
     *shape = (sdf_shape){0};
     if (!surface_build(m, o->cap_share, o->sharp_degrees, name, &shape->s, st)) return false;
-    bool good = bvh_build(&shape->tree, &shape->s) &&
-                (o->unsigned_only || closure_build(&shape->s, &shape->tree, &shape->c));
+    bool good =
+        bvh_build(&shape->tree, &shape->s) && (o->unsigned_only || closure_build(&shape->s, &shape->tree, &shape->c));
     if (good) return true;
     sdf_shape_free(shape);
     return status_set(st, ST_DATA, "%s: out of memory for %lld triangles", name, (long long)m->n_faces);
@@ -385,7 +387,7 @@ void sdf_shape_free(sdf_shape *shape) {
 bool sdf_field_build(const sdf_shape *shape, const sdf_options *o, const char *name, sdf_field *f, status *st) {
     const surface *s = &shape->s;
     const closure *c = &shape->c;
-    int R = o->resolution, T = R / 8;
+    int            R = o->resolution, T = R / 8;
     CHECK(R >= 16 && R <= 4096 && R % 8 == 0, "resolution %d", R);
     CHECK(o->tau_voxels > 0 && o->tau_voxels <= 16, "tau %g voxels", o->tau_voxels);
     double     *h = o->unsigned_only ? NULL : calloc((size_t)s->n_parts + N_GROUPS, 8);
@@ -394,9 +396,9 @@ bool sdf_field_build(const sdf_shape *shape, const sdf_options *o, const char *n
     field_input in = {s, o, c->closed ? c : NULL, NULL, h, thin, 0};
     bool        leaks = false;
     *f = (sdf_field){.resolution = R, .tau = o->tau_voxels / R, .tile_at = malloc((size_t)T * T * T * 4)};
-    bool good = f->tile_at && thin &&
-                (o->unsigned_only ||
-                 (h && scan_axis(s, R, 0, &lines) && part_thickness(s, o, &lines, h, &f->n_thick_parts)));
+    bool good =
+        f->tile_at && thin &&
+        (o->unsigned_only || (h && scan_axis(s, R, 0, &lines) && part_thickness(s, o, &lines, h, &f->n_thick_parts)));
     if (!o->unsigned_only) in.lines = &lines;
     for (int32_t p = 0; good && in.closed && p < s->n_parts; p++)
         thin[p] = c->closed[p] && 0.5 * c->thickness[p] * (R - 1) < o->min_half_thickness;

@@ -28,6 +28,7 @@ typedef struct {
     int64_t  n_edges, n_open_edges, n_many_edges; /* of one face, of three and more */
     int64_t  n_dropped, n_caps;                   /* input faces that vanished; cap faces kept */
     double   cap_area, sheet_area;
+    int64_t  genus; /* handles of the solid parts together, from their vertices, edges and faces, caps included */
 } surface;
 
 /* `m` is normalised (v_norm); positions are halved. ST_DATA when no triangle is left or memory runs out. */

@@ -112,8 +112,8 @@ static double solid_angle(const double *c, const double p[3]) {
         const double *u = r + 3 * ((j + 1) % 3), *v = r + 3 * ((j + 2) % 3);
         dot[j] = u[0] * v[0] + u[1] * v[1] + u[2] * v[2];
     }
-    double det = r[0] * (r[4] * r[8] - r[5] * r[7]) - r[1] * (r[3] * r[8] - r[5] * r[6]) +
-                 r[2] * (r[3] * r[7] - r[4] * r[6]);
+    double det =
+        r[0] * (r[4] * r[8] - r[5] * r[7]) - r[1] * (r[3] * r[8] - r[5] * r[6]) + r[2] * (r[3] * r[7] - r[4] * r[6]);
     return 2 * atan2(det, len[0] * len[1] * len[2] + dot[0] * len[0] + dot[1] * len[1] + dot[2] * len[2]);
 }
 

@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const double BOX[3] = {0.45, 0.3, 0.35}, BALL = 0.42, TORUS[2] = {0.3, 0.12}; /* unit cube */
-static const double OTHER[3] = {0.18, 0.1, 0.2}, CENTER[3] = {0.3, 0.22, 0.1};      /* a ball stuck in the box */
+static const double OTHER[3] = {0.18, 0.1, 0.2}, CENTER[3] = {0.3, 0.22, 0.1};       /* a ball stuck in the box */
 
 static double box_at(const double p[3]) {
     double out = 0, in = -INFINITY;
@@ -70,7 +70,7 @@ static double agreement(mesh m, int R, distance d, double blur) {
                 if (fabs(want) <= blur || fabs(want) > f.band) continue;
                 int     T = R / 8;
                 int32_t t = f.tile_at[((int64_t)(x / 8) * T + y / 8) * T + z / 8];
-                float   got = t < 0 ? (t == -1 ? 1.f : -1.f) : f.s[512 * (int64_t)t + 64 * (x % 8) + 8 * (y % 8) + z % 8];
+                float got = t < 0 ? (t == -1 ? 1.f : -1.f) : f.s[512 * (int64_t)t + 64 * (x % 8) + 8 * (y % 8) + z % 8];
                 n++;
                 right += (got > 0) == (want > 0);
             }
@@ -163,8 +163,8 @@ static void test_everything(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole),      cmocka_unit_test(test_missing_and_flipped),
-                                       cmocka_unit_test(test_split),      cmocka_unit_test(test_repeated),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_whole),       cmocka_unit_test(test_missing_and_flipped),
+                                       cmocka_unit_test(test_split),       cmocka_unit_test(test_repeated),
                                        cmocka_unit_test(test_t_junctions), cmocka_unit_test(test_everything)};
     return cmocka_run_group_tests_name("prep_sign", tests, NULL, NULL);
 }
