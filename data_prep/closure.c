@@ -219,7 +219,8 @@ static int64_t drop_open(work *w, double tolerance, uint8_t *closed, double *cle
         const probe *q = w->probe + i;
         if (!closed[q->part]) continue;
         clear[2 * q->part + 1] += q->weight;
-        if (fabs(q->front - nearbyint(q->front)) <= tolerance && fabs(q->back - nearbyint(q->back)) <= tolerance)
+        double front = nearbyint(q->front), back = nearbyint(q->back);
+        if (front != back && fabs(q->front - front) <= tolerance && fabs(q->back - back) <= tolerance)
             clear[2 * q->part] += q->weight;
     }
     for (int32_t p = 0; p < w->s->n_parts; p++)

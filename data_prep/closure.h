@@ -1,11 +1,11 @@
 /* Which sheets close a volume together: loose panels, sides that meet in T-junctions, walls drawn twice, pieces with
  * gaps. Independent of the grid, so that every resolution decides alike.
  *
- *   orient   faces of sheets that share an edge with one other are turned alike; each such patch then shows its front
- * to the side from which more rays get away (Takayama 2014) close    sample points of each part must see winding
- * numbers near integers on both sides, of the parts that are left; parts where under 80 % of the area do are dropped,
- * in rounds of rising strictness down to 0.1. A lampshade or a leaf drops out and stays a sheet; a box of six panels
- * stays and has an inside. */
+ * First the faces are turned: those that share an edge with one other alike, each patch of them with its front to the
+ * side from which more rays get away (Takayama 2014). Then sample points of every part are asked for the winding number
+ * of the parts that are left: before and behind a wall it is near two different integers. Parts where that holds for
+ * under 80 % of the area are dropped, in rounds of rising strictness, down to 0.1 from an integer. A lampshade or a
+ * leaf drops out and stays a sheet; a box of six panels stays and has an inside. */
 #pragma once
 #include "data_prep/bvh.h"
 #include "data_prep/winding.h"
