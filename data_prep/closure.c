@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* Sample points of all sheets together, at most so many of one patch. */
-enum { SAMPLES = 8192, PATCH_SAMPLES = 64, DIRECTIONS = 24, ROUNDS = 12 };
+enum { SAMPLES = 3072, PATCH_SAMPLES = 48, DIRECTIONS = 24, ROUNDS = 12 };
 static const double STEP = 2e-4, ENOUGH = 0.8, HIDDEN = 0.95,
                     LEAST_FRONT = 0.15; /* unit-cube units; share of area; cosine */
 static const double TOLERANCE[] = {0.45, 0.35, 0.25, 0.15, 0.1};

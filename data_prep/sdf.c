@@ -85,6 +85,7 @@ static node *near_tiles(const bvh *b, int resolution, double band, int64_t *coun
 
 typedef struct {
     near_triangle *tri;
+    double        *away;     /* of lists that are halved, from the eight centres */
     double        *centre_d; /* distance of each triangle to the tile's centre */
     int32_t       *pick;
     int64_t        cap;
@@ -118,23 +119,27 @@ static int32_t group_of(const field_input *in, int32_t part) {
 
 /* Squared distances of the voxels origin .. origin+size-1 of the tile to the picked triangles: a long list is cut by
  * halving the cell, since a triangle further than the nearest one plus the cell's diagonal cannot be the nearest. */
-static void cell_distance(const tile_work *w, const int32_t *pick, int64_t n, int32_t *spare, const int origin[3],
-                          int size, double limit, double *d2) {
+static void cell_distance(const tile_work *w, const int32_t *pick, int64_t n, int32_t *spare, double *away,
+                          const int origin[3], int size, double limit, double *d2) {
     if (size > 2 && n > (size == 8 ? SPLIT8 : SPLIT4)) {
-        int    h = size / 2;
-        double r = 0.5 * (h - 1) * sqrt(3.0);
-        for (int c = 0; c < 8; c++) {
-            int     o[3] = {origin[0] + h * (c >> 2), origin[1] + h * (c >> 1 & 1), origin[2] + h * (c & 1)};
-            double  p[3], least = limit + r;
-            int64_t k = 0;
-            for (int a = 0; a < 3; a++) p[a] = o[a] + 0.5 * (h - 1) - 3.5;
-            for (int64_t i = 0; i < n; i++) {
-                double d = sqrt(near_triangle_d2(&w->tri[pick[i]], p[0], p[1], p[2]));
-                if (d < least) least = d;
-                if (d > least + 2 * r || d > limit + r) continue;
-                spare[k++] = pick[i];
+        int    h = size / 2, o[8][3];
+        double r = 0.5 * (h - 1) * sqrt(3.0), p[3][8];
+        for (int c = 0; c < 8; c++)
+            for (int a = 0; a < 3; a++) {
+                o[c][a] = origin[a] + h * (c >> (2 - a) & 1);
+                p[a][c] = o[c][a] + 0.5 * (h - 1) - 3.5;
             }
-            if (k > 0) cell_distance(w, spare, k, spare + k, o, h, limit, d2);
+        for (int64_t i = 0; i < n; i++) near_triangle_eight(&w->tri[pick[i]], p[0], p[1], p[2], away + 8 * i);
+        for (int c = 0; c < 8; c++) {
+            double  least = limit + r;
+            int64_t k = 0;
+            for (int64_t i = 0; i < n; i++) least = away[8 * i + c] < least ? away[8 * i + c] : least;
+            double reach = least + 2 * r < limit + r ? least + 2 * r : limit + r;
+            for (int64_t i = 0; i < n; i++) {
+                spare[k] = pick[i];
+                k += away[8 * i + c] <= reach;
+            }
+            if (k > 0) cell_distance(w, spare, k, spare + k, away + 8 * n, o[c], h, limit, d2);
         }
         return;
     }
@@ -193,12 +198,13 @@ static void mark_inside(const field_input *in, const int32_t c[3], tile_work *w,
 static bool work_reserve(tile_work *w, int64_t n) {
     if (n <= w->cap) return true;
     w->cap = 2 * n + 256;
-    free(w->tri), free(w->pick), free(w->centre_d), free(w->part);
+    free(w->tri), free(w->pick), free(w->away), free(w->centre_d), free(w->part);
     w->tri = malloc((size_t)w->cap * sizeof *w->tri);
-    w->pick = malloc((size_t)w->cap * 12); /* the tile's list and two halvings of it, each behind the last */
+    w->pick = malloc((size_t)w->cap * 12 + 4); /* the tile's list and two halvings of it, each behind the last */
+    w->away = malloc((size_t)w->cap * 128);
     w->centre_d = malloc((size_t)w->cap * 8);
     w->part = malloc((size_t)w->cap * 4);
-    return w->tri && w->pick && w->centre_d && w->part;
+    return w->tri && w->pick && w->away && w->centre_d && w->part;
 }
 
 static bool work_reserve_parts(tile_work *w, int64_t n) {
@@ -210,7 +216,7 @@ static bool work_reserve_parts(tile_work *w, int64_t n) {
 }
 
 static void work_free(tile_work *w) {
-    free(w->tri), free(w->pick), free(w->centre_d), free(w->part), free(w->inside);
+    free(w->tri), free(w->pick), free(w->away), free(w->centre_d), free(w->part), free(w->inside);
     bvh_list_free(&w->found);
 }
 
@@ -263,7 +269,10 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
         w->failed = true;
         return;
     }
-    if (in->lines) mark_inside(in, c, w, n_parts, deep);
+    if (in->lines)
+        mark_inside(in, c, w, n_parts, deep);
+    else
+        memset(w->inside, 0, (size_t)(n_parts * CELLS));
     if (in->closed) {
         bool near = false;
         for (int64_t p = 0; p < n_parts; p++) near |= w->part[p] == s->n_parts + CLOSED;
@@ -277,24 +286,25 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
         int64_t k = 0, kept = 0;
         for (int64_t i = 0; i < n; i++)
             if (in_group(&w->tri[i], w->part[p], s) && w->centre_d[i] < least) least = w->centre_d[i];
+        double reach = fmin(least + 2 * r, limit + r);
         for (int64_t i = 0; i < n; i++)
-            if (in_group(&w->tri[i], w->part[p], s) && w->centre_d[i] <= fmin(least + 2 * r, limit + r))
-                w->pick[k++] = (int32_t)i;
+            if (in_group(&w->tri[i], w->part[p], s) && w->centre_d[i] <= reach) w->pick[k++] = (int32_t)i;
         kept = k;
         for (int v = 0; v < CELLS; v++) d2[v] = limit * limit;
-        cell_distance(w, w->pick, kept, w->pick + kept, (const int[3]){0, 0, 0}, 8, limit, d2);
+        cell_distance(w, w->pick, kept, w->pick + kept, w->away, (const int[3]){0, 0, 0}, 8, limit, d2);
         if (in->closed && w->part[p] == s->n_parts + CLOSED) {
             int doubt = sdf_closed_signs(in->closed, centre, 1.0 / r1, d2, rim, w->inside + p * CELLS);
             *mark = doubt ? TILE_DOUBT | TILE_CLOSED : TILE_CLOSED;
             w->doubt += doubt;
         }
-        double h = in->h ? in->h[w->part[p]] : 0;
+        double         h = in->h ? in->h[w->part[p]] : 0;
+        const uint8_t *inside = w->inside + p * CELLS;
         for (int v = 0; v < CELLS; v++) {
-            double d = sqrt(d2[v]), signed_d = (in->lines && w->inside[p * CELLS + v] ? -d : d) - h;
+            double d = sqrt(d2[v]), signed_d = (inside[v] ? -d : d) - h;
             best[v] = signed_d < best[v] ? signed_d : best[v];
         }
     }
-    for (int v = 0; v < CELLS; v++) out[v] = (float)(fmax(best[v], -limit) / r1);
+    for (int v = 0; v < CELLS; v++) out[v] = (float)((best[v] > -limit ? best[v] : -limit) / r1);
 }
 
 /* ---- whole field ---------------------------------------------------------------------------------------------- */
