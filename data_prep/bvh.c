@@ -93,7 +93,7 @@ double bvh_distance(const bvh *b, const double p[3], double limit) {
     return q.best < limit ? q.best : INFINITY;
 }
 
-double bvh_ray(const bvh *b, const double from[3], const double dir[3]) {
+double bvh_ray(const bvh *b, const double from[3], const double dir[3], int64_t *face) {
     struct RTCIntersectContext context;
     struct RTCRayHit           r = {.ray = {.org_x = (float)from[0],
                                             .org_y = (float)from[1],
@@ -106,7 +106,9 @@ double bvh_ray(const bvh *b, const double from[3], const double dir[3]) {
     r.hit.geomID = RTC_INVALID_GEOMETRY_ID;
     rtcInitIntersectContext(&context);
     rtcIntersect1(b->scene, &context, &r);
-    return r.hit.geomID == RTC_INVALID_GEOMETRY_ID ? INFINITY : (double)r.ray.tfar;
+    if (r.hit.geomID == RTC_INVALID_GEOMETRY_ID) return INFINITY;
+    if (face) *face = r.hit.primID;
+    return (double)r.ray.tfar;
 }
 
 bool bvh_gather(const bvh *b, const double p[3], double radius, bvh_list *out) {

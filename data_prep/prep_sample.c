@@ -57,6 +57,7 @@ static char *report_of(const mesh *m, const sdf_shape *shape, const sdf_field *f
     json_object_set_new(j, "solid_parts", json_integer(solid));
     json_object_set_new(j, "closed_parts", json_integer(closed));
     json_object_set_new(j, "thickened_parts", json_integer(f->n_thick_parts));
+    json_object_set_new(j, "thin_faces", json_integer(f->n_thin_faces));
     json_object_set_new(j, "genus", json_integer(s->genus));
     json_object_set_new(j, "area", rounded(area));
     json_object_set_new(j, "open_edge_share", rounded(share((double)s->n_open_edges, (double)s->n_edges)));

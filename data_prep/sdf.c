@@ -106,7 +106,7 @@ typedef struct {
     const closure     *closed; /* NULL: its parts are sheets */
     const scan_lines  *lines;
     const double      *h;    /* [n_parts + N_GROUPS] voxels */
-    const uint8_t     *thin; /* [n_parts] */
+    const uint8_t     *thin; /* [n_faces] of solid and closed parts: the grid would miss what is between */
     double             band;
 } field_input;
 
@@ -254,7 +254,7 @@ static void tile_field(const field_input *in, const bvh *b, const int32_t c[3], 
         near_triangle_set(&w->tri[i], s->v + 3 * (int64_t)t[0], s->v + 3 * (int64_t)t[1], s->v + 3 * (int64_t)t[2],
                           centre, r1);
         w->tri[i].part = group;
-        w->tri[i].thin = group == s->n_parts + CLOSED && in->thin[s->part[id[i]]];
+        w->tri[i].thin = group != s->n_parts + SHEETS && in->thin[id[i]];
         thin |= w->tri[i].thin;
         rim |= group == s->n_parts + CLOSED && in->closed->rim[id[i]];
         w->centre_d[i] = sqrt(near_triangle_d2(&w->tri[i], 0, 0, 0));
@@ -362,7 +362,7 @@ static bool fill(field_input *in, const bvh *b, sdf_field *f, bool *leaks) {
     double             h_max = 0, voxel = 1.0 / (o->resolution - 1);
     for (int32_t p = 0; in->h && p < s->n_parts; p++)
         h_max = group_of(in, p) < 0 ? h_max : fmax(h_max, in->h[group_of(in, p)]);
-    for (int32_t p = 0; in->closed && p < s->n_parts; p++) h_max = fmax(h_max, in->thin[p] * o->min_half_thickness);
+    for (int64_t i = 0; i < s->n_faces; i++) h_max = fmax(h_max, in->thin[i] * o->min_half_thickness);
     /* at least 1.5 voxels, so that a voxel beside a far tile is on its side of the surface */
     in->band = fmax(f->tau / voxel, 1.5) + h_max;
     f->band = (in->band - h_max) * voxel;
@@ -378,22 +378,6 @@ static bool fill(field_input *in, const bvh *b, sdf_field *f, bool *leaks) {
     return evaluate(in, b, f) && (o->unsigned_only || sdf_flood(f, leaks));
 }
 
-bool sdf_shape_build(const mesh *m, const sdf_options *o, const char *name, sdf_shape *shape, status *st) {
-    *shape = (sdf_shape){0};
-    if (!surface_build(m, o->cap_share, o->sharp_degrees, name, &shape->s, st)) return false;
-    bool good =
-        bvh_build(&shape->tree, &shape->s) && (o->unsigned_only || closure_build(&shape->s, &shape->tree, &shape->c));
-    if (good) return true;
-    sdf_shape_free(shape);
-    return status_set(st, ST_DATA, "%s: out of memory for %lld triangles", name, (long long)m->n_faces);
-}
-
-void sdf_shape_free(sdf_shape *shape) {
-    closure_free(&shape->c);
-    bvh_free(&shape->tree);
-    surface_free(&shape->s);
-}
-
 bool sdf_field_build(const sdf_shape *shape, const sdf_options *o, const char *name, sdf_field *f, status *st) {
     const surface *s = &shape->s;
     const closure *c = &shape->c;
@@ -401,7 +385,7 @@ bool sdf_field_build(const sdf_shape *shape, const sdf_options *o, const char *n
     CHECK(R >= 16 && R <= 4096 && R % 8 == 0, "resolution %d", R);
     CHECK(o->tau_voxels > 0 && o->tau_voxels <= 16, "tau %g voxels", o->tau_voxels);
     double     *h = o->unsigned_only ? NULL : calloc((size_t)s->n_parts + N_GROUPS, 8);
-    uint8_t    *thin = calloc((size_t)s->n_parts + 1, 1);
+    uint8_t    *thin = calloc((size_t)s->n_faces + 1, 1);
     scan_lines  lines = {0};
     field_input in = {s, o, c->closed ? c : NULL, NULL, h, thin, 0};
     bool        leaks = false;
@@ -410,8 +394,12 @@ bool sdf_field_build(const sdf_shape *shape, const sdf_options *o, const char *n
         f->tile_at && thin &&
         (o->unsigned_only || (h && scan_axis(s, R, 0, &lines) && part_thickness(s, o, &lines, h, &f->n_thick_parts)));
     if (!o->unsigned_only) in.lines = &lines;
-    for (int32_t p = 0; good && in.closed && p < s->n_parts; p++)
-        thin[p] = c->closed[p] && 0.5 * c->thickness[p] * (R - 1) < o->min_half_thickness;
+    for (int64_t i = 0; good && h && i < s->n_faces; i++) {
+        int32_t p = s->part[i];
+        double  way = s->solid[p] ? (double)shape->plate[i] : c->closed[p] ? c->thickness[p] : INFINITY;
+        thin[i] = h[p] + 0.5 * way * (R - 1) < o->min_half_thickness;
+        f->n_thin_faces += thin[i];
+    }
     good = good && fill(&in, &shape->tree, f, &leaks);
     if (good && leaks) { /* a gap too wide for this grid: what it belongs to has no inside */
         in.closed = NULL;

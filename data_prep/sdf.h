@@ -6,7 +6,8 @@
  *     s = min_p ( sigma_p u_p - h_p ),     h_p = half_thickness for a sheet, max(0, min_half_thickness - t_p/2) for a
  *                                          solid of mean thickness t_p = 2 volume / area
  *
- * which is exact outside the union and zero exactly on its hull: overlapping and inner parts vanish inside, sheets and
+ * and where a wall of a solid is still thinner than that, s <= u - min_half_thickness to this wall (plates.h). It
+ * is exact outside the union and zero exactly on its hull: overlapping and inner parts vanish inside, sheets and
  * plates thinner than the grid can hold become thin shells. A flood from the border of the grid through s > 0 then
  * tells what can be seen from outside; sealed pockets are filled (negative), their inner walls are pushed below zero.
  * So the zero level is closed and separates inside (negative) from the outside (positive), whatever the mesh. */
@@ -42,6 +43,7 @@ typedef struct {
     int64_t  n_pocket, n_near; /* voxels sealed off though no part contains them; voxels with |s| < tau */
     int64_t  n_doubt;          /* voxels near closed parts whose winding number is no clear integer */
     int64_t  n_thick_parts;    /* solids that were thickened */
+    int64_t  n_thin_faces;     /* and faces that got a shell, since the grid would miss what is behind them */
     bool     leaks;            /* the closed parts have a gap that this grid cannot close: they were taken as sheets */
 } sdf_field;
 
@@ -57,7 +59,8 @@ typedef struct {
 typedef struct {
     surface s;
     bvh     tree;
-    closure c; /* empty with unsigned_only */
+    closure c;     /* empty with unsigned_only, */
+    float  *plate; /* NULL then; else [n_faces] of plates.h */
 } sdf_shape;
 
 /* `m` is normalised (v_norm). ST_DATA: no triangle is left, or out of memory. */

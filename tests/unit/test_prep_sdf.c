@@ -248,6 +248,34 @@ static void test_thin_plate(void **state) {
     drop(&b);
 }
 
+/* Nor does a thin board vanish that grows out of a fat block; the block is left as it is. */
+static void test_board_of_block(void **state) {
+    (void)state;
+    const double half[3] = {0.9, 0.6, 0.5};
+    mesh         m = shape_box(half, 18);
+    for (int64_t i = 0; i < m.n_vertices; i++)
+        if (m.position[3 * i] > 0.05f) m.position[3 * i + 2] *= 0.006f;
+    built b = build(m, 64, 2);
+    assert_int_equal(b.s.n_parts, 1);
+    assert_int_equal(b.f.n_thick_parts, 0);
+    assert_true(b.f.n_thin_faces > 0 && b.f.n_thin_faces < b.s.n_faces / 2);
+    for (int x = 36; x < 59; x++)
+        for (int y = 16; y < 48; y++) {
+            float least = 1;
+            for (int z = 0; z < 64; z++) least = fminf(least, field_at(&b.f, x, y, z));
+            assert_true(least < 0);
+        }
+    const double block[3] = {0.45, 0.3, 0.25};
+    for (int x = 0; x < 24; x++)
+        for (int y = 0; y < 64; y++)
+            for (int z = 0; z < 64; z++) {
+                const double p[3] = {x / 63.0 - 0.5, y / 63.0 - 0.5, z / 63.0 - 0.5};
+                double       want = fmax(-b.f.band, fmin(b.f.band, box_at(p, block)));
+                assert_true(fabs(field_at(&b.f, x, y, z) - want) <= 1e-6);
+            }
+    drop(&b);
+}
+
 static void test_tiles(void **state) {
     (void)state;
     const double half[3] = {0.9, 0.5, 0.31};
@@ -390,10 +418,18 @@ static void test_threads_same_bits(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_box),     cmocka_unit_test(test_sphere),     cmocka_unit_test(test_torus),
-        cmocka_unit_test(test_overlap), cmocka_unit_test(test_inner_part), cmocka_unit_test(test_damaged_box),
-        cmocka_unit_test(test_sheet),   cmocka_unit_test(test_sealed),     cmocka_unit_test(test_thin_plate),
-        cmocka_unit_test(test_tiles),   cmocka_unit_test(test_soup),       cmocka_unit_test(test_threads_same_bits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_box),
+                                       cmocka_unit_test(test_sphere),
+                                       cmocka_unit_test(test_torus),
+                                       cmocka_unit_test(test_overlap),
+                                       cmocka_unit_test(test_inner_part),
+                                       cmocka_unit_test(test_damaged_box),
+                                       cmocka_unit_test(test_sheet),
+                                       cmocka_unit_test(test_sealed),
+                                       cmocka_unit_test(test_thin_plate),
+                                       cmocka_unit_test(test_tiles),
+                                       cmocka_unit_test(test_board_of_block),
+                                       cmocka_unit_test(test_soup),
+                                       cmocka_unit_test(test_threads_same_bits)};
     return cmocka_run_group_tests_name("prep_sdf", tests, NULL, NULL);
 }
