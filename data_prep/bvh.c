@@ -93,7 +93,7 @@ double bvh_distance(const bvh *b, const double p[3], double limit) {
     return q.best < limit ? q.best : INFINITY;
 }
 
-double bvh_ray(const bvh *b, const double from[3], const double dir[3], int64_t *face) {
+double bvh_ray(const bvh *b, const double from[3], const double dir[3], double limit, int64_t *face) {
     struct RTCIntersectContext context;
     struct RTCRayHit           r = {.ray = {.org_x = (float)from[0],
                                             .org_y = (float)from[1],
@@ -101,7 +101,7 @@ double bvh_ray(const bvh *b, const double from[3], const double dir[3], int64_t 
                                             .dir_x = (float)dir[0],
                                             .dir_y = (float)dir[1],
                                             .dir_z = (float)dir[2],
-                                            .tfar = INFINITY,
+                                            .tfar = (float)limit,
                                             .mask = ~0u}};
     r.hit.geomID = RTC_INVALID_GEOMETRY_ID;
     rtcInitIntersectContext(&context);

@@ -18,8 +18,8 @@ typedef struct {
 bool   bvh_build(bvh *b, const surface *s); /* false: out of memory */
 void   bvh_free(bvh *b);
 double bvh_distance(const bvh *b, const double p[3], double limit); /* +inf when nothing is within limit */
-/* Way along the ray to the first face, in lengths of dir; +inf when there is none. Its number goes to *face, unless
- * NULL. */
-double bvh_ray(const bvh *b, const double from[3], const double dir[3], int64_t *face);
+/* Way along the ray to the first face nearer than limit, in lengths of dir; +inf when there is none. Its number goes to
+ * *face, unless NULL. */
+double bvh_ray(const bvh *b, const double from[3], const double dir[3], double limit, int64_t *face);
 bool   bvh_gather(const bvh *b, const double p[3], double radius, bvh_list *out); /* list is replaced; false: memory */
 void   bvh_list_free(bvh_list *l);

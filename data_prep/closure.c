@@ -154,7 +154,7 @@ static void face_out(work *w, int64_t i, int64_t j, int64_t a, int64_t b) {
             double side = dir[0] * q->n[0] + dir[1] * q->n[1] + dir[2] * q->n[2];
             if (fabs(side) < LEAST_FRONT) continue;
             for (int c = 0; c < 3; c++) from[c] = q->p[c] + (side > 0 ? STEP : -STEP) * q->n[c];
-            if (!isinf(bvh_ray(w->tree, from, dir, NULL))) continue;
+            if (!isinf(bvh_ray(w->tree, from, dir, INFINITY, NULL))) continue;
             if (side > 0)
                 front++;
             else
@@ -273,7 +273,7 @@ static bool measure_thickness(const work *w, closure *c) {
         const probe *q = w->probe + i;
         double       from[3], dir[3];
         for (int a = 0; a < 3; a++) from[a] = q->p[a] - 1e-6 * q->n[a], dir[a] = -q->n[a];
-        way[first[q->part + 1]++] = c->closed[q->part] ? bvh_ray(w->tree, from, dir, NULL) : INFINITY;
+        way[first[q->part + 1]++] = c->closed[q->part] ? bvh_ray(w->tree, from, dir, INFINITY, NULL) : INFINITY;
     }
     for (int32_t p = 0; good && p < w->s->n_parts; p++) {
         int64_t n = first[p + 1] - first[p];

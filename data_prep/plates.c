@@ -21,13 +21,13 @@ static bool unit_normal(const surface *s, int64_t f, double n[3]) {
 }
 
 /* Moves p along dir to just behind the next wall; its way there, +inf when there is none. */
-static double next_wall(const bvh *tree, double p[3], const double dir[3], int64_t *face) {
-    double way = bvh_ray(tree, p, dir, face);
+static double next_wall(const bvh *tree, double p[3], const double dir[3], double limit, int64_t *face) {
+    double way = bvh_ray(tree, p, dir, limit, face);
     for (int a = 0; a < 3 && !isinf(way); a++) p[a] += (way + STEP) * dir[a];
     return way;
 }
 
-static float way_through(const surface *s, const bvh *tree, int64_t f) {
+static float way_through(const surface *s, const bvh *tree, double limit, int64_t f) {
     double n[3], best = INFINITY;
     if (!unit_normal(s, f, n)) return INFINITY;
     for (int side = -1; side <= 1; side += 2) {
@@ -39,17 +39,17 @@ static float way_through(const surface *s, const bvh *tree, int64_t f) {
             p[a] = STEP * dir[a];
             for (int j = 0; j < 3; j++) p[a] += s->v[3 * (int64_t)s->face[3 * f + j] + a] / 3;
         }
-        way = next_wall(tree, p, dir, &hit);
-        if (!(way < PLATE_MAX && way < best) || s->part[hit] != s->part[f] || !unit_normal(s, hit, behind)) continue;
+        way = next_wall(tree, p, dir, limit, &hit);
+        if (!(way < best) || s->part[hit] != s->part[f] || !unit_normal(s, hit, behind)) continue;
         if (fabs(n[0] * behind[0] + n[1] * behind[1] + n[2] * behind[2]) < LEAST_COSINE) continue;
-        for (int i = 0; i < MOST_WALLS && !isinf(next_wall(tree, p, dir, &hit)); i++)
+        for (int i = 0; i < MOST_WALLS && !isinf(next_wall(tree, p, dir, INFINITY, &hit)); i++)
             walls += s->part[hit] == s->part[f];
         if (walls % 2 == 0) best = way; /* else it was the air between two plates */
     }
     return (float)best;
 }
 
-void        plates_measure(const surface *s, const bvh *tree, float *way) {
+void        plates_measure(const surface *s, const bvh *tree, double limit, float *way) {
 #pragma omp parallel for schedule(dynamic, 256)
-    for (int64_t f = 0; f < s->n_faces; f++) way[f] = s->solid[s->part[f]] ? way_through(s, tree, f) : INFINITY;
+    for (int64_t f = 0; f < s->n_faces; f++) way[f] = s->solid[s->part[f]] ? way_through(s, tree, limit, f) : INFINITY;
 }

@@ -3,8 +3,6 @@
 #pragma once
 #include "data_prep/bvh.h"
 
-#define PLATE_MAX 0.02 /* unit-cube units: 1.2 voxels at R = 64 */
-
 /* way[n_faces]: of a face of a solid part, the way through the solid to a wall of the same part that faces the other
- * way (within 25 degrees); +inf for other faces and beyond PLATE_MAX. */
-void plates_measure(const surface *s, const bvh *tree, float *way);
+ * way (within 25 degrees); +inf for other faces and from `limit` on. */
+void plates_measure(const surface *s, const bvh *tree, double limit, float *way);

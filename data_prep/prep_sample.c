@@ -137,9 +137,11 @@ static bool fill_grids(const prep_options *o, const scene *sc, unsigned which, c
     prep_grid    grid[PREP_MAX_GRIDS];
     int          n = prep_grids(o, grid), first = -1;
     view_options vo = {o->views, o->view_size, o->view_samples, o->up_axis, o->seed};
-    sdf_options  so = options_of(o, &grid[0]);
-    sdf_shape    s;
-    bool         good = sdf_shape_build(&sc->m, &so, path, &s, st);
+    int          coarsest = 0;
+    for (int k = 1; k < n; k++) coarsest = grid[k].resolution < grid[coarsest].resolution ? k : coarsest;
+    sdf_options so = options_of(o, &grid[coarsest]);
+    sdf_shape   s;
+    bool        good = sdf_shape_build(&sc->m, &so, path, &s, st);
     if (!good) return false;
     for (int k = 0; k < n && good; k++) {
         if (!(which >> k & 1)) continue;

@@ -63,7 +63,7 @@ typedef struct {
     float  *plate; /* NULL then; else [n_faces] of plates.h */
 } sdf_shape;
 
-/* `m` is normalised (v_norm). ST_DATA: no triangle is left, or out of memory. */
+/* `m` is normalised (v_norm), o of the coarsest grid. ST_DATA: no triangle is left, or out of memory. */
 bool sdf_shape_build(const mesh *m, const sdf_options *o, const char *name, sdf_shape *shape, status *st);
 void sdf_shape_free(sdf_shape *shape);
 

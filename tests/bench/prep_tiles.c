@@ -62,8 +62,10 @@ static bool one_mesh(const char *path, const int *R, int n, status *st) {
     sdf_shape     shape;
     double        center[3], scale, t0 = 0;
     char          file[64];
-    sdf_options   o = sdf_default_options(R[0], R[0] / 256.0);
-    const char   *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
+    int           coarsest = R[0];
+    for (int k = 1; k < n; k++) coarsest = R[k] < coarsest ? R[k] : coarsest;
+    sdf_options o = sdf_default_options(coarsest, coarsest / 256.0);
+    const char *name = strrchr(path, '/') ? strrchr(path, '/') + 1 : path;
     if (!import_scene(path, &limits, &sc, st)) return false;
     bool good = normalize_of(&sc.m, path, center, &scale, st);
     if (good) {
