@@ -9,7 +9,7 @@
 #define FLOAT_ROUNDING 1e-7 /* of coordinates up to 0.5, three axes */
 
 bool bvh_build(bvh *b, const surface *s) {
-    *b = (bvh){.s = s};
+    *b = (bvh){.v = s->v, .face = s->face};
     RTCDevice device = rtcNewDevice("threads=1");
     if (!device) return false;
     b->device = device;
@@ -45,10 +45,10 @@ typedef struct {
 } query;
 
 static double face_distance(const query *q, int64_t face) {
-    const surface *s = q->b->s;
-    const int32_t *t = s->face + 3 * face;
+    const double  *v = q->b->v;
+    const int32_t *t = q->b->face + 3 * face;
     near_triangle  k;
-    near_triangle_set(&k, s->v + 3 * (int64_t)t[0], s->v + 3 * (int64_t)t[1], s->v + 3 * (int64_t)t[2], q->p, 1);
+    near_triangle_set(&k, v + 3 * (int64_t)t[0], v + 3 * (int64_t)t[1], v + 3 * (int64_t)t[2], q->p, 1);
     return sqrt(near_triangle_d2(&k, 0, 0, 0));
 }
 
@@ -91,6 +91,24 @@ double bvh_distance(const bvh *b, const double p[3], double limit) {
     query q = {.b = b, .p = {p[0], p[1], p[2]}, .best = limit};
     run(&q, on_nearest);
     return q.best < limit ? q.best : INFINITY;
+}
+
+double bvh_ray(const bvh *b, const double from[3], const double dir[3], double limit, int64_t *face) {
+    struct RTCIntersectContext context;
+    struct RTCRayHit           r = {.ray = {.org_x = (float)from[0],
+                                            .org_y = (float)from[1],
+                                            .org_z = (float)from[2],
+                                            .dir_x = (float)dir[0],
+                                            .dir_y = (float)dir[1],
+                                            .dir_z = (float)dir[2],
+                                            .tfar = (float)limit,
+                                            .mask = ~0u}};
+    r.hit.geomID = RTC_INVALID_GEOMETRY_ID;
+    rtcInitIntersectContext(&context);
+    rtcIntersect1(b->scene, &context, &r);
+    if (r.hit.geomID == RTC_INVALID_GEOMETRY_ID) return INFINITY;
+    if (face) *face = r.hit.primID;
+    return (double)r.ray.tfar;
 }
 
 bool bvh_gather(const bvh *b, const double p[3], double radius, bvh_list *out) {

@@ -35,16 +35,29 @@ prep_options prep_default_options(void) {
                           .sharp_voxels = 2};
 }
 
+int prep_grids(const prep_options *o, prep_grid grid[PREP_MAX_GRIDS]) {
+    int n = o->n_resolutions ? o->n_resolutions : 1;
+    for (int k = 0; k < n; k++) {
+        prep_grid *g = &grid[k];
+        *g = (prep_grid){.resolution = o->n_resolutions ? o->resolutions[k] : o->resolution};
+        g->tau_voxels = o->tau_voxels > 0 ? o->tau_voxels : g->resolution / 256.0;
+        if (o->n_resolutions) snprintf(g->folder, sizeof g->folder, "r%d", g->resolution);
+    }
+    return n;
+}
+
 typedef struct {
     const prep_options *o;
+    prep_grid           grid[PREP_MAX_GRIDS];
+    int                 n_grids;
     int                 rank, size;
     file_list           files;
-    uint8_t            *todo;    /* [files.n] */
+    uint8_t            *todo;    /* [files.n] a bit for each grid that still lacks it */
     char              **heldout; /* sorted names, from the list */
     int64_t             n_heldout;
     uint64_t            settings; /* hash of everything a rejection depends on */
-    shard_writer       *writer[N_SPLITS];
-    int                 in_shard[N_SPLITS], seq[N_SPLITS];
+    shard_writer       *writer[PREP_MAX_GRIDS][N_SPLITS];
+    int                 in_shard[PREP_MAX_GRIDS][N_SPLITS], seq[PREP_MAX_GRIDS][N_SPLITS];
     prep_result         r;
 } run;
 
@@ -54,10 +67,17 @@ static bool has_split(const prep_options *o) {
 
 static bool check_options(const prep_options *o, status *st) {
     if (!o->input || !o->output) return status_set(st, ST_USAGE, "prep needs an input and an output folder");
-    if (o->resolution < 16 || o->resolution > 4096 || o->resolution % 8)
-        return status_set(st, ST_USAGE, "resolution %d: it must be a multiple of 8 from 16 to 4096", o->resolution);
-    if (!(o->tau_voxels > 0 && o->tau_voxels <= 16))
-        return status_set(st, ST_USAGE, "tau of %g voxels: it must be above 0 and at most 16", o->tau_voxels);
+    prep_grid grid[PREP_MAX_GRIDS];
+    int       n_grids = prep_grids(o, grid);
+    for (int k = 0; k < n_grids; k++) {
+        int R = grid[k].resolution;
+        if (R < 16 || R > 4096 || R % 8)
+            return status_set(st, ST_USAGE, "resolution %d: it must be a multiple of 8 from 16 to 4096", R);
+        for (int i = 0; i < k; i++)
+            if (grid[i].resolution == R) return status_set(st, ST_USAGE, "resolution %d is asked for twice", R);
+    }
+    if (!(o->tau_voxels >= 0 && o->tau_voxels <= 16))
+        return status_set(st, ST_USAGE, "tau of %g voxels: it must be 0 to 16", o->tau_voxels);
     if (o->views < 0 || o->view_size < 1 || o->view_size > 8192 || o->view_samples < 1 || o->view_samples > 16)
         return status_set(st, ST_USAGE, "%d views of %d pixels with %d samples: out of range", o->views, o->view_size,
                           o->view_samples);
@@ -79,8 +99,12 @@ static bool check_options(const prep_options *o, status *st) {
 }
 
 static uint64_t settings_hash(const prep_options *o) {
-    char text[512];
-    snprintf(text, sizeof text, "%d %g %g %lld %lld %lld %lld %g %g", o->resolution, o->tau_voxels, o->limit_seconds,
+    char      text[512];
+    prep_grid grid[PREP_MAX_GRIDS];
+    int       n_grids = prep_grids(o, grid), n = 0;
+    for (int k = 0; k < n_grids; k++)
+        n += snprintf(text + n, sizeof text - (size_t)n, "%d %g ", grid[k].resolution, grid[k].tau_voxels);
+    snprintf(text + n, sizeof text - (size_t)n, "%g %lld %lld %lld %lld %g %g", o->limit_seconds,
              (long long)o->limit_mbytes, (long long)o->limit_faces, (long long)o->min_tiles, (long long)o->max_tiles,
              o->half_thickness, o->cap_share);
     return hash_text(text);
@@ -103,10 +127,11 @@ static bool ends_with(const char *s, const char *end) {
 }
 
 /* Removes parts of dead runs, marks what whole shards hold as done. A missing folder holds nothing. */
-static bool read_folder(run *r, const char *folder, bool clean, status *st) {
-    DIR           *d = opendir(folder);
-    struct dirent *e;
-    bool           good = true;
+static bool read_folder(run *r, int grid, const char *folder, bool clean, status *st) {
+    const prep_grid *g = &r->grid[grid];
+    DIR             *d = opendir(folder);
+    struct dirent   *e;
+    bool             good = true;
     while (d && good && (e = readdir(d))) {
         char path[PATH_SIZE];
         snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
@@ -119,14 +144,14 @@ static bool read_folder(run *r, const char *folder, bool clean, status *st) {
             good = status_set(st, bad.code, "%.400s; remove it, and the next run prepares its shapes anew", bad.text);
             break;
         }
-        if (s.meta.resolution != r->o->resolution || s.meta.tau_voxels != r->o->tau_voxels)
+        if (s.meta.resolution != g->resolution || s.meta.tau_voxels != g->tau_voxels)
             good =
                 status_set(st, ST_CONFIG,
                            "%s: holds resolution %d, tau %g voxels, asked for are %d and %g: use another output folder",
-                           path, s.meta.resolution, s.meta.tau_voxels, r->o->resolution, r->o->tau_voxels);
+                           path, s.meta.resolution, s.meta.tau_voxels, g->resolution, g->tau_voxels);
         for (int64_t i = 0; good && i < s.n_samples; i++) {
             int64_t k = find_name(r, s.source[i]);
-            if (k >= 0) r->todo[k] = 0;
+            if (k >= 0) r->todo[k] &= (uint8_t) ~(1u << grid);
         }
         shard_close(&s);
     }
@@ -184,22 +209,36 @@ static void keep_part(file_list *l, int64_t part, int64_t parts) {
     l->n = kept;
 }
 
+/* OUT, OUT/r512, OUT/train, OUT/r512/heldout ... */
+static void folder_path(const run *r, int grid, const char *split, char path[PATH_SIZE]) {
+    const char *sub = r->grid[grid].folder;
+    snprintf(path, PATH_SIZE, "%s%s%s%s%s", r->o->output, *sub ? "/" : "", sub, *split ? "/" : "", split);
+}
+
+static bool plan_grid(run *r, int grid, status *st) {
+    bool write = !r->o->dry_run;
+    char path[PATH_SIZE];
+    folder_path(r, grid, "", path);
+    if ((write && !make_folder(path, st)) || !read_folder(r, grid, path, write, st)) return false;
+    for (int s = 0; s < N_SPLITS; s++) {
+        folder_path(r, grid, split_name[s], path);
+        if (write && has_split(r->o) && !make_folder(path, st)) return false;
+        if (!read_folder(r, grid, path, write, st)) return false;
+    }
+    return true;
+}
+
 static bool plan(run *r, status *st) {
     const prep_options *o = r->o;
-    char                path[PATH_SIZE];
     if (!file_list_read(o->input, &r->files, st)) return false;
     for (; o->max_shapes > 0 && r->files.n > o->max_shapes; r->files.n--) free(r->files.name[r->files.n - 1]);
     if (o->parts > 1) keep_part(&r->files, o->part, o->parts);
     r->todo = malloc((size_t)r->files.n + 1);
     CHECK(r->todo, "no memory for %lld files", (long long)r->files.n);
-    memset(r->todo, 1, (size_t)r->files.n);
+    memset(r->todo, (1 << r->n_grids) - 1, (size_t)r->files.n);
     if (!o->dry_run && !make_folder(o->output, st)) return false;
-    if (!read_folder(r, o->output, !o->dry_run, st)) return false;
-    for (int s = 0; s < N_SPLITS; s++) {
-        snprintf(path, sizeof path, "%s/%s", o->output, split_name[s]);
-        if (!o->dry_run && has_split(o) && !make_folder(path, st)) return false;
-        if (!read_folder(r, path, !o->dry_run, st)) return false;
-    }
+    for (int k = 0; k < r->n_grids; k++)
+        if (!plan_grid(r, k, st)) return false;
     read_rejects(r);
     return true;
 }
@@ -280,21 +319,29 @@ static bool reject(run *r, const char *name, const char *path, const status *why
     return good;
 }
 
-static bool open_writer(run *r, int split, status *st) {
-    char       path[PATH_SIZE];
-    shard_meta meta = {r->o->resolution, r->o->tau_voxels};
+static bool open_writer(run *r, int grid, int split, status *st) {
+    char       folder[PATH_SIZE], path[PATH_SIZE + 32];
+    shard_meta meta = {r->grid[grid].resolution, r->grid[grid].tau_voxels};
+    folder_path(r, grid, has_split(r->o) ? split_name[split] : "", folder);
     do {
-        snprintf(path, sizeof path, "%s/%s%sshard-%04d-%05d.h5", r->o->output, has_split(r->o) ? split_name[split] : "",
-                 has_split(r->o) ? "/" : "", r->rank, r->seq[split]++);
+        snprintf(path, sizeof path, "%s/shard-%04d-%05d.h5", folder, r->rank, r->seq[grid][split]++);
     } while (access(path, F_OK) == 0); /* shards of earlier runs keep their numbers */
-    r->in_shard[split] = 0;
-    return (r->writer[split] = shard_create(path, &meta, st)) != NULL;
+    r->in_shard[grid][split] = 0;
+    return (r->writer[grid][split] = shard_create(path, &meta, st)) != NULL;
 }
 
-static bool close_writer(run *r, int split, status *st) {
-    shard_writer *w = r->writer[split];
-    r->writer[split] = NULL;
+static bool close_writer(run *r, int grid, int split, status *st) {
+    shard_writer *w = r->writer[grid][split];
+    r->writer[grid][split] = NULL;
     return !w || shard_finish(w, st);
+}
+
+static bool append(run *r, int grid, int split, const sample *s, status *st) {
+    if (!r->writer[grid][split] && !open_writer(r, grid, split, st)) return false;
+    if (!shard_append(r->writer[grid][split], s, st)) return false;
+    r->r.tiles += s->n_tiles;
+    r->r.voxels_in += s->n_in;
+    return ++r->in_shard[grid][split] < r->o->shapes_per_shard || close_writer(r, grid, split, st);
 }
 
 /* False only for failures that end the run. */
@@ -302,23 +349,20 @@ static bool one_mesh(run *r, int64_t k, catalog_set *catalog, status *st) {
     const char *name = r->files.name[k], *category, *title;
     char        path[PATH_SIZE];
     status      bad = {0};
-    sample      s;
-    bool        whole = name[0] == '/';
+    sample      s[PREP_MAX_GRIDS];
+    bool        whole = name[0] == '/', good = true;
     snprintf(path, sizeof path, "%s%s%s", whole ? "" : r->files.root, whole ? "" : "/", name);
     catalog_find(catalog, name, &category, &title);
-    if (!prep_sample(r->o, path, name, category, title, &s, &bad)) {
+    if (!prep_sample(r->o, path, name, category, title, r->todo[k], s, &bad)) {
         r->r.rejected++;
         return reject(r, name, path, &bad, st);
     }
-    int  split = split_of(r, name);
-    bool good = (r->writer[split] || open_writer(r, split, st)) && shard_append(r->writer[split], &s, st);
-    if (good) {
-        r->r.done++;
-        r->r.tiles += s.n_tiles;
-        r->r.voxels_in += s.n_in;
-        if (++r->in_shard[split] >= r->o->shapes_per_shard) good = close_writer(r, split, st);
+    int split = split_of(r, name);
+    for (int g = 0; g < r->n_grids; g++) {
+        if (r->todo[k] >> g & 1) good = good && append(r, g, split, &s[g], st);
+        sample_free(&s[g]);
     }
-    sample_free(&s);
+    r->r.done += good;
     return good;
 }
 
@@ -326,19 +370,20 @@ static void work(run *r, const int64_t *index, int64_t n, status *st) {
     catalog_set *catalog = catalog_new(r->files.root);
     work_queue  *q = queue_open(n, r->rank, r->size);
     progress     bar;
-    int64_t      i;
+    int64_t      at;
     progress_begin(&bar, "prep", 0, n);
-    while ((i = queue_next(q)) >= 0) {
-        if (!one_mesh(r, index[i], catalog, st)) {
+    while ((at = queue_next(q)) >= 0) {
+        if (!one_mesh(r, index[at], catalog, st)) {
             queue_stop(q); /* the other ranks finish the shards they have */
             break;
         }
-        progress_step(&bar, i + 1, r->files.name[index[i]]);
+        progress_step(&bar, at + 1, r->files.name[index[at]]);
     }
-    for (int s = 0; s < N_SPLITS; s++) {
-        if (status_ok(st)) close_writer(r, s, st);
-        shard_abandon(r->writer[s]); /* NULL after a finish */
-        r->writer[s] = NULL;
+    for (int i = 0; i < r->n_grids * N_SPLITS; i++) {
+        int grid = i / N_SPLITS, split = i % N_SPLITS;
+        if (status_ok(st)) close_writer(r, grid, split, st);
+        shard_abandon(r->writer[grid][split]); /* NULL after a finish */
+        r->writer[grid][split] = NULL;
     }
     queue_agree(st, r->rank, r->size);
     if (status_ok(st)) progress_end(&bar, "");
@@ -363,6 +408,7 @@ bool prep_run(const prep_options *o, int rank, int size, prep_result *result, st
     double t0 = now_seconds();
     if (check_options(o, st)) {
         r.settings = settings_hash(o);
+        r.n_grids = prep_grids(o, r.grid);
         if (read_heldout(&r, st) && rank == 0) plan(&r, st);
     }
     queue_agree(st, rank, size);
@@ -374,11 +420,12 @@ bool prep_run(const prep_options *o, int rank, int size, prep_result *result, st
             if (r.todo[i]) index[n++] = i;
         r.r.found = r.files.n;
         r.r.skipped = r.files.n - n;
-        log_info(
-            "prep: %lld mesh files in %s, %lld done or rejected before, %lld to do on %d rank%s; resolution %d, tau %g "
-            "voxels, %d views of %d pixels",
-            (long long)r.files.n, o->input, (long long)r.r.skipped, (long long)n, size, size > 1 ? "s" : "",
-            o->resolution, o->tau_voxels, o->views, o->view_size);
+        log_info("prep: %lld mesh files in %s, %lld done or rejected before, %lld to do on %d rank%s; %d views of %d "
+                 "pixels",
+                 (long long)r.files.n, o->input, (long long)r.r.skipped, (long long)n, size, size > 1 ? "s" : "",
+                 o->views, o->view_size);
+        for (int k = 0; k < r.n_grids; k++)
+            log_info("prep: resolution %d, tau %g voxels", r.grid[k].resolution, r.grid[k].tau_voxels);
         if (!o->dry_run) {
             work(&r, index, n, st);
             if (status_ok(st)) summarise(&r, t0);

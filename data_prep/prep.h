@@ -1,7 +1,8 @@
 /* The driver behind `d3s2 prep`: a folder of mesh files to shards of sparse distance fields with condition views.
  *
  *   OUT/[train/|heldout/]shard-RANK-SEQ.h5   complete shards (src/data/shard.h); subfolders when a split is asked for
- *   OUT/rejects.jsonl                        one line per mesh that could not be used, with the reason
+ *   OUT/r256/.., OUT/r512/.. the same for each of several grids; a mesh is read, judged and rendered once for all of
+ * them OUT/rejects.jsonl                        one line per mesh that could not be used, with the reason
  *
  * Ranks take meshes from a common queue and write their own shards. A restart removes *.part files of dead runs, keeps
  * what complete shards hold and skips what was rejected before, unless the file or the settings changed. A bad mesh is
@@ -9,15 +10,25 @@
 #pragma once
 #include "data/shard.h"
 
+enum { PREP_MAX_GRIDS = 8 };
+
 typedef struct {
-    const char *input;        /* folder, or a text file with one mesh path per line (relative to its folder) */
-    const char *output;       /* folder, made when missing */
-    int         resolution;   /* multiple of 8, 16..4096 */
-    double      tau_voxels;   /* (0,16] */
-    int         views;        /* per shape, >= 0 */
-    int         view_size;    /* pixels of a side */
-    int         view_samples; /* per pixel and axis, 1..16 */
-    int         up_axis;      /* of the meshes: 1 = y, 2 = z */
+    int    resolution;
+    double tau_voxels;
+    char   folder[16]; /* "" or "r512" */
+} prep_grid;
+
+typedef struct {
+    const char *input;      /* folder, or a text file with one mesh path per line (relative to its folder) */
+    const char *output;     /* folder, made when missing */
+    int         resolution; /* multiple of 8, 16..4096 */
+    int         resolutions[PREP_MAX_GRIDS]; /* several grids in place of `resolution` */
+    int         n_resolutions;               /* 0: that one */
+    double      tau_voxels;                  /* (0,16]; 0: R/256 of each grid */
+    int         views;                       /* per shape, >= 0 */
+    int         view_size;                   /* pixels of a side */
+    int         view_samples;                /* per pixel and axis, 1..16 */
+    int         up_axis;                     /* of the meshes: 1 = y, 2 = z */
     uint64_t    seed;
     double      limit_seconds; /* of importing one mesh */
     int64_t     limit_mbytes, limit_faces;
@@ -40,13 +51,16 @@ typedef struct {
     double  seconds;
 } prep_result;
 
+int prep_grids(const prep_options *o, prep_grid grid[PREP_MAX_GRIDS]);
+
 /* Collective over `size` ranks (MPI is up when size > 1); every rank returns the same answer. result may be NULL. */
 bool prep_run(const prep_options *o, int rank, int size, prep_result *result, status *st);
 
-/* One mesh file to a sample, without a shard: what prep_run does for each. `name` is its source name. Errors are of the
- * mesh (ST_DATA, ST_NO_INPUT). */
+/* One mesh file to a sample of each grid whose bit is in `which`, without a shard: what prep_run does for each. out has
+ * a place for every grid. `name` is its source name. Errors are of the mesh (ST_DATA, ST_NO_INPUT); a mesh that one
+ * grid cannot take is taken by none. */
 bool prep_sample(const prep_options *o, const char *path, const char *name, const char *category, const char *title,
-                 sample *out, status *st);
+                 unsigned which, sample *out, status *st);
 
 /* ---- file list (prep_list.c) ---------------------------------------------------------------------------------- */
 

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,49 +41,62 @@ static json_t *rounded(double x) {
     return json_real((double)(int64_t)(x * 1e6 + 0.5) / 1e6);
 }
 
-/* Quality figures, one line: who filters a data set wants them. */
-static char *report_of(const mesh *m, const surface *s, const sdf_field *f, const char *title) {
-    double area = 0;
-    int    solid = 0;
-    for (int32_t p = 0; p < s->n_parts; p++) area += s->area[p], solid += s->solid[p];
+/* Quality figures, one line: who filters a data set wants them (docs/data.md). */
+static char *report_of(const mesh *m, const sdf_shape *shape, const sdf_field *f, const char *title) {
+    const surface *s = &shape->s;
+    double         area = 0;
+    int            solid = 0, closed = 0;
+    for (int32_t p = 0; p < s->n_parts; p++) area += s->area[p], solid += s->solid[p], closed += shape->c.closed[p];
+    if (f->leaks) closed = 0;
+    double  closed_area = f->leaks ? 0 : shape->c.area, voxels = 512.0 * (double)f->n_tiles;
     json_t *j = json_object();
     if (*title) json_object_set_new(j, "title", json_string(title));
     json_object_set_new(j, "faces", json_integer(m->n_faces));
     json_object_set_new(j, "dropped_faces", json_integer(s->n_dropped));
     json_object_set_new(j, "parts", json_integer(s->n_parts));
     json_object_set_new(j, "solid_parts", json_integer(solid));
+    json_object_set_new(j, "closed_parts", json_integer(closed));
     json_object_set_new(j, "thickened_parts", json_integer(f->n_thick_parts));
+    json_object_set_new(j, "thin_faces", json_integer(f->n_thin_faces));
+    json_object_set_new(j, "genus", json_integer(s->genus));
     json_object_set_new(j, "area", rounded(area));
     json_object_set_new(j, "open_edge_share", rounded(share((double)s->n_open_edges, (double)s->n_edges)));
     json_object_set_new(j, "many_face_edge_share", rounded(share((double)s->n_many_edges, (double)s->n_edges)));
     json_object_set_new(j, "cap_area_share", rounded(share(s->cap_area, area)));
-    json_object_set_new(j, "sheet_area_share", rounded(share(s->sheet_area, area)));
-    /* parity says outside, the flood from outside cannot reach it */
-    json_object_set_new(j, "sealed_voxel_share", rounded(share((double)f->n_pocket, 512.0 * (double)f->n_tiles)));
+    json_object_set_new(j, "closed_area_share", rounded(share(closed_area, area)));
+    json_object_set_new(j, "sheet_area_share", rounded(share(fmax(0, s->sheet_area - closed_area), area)));
+    /* parity and winding say outside, the flood from outside cannot reach it; the winding number is no clear integer */
+    json_object_set_new(j, "sealed_voxel_share", rounded(share((double)f->n_pocket, voxels)));
+    json_object_set_new(j, "doubt_voxel_share", rounded(share((double)f->n_doubt, voxels)));
+    json_object_set_new(j, "leaks", json_boolean(f->leaks));
     char *text = json_dumps(j, JSON_COMPACT | JSON_REAL_PRECISION(7));
     json_decref(j);
     CHECK(text, "no memory for a report");
     return text;
 }
 
-static bool build_tiles(const prep_options *o, const mesh *m, const char *path, const char *title, sample *out,
-                        status *st) {
-    sdf_options so = sdf_default_options(o->resolution, o->tau_voxels);
+static sdf_options options_of(const prep_options *o, const prep_grid *g) {
+    sdf_options so = sdf_default_options(g->resolution, g->tau_voxels);
     so.half_thickness = o->half_thickness;
     so.cap_share = o->cap_share;
     so.sharp_degrees = o->sharp_degrees;
     so.sharp_voxels = o->sharp_voxels;
-    surface   s;
-    sdf_field f = {0};
-    sdf_tiles t = {0};
-    if (!surface_build(m, so.cap_share, so.sharp_degrees, path, &s, st)) return false;
-    bool good = sdf_field_build(&s, &so, path, &f, st) && sdf_tiles_build(&f, &s, &so, path, &t, st);
+    return so;
+}
+
+static bool build_tiles(const prep_options *o, const prep_grid *g, const mesh *m, const sdf_shape *s, const char *path,
+                        const char *title, sample *out, status *st) {
+    sdf_options so = options_of(o, g);
+    sdf_field   f = {0};
+    sdf_tiles   t = {0};
+    bool        good = sdf_field_build(s, &so, path, &f, st) && sdf_tiles_build(&f, &s->s, &so, path, &t, st);
     if (good && (t.n_tiles < o->min_tiles || (o->max_tiles > 0 && t.n_tiles > o->max_tiles)))
-        good = status_set(st, ST_DATA, "%s: it has %lld tiles, outside %lld..%lld (prep.min_tiles, prep.max_tiles)",
-                          path, (long long)t.n_tiles, (long long)o->min_tiles, (long long)o->max_tiles);
+        good = status_set(st, ST_DATA,
+                          "%s: it has %lld tiles at resolution %d, outside %lld..%lld (prep.min_tiles, prep.max_tiles)",
+                          path, (long long)t.n_tiles, g->resolution, (long long)o->min_tiles, (long long)o->max_tiles);
     if (good && t.n_tiles == 0) good = status_set(st, ST_DATA, "%s: it has no voxel near its surface", path);
     if (good) {
-        out->report = report_of(m, &s, &f, title);
+        out->report = report_of(m, s, &f, title);
         out->n_tiles = t.n_tiles;
         out->coord = t.coord;
         out->value = t.value;
@@ -91,26 +105,83 @@ static bool build_tiles(const prep_options *o, const mesh *m, const char *path, 
         sdf_tiles_free(&t);
     }
     sdf_field_free(&f);
-    surface_free(&s);
+    return good;
+}
+
+/* What does not depend on the grid: name, place, views. */
+static void copy_common(sample *to, const sample *from) {
+    size_t n = (size_t)from->n_views;
+    to->id = from->id;
+    to->source = strdup(from->source);
+    to->category = strdup(from->category);
+    to->source_hash = from->source_hash;
+    memcpy(to->center, from->center, sizeof to->center);
+    to->scale = from->scale;
+    to->n_views = from->n_views;
+    to->camera = malloc(n * VIEW_CAMERA_FLOATS * sizeof(float) + 1);
+    to->png = calloc(n + 1, sizeof *to->png);
+    to->png_size = malloc(n * sizeof *to->png_size + 1);
+    CHECK(to->source && to->category && to->camera && to->png && to->png_size, "no memory for %d views", to->n_views);
+    if (n == 0) return;
+    memcpy(to->camera, from->camera, n * VIEW_CAMERA_FLOATS * sizeof(float));
+    memcpy(to->png_size, from->png_size, n * sizeof *to->png_size);
+    for (size_t v = 0; v < n; v++) {
+        to->png[v] = malloc((size_t)from->png_size[v]);
+        CHECK(to->png[v], "no memory for a view");
+        memcpy(to->png[v], from->png[v], (size_t)from->png_size[v]);
+    }
+}
+
+static bool fill_grids(const prep_options *o, const scene *sc, unsigned which, const char *path, const char *title,
+                       sample *out, status *st) {
+    prep_grid    grid[PREP_MAX_GRIDS];
+    int          n = prep_grids(o, grid), first = -1;
+    view_options vo = {o->views, o->view_size, o->view_samples, o->up_axis, o->seed};
+    int          coarsest = 0;
+    for (int k = 1; k < n; k++) coarsest = grid[k].resolution < grid[coarsest].resolution ? k : coarsest;
+    sdf_options so = options_of(o, &grid[coarsest]);
+    sdf_shape   s;
+    bool        good = sdf_shape_build(&sc->m, &so, path, &s, st);
+    if (!good) return false;
+    for (int k = 0; k < n && good; k++) {
+        if (!(which >> k & 1)) continue;
+        good = build_tiles(o, &grid[k], &sc->m, &s, path, title, &out[k], st);
+        if (good) sample_count(&out[k]);
+    }
+    sdf_shape_free(&s);
+    for (int k = 0; k < n && good; k++) {
+        if (!(which >> k & 1)) continue;
+        if (first < 0) {
+            first = k;
+            good = views_render(sc, &vo, out[k].id, &out[k], st);
+        } else {
+            copy_common(&out[k], &out[first]);
+        }
+    }
     return good;
 }
 
 bool prep_sample(const prep_options *o, const char *path, const char *name, const char *category, const char *title,
-                 sample *out, status *st) {
+                 unsigned which, sample *out, status *st) {
     import_limits limits = {o->limit_seconds, o->limit_mbytes, o->limit_faces};
-    view_options  vo = {o->views, o->view_size, o->view_samples, o->up_axis, o->seed};
+    prep_grid     grid[PREP_MAX_GRIDS];
+    int           n = prep_grids(o, grid);
     scene         sc;
-    *out = (sample){0};
+    sample       *first = NULL;
+    for (int k = n - 1; k >= 0; k--) {
+        out[k] = (sample){0};
+        if (which >> k & 1) first = &out[k];
+    }
+    CHECK(first, "%s: asked for no grid", path);
     if (!import_scene(path, &limits, &sc, st)) return false;
-    out->id = hash_text(name);
-    out->source = strdup(name);
-    out->category = strdup(category);
-    CHECK(out->source && out->category, "no memory for the name of %s", path);
-    bool good = hash_file(path, &out->source_hash, st) && normalize_of(&sc.m, path, out->center, &out->scale, st);
-    if (good) normalize_apply(&sc.m, out->center, out->scale);
-    good = good && build_tiles(o, &sc.m, path, title, out, st) && views_render(&sc, &vo, out->id, out, st);
-    if (good) sample_count(out);
+    first->id = hash_text(name);
+    first->source = strdup(name);
+    first->category = strdup(category);
+    CHECK(first->source && first->category, "no memory for the name of %s", path);
+    bool good = hash_file(path, &first->source_hash, st) && normalize_of(&sc.m, path, first->center, &first->scale, st);
+    if (good) normalize_apply(&sc.m, first->center, first->scale);
+    good = good && fill_grids(o, &sc, which, path, title, out, st);
     scene_free(&sc);
-    if (!good) sample_free(out);
+    for (int k = 0; k < n && !good; k++) sample_free(&out[k]);
     return good;
 }

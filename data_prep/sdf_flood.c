@@ -119,61 +119,96 @@ static void run(flood *g) {
 
 /* ---- sealed voxels -------------------------------------------------------------------------------------------- */
 
-enum { REACH = 8, WINDOW = 8 + 2 * REACH };
+/* Distances are looked for up to REACH voxels, in a window of three tiles a side. */
+enum { REACH = 8, WINDOW = 8 + 2 * REACH, NONE = 1 << 12 };
 
-static bool is_out(const flood *g, int x, int y, int z) {
-    int R = 8 * g->T;
-    if (x < 0 || y < 0 || z < 0 || x >= R || y >= R || z >= R) return true;
-    int64_t at = place(g, x / 8, y / 8, z / 8);
-    int32_t t = g->f->tile_at[at];
-    if (t < 0) return g->far_seen[at];
-    return g->seen[t].w[x % 8] >> (8 * (y % 8) + z % 8) & 1;
+/* Outside voxels of the 3^3 tiles around a tile: bit z of out[x][y], 24 a side, the middle tile at 8..15. Beyond the
+ * grid all is outside. */
+static void gather_outside(const flood *g, const int32_t *c, uint32_t out[WINDOW][WINDOW]) {
+    memset(out, 0, sizeof(uint32_t[WINDOW][WINDOW]));
+    for (int d = 0; d < 27; d++) {
+        int         x = c[0] + d / 9 - 1, y = c[1] + d / 3 % 3 - 1, z = c[2] + d % 3 - 1;
+        const mask *m = &FULL;
+        if (x >= 0 && y >= 0 && z >= 0 && x < g->T && y < g->T && z < g->T) {
+            int64_t at = place(g, x, y, z);
+            int32_t t = g->f->tile_at[at];
+            if (t < 0 && !g->far_seen[at]) continue;
+            if (t >= 0) m = &g->seen[t];
+        }
+        for (int i = 0; i < 8; i++)
+            for (int j = 0; j < 8; j++)
+                out[d / 9 * 8 + i][d / 3 % 3 * 8 + j] |= (uint32_t)(m->w[i] >> 8 * j & 255) << d % 3 * 8;
+    }
 }
 
-/* Walls inside a sealed pocket are not the hull. A voxel whose nearest outside voxel is D away is at least D - sqrt(3)
- * deep (voxels), which pushes such walls below zero and leaves the hull as it is. */
-static void deepen(const flood *g, int64_t t, float *s) {
-    const int32_t *c = g->f->coord + 3 * t;
-    double         voxel = 1.0 / (g->f->resolution - 1);
-    enum { FAR = 1 << 14 };
-    int(*d)[WINDOW][WINDOW] = malloc(sizeof(int[WINDOW][WINDOW][WINDOW])), line[WINDOW];
-    CHECK(d, "no memory for a window of %d voxels", WINDOW);
+/* Squared distance, in voxels, of the middle tile's voxels to the nearest outside voxel; NONE and more beyond REACH. */
+static void outside_distance(uint32_t out[WINDOW][WINDOW], int16_t best[8][8][8]) {
+    int16_t along_z[WINDOW][WINDOW][8], along_y[WINDOW][8][8];
     for (int x = 0; x < WINDOW; x++)
-        for (int y = 0; y < WINDOW; y++) {
-            int last = FAR;
-            for (int z = 0; z < WINDOW; z++) {
-                last = is_out(g, 8 * c[0] - REACH + x, 8 * c[1] - REACH + y, 8 * c[2] - REACH + z) ? 0 : last + 1;
-                d[x][y][z] = last;
+        for (int y = 0; y < WINDOW; y++)
+            for (int z = 0; z < 8; z++) {
+                uint32_t up = out[x][y] >> (REACH + z), down = out[x][y] << (31 - REACH - z);
+                int      a = up ? __builtin_ctz(up) : WINDOW, b = down ? __builtin_clz(down) : WINDOW;
+                a = a < b ? a : b;
+                along_z[x][y][z] = (int16_t)(a <= REACH ? a * a : NONE);
             }
-            last = FAR;
-            for (int z = WINDOW - 1; z >= 0; z--) {
-                last = d[x][y][z] == 0 ? 0 : last + 1;
-                if (last < d[x][y][z]) d[x][y][z] = last;
-            }
-            for (int z = 0; z < WINDOW; z++) d[x][y][z] = d[x][y][z] >= REACH ? FAR : d[x][y][z] * d[x][y][z];
-        }
     for (int x = 0; x < WINDOW; x++)
-        for (int z = 0; z < WINDOW; z++) {
-            for (int y = 0; y < WINDOW; y++) {
-                line[y] = FAR;
-                for (int k = 0; k < WINDOW; k++)
-                    if (d[x][k][z] + (k - y) * (k - y) < line[y]) line[y] = d[x][k][z] + (k - y) * (k - y);
+        for (int y = 0; y < 8; y++)
+            for (int z = 0; z < 8; z++) {
+                int16_t least = NONE;
+                for (int k = 0; k <= 2 * REACH; k++) {
+                    int16_t d = (int16_t)(along_z[x][y + k][z] + (k - REACH) * (k - REACH));
+                    least = d < least ? d : least;
+                }
+                along_y[x][y][z] = least;
             }
-            for (int y = 0; y < WINDOW; y++) d[x][y][z] = line[y];
-        }
     for (int x = 0; x < 8; x++)
         for (int y = 0; y < 8; y++)
             for (int z = 0; z < 8; z++) {
-                float *v = s + 64 * x + 8 * y + z;
-                int    best = REACH * REACH;
-                for (int k = 0; k < WINDOW; k++) {
-                    int e = d[k][REACH + y][REACH + z] + (k - REACH - x) * (k - REACH - x);
-                    if (e < best) best = e;
+                int16_t least = NONE;
+                for (int k = 0; k <= 2 * REACH; k++) {
+                    int16_t d = (int16_t)(along_y[x + k][y][z] + (k - REACH) * (k - REACH));
+                    least = d < least ? d : least;
                 }
-                float depth = (float)((sqrt((double)best) - sqrt(3.0)) * voxel);
-                if (*v <= 0 && -*v < depth) *v = -depth;
+                best[x][y][z] = least;
             }
-    free(d);
+}
+
+/* Walls inside a sealed pocket, or inside what the closure holds, are not the hull. A voxel whose nearest outside voxel
+ * is D away is at least D - sqrt(3) deep (voxels), which pushes such walls below zero and leaves the hull as it is. */
+static void deepen(const flood *g, int64_t t, float *s) {
+    double   voxel = 1.0 / (g->f->resolution - 1);
+    uint32_t out[WINDOW][WINDOW];
+    int16_t  best[8][8][8];
+    gather_outside(g, g->f->coord + 3 * t, out);
+    outside_distance(out, best);
+    for (int v = 0; v < CELLS; v++) {
+        int   d2 = best[v / 64][v / 8 % 8][v % 8];
+        float depth = (float)((sqrt(d2 < REACH * REACH ? d2 : REACH * REACH) - sqrt(3.0)) * voxel);
+        if (s[v] <= 0 && -s[v] < depth) s[v] = -depth;
+    }
+}
+
+/* Across a gap the sign changes where there is no wall: the zero level runs midway between the last voxels of each
+ * side, so a voxel is no further from it than from the nearest voxel of the other side. */
+static void close_gap(const flood *g, int64_t t, float *s) {
+    double   voxel = 1.0 / (g->f->resolution - 1);
+    uint32_t out[WINDOW][WINDOW];
+    int16_t  best[8][8][8];
+    gather_outside(g, g->f->coord + 3 * t, out);
+    for (int side = 0; side < 2; side++) {
+        for (int x = 0; x < WINDOW && side; x++)
+            for (int y = 0; y < WINDOW; y++) out[x][y] ^= (1u << WINDOW) - 1;
+        outside_distance(out, best);
+        for (int v = 0; v < CELLS; v++) {
+            int d2 = best[v / 64][v / 8 % 8][v % 8];
+            if (d2 == 0 || d2 > REACH * REACH) continue;
+            double d = sqrt(d2);
+            if (d >= fabs((double)s[v]) / voxel - 1e-6) continue;
+            float to = (float)(fmax(0.5, d - 0.5) * voxel);
+            s[v] = s[v] > 0 ? to : -to;
+        }
+    }
 }
 
 static bool has_pocket(const flood *g, int64_t t) {
@@ -182,7 +217,48 @@ static bool has_pocket(const flood *g, int64_t t) {
     return any != 0;
 }
 
-bool sdf_flood(sdf_field *f) {
+/* An inside voxel beside a far tile that was reached: no wall is near enough to be between them. */
+static bool has_leak(const flood *g) {
+    bool leak = false;
+#pragma omp parallel for reduction(|| : leak)
+    for (int64_t t = 0; t < g->f->n_tiles; t++) {
+        const int32_t *c = g->f->coord + 3 * t;
+        for (int d = 0; d < 6; d++) {
+            int n[3] = {c[0], c[1], c[2]};
+            n[d / 2] += d % 2 ? 1 : -1;
+            if (n[d / 2] < 0 || n[d / 2] >= g->T) continue;
+            int64_t at = place(g, n[0], n[1], n[2]);
+            if (g->f->tile_at[at] >= 0 || !g->far_seen[at]) continue;
+            mask border = across(&FULL, d ^ 1); /* the voxels of this tile that touch the neighbour */
+            for (int x = 0; x < 8; x++) leak = leak || (border.w[x] & ~g->open[t].w[x]);
+        }
+    }
+    return leak;
+}
+
+/* What is not seen becomes inside. */
+static void fill_pockets(flood *g, uint8_t *to_deepen) {
+    sdf_field *f = g->f;
+    int        T = g->T;
+    for (int64_t t = 0; t < f->n_tiles; t++) {
+        if (f->mark[t] & TILE_CLOSED) to_deepen[t] = 1;
+        if (!has_pocket(g, t)) continue;
+        const int32_t *c = f->coord + 3 * t;
+        for (int d = 0; d < 27; d++) {
+            int x = c[0] + d / 9 - 1, y = c[1] + d / 3 % 3 - 1, z = c[2] + d % 3 - 1;
+            if (x < 0 || y < 0 || z < 0 || x >= T || y >= T || z >= T) continue;
+            int32_t n = f->tile_at[place(g, x, y, z)];
+            if (n >= 0) to_deepen[n] = 1;
+        }
+        for (int v = 0; v < CELLS; v++)
+            if ((g->open[t].w[v / 64] & ~g->seen[t].w[v / 64]) >> v % 64 & 1) {
+                f->s[CELLS * t + v] *= -1;
+                f->n_pocket++;
+            }
+    }
+}
+
+bool sdf_flood(sdf_field *f, bool *leaks) {
     int      T = f->resolution / 8;
     int64_t  n_places = (int64_t)T * T * T;
     flood    g = {f,
@@ -192,35 +268,29 @@ bool sdf_flood(sdf_field *f) {
                   calloc((size_t)n_places, 1),
                   malloc((size_t)n_places * 8),
                   0};
-    uint8_t *near_pocket = calloc((size_t)f->n_tiles + 1, 1);
-    bool     good = g.open && g.seen && g.far_seen && g.stack && near_pocket;
+    uint8_t *to_deepen = calloc((size_t)f->n_tiles + 1, 1);
+    bool     good = g.open && g.seen && g.far_seen && g.stack && to_deepen, closed = false;
+    *leaks = false;
     if (good) {
-#pragma omp parallel for
-        for (int64_t t = 0; t < f->n_tiles; t++)
+#pragma omp parallel for reduction(|| : closed)
+        for (int64_t t = 0; t < f->n_tiles; t++) {
+            closed = closed || f->mark[t];
             for (int v = 0; v < CELLS; v++)
                 if (f->s[CELLS * t + v] > 0) g.open[t].w[v / 64] |= 1ull << v % 64;
-        run(&g);
-        for (int64_t t = 0; t < f->n_tiles; t++) {
-            if (!has_pocket(&g, t)) continue;
-            const int32_t *c = f->coord + 3 * t;
-            for (int d = 0; d < 27; d++) {
-                int x = c[0] + d / 9 - 1, y = c[1] + d / 3 % 3 - 1, z = c[2] + d % 3 - 1;
-                if (x < 0 || y < 0 || z < 0 || x >= T || y >= T || z >= T) continue;
-                int32_t n = f->tile_at[place(&g, x, y, z)];
-                if (n >= 0) near_pocket[n] = 1;
-            }
-            for (int v = 0; v < CELLS; v++)
-                if ((g.open[t].w[v / 64] & ~g.seen[t].w[v / 64]) >> v % 64 & 1) {
-                    f->s[CELLS * t + v] *= -1;
-                    f->n_pocket++;
-                }
         }
+        run(&g);
+        *leaks = closed && has_leak(&g);
+    }
+    if (good && !*leaks) {
+        fill_pockets(&g, to_deepen);
 #pragma omp parallel for schedule(dynamic, 16)
-        for (int64_t t = 0; t < f->n_tiles; t++)
-            if (near_pocket[t]) deepen(&g, t, f->s + CELLS * t);
+        for (int64_t t = 0; t < f->n_tiles; t++) {
+            if (to_deepen[t]) deepen(&g, t, f->s + CELLS * t);
+            if (f->mark[t] & TILE_DOUBT) close_gap(&g, t, f->s + CELLS * t);
+        }
         for (int64_t i = 0; i < n_places; i++)
             if (f->tile_at[i] < 0) f->tile_at[i] = g.far_seen[i] ? -1 : -2;
     }
-    free(g.open), free(g.seen), free(g.far_seen), free(g.stack), free(near_pocket);
+    free(g.open), free(g.seen), free(g.far_seen), free(g.stack), free(to_deepen);
     return good;
 }

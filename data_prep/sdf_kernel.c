@@ -81,3 +81,11 @@ void near_triangle_min(const near_triangle *t, int n, const double *x, const dou
         d2[i] = d < d2[i] ? d : d2[i];
     }
 }
+
+void near_triangle_eight(const near_triangle *t, const double x[8], const double y[8], const double z[8], double d[8]) {
+    near_triangle k = *t;
+    double        out[8];
+#pragma omp simd
+    for (int i = 0; i < 8; i++) out[i] = sqrt(distance2(&k, x[i], y[i], z[i]));
+    for (int i = 0; i < 8; i++) d[i] = out[i];
+}

@@ -12,10 +12,13 @@ typedef struct {
     double  n[3], inn;           /* normal and 1/|n|^2 */
     double  flat;                /* 0, or +inf: no plane, edges only */
     int32_t part;
+    bool    thin;
 } near_triangle;
 
 void   near_triangle_set(near_triangle *t, const double *a, const double *b, const double *c, const double origin[3],
                          double per_unit);
 double near_triangle_d2(const near_triangle *t, double x, double y, double z);
+/* Distances of 8 points. */
+void near_triangle_eight(const near_triangle *t, const double x[8], const double y[8], const double z[8], double d[8]);
 /* d2[i] = min(d2[i], squared distance of point i). */
-void   near_triangle_min(const near_triangle *t, int n, const double *x, const double *y, const double *z, double *d2);
+void near_triangle_min(const near_triangle *t, int n, const double *x, const double *y, const double *z, double *d2);

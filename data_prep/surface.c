@@ -4,10 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    uint64_t key; /* low vertex << 32 | high vertex */
-    int32_t  face, opposite;
-} edge;
+typedef surface_edge edge;
 
 static uint64_t mix(uint64_t x) {
     x ^= x >> 33;
@@ -120,7 +117,7 @@ static int by_key(const void *a, const void *b) {
     return x->face < y->face ? -1 : x->face > y->face;
 }
 
-static edge *make_edges(const surface *s) {
+surface_edge *surface_edges(const surface *s) {
     edge *e = malloc((size_t)s->n_faces * 3 * sizeof *e);
     if (!e) return NULL;
     for (int64_t f = 0; f < s->n_faces; f++)
@@ -189,6 +186,7 @@ static int by_part_vertex(const void *a, const void *b) {
 typedef struct {
     double  *v;
     int32_t *face, *part;
+    int64_t *n_edges; /* [n_parts] edges of each part and of its caps */
     int64_t  n_vertices, n_faces, v_cap, f_cap;
     bool     full;
 } growth;
@@ -223,6 +221,7 @@ static void add_fan(growth *g, const int32_t *loop, int64_t n, int32_t part) {
         sum += len;
     }
     for (int a = 0; a < 3; a++) c[a] = sum > 0 ? c[a] / sum : g->v[3 * (int64_t)loop[0] + a];
+    g->n_edges[part] += n;
     for (int64_t i = 0; i < n; i++) {
         int32_t t[3] = {loop[i], loop[(i + 1) % n], (int32_t)(g->n_vertices)};
         memcpy(g->face + 3 * g->n_faces, t, 12);
@@ -250,6 +249,7 @@ static bool make_caps(surface *s, const edge *e, growth *g) {
     for (int64_t i = 0, j; i < n_edges3; i = j) {
         for (j = i; j < n_edges3 && e[j].key == e[i].key;) j++;
         s->n_edges++;
+        g->n_edges[s->part[e[i].face]]++;
         s->n_open_edges += j - i == 1;
         s->n_many_edges += j - i > 2;
         if ((j - i) % 2 == 0) continue;
@@ -322,6 +322,29 @@ static bool judge_parts(surface *s, growth *g, double cap_share) {
     return true;
 }
 
+/* Vertices - edges + faces = 2 - 2 genus, summed over the solid parts. */
+static bool count_genus(surface *s, const int64_t *n_edges) {
+    int64_t *euler = calloc((size_t)s->n_parts + 1, 8), *first = calloc((size_t)s->n_parts + 2, 8);
+    int32_t *by_part = malloc((size_t)s->n_faces * 4 + 4), *seen = malloc((size_t)s->n_vertices * 4 + 4);
+    bool     good = euler && first && by_part && seen;
+    for (int64_t f = 0; good && f < s->n_faces; f++) first[s->part[f] + 1]++;
+    for (int32_t p = 0; good && p < s->n_parts; p++) {
+        euler[p] = first[p + 1] - n_edges[p];
+        first[p + 1] += first[p];
+    }
+    for (int64_t f = 0; good && f < s->n_faces; f++) by_part[first[s->part[f]]++] = (int32_t)f;
+    if (good) memset(seen, 0xff, (size_t)s->n_vertices * 4);
+    for (int64_t i = 0; good && i < 3 * s->n_faces; i++) {
+        int32_t f = by_part[i / 3], v = s->face[3 * (int64_t)f + i % 3];
+        euler[s->part[f]] += seen[v] != s->part[f];
+        seen[v] = s->part[f];
+    }
+    for (int32_t p = 0; good && p < s->n_parts; p++)
+        if (s->solid[p] && euler[p] < 2) s->genus += (2 - euler[p]) / 2;
+    free(euler), free(first), free(by_part), free(seen);
+    return good;
+}
+
 /* ---- sharp edges ---------------------------------------------------------------------------------------------- */
 
 /* Cosine of the angle by which the surface bends at edge ab between the faces with opposite corners c and d, from the
@@ -389,12 +412,15 @@ bool surface_build(const mesh *m, double cap_share, double sharp_degrees, const 
         return status_set(st, ST_DATA, "%s: no triangle has an area", name);
     }
     int64_t n_edges3 = 3 * s->n_faces;
-    good = good && (e = make_edges(s)) && make_parts(s, e);
+    good = good && (e = surface_edges(s)) && make_parts(s, e);
     if (good) {
-        growth g = {s->v, s->face, s->part, s->n_vertices, s->n_faces, s->n_vertices, s->n_faces, false};
-        good = make_caps(s, e, &g);
+        growth g = {s->v,          s->face,    s->part, calloc((size_t)s->n_parts + 1, 8), s->n_vertices, s->n_faces,
+                    s->n_vertices, s->n_faces, false};
+        good = g.n_edges && make_caps(s, e, &g);
         s->v = g.v, s->face = g.face, s->part = g.part; /* they may have moved */
-        good = good && judge_parts(s, &g, cap_share) && make_sharp(s, e, n_edges3, sharp_degrees);
+        good = good && judge_parts(s, &g, cap_share) && count_genus(s, g.n_edges) &&
+               make_sharp(s, e, n_edges3, sharp_degrees);
+        free(g.n_edges);
     }
     free(e);
     if (good) return true;

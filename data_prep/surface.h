@@ -28,8 +28,16 @@ typedef struct {
     int64_t  n_edges, n_open_edges, n_many_edges; /* of one face, of three and more */
     int64_t  n_dropped, n_caps;                   /* input faces that vanished; cap faces kept */
     double   cap_area, sheet_area;
+    int64_t  genus; /* handles of the solid parts together, from their vertices, edges and faces, caps included */
 } surface;
 
 /* `m` is normalised (v_norm); positions are halved. ST_DATA when no triangle is left or memory runs out. */
 bool surface_build(const mesh *m, double cap_share, double sharp_degrees, const char *name, surface *s, status *st);
 void surface_free(surface *s);
+
+/* The three sides of every face, sorted by their vertices, then by face; malloc'ed, NULL: out of memory. */
+typedef struct {
+    uint64_t key; /* low vertex << 32 | high vertex */
+    int32_t  face, opposite;
+} surface_edge;
+surface_edge *surface_edges(const surface *s);

@@ -57,11 +57,20 @@ bool verb_prep(app *a, status *st) {
         return status_set(st, ST_USAGE, "prep takes no argument '%.80s': say prep.input=FOLDER", o->command.arg[0]);
     if (o->prep.resolution % 8)
         return status_set(st, ST_USAGE, "prep.resolution: %lld is not a multiple of 8", (long long)o->prep.resolution);
+    for (int i = 0; i < o->prep.resolutions.n; i++)
+        if (o->prep.resolutions.v[i] % 8)
+            return status_set(st, ST_USAGE, "prep.resolutions: %lld is not a multiple of 8",
+                              (long long)o->prep.resolutions.v[i]);
     if (!join_path(o->prep.output, "heldout.txt", heldout, st)) return false;
     prep_options p = prep_default_options();
     p.input = o->prep.input;
     p.output = o->prep.output;
     p.resolution = (int)o->prep.resolution;
+    if (o->prep.resolutions.n > PREP_MAX_GRIDS)
+        return status_set(st, ST_USAGE, "prep.resolutions: %d grids, it takes at most %d", o->prep.resolutions.n,
+                          PREP_MAX_GRIDS);
+    p.n_resolutions = o->prep.resolutions.n;
+    for (int i = 0; i < p.n_resolutions; i++) p.resolutions[i] = (int)o->prep.resolutions.v[i];
     p.tau_voxels = o->prep.tau_voxels;
     p.views = (int)o->prep.views;
     p.view_size = (int)o->prep.view_size;

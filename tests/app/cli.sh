@@ -40,6 +40,7 @@ expect 64 "--device" train --device
 expect 78 "has no GPU to use" train --device cuda
 expect 78 "train.precision" train --device cpu train.precision=bf16
 expect 64 "multiple of 8" prep prep.input="$tmp" prep.output="$tmp/o" prep.resolution=100
+expect 64 "100 is not a multiple of 8" prep prep.input="$tmp" prep.output="$tmp/o" "prep.resolutions=[64, 100]"
 
 # ---- files
 expect 64 "needs a path" check

@@ -66,14 +66,14 @@ typedef struct {
     bool      tiles;
     double    limit;
     sdf_field f;
-    bvh       tree;
+    bvh      *tree;
 } distances;
 
 static double distance_at(const distances *d, const int32_t c[3]) {
     if (!d->tiles) {
         double p[3];
         for (int k = 0; k < 3; k++) p[k] = (double)c[k] / (d->size - 1) - 0.5;
-        return bvh_distance(&d->tree, p, d->limit);
+        return bvh_distance(d->tree, p, d->limit);
     }
     int64_t T = d->size / 8, tile = d->f.tile_at[(c[0] / 8 * T + c[1] / 8) * T + c[2] / 8];
     return tile < 0 ? INFINITY : (double)d->f.s[512 * tile + c[0] % 8 * 64 + c[1] % 8 * 8 + c[2] % 8];
@@ -94,13 +94,14 @@ static void test_band(void **state) {
         for (int64_t k = 0; k < db.n[0]; k++) widest = fmax(widest, distance[k]);
         mesh m = read_mesh(name, center, &scale);
         normalize_apply(&m, center, scale);
-        surface     s;
+        sdf_shape   shape;
         status      st = {0};
         distances   d = {.size = D, .tiles = D >= 16 && D % 8 == 0, .limit = widest + 1.0 / D};
         sdf_options o = sdf_default_options(D, ceil(widest * D) + 1);
         o.unsigned_only = true;
-        assert_true(surface_build(&m, o.cap_share, o.sharp_degrees, name, &s, &st));
-        assert_true(d.tiles ? sdf_field_build(&s, &o, name, &d.f, &st) : bvh_build(&d.tree, &s));
+        assert_true(sdf_shape_build(&m, &o, name, &shape, &st));
+        d.tree = &shape.tree;
+        if (d.tiles) assert_true(sdf_field_build(&shape, &o, name, &d.f, &st));
         for (int64_t k = 0; k < db.n[0]; k++) worst = fmax(worst, fabs(distance_at(&d, band + 3 * k) - distance[k]));
         expect_le(worst, 3e-7, "band distance"); /* float vertices after normalisation: 0.5 * 2^-24 * a few */
         int64_t n = 0;
@@ -117,11 +118,8 @@ static void test_band(void **state) {
                 }
         assert_int_equal(n, ds.n[0]);
         free(band), free(selected), free(stored), free(distance);
-        if (d.tiles)
-            sdf_field_free(&d.f);
-        else
-            bvh_free(&d.tree);
-        surface_free(&s);
+        if (d.tiles) sdf_field_free(&d.f);
+        sdf_shape_free(&shape);
         mesh_free(&m);
     }
 }

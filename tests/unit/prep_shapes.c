@@ -121,3 +121,53 @@ void shape_damage(mesh *m, double missing, double flipped, uint64_t seed) {
     }
     m->n_faces = n;
 }
+
+void shape_split(mesh *m, int cells, double shrink) {
+    int64_t n_pieces = (int64_t)cells * cells * cells;
+    mesh    out = room(3 * m->n_faces, m->n_faces);
+    double *center = calloc((size_t)n_pieces * 4, sizeof *center);
+    int    *piece = malloc((size_t)m->n_faces * sizeof *piece);
+    CHECK(center && piece, "no memory for a test mesh");
+    for (int pass = 0; pass < 2; pass++)
+        for (int64_t f = 0; f < m->n_faces; f++) {
+            if (pass == 0) {
+                piece[f] = 0;
+                for (int a = 0; a < 3; a++) {
+                    double mid = 0;
+                    for (int j = 0; j < 3; j++) mid += m->position[3 * m->face[3 * f + j] + a] / 3;
+                    piece[f] = piece[f] * cells + (int)fmin(cells - 1, fmax(0, (mid + 1) / 2 * cells));
+                }
+            }
+            double *c = center + 4 * piece[f];
+            for (int j = 0; j < 3; j++) {
+                const float *p = m->position + 3 * m->face[3 * f + j];
+                if (pass == 0) {
+                    for (int a = 0; a < 3; a++) c[a] += p[a];
+                    c[3]++;
+                    continue;
+                }
+                for (int a = 0; a < 3; a++) {
+                    double mid = c[a] / c[3];
+                    out.position[3 * out.n_vertices + a] = (float)(mid + shrink * (p[a] - mid));
+                }
+                out.face[3 * f + j] = (int32_t)out.n_vertices++;
+            }
+        }
+    /* corners of faces of one piece that met still meet: vertices are welded by place */
+    out.n_faces = m->n_faces;
+    mesh_free(m);
+    *m = out;
+    free(center), free(piece);
+}
+
+void shape_repeat(mesh *m, int64_t nth) {
+    int64_t  more = (m->n_faces + nth - 1) / nth;
+    int32_t *face = realloc(m->face, (size_t)(m->n_faces + more) * 12);
+    CHECK(face, "no memory for a test mesh");
+    m->face = face;
+    for (int64_t i = 0; i < more; i++) {
+        const int32_t *t = face + 3 * i * nth, turned[3] = {t[0], t[2], t[1]};
+        memcpy(face + 3 * (m->n_faces + i), turned, 12);
+    }
+    m->n_faces += more;
+}

@@ -150,6 +150,67 @@ static void test_parts(void **state) {
     assert_non_null(strstr(st.text, "it is 0 to 1"));
 }
 
+/* Several grids in one pass hold what each gives alone; a grid that lost its shard is prepared again, the other is not.
+ */
+static void test_grids(void **state) {
+    (void)state;
+    prep_options o = options();
+    char         whole[256], shard_path[600];
+    status       st = {0};
+    snprintf(whole, sizeof whole, "%s", out);
+    o.n_resolutions = 2;
+    o.resolutions[0] = 64, o.resolutions[1] = 32;
+    prep_grid grid[PREP_MAX_GRIDS];
+    o.tau_voxels = 0;
+    assert_int_equal(prep_grids(&o, grid), 2);
+    assert_true(grid[0].tau_voxels == 0.25 && grid[1].tau_voxels == 0.125);
+    assert_string_equal(grid[1].folder, "r32");
+    o.tau_voxels = 2;
+    assert_int_equal(go(&o).done, 5);
+    for (int k = 0; k < 2; k++) {
+        prep_options one = options();
+        one.resolution = o.resolutions[k];
+        snprintf(out, sizeof out, "%.200s-alone-%d", whole, one.resolution);
+        go(&one);
+        shard *a, *b;
+        int    n_a, n_b;
+        if (!shard_open_all(out, &b, &n_b, &st) || !shard_open_all(at(whole, k ? "r32" : "r64"), &a, &n_a, &st))
+            fail_msg("%s", st.text);
+        assert_int_equal(n_a, n_b);
+        assert_int_equal(a[0].meta.resolution, one.resolution);
+        assert_true(a[0].meta.tau_voxels == one.tau_voxels);
+        assert_int_equal(a[0].n_samples, b[0].n_samples);
+        assert_memory_equal(a[0].hash, b[0].hash, (size_t)a[0].n_samples * 8);
+        sample s, t;
+        assert_true(shard_read_sample(&a[0], 0, true, &s, &st) && shard_read_sample(&b[0], 0, true, &t, &st));
+        assert_int_equal(s.n_views, t.n_views);
+        assert_int_equal(s.png_size[0], t.png_size[0]);
+        assert_memory_equal(s.png[0], t.png[0], (size_t)t.png_size[0]);
+        assert_string_equal(s.report, t.report);
+        sample_free(&s), sample_free(&t);
+        shard_close_all(a, n_a), shard_close_all(b, n_b);
+    }
+    snprintf(out, sizeof out, "%s", whole);
+    assert_int_equal(go(&o).skipped, 6);
+    snprintf(shard_path, sizeof shard_path, "%s/r32/shard-0000-00000.h5", out);
+    assert_int_equal(unlink(shard_path), 0);
+    prep_result r = go(&o);
+    assert_int_equal(r.done, 2);
+    assert_int_equal(r.skipped, 4);
+    shard *back;
+    int    n_back;
+    for (int k = 0; k < 2; k++) {
+        int64_t n = 0;
+        if (!shard_open_all(at(whole, k ? "r32" : "r64"), &back, &n_back, &st)) fail_msg("%s", st.text);
+        for (int i = 0; i < n_back; i++) n += back[i].n_samples;
+        assert_int_equal(n, 5);
+        shard_close_all(back, n_back);
+    }
+    o.resolutions[1] = 64;
+    assert_false(prep_run(&o, 0, 1, NULL, &st));
+    assert_non_null(strstr(st.text, "asked for twice"));
+}
+
 static void test_restart(void **state) {
     (void)state;
     prep_options o = options();
@@ -256,8 +317,8 @@ static void test_same_bits(void **state) {
     prep_options o = options();
     sample       a, b;
     status       st = {0};
-    assert_true(prep_sample(&o, at(in, "a/ball.obj"), "a/ball.obj", "", "", &a, &st));
-    assert_true(prep_sample(&o, at(in, "a/ball.obj"), "a/ball.obj", "", "", &b, &st));
+    assert_true(prep_sample(&o, at(in, "a/ball.obj"), "a/ball.obj", "", "", 1, &a, &st));
+    assert_true(prep_sample(&o, at(in, "a/ball.obj"), "a/ball.obj", "", "", 1, &b, &st));
     assert_int_equal(a.n_tiles, b.n_tiles);
     assert_memory_equal(a.value, b.value, (size_t)a.n_tiles * 1024);
     for (int v = 0; v < a.n_views; v++) {
@@ -349,6 +410,7 @@ int main(void) {
     log_init(0, 1, LOG_QUIET);
     const struct CMUnitTest tests[] = {cmocka_unit_test_setup(test_whole_run, fresh),
                                        cmocka_unit_test_setup(test_parts, fresh),
+                                       cmocka_unit_test_setup(test_grids, fresh),
                                        cmocka_unit_test_setup(test_restart, fresh),
                                        cmocka_unit_test_setup(test_split, fresh),
                                        cmocka_unit_test_setup(test_crash, fresh),

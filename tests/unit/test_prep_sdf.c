@@ -1,6 +1,7 @@
 /* Signed truncated distance on tiles: analytic shapes, damaged and overlapping ones, sheets, order, halves, sharp bits.
  */
 #include "core/half.h"
+#include "core/rng.h"
 #include "data/shard.h"
 #include "data_prep/normalize.h"
 #include "data_prep/sdf.h"
@@ -8,12 +9,14 @@
 #include "unit/prep_shapes.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct {
-    surface     s;
+    sdf_shape   shape;
+    surface     s; /* of the shape */
     sdf_options o;
     sdf_field   f;
     sdf_tiles   t;
@@ -25,9 +28,10 @@ static built build(mesh m, int R, double tau) {
     built  b;
     status st = {0};
     b.o = sdf_default_options(R, tau);
-    if (!surface_build(&m, b.o.cap_share, b.o.sharp_degrees, "shape", &b.s, &st) ||
-        !sdf_field_build(&b.s, &b.o, "shape", &b.f, &st) || !sdf_tiles_build(&b.f, &b.s, &b.o, "shape", &b.t, &st))
+    if (!sdf_shape_build(&m, &b.o, "shape", &b.shape, &st) || !sdf_field_build(&b.shape, &b.o, "shape", &b.f, &st) ||
+        !sdf_tiles_build(&b.f, &b.shape.s, &b.o, "shape", &b.t, &st))
         fail_msg("%s", st.text);
+    b.s = b.shape.s;
     mesh_free(&m);
     return b;
 }
@@ -35,7 +39,7 @@ static built build(mesh m, int R, double tau) {
 static void drop(built *b) {
     sdf_tiles_free(&b->t);
     sdf_field_free(&b->f);
-    surface_free(&b->s);
+    sdf_shape_free(&b->shape);
 }
 
 /* True distance in unit-cube units at a point of the unit cube. */
@@ -244,6 +248,34 @@ static void test_thin_plate(void **state) {
     drop(&b);
 }
 
+/* Nor does a thin board vanish that grows out of a fat block; the block is left as it is. */
+static void test_board_of_block(void **state) {
+    (void)state;
+    const double half[3] = {0.9, 0.6, 0.5};
+    mesh         m = shape_box(half, 18);
+    for (int64_t i = 0; i < m.n_vertices; i++)
+        if (m.position[3 * i] > 0.05f) m.position[3 * i + 2] *= 0.006f;
+    built b = build(m, 64, 2);
+    assert_int_equal(b.s.n_parts, 1);
+    assert_int_equal(b.f.n_thick_parts, 0);
+    assert_true(b.f.n_thin_faces > 0 && b.f.n_thin_faces < b.s.n_faces / 2);
+    for (int x = 36; x < 59; x++)
+        for (int y = 16; y < 48; y++) {
+            float least = 1;
+            for (int z = 0; z < 64; z++) least = fminf(least, field_at(&b.f, x, y, z));
+            assert_true(least < 0);
+        }
+    const double block[3] = {0.45, 0.3, 0.25};
+    for (int x = 0; x < 24; x++)
+        for (int y = 0; y < 64; y++)
+            for (int z = 0; z < 64; z++) {
+                const double p[3] = {x / 63.0 - 0.5, y / 63.0 - 0.5, z / 63.0 - 0.5};
+                double       want = fmax(-b.f.band, fmin(b.f.band, box_at(p, block)));
+                assert_true(fabs(field_at(&b.f, x, y, z) - want) <= 1e-6);
+            }
+    drop(&b);
+}
+
 static void test_tiles(void **state) {
     (void)state;
     const double half[3] = {0.9, 0.5, 0.31};
@@ -286,6 +318,84 @@ static void test_tiles(void **state) {
     drop(&b);
 }
 
+/* Squared distance to a triangle, by halving the search over its two parameters: shares no formula with the code. */
+static double brute_d2(const double *a, const double *b, const double *c, const double p[3]) {
+    double best = INFINITY, lo_u = 0, hi_u = 1;
+    for (int i = 0; i < 90; i++) { /* golden section over u, the best v is exact: the distance is convex */
+        double at[2] = {hi_u - 0.6180339887498949 * (hi_u - lo_u), lo_u + 0.6180339887498949 * (hi_u - lo_u)}, d[2];
+        for (int k = 0; k < 2; k++) {
+            double u = at[k], w[3], e[3], ew = 0, ee = 0, v;
+            for (int x = 0; x < 3; x++) {
+                w[x] = p[x] - a[x] - u * (b[x] - a[x]);
+                e[x] = c[x] - a[x] - u * (c[x] - b[x] + b[x] - a[x]); /* towards c, shortened as u grows */
+                ew += e[x] * w[x], ee += e[x] * e[x];
+            }
+            v = ee > 0 ? fmin(1, fmax(0, ew / ee)) : 0;
+            d[k] = 0;
+            for (int x = 0; x < 3; x++) d[k] += (w[x] - v * e[x]) * (w[x] - v * e[x]);
+            best = fmin(best, d[k]);
+        }
+        if (d[0] < d[1])
+            hi_u = at[1];
+        else
+            lo_u = at[0];
+    }
+    return best;
+}
+
+/* Loose triangles of all sizes, slivers among them: the distance of every voxel of the band to the nearest of all. */
+static void test_soup(void **state) {
+    (void)state;
+    enum { N = 40, R = 24 };
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        mesh m = {N * 3, N, .position = malloc(N * 36), .face = malloc(N * 12)};
+        for (int64_t f = 0; f < N; f++) {
+            rng_key key = {seed, RNG_TEST, 0, (uint64_t)f};
+            double  size = pow(10, -2.5 + 2.3 * rng_uniform(key, 0));
+            for (int j = 0; j < 3; j++)
+                for (int a = 0; a < 3; a++) {
+                    double center = 1.5 * (rng_uniform(key, (uint32_t)(1 + a)) - 0.5);
+                    double off = rng_uniform(key, (uint32_t)(4 + 3 * j + a)) - 0.5;
+                    if (f % 5 == 0 && a > 0) off *= 1e-3;
+                    m.position[9 * f + 3 * j + a] = (float)fmin(0.95, fmax(-0.95, center + size * off));
+                    m.face[3 * f + j] = (int32_t)(3 * f + j);
+                }
+        }
+        static double d[R * R * R];
+        for (int v = 0; v < R * R * R; v++) {
+            const double p[3] = {v / R / R / (R - 1.0) - 0.5, v / R % R / (R - 1.0) - 0.5, v % R / (R - 1.0) - 0.5};
+            double       d2 = INFINITY;
+            for (int64_t k = 0; k < N; k++) {
+                double q[9];
+                for (int i = 0; i < 9; i++) q[i] = 0.5 * m.position[9 * k + i];
+                d2 = fmin(d2, brute_d2(q, q + 3, q + 6, p));
+            }
+            d[v] = sqrt(d2);
+        }
+        for (int shell = 0; shell < 2; shell++) {
+            status      st = {0};
+            sdf_options o = sdf_default_options(R, 2);
+            sdf_shape   shape;
+            sdf_field   f;
+            int64_t     n = 0;
+            double      worst = 0;
+            o.unsigned_only = !shell;
+            if (!sdf_shape_build(&m, &o, "soup", &shape, &st) || !sdf_field_build(&shape, &o, "soup", &f, &st))
+                fail_msg("%s", st.text);
+            for (int v = 0; v < R * R * R; v++) {
+                double got = field_at(&f, v / R / R, v / R % R, v % R);
+                if (shell && got <= 0) continue; /* inside a shell, or filled where shells seal a pocket */
+                worst = fmax(worst, fabs(got - fmin(f.band, d[v] - (shell ? 1.0 / (R - 1) : 0))));
+                n++;
+            }
+            assert_true(n > R * R * R / 4);
+            expect_le(worst, 1e-6, "distance to a soup");
+            sdf_field_free(&f), sdf_shape_free(&shape);
+        }
+        mesh_free(&m);
+    }
+}
+
 static void test_threads_same_bits(void **state) {
     (void)state;
     mesh m = shape_torus(0.6, 0.24, 60, 30);
@@ -294,7 +404,13 @@ static void test_threads_same_bits(void **state) {
     size_t nv = (size_t)m.n_vertices * 12, nf = (size_t)m.n_faces * 12;
     copy.position = memcpy(malloc(nv), m.position, nv);
     copy.face = memcpy(malloc(nf), m.face, nf);
-    built a = build(m, 64, 2), b = build(copy, 64, 2);
+    shape_split(&m, 3, 0.99), shape_split(&copy, 3, 0.99);
+    omp_set_num_threads(1);
+    built a = build(m, 64, 2);
+    omp_set_num_threads(3);
+    built b = build(copy, 64, 2);
+    omp_set_num_threads(2);
+    assert_true(a.shape.c.area > 0);
     assert_int_equal(a.t.n_tiles, b.t.n_tiles);
     assert_memory_equal(a.t.value, b.t.value, (size_t)a.t.n_tiles * 1024);
     assert_memory_equal(a.t.sharp, b.t.sharp, (size_t)a.t.n_tiles * 64);
@@ -302,10 +418,18 @@ static void test_threads_same_bits(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_box),     cmocka_unit_test(test_sphere),           cmocka_unit_test(test_torus),
-        cmocka_unit_test(test_overlap), cmocka_unit_test(test_inner_part),       cmocka_unit_test(test_damaged_box),
-        cmocka_unit_test(test_sheet),   cmocka_unit_test(test_sealed),           cmocka_unit_test(test_thin_plate),
-        cmocka_unit_test(test_tiles),   cmocka_unit_test(test_threads_same_bits)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_box),
+                                       cmocka_unit_test(test_sphere),
+                                       cmocka_unit_test(test_torus),
+                                       cmocka_unit_test(test_overlap),
+                                       cmocka_unit_test(test_inner_part),
+                                       cmocka_unit_test(test_damaged_box),
+                                       cmocka_unit_test(test_sheet),
+                                       cmocka_unit_test(test_sealed),
+                                       cmocka_unit_test(test_thin_plate),
+                                       cmocka_unit_test(test_tiles),
+                                       cmocka_unit_test(test_board_of_block),
+                                       cmocka_unit_test(test_soup),
+                                       cmocka_unit_test(test_threads_same_bits)};
     return cmocka_run_group_tests_name("prep_sdf", tests, NULL, NULL);
 }
