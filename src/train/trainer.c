@@ -40,7 +40,9 @@ static void signals_take(old_actions *old) {
     sigaction(SIGUSR1, &a, &old->usr1);
 }
 
+/* Who was asked to stop is on his way out: the same request once more must not cut that short. */
 static void signals_give_back(const old_actions *old) {
+    if (asked_to_stop) return;
     sigaction(SIGTERM, &old->term, NULL);
     sigaction(SIGUSR1, &old->usr1, NULL);
 }

@@ -12,7 +12,7 @@ run prep prep.input="$tmp/meshes" prep.output="$tmp/data" prep.resolution=32 pre
     prep.shapes_per_shard=4
 r=$tmp/run
 set -- data.train="$tmp/data" train.run="$r" train.batch_samples=4 train.checkpoint_every=0 train.check_replicas_every=1
-new() { rm -rf "$r"; }
+new() { rm -rf "$r" "$tmp/err"; }
 losses() { grep '"loss":' "$1/metrics.jsonl" | grep -oE '"(step|loss)":[^,]*' | tr '\n' ' '; }
 
 # ---- one rank's NaN skips the step on all; the replicas stay equal, which is looked at after every step
