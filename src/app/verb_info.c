@@ -5,6 +5,7 @@
 #include "core/device.h"
 #include "data/latents.h"
 #include "data/shard.h"
+#include "data/tokens.h"
 #include "kernels/backend.h"
 
 #include <stdio.h>
@@ -131,8 +132,19 @@ static bool latents_info(const char *path, status *st) {
     return true;
 }
 
+static bool tokens_info(const char *path, status *st) {
+    token_file t;
+    if (!tokens_open(&t, path, st)) return false;
+    printf(
+        "%s: %s tokens of %s, width %d, images of %d pixels, %lld views (%d of each), %lld tokens, encoder %016llx\n",
+        path, t.foreground ? "foreground" : "all", t.shard, t.width, t.size, (long long)t.n_views, t.variants,
+        (long long)t.n_tokens, (unsigned long long)t.encoder);
+    tokens_close(&t);
+    return true;
+}
+
 static bool path_info(const char *path, bool dry_run, status *st) {
-    static const char *const kind[] = {"shard", "latents", "checkpoint", "unfinished, ignored", "unknown"};
+    static const char *const kind[] = {"shard", "latents", "tokens", "checkpoint", "unfinished, ignored", "unknown"};
     found                   *list;
     int                      n;
     if (!find_below(path, &list, &n, st)) return false;
@@ -151,6 +163,8 @@ static bool path_info(const char *path, bool dry_run, status *st) {
             ok = folder_info(list + i, j - i, st);
         } else if (list[i].kind == FOUND_LATENTS) {
             ok = latents_info(list[i].path, st);
+        } else if (list[i].kind == FOUND_TOKENS) {
+            ok = tokens_info(list[i].path, st);
         } else if (list[i].kind == FOUND_DAMAGED) {
             ok = status_set(st, ST_DATA, "%s", list[i].text);
         } else {

@@ -65,6 +65,7 @@ bool state_save(const char *run, const comm *c, const task *t, const optimizer *
     put_number(&m, "bad_total", s->bad_total);
     put_number(&m, "tokens", s->tokens);
     put_number(&m, "vae", (int64_t)s->vae);
+    put_number(&m, "encoder", (int64_t)s->encoder);
     put_number(&m, "data", (int64_t)s->data);
     put_number(&m, "clip_seen", s->clip.seen);
     slab_slice(p->total, c->rank, c->size, &first, &count);
@@ -126,6 +127,12 @@ static bool read_state(const ckpt_manifest *m, const task *t, optimizer *x, run_
     if (ckpt_number_of(m, "vae", before) != before)
         return status_set(st, ST_CONFIG,
                           "%s: trained on latents of another auto-encoder than those of data.latents: start "
+                          "a new run",
+                          m->folder);
+    int64_t seen = (int64_t)s->encoder;
+    if (ckpt_number_of(m, "encoder", seen) != seen)
+        return status_set(st, ST_CONFIG,
+                          "%s: trained on tokens of another image encoder than those of data.tokens: start "
                           "a new run",
                           m->folder);
     bool ok = read_slab(m, "params", 0, t->p->total, t->p, t->p->w, st) &&

@@ -11,7 +11,7 @@ typedef struct {
     int64_t    step;                  /* steps done, skipped ones included */
     int64_t    bad_in_row, bad_total; /* steps with non-finite gradients */
     int64_t    tokens;                /* trained on so far */
-    uint64_t   vae, data;             /* fingerprints of the latents' VAE (0 without) and of the sample list */
+    uint64_t   vae, encoder, data;    /* fingerprints of the latents' VAE (0 without) and of the sample list */
     clip_state clip;
 } run_state;
 

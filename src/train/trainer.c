@@ -78,7 +78,9 @@ static bool open_data(trainer *t, status *st) {
     }
     dataset_request r = {.shards = o->data.train,
                          .latents = dit ? o->data.latents : NULL,
+                         .tokens = dit ? o->data.tokens : NULL,
                          .resolution = (int)o->data.resolution,
+                         .min_tiles = o->data.min_tiles,
                          .max_tiles = o->data.max_tiles,
                          .crop_tiles = dit ? 0 : o->vae.crop_tiles,
                          .cache_mb = o->data.cache_mb};
@@ -88,9 +90,14 @@ static bool open_data(trainer *t, status *st) {
         r.shards = o->data.heldout;
         r.crop_tiles = 0;
         r.latents = dit ? o->data.latents_heldout : NULL;
-        if (dataset_open(&t->heldout, &r, st) &&
-            (t->heldout.resolution != t->data.resolution || t->heldout.vae != t->data.vae))
-            status_set(st, ST_CONFIG, "%s: held-out data have another resolution or auto-encoder than %s",
+        r.tokens = dit && o->data.tokens[0] ? o->data.tokens_heldout : NULL;
+        if (r.tokens && !r.tokens[0])
+            status_set(st, ST_USAGE, "data.tokens_heldout is not given: the condition tokens of data.heldout");
+        else if (dataset_open(&t->heldout, &r, st) &&
+                 (t->heldout.resolution != t->data.resolution || t->heldout.vae != t->data.vae ||
+                  t->heldout.encoder != t->data.encoder))
+            status_set(st, ST_CONFIG,
+                       "%s: held-out data have another resolution, auto-encoder or image encoder than %s",
                        o->data.heldout, o->data.train);
     }
     return comm_agree(t->c, st);
@@ -127,6 +134,7 @@ static bool build_model(trainer *t, status *st) {
     w->clip = o->train.clip != opt_train_clip_none;
     w->s.clip = clip_new(&t->clip, o->train.clip_norm, o->train.clip_percentile, window);
     w->s.vae = t->data.vae;
+    w->s.encoder = t->data.encoder;
     w->s.data = hash_bytes(t->data.ids, (size_t)t->data.n * sizeof *t->data.ids, 0);
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
                           : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF
