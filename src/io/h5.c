@@ -47,13 +47,21 @@ static hid_t access_list(void) {
     return fapl;
 }
 
+/* Objects without the time they were made: equal content gives equal files. */
+static hid_t timeless(hid_t kind) {
+    hid_t p = H5Pcreate(kind);
+    H5Pset_obj_track_times(p, false);
+    return p;
+}
+
 hid_t h5_file_create(const char *path, status *st) {
     quiet();
-    hid_t fapl = access_list();
+    hid_t fapl = access_list(), fcpl = timeless(H5P_FILE_CREATE);
     errno = 0;
-    hid_t f = h5_driver_use(fapl) ? H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, fapl) : -1;
+    hid_t f = h5_driver_use(fapl) ? H5Fcreate(path, H5F_ACC_TRUNC, fcpl, fapl) : -1;
     int   err = errno;
     H5Pclose(fapl);
+    H5Pclose(fcpl);
     if (f < 0)
         status_set(st, ST_IO, "%s: cannot create: %s; check the folder, its permissions and space", path,
                    err ? strerror(err) : "HDF5 refused");
@@ -98,7 +106,8 @@ void h5_file_discard(hid_t file, const char *path) {
 
 bool h5_group(hid_t file, const char *name, status *st) {
     quiet();
-    hid_t g = H5Gcreate2(file, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t gcpl = timeless(H5P_GROUP_CREATE), g = H5Gcreate2(file, name, H5P_DEFAULT, gcpl, H5P_DEFAULT);
+    H5Pclose(gcpl);
     if (g < 0) return NOT_WRITTEN(file, name);
     H5Gclose(g);
     return true;
@@ -248,7 +257,7 @@ hid_t h5_table_create(hid_t file, const char *name, hid_t type, int64_t cols, in
     int     rank = cols ? 2 : 1;
     hsize_t dims[2] = {0, (hsize_t)cols}, max[2] = {H5S_UNLIMITED, (hsize_t)cols};
     hsize_t chunk[2] = {(hsize_t)(chunk_rows > 0 ? chunk_rows : 1), (hsize_t)cols};
-    hid_t   space = H5Screate_simple(rank, dims, max), dcpl = H5Pcreate(H5P_DATASET_CREATE);
+    hid_t   space = H5Screate_simple(rank, dims, max), dcpl = timeless(H5P_DATASET_CREATE);
     H5Pset_chunk(dcpl, rank, chunk);
     if (deflate > 0) {
         H5Pset_shuffle(dcpl);
@@ -320,9 +329,10 @@ bool h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_
 bool h5_flat_put(hid_t file, const char *name, hid_t type, int64_t count, const void *data, status *st) {
     quiet();
     hsize_t dims = (hsize_t)count;
-    hid_t   space = H5Screate_simple(1, &dims, NULL);
-    hid_t   set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
-    bool    ok = set >= 0 && (count == 0 || H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0);
+    hid_t   space = H5Screate_simple(1, &dims, NULL), dcpl = timeless(H5P_DATASET_CREATE);
+    hid_t   set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, dcpl, H5P_DEFAULT);
+    H5Pclose(dcpl);
+    bool ok = set >= 0 && (count == 0 || H5Dwrite(set, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, data) >= 0);
     H5Sclose(space);
     if (set >= 0) ok = H5Dclose(set) >= 0 && ok;
     return ok || NOT_WRITTEN(file, name);

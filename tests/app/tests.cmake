@@ -1,6 +1,6 @@
 # The whole program, by shell scripts. Exit code 77: skipped.
 add_executable(shard_tool app/shard_tool.c)
-target_link_libraries(shard_tool PRIVATE d3s2_data)
+target_link_libraries(shard_tool PRIVATE d3s2_data d3s2_dino_weights)
 function(d3s2_script name labels seconds)
   math(EXPR timeout "${seconds} * ${D3S2_TEST_PATIENCE}")
   add_test(NAME app_${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/app/${name}.sh $<TARGET_FILE:d3s2> ${MPIEXEC_EXECUTABLE}
@@ -16,4 +16,5 @@ d3s2_script(cli "unit" 300)
 d3s2_script(kill "unit;mpi" 300)
 d3s2_script(bad_input "train;mpi" 600)
 d3s2_script(full_disk "train;mpi" 600)
+d3s2_script(tokens "train;mpi" 300)
 d3s2_script(gpu "gpu;mpi" 600)
