@@ -372,12 +372,43 @@ static bool plausible(hid_t table, const hsize_t dims[2], size_t size) {
     return claimed <= stored * (chunked ? DEFLATE_BOUND : 1) && (double)chunk[0] * (double)chunk[1] < 2e9;
 }
 
+/* All steps of the path lie in this file (h5_has has seen them): a link may lead out of it. */
+static bool inside(hid_t file, const char *name) {
+    char part[512];
+    snprintf(part, sizeof part, "%s", name);
+    for (char *p = part + (part[0] == '/');; p++) {
+        H5L_info_t info;
+        if (*p && *p != '/') continue;
+        char keep = *p;
+        *p = 0;
+        if (*part && (H5Lget_info(file, part, &info, H5P_DEFAULT) < 0 || info.type != H5L_TYPE_HARD)) return false;
+        if (!keep) return true;
+        *p = keep;
+    }
+}
+
+/* Its numbers lie in this file: not in files that it names, not in other data sets. */
+static bool own_storage(hid_t table) {
+    hid_t        dcpl = H5Dget_create_plist(table);
+    H5D_layout_t layout = dcpl >= 0 ? H5Pget_layout(dcpl) : H5D_LAYOUT_ERROR;
+    bool         ok = (layout == H5D_CHUNKED || layout == H5D_CONTIGUOUS || layout == H5D_COMPACT) &&
+              H5Pget_external_count(dcpl) == 0;
+    if (dcpl >= 0) H5Pclose(dcpl);
+    return ok;
+}
+
 static hid_t open_table(hid_t file, const char *name, int64_t cols, int64_t rows, hsize_t dims[2], hid_t *type,
                         status *st) {
     quiet();
-    hid_t table = h5_has(file, name) ? H5Dopen2(file, name, H5P_DEFAULT) : -1;
+    bool  there = h5_has(file, name), here = there && inside(file, name);
+    hid_t table = here ? H5Dopen2(file, name, H5P_DEFAULT) : -1;
+    if (table >= 0 && !own_storage(table)) {
+        H5Dclose(table);
+        table = -1;
+        here = false;
+    }
     if (table < 0) {
-        DAMAGED(file, name, "the dataset is missing");
+        DAMAGED(file, name, there && !here ? "its data lie outside the file" : "the dataset is missing");
         return -1;
     }
     *type = H5Dget_type(table);
