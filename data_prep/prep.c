@@ -1,7 +1,9 @@
 #include "data_prep/prep.h"
 #include "core/rng.h"
 #include "data_prep/catalog.h"
+#include "data_prep/claims.h"
 #include "data_prep/queue.h"
+#include "io/folder_lock.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -43,6 +45,8 @@ typedef struct {
     char              **heldout; /* sorted names, from the list */
     int64_t             n_heldout;
     uint64_t            settings; /* hash of everything a rejection depends on */
+    int                 lock;     /* rank 0's, -1 none */
+    claims             *claims;   /* NULL: none */
     shard_writer       *writer[N_SPLITS];
     int                 in_shard[N_SPLITS], seq[N_SPLITS];
     prep_result         r;
@@ -80,9 +84,9 @@ static bool check_options(const prep_options *o, status *st) {
 
 static uint64_t settings_hash(const prep_options *o) {
     char text[512];
-    snprintf(text, sizeof text, "%d %g %g %lld %lld %lld %lld %g %g", o->resolution, o->tau_voxels, o->limit_seconds,
+    snprintf(text, sizeof text, "%d %g %g %lld %lld %lld %lld %g %g%s", o->resolution, o->tau_voxels, o->limit_seconds,
              (long long)o->limit_mbytes, (long long)o->limit_faces, (long long)o->min_tiles, (long long)o->max_tiles,
-             o->half_thickness, o->cap_share);
+             o->half_thickness, o->cap_share, o->dedupe ? " dedupe" : "");
     return hash_text(text);
 }
 
@@ -193,7 +197,9 @@ static bool plan(run *r, status *st) {
     r->todo = malloc((size_t)r->files.n + 1);
     CHECK(r->todo, "no memory for %lld files", (long long)r->files.n);
     memset(r->todo, 1, (size_t)r->files.n);
-    if (!o->dry_run && !make_folder(o->output, st)) return false;
+    if (!o->dry_run &&
+        (!make_folder(o->output, st) || (r->lock = folder_lock(o->output, "choose another prep.output", st)) < 0))
+        return false;
     if (!read_folder(r, o->output, !o->dry_run, st)) return false;
     for (int s = 0; s < N_SPLITS; s++) {
         snprintf(path, sizeof path, "%s/%s", o->output, split_name[s]);
@@ -297,6 +303,14 @@ static bool close_writer(run *r, int split, status *st) {
     return !w || shard_finish(w, st);
 }
 
+/* The shape whose geometry this one repeats; NULL for none. */
+static const char *twin_of(run *r, const sample *s, const char *name, status *st) {
+    if (!r->claims) return NULL;
+    uint64_t h = hash_bytes(s->coord, (size_t)s->n_tiles * 3 * sizeof *s->coord, 0);
+    h = hash_bytes(s->value, (size_t)s->n_tiles * TILE_CELLS * sizeof *s->value, h);
+    return claims_take(r->claims, h, name, st);
+}
+
 /* False only for failures that end the run. */
 static bool one_mesh(run *r, int64_t k, catalog_set *catalog, status *st) {
     const char *name = r->files.name[k], *category, *title;
@@ -308,6 +322,14 @@ static bool one_mesh(run *r, int64_t k, catalog_set *catalog, status *st) {
     catalog_find(catalog, name, &category, &title);
     if (!prep_sample(r->o, path, name, category, title, &s, &bad)) {
         r->r.rejected++;
+        return reject(r, name, path, &bad, st);
+    }
+    const char *twin = twin_of(r, &s, name, st);
+    if (twin || !status_ok(st)) {
+        sample_free(&s);
+        if (!twin) return false;
+        r->r.rejected++;
+        status_set(&bad, ST_DATA, "%s: duplicate of %s", path, twin);
         return reject(r, name, path, &bad, st);
     }
     int  split = split_of(r, name);
@@ -328,7 +350,12 @@ static void work(run *r, const int64_t *index, int64_t n, status *st) {
     progress     bar;
     int64_t      i;
     progress_begin(&bar, "prep", 0, n);
-    while ((i = queue_next(q)) >= 0) {
+    if (r->o->dedupe) {
+        char path[PATH_SIZE];
+        snprintf(path, sizeof path, "%s/geometry.txt", r->o->output);
+        if (!(r->claims = claims_open(path, st))) queue_stop(q);
+    }
+    while (status_ok(st) && (i = queue_next(q)) >= 0) {
         if (!one_mesh(r, index[i], catalog, st)) {
             queue_stop(q); /* the other ranks finish the shards they have */
             break;
@@ -340,6 +367,7 @@ static void work(run *r, const int64_t *index, int64_t n, status *st) {
         shard_abandon(r->writer[s]); /* NULL after a finish */
         r->writer[s] = NULL;
     }
+    claims_close(r->claims);
     queue_agree(st, r->rank, r->size);
     if (status_ok(st)) progress_end(&bar, "");
     queue_close(q);
@@ -359,7 +387,7 @@ static void summarise(run *r, double t0) {
 }
 
 bool prep_run(const prep_options *o, int rank, int size, prep_result *result, status *st) {
-    run    r = {.o = o, .rank = rank, .size = size};
+    run    r = {.o = o, .rank = rank, .size = size, .lock = -1};
     double t0 = now_seconds();
     if (check_options(o, st)) {
         r.settings = settings_hash(o);
@@ -385,6 +413,7 @@ bool prep_run(const prep_options *o, int rank, int size, prep_result *result, st
         }
         free(index);
     }
+    if (r.lock >= 0) close(r.lock);
     if (result) *result = r.r;
     file_list_free(&r.files);
     for (int64_t i = 0; i < r.n_heldout; i++) free(r.heldout[i]);

@@ -98,7 +98,7 @@ static bool build_tiles(const prep_options *o, const mesh *m, const char *path, 
 bool prep_sample(const prep_options *o, const char *path, const char *name, const char *category, const char *title,
                  sample *out, status *st) {
     import_limits limits = {o->limit_seconds, o->limit_mbytes, o->limit_faces};
-    view_options  vo = {o->views, o->view_size, o->view_samples, o->up_axis, o->seed};
+    view_options  vo = {o->views, o->view_size, o->view_samples, o->up_axis, o->orbit, o->seed};
     scene         sc;
     *out = (sample){0};
     if (!import_scene(path, &limits, &sc, st)) return false;

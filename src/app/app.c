@@ -19,12 +19,14 @@ static const verb verbs[] = {
      "table; the exit code is 65 when something is wrong.",
      "", "d3s2 check data runs/vae", "", VERB_RANK0, verb_check},
     {"info", "statistics of data sets; what this machine has", "d3s2 info PATH... | d3s2 info [--device]",
-     "Prints samples, tokens (least, mean, most, histogram), voxels, share of active voxels, views and categories of "
-     "the\n"
-     "shards in each folder, and what latents and checkpoints hold. --device, or no path, tells about processor, "
+     "Prints samples, tokens (least, mean, most, histogram), voxels, share of active voxels, parts, open edges, views "
+     "and "
+     "categories of the\n"
+     "shards in each folder, and what latents, tokens and checkpoints hold; info.sheet=FILE.png draws some of the "
+     "shapes. --device, or no path, tells about processor, "
      "memory,\n"
      "GPUs and libraries.",
-     "", "d3s2 info data/train", "--device", VERB_RANK0, verb_info},
+     "info", "d3s2 info data/train info.sheet=shapes.png", "--device", VERB_RANK0, verb_info},
     {"train", "trains the auto-encoder or the transformer",
      "d3s2 train --config FILE train.run=FOLDER [section.key=value ...]",
      "Trains the network that train.model names on data.train. A run folder that has checkpoints is continued. A "

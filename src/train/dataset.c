@@ -129,7 +129,9 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
         const shard *s = &d->shards[i];
         for (int64_t k = 0; k < s->n_samples; k++) {
             int64_t tiles = s->first[k + 1] - s->first[k];
-            if (tiles == 0 || tiles < r->min_tiles || (r->max_tiles > 0 && tiles > r->max_tiles)) {
+            bool    open = r->max_open_share > 0 && r->max_open_share < 1 &&
+                        shard_figure(s, k, "open_edge_share", 0) > r->max_open_share;
+            if (open || tiles == 0 || tiles < r->min_tiles || (r->max_tiles > 0 && tiles > r->max_tiles)) {
                 d->n_left_out++;
                 continue;
             }
@@ -147,9 +149,10 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
         }
     }
     if (d->n == 0)
-        return status_set(st, ST_NO_INPUT,
-                          "%s holds no sample to train on (%lld left out by data.min_tiles and data.max_tiles)",
-                          r->shards, (long long)d->n_left_out);
+        return status_set(
+            st, ST_NO_INPUT,
+            "%s holds no sample to train on (%lld left out by data.min_tiles, data.max_tiles and data.max_open_share)",
+            r->shards, (long long)d->n_left_out);
     return ids_unique(d, st);
 }
 

@@ -82,6 +82,7 @@ static bool open_data(trainer *t, status *st) {
                          .resolution = (int)o->data.resolution,
                          .min_tiles = o->data.min_tiles,
                          .max_tiles = o->data.max_tiles,
+                         .max_open_share = o->data.max_open_share,
                          .crop_tiles = dit ? 0 : o->vae.crop_tiles,
                          .cache_mb = o->data.cache_mb};
     dataset_open(&t->data, &r, st);
