@@ -4,6 +4,7 @@ d3s2_test(test_configs LABELS "train" SOURCES train/test_configs.c LIBS d3s2_tra
 d3s2_test(test_vae_load LABELS "train" SOURCES train/test_vae_load.c train/fixture.c LIBS d3s2_train)
 d3s2_test(test_trainer LABELS "train" SOURCES train/test_trainer.c train/fixture.c LIBS d3s2_train)
 d3s2_test(test_device LABELS "train" SOURCES train/test_device.c train/fixture.c LIBS d3s2_train)
+d3s2_test(test_dataset LABELS "train" SOURCES train/test_dataset.c train/fixture.c LIBS d3s2_train)
 d3s2_test(test_tokens LABELS "train" SOURCES train/test_tokens.c train/fixture.c LIBS d3s2_train d3s2_dino_weights)
 
 # On a GPU, and on a pretended one for the host's part.
