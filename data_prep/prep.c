@@ -264,12 +264,23 @@ static int split_of(const run *r, const char *name) {
 
 /* ---- writing -------------------------------------------------------------------------------------------------- */
 
+/* JSON takes UTF-8 only, and a reason may quote the file. */
+static json_t *json_text(const char *text) {
+    json_t *j = json_string(text);
+    char   *plain = j ? NULL : strdup(text);
+    for (char *c = plain; c && *c; c++)
+        if ((unsigned char)*c > 126) *c = '?';
+    if (plain) j = json_string(plain);
+    free(plain);
+    return j;
+}
+
 static bool reject(run *r, const char *name, const char *path, const status *why, status *st) {
     char        file[PATH_SIZE], settings[24];
     struct stat info = {0};
     if (stat(path, &info) != 0) info.st_size = -1;
     snprintf(settings, sizeof settings, "%016llx", (unsigned long long)r->settings);
-    json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:s}", "source", name, "reason", why->text, "size",
+    json_t *j = json_pack("{s:s, s:o, s:I, s:I, s:s}", "source", name, "reason", json_text(why->text), "size",
                           (json_int_t)info.st_size, "mtime", (json_int_t)info.st_mtime, "settings", settings);
     char   *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);

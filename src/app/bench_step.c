@@ -89,7 +89,7 @@ static bool arrange(options *o, const comm *world, const char *folder, int *edge
         o->dit.cond_width = PATCH_WIDTH;
     }
     o->data.resolution = 8 * *edge;
-    o->data.max_tiles = 0;
+    o->data.min_tiles = o->data.max_tiles = 0;
     o->data.heldout[0] = o->data.latents_heldout[0] = o->train.init_from[0] = 0;
     o->cond.augment = false;
     o->cond.drop = 0;

@@ -72,13 +72,14 @@ typedef struct {
 static bool open_data(trainer *t, status *st) {
     const options *o = t->o;
     bool           dit = o->train.model == opt_train_model_dit;
+    bool           stored = dit && o->cond.encoder == opt_cond_encoder_dinov2 && o->data.tokens[0];
     if (!o->data.train[0]) {
         status_set(st, ST_USAGE, "data.train is not given: the folder of shards to train on");
         return comm_agree(t->c, st);
     }
     dataset_request r = {.shards = o->data.train,
                          .latents = dit ? o->data.latents : NULL,
-                         .tokens = dit ? o->data.tokens : NULL,
+                         .tokens = stored ? o->data.tokens : NULL,
                          .resolution = (int)o->data.resolution,
                          .min_tiles = o->data.min_tiles,
                          .max_tiles = o->data.max_tiles,
@@ -91,7 +92,7 @@ static bool open_data(trainer *t, status *st) {
         r.shards = o->data.heldout;
         r.crop_tiles = 0;
         r.latents = dit ? o->data.latents_heldout : NULL;
-        r.tokens = dit && o->data.tokens[0] ? o->data.tokens_heldout : NULL;
+        r.tokens = stored ? o->data.tokens_heldout : NULL;
         if (r.tokens && !r.tokens[0])
             status_set(st, ST_USAGE, "data.tokens_heldout is not given: the condition tokens of data.heldout");
         else if (dataset_open(&t->heldout, &r, st) &&

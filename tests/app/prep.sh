@@ -100,7 +100,7 @@ while [ $i -lt 90 ]; do # one byte each, from a stream that is the same every ti
     cp "$tmp/seed/s.$1" "$f"
     size=$(wc -c <"$f")
     r=$(((i * 7919 + 104729) * 1103515245 + 12345))
-    printf "\\$(printf %o $((r / 65536 % 128)))" | dd of="$f" bs=1 seek=$((r / 8388608 % size)) conv=notrunc 2>/dev/null
+    printf "\\$(printf %o $((r / 65536 % 256)))" | dd of="$f" bs=1 seek=$((r / 8388608 % size)) conv=notrunc 2>/dev/null
     i=$((i + 1))
 done
 both 0 "" prep prep.input="$tmp/bad" prep.output="$tmp/bad-data" $small prep.seconds_per_mesh=10 prep.mb_per_mesh=512
