@@ -147,6 +147,10 @@ static void print_help(const verb *v, FILE *f) {
                    "  section.key=value   set one option\n");
         if (strstr(v->options, "train.device") || v->run == verb_train)
             fprintf(f, "  --device NAME       the same as train.device=NAME: auto, cpu, ref, cuda\n");
+        if (strstr(v->options, "cond.weights"))
+            fprintf(f, "  --weights FILE      the same as cond.weights=FILE: DINOv2 with registers, safetensors\n");
+        if (v->run == verb_tokens || v->run == verb_train)
+            fprintf(f, "  --encoder NAME      the same as cond.encoder=NAME: patches, dinov2\n");
         fprintf(f, "\noptions:\n");
         options_help(f, v->options);
     }
