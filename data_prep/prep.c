@@ -198,7 +198,8 @@ static bool plan(run *r, status *st) {
     CHECK(r->todo, "no memory for %lld files", (long long)r->files.n);
     memset(r->todo, 1, (size_t)r->files.n);
     if (!o->dry_run &&
-        (!make_folder(o->output, st) || (r->lock = folder_lock(o->output, "choose another prep.output", st)) < 0))
+        (!make_folder(o->output, st) || (r->lock = folder_lock(o->output, "choose another prep.output", st)) < 0 ||
+         !folder_lock_sign(r->lock, o->output, st)))
         return false;
     if (!read_folder(r, o->output, !o->dry_run, st)) return false;
     for (int s = 0; s < N_SPLITS; s++) {
