@@ -48,3 +48,23 @@ camera camera_framing(const mesh *m, double azimuth, double elevation, double fo
     c.far = (float)((distance + reach) * 1.01);
     return c;
 }
+
+camera camera_orbit(double azimuth, double elevation, double fov, double distance, int up_axis, int width, int height) {
+    CHECK(width > 0 && height > 0 && fov > 0 && fov < 180 && distance > 0, "%d x %d, field of view %g, distance %g",
+          width, height, fov, distance);
+    double axis[3][3], f = 0.5 * width / tan(fov * 3.14159265358979323846 / 360), reach = sqrt(3);
+    axes_of(azimuth, elevation, up_axis, axis);
+    camera c = {.fx = (float)f,
+                .fy = (float)f,
+                .cx = 0.5f * (float)width,
+                .cy = 0.5f * (float)height,
+                .width = width,
+                .height = height,
+                .near = (float)fmax(distance - reach, 1e-3),
+                .far = (float)(distance + reach)};
+    for (int r = 0; r < 3; r++)
+        for (int a = 0; a < 3; a++) c.world_to_camera[4 * r + a] = (float)axis[r][a];
+    c.world_to_camera[11] = (float)distance;
+    c.world_to_camera[15] = 1;
+    return c;
+}

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -27,7 +28,7 @@ void import_set_child_hook(void (*hook)(const char *path)) {
 
 bool import_knows(const char *path) {
     const char *slash = strrchr(path, '/'), *dot = strrchr(slash ? slash : path, '.');
-    return dot && dot[1] && aiIsExtensionSupported(dot) == AI_TRUE;
+    return dot && dot[1] && (strcasecmp(dot, ".wrl") == 0 || aiIsExtensionSupported(dot) == AI_TRUE);
 }
 
 void scene_free(scene *s) {

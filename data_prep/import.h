@@ -1,5 +1,5 @@
-/* Import of any mesh file Assimp can read, in a child process, so that a file that crashes, hangs or exhausts the
- * importer cannot take the run with it.
+/* Import of any mesh file that Assimp can read, and of VRML97 (vrml.h), in a child process, so that a file that
+ * crashes, hangs or exhausts the importer cannot take the run with it.
  *
  * All meshes of the scene are merged with their node transforms, triangulated (points and lines are dropped), vertices
  * that no triangle uses are removed. Axes and units stay as in the file. The child sends one flat stream through a
@@ -34,7 +34,7 @@ import_limits import_default_limits(void); /* 60 s, 4096 MB, 20 million faces */
 bool import_scene(const char *path, const import_limits *limits, scene *s, status *st);
 void scene_free(scene *s);
 
-/* True when Assimp lists the file name's extension. */
+/* True for .wrl and when Assimp lists the file name's extension. */
 bool import_knows(const char *path);
 
 /* Called in the child before the file is read: lets a test play a crashing or hanging importer. NULL: none. */

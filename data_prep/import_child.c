@@ -1,4 +1,5 @@
 #include "data_prep/import.h"
+#include "data_prep/vrml.h"
 
 #include <assimp/cimport.h>
 #include <assimp/config.h>
@@ -170,7 +171,51 @@ static void send_material(const struct aiScene *in, const struct aiMaterial *mat
     if (n_blob) send_all(fd, blob->pcData, (size_t)n_blob);
 }
 
+/* ---- VRML ----------------------------------------------------------------------------------------------------- */
+
+/* The file's text, when it is one this program reads itself; else NULL. */
+static char *read_vrml(const char *path, int64_t *n, int fd) {
+    char  head[16];
+    FILE *f = fopen(path, "rb");
+    char *text = NULL;
+    if (f && fread(head, 1, sizeof head, f) == sizeof head && vrml_is(head, sizeof head) && !fseeko(f, 0, SEEK_END)) {
+        *n = ftello(f);
+        text = *n > 0 ? malloc((size_t)*n + 1) : NULL;
+        if (!text) leave(fd, "out of memory");
+        rewind(f);
+        if (fread(text, 1, (size_t)*n, f) != (size_t)*n) leave(fd, "the file cannot be read");
+        text[*n] = 0;
+    }
+    if (f) fclose(f);
+    return text;
+}
+
+static _Noreturn void send_vrml(const char *text, int64_t n, const import_limits *limits, int fd) {
+    vrml_scene s;
+    char       why[160];
+    if (!vrml_read(text, n, limits->max_faces, &s, why)) leave(fd, why);
+    import_head head = {.magic = IMPORT_MAGIC,
+                        .n_vertices = s.n_vertices,
+                        .n_faces = s.n_faces,
+                        .n_materials = s.n_materials,
+                        .has_color = s.color != NULL};
+    send_all(fd, &head, sizeof head);
+    send_all(fd, s.position, (size_t)s.n_vertices * 12);
+    send_all(fd, s.face, (size_t)s.n_faces * 12);
+    send_all(fd, s.material, (size_t)s.n_faces * 4);
+    if (s.color) send_all(fd, s.color, (size_t)s.n_vertices * 4);
+    for (int64_t i = 0; i < s.n_materials; i++) {
+        int64_t none[2] = {0, 0}; /* neither texture file nor embedded texture */
+        send_all(fd, s.diffuse + 4 * i, 4 * sizeof(float));
+        send_all(fd, none, sizeof none);
+    }
+    _exit(0);
+}
+
 _Noreturn void import_child(const char *path, const import_limits *limits, int fd) {
+    int64_t n_text;
+    char   *vrml = read_vrml(path, &n_text, fd);
+    if (vrml) send_vrml(vrml, n_text, limits, fd);
     struct aiPropertyStore *store = aiCreatePropertyStore();
     aiSetImportPropertyInteger(store, AI_CONFIG_PP_SBP_REMOVE, aiPrimitiveType_POINT | aiPrimitiveType_LINE);
     const struct aiScene *in =

@@ -1,7 +1,9 @@
 #include "data_prep/prep.h"
 #include "core/rng.h"
 #include "data_prep/catalog.h"
+#include "data_prep/claims.h"
 #include "data_prep/queue.h"
+#include "io/folder_lock.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -56,6 +58,8 @@ typedef struct {
     char              **heldout; /* sorted names, from the list */
     int64_t             n_heldout;
     uint64_t            settings; /* hash of everything a rejection depends on */
+    int                 lock;     /* rank 0's, -1 none */
+    claims             *claims;   /* NULL: none */
     shard_writer       *writer[PREP_MAX_GRIDS][N_SPLITS];
     int                 in_shard[PREP_MAX_GRIDS][N_SPLITS], seq[PREP_MAX_GRIDS][N_SPLITS];
     prep_result         r;
@@ -104,9 +108,9 @@ static uint64_t settings_hash(const prep_options *o) {
     int       n_grids = prep_grids(o, grid), n = 0;
     for (int k = 0; k < n_grids; k++)
         n += snprintf(text + n, sizeof text - (size_t)n, "%d %g ", grid[k].resolution, grid[k].tau_voxels);
-    snprintf(text + n, sizeof text - (size_t)n, "%g %lld %lld %lld %lld %g %g", o->limit_seconds,
+    snprintf(text + n, sizeof text - (size_t)n, "%g %lld %lld %lld %lld %g %g%s", o->limit_seconds,
              (long long)o->limit_mbytes, (long long)o->limit_faces, (long long)o->min_tiles, (long long)o->max_tiles,
-             o->half_thickness, o->cap_share);
+             o->half_thickness, o->cap_share, o->dedupe ? " dedupe" : "");
     return hash_text(text);
 }
 
@@ -236,7 +240,10 @@ static bool plan(run *r, status *st) {
     r->todo = malloc((size_t)r->files.n + 1);
     CHECK(r->todo, "no memory for %lld files", (long long)r->files.n);
     memset(r->todo, (1 << r->n_grids) - 1, (size_t)r->files.n);
-    if (!o->dry_run && !make_folder(o->output, st)) return false;
+    if (!o->dry_run &&
+        (!make_folder(o->output, st) || (r->lock = folder_lock(o->output, "choose another prep.output", st)) < 0 ||
+         !folder_lock_sign(r->lock, o->output, st)))
+        return false;
     for (int k = 0; k < r->n_grids; k++)
         if (!plan_grid(r, k, st)) return false;
     read_rejects(r);
@@ -297,12 +304,23 @@ static int split_of(const run *r, const char *name) {
 
 /* ---- writing -------------------------------------------------------------------------------------------------- */
 
+/* JSON takes UTF-8 only, and a reason may quote the file. */
+static json_t *json_text(const char *text) {
+    json_t *j = json_string(text);
+    char   *plain = j ? NULL : strdup(text);
+    for (char *c = plain; c && *c; c++)
+        if ((unsigned char)*c > 126) *c = '?';
+    if (plain) j = json_string(plain);
+    free(plain);
+    return j;
+}
+
 static bool reject(run *r, const char *name, const char *path, const status *why, status *st) {
     char        file[PATH_SIZE], settings[24];
     struct stat info = {0};
     if (stat(path, &info) != 0) info.st_size = -1;
     snprintf(settings, sizeof settings, "%016llx", (unsigned long long)r->settings);
-    json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:s}", "source", name, "reason", why->text, "size",
+    json_t *j = json_pack("{s:s, s:o, s:I, s:I, s:s}", "source", name, "reason", json_text(why->text), "size",
                           (json_int_t)info.st_size, "mtime", (json_int_t)info.st_mtime, "settings", settings);
     char   *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
     json_decref(j);
@@ -344,6 +362,14 @@ static bool append(run *r, int grid, int split, const sample *s, status *st) {
     return ++r->in_shard[grid][split] < r->o->shapes_per_shard || close_writer(r, grid, split, st);
 }
 
+/* The shape whose geometry this one repeats; NULL for none. */
+static const char *twin_of(run *r, const sample *s, const char *name, status *st) {
+    if (!r->claims) return NULL;
+    uint64_t h = hash_bytes(s->coord, (size_t)s->n_tiles * 3 * sizeof *s->coord, 0);
+    h = hash_bytes(s->value, (size_t)s->n_tiles * TILE_CELLS * sizeof *s->value, h);
+    return claims_take(r->claims, h, name, st);
+}
+
 /* False only for failures that end the run. */
 static bool one_mesh(run *r, int64_t k, catalog_set *catalog, status *st) {
     const char *name = r->files.name[k], *category, *title;
@@ -355,6 +381,17 @@ static bool one_mesh(run *r, int64_t k, catalog_set *catalog, status *st) {
     catalog_find(catalog, name, &category, &title);
     if (!prep_sample(r->o, path, name, category, title, r->todo[k], s, &bad)) {
         r->r.rejected++;
+        return reject(r, name, path, &bad, st);
+    }
+    sample *first = NULL;
+    for (int g = r->n_grids - 1; g >= 0; g--)
+        if (r->todo[k] >> g & 1) first = &s[g];
+    const char *twin = twin_of(r, first, name, st);
+    if (twin || !status_ok(st)) {
+        for (int g = 0; g < r->n_grids; g++) sample_free(&s[g]);
+        if (!twin) return false;
+        r->r.rejected++;
+        status_set(&bad, ST_DATA, "%s: duplicate of %s", path, twin);
         return reject(r, name, path, &bad, st);
     }
     int split = split_of(r, name);
@@ -372,7 +409,12 @@ static void work(run *r, const int64_t *index, int64_t n, status *st) {
     progress     bar;
     int64_t      at;
     progress_begin(&bar, "prep", 0, n);
-    while ((at = queue_next(q)) >= 0) {
+    if (r->o->dedupe) {
+        char path[PATH_SIZE];
+        snprintf(path, sizeof path, "%s/geometry.txt", r->o->output);
+        if (!(r->claims = claims_open(path, st))) queue_stop(q);
+    }
+    while (status_ok(st) && (at = queue_next(q)) >= 0) {
         if (!one_mesh(r, index[at], catalog, st)) {
             queue_stop(q); /* the other ranks finish the shards they have */
             break;
@@ -385,6 +427,7 @@ static void work(run *r, const int64_t *index, int64_t n, status *st) {
         shard_abandon(r->writer[grid][split]); /* NULL after a finish */
         r->writer[grid][split] = NULL;
     }
+    claims_close(r->claims);
     queue_agree(st, r->rank, r->size);
     if (status_ok(st)) progress_end(&bar, "");
     queue_close(q);
@@ -404,7 +447,7 @@ static void summarise(run *r, double t0) {
 }
 
 bool prep_run(const prep_options *o, int rank, int size, prep_result *result, status *st) {
-    run    r = {.o = o, .rank = rank, .size = size};
+    run    r = {.o = o, .rank = rank, .size = size, .lock = -1};
     double t0 = now_seconds();
     if (check_options(o, st)) {
         r.settings = settings_hash(o);
@@ -432,6 +475,7 @@ bool prep_run(const prep_options *o, int rank, int size, prep_result *result, st
         }
         free(index);
     }
+    if (r.lock >= 0) close(r.lock);
     if (result) *result = r.r;
     file_list_free(&r.files);
     for (int64_t i = 0; i < r.n_heldout; i++) free(r.heldout[i]);

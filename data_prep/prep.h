@@ -3,6 +3,8 @@
  *   OUT/[train/|heldout/]shard-RANK-SEQ.h5   complete shards (src/data/shard.h); subfolders when a split is asked for
  *   OUT/r256/.., OUT/r512/.. the same for each of several grids; a mesh is read, judged and rendered once for all of
  * them OUT/rejects.jsonl                        one line per mesh that could not be used, with the reason
+ *   OUT/geometry.txt                         which shape has which geometry (dedupe)
+ *   OUT/lock                                 one run at a time
  *
  * Ranks take meshes from a common queue and write their own shards. A restart removes *.part files of dead runs, keeps
  * what complete shards hold and skips what was rejected before, unless the file or the settings changed. A bad mesh is
@@ -29,12 +31,14 @@ typedef struct {
     int         view_size;                   /* pixels of a side */
     int         view_samples;                /* per pixel and axis, 1..16 */
     int         up_axis;                     /* of the meshes: 1 = y, 2 = z */
+    bool        orbit;                       /* cameras all around, views.h */
     uint64_t    seed;
     double      limit_seconds; /* of importing one mesh */
     int64_t     limit_mbytes, limit_faces;
     int         shapes_per_shard;
     int64_t     max_shapes;           /* only the first so many mesh files by name; 0: all */
     int64_t     part, parts;          /* of these only those whose place is part modulo parts; parts <= 1: all */
+    bool        dedupe;               /* a shape whose tiles another one has to the bit is rejected */
     int64_t     min_tiles, max_tiles; /* a shape outside is rejected; max 0: no limit */
     const char *heldout_list;         /* file with one source name per line, or NULL */
     double      heldout_share;        /* [0,1): of the shapes, by hash of the name; used when there is no list */

@@ -136,7 +136,7 @@ static bool fill_grids(const prep_options *o, const scene *sc, unsigned which, c
                        sample *out, status *st) {
     prep_grid    grid[PREP_MAX_GRIDS];
     int          n = prep_grids(o, grid), first = -1;
-    view_options vo = {o->views, o->view_size, o->view_samples, o->up_axis, o->seed};
+    view_options vo = {o->views, o->view_size, o->view_samples, o->up_axis, o->orbit, o->seed};
     int          coarsest = 0;
     for (int k = 1; k < n; k++) coarsest = grid[k].resolution < grid[coarsest].resolution ? k : coarsest;
     sdf_options so = options_of(o, &grid[coarsest]);

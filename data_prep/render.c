@@ -15,9 +15,12 @@ struct renderer {
     render_options o;
     RTCDevice      device;
     RTCScene       scene;
-    float         *normal;                   /* [n_vertices,3] or NULL: flat */
-    float          linear[256];              /* sRGB byte to light */
-    uint8_t        encode[ENCODE_STEPS + 1]; /* light 0..1 to sRGB byte */
+    float         *normal;            /* [n_vertices,3] or NULL: flat */
+    float         *flat;              /* [n_faces,3] unit */
+    float (*diffuse)[3];              /* [n_materials] light */
+    float   plain[3];                 /* of clay, or of a face without material */
+    float   linear[256];              /* sRGB byte to light */
+    uint8_t encode[ENCODE_STEPS + 1]; /* light 0..1 to sRGB byte */
 };
 
 render_options render_default_options(void) {
@@ -74,7 +77,27 @@ void renderer_free(renderer *r) {
     if (r->scene) rtcReleaseScene(r->scene);
     if (r->device) rtcReleaseDevice(r->device);
     free(r->normal);
+    free(r->flat);
+    free(r->diffuse);
     free(r);
+}
+
+/* What every hit asks for, once. */
+static bool prepare_shading(renderer *r) {
+    const render_options *o = &r->o;
+    int                   n = o->material && !o->clay ? o->n_materials : 0;
+    r->flat = malloc((size_t)r->m->n_faces * 3 * sizeof *r->flat);
+    r->diffuse = malloc(((size_t)n + 1) * sizeof *r->diffuse);
+    if (!r->flat || !r->diffuse) return false;
+    for (int64_t f = 0; f < r->m->n_faces; f++) {
+        face_cross(r->m, f, r->flat + 3 * f);
+        normalise3(r->flat + 3 * f);
+    }
+    for (int c = 0; c < 3; c++) {
+        r->plain[c] = srgb_to_linear(o->clay ? o->clay_rgb[c] : 0.8f);
+        for (int i = 0; i < n; i++) r->diffuse[i][c] = srgb_to_linear(o->material[i].diffuse[c]);
+    }
+    return true;
 }
 
 renderer *renderer_new(const mesh *m, const render_options *o, status *st) {
@@ -110,6 +133,7 @@ renderer *renderer_new(const mesh *m, const render_options *o, status *st) {
         }
         rtcReleaseGeometry(g);
     }
+    good = good && prepare_shading(r);
     if (good && o->smooth && !m->normal) good = (r->normal = averaged_normals(m)) != NULL;
     if (good) return r;
     renderer_free(r);
@@ -188,15 +212,14 @@ static void texel(const renderer *r, const image *im, float u, float v, float *o
 }
 
 static void albedo_of(const renderer *r, int64_t f, const float *bary, float *out) {
-    const mesh *m = r->m;
-    if (r->o.clay) {
-        for (int c = 0; c < 3; c++) out[c] = srgb_to_linear(r->o.clay_rgb[c]);
-        return;
-    }
+    const mesh           *m = r->m;
     const scene_material *mat = NULL;
-    if (r->o.material && m->material && m->material[f] >= 0 && m->material[f] < r->o.n_materials)
+    memcpy(out, r->plain, sizeof r->plain);
+    if (r->o.clay) return;
+    if (r->o.material && m->material && m->material[f] >= 0 && m->material[f] < r->o.n_materials) {
         mat = &r->o.material[m->material[f]];
-    for (int c = 0; c < 3; c++) out[c] = mat ? srgb_to_linear(mat->diffuse[c]) : srgb_to_linear(0.8f);
+        memcpy(out, r->diffuse[m->material[f]], sizeof r->diffuse[0]);
+    }
     if (mat && mat->texture.pixel && m->uv) {
         float uv[2] = {0, 0};
         for (int j = 0; j < 3; j++)
@@ -217,8 +240,7 @@ static void spot_of(const renderer *r, int64_t f, float u, float v, const float 
     const mesh  *m = r->m;
     const float *vn = r->normal ? r->normal : m->normal;
     float        bary[3] = {1 - u - v, u, v};
-    face_cross(m, f, s->flat);
-    normalise3(s->flat);
+    memcpy(s->flat, r->flat + 3 * f, sizeof s->flat);
     if (dot3(s->flat, d) > 0)
         for (int a = 0; a < 3; a++) s->flat[a] = -s->flat[a];
     memcpy(s->n, s->flat, sizeof s->n);
@@ -235,9 +257,9 @@ static void spot_of(const renderer *r, int64_t f, float u, float v, const float 
     albedo_of(r, f, bary, s->albedo);
 }
 
-/* Light on each spot: sky, head light, key light with its shadow. Adds to rgb[3]. */
+/* Light on each spot: sky, head light, key light with its shadow. */
 static void shade(const renderer *r, const view *v, const spot *s, const float (*d)[3], const float (*jitter)[2], int n,
-                  float *rgb) {
+                  float (*rgb)[3]) {
     float             key[LANES][3];
     LANES_ALIGNED int valid[LANES] = {0};
     struct RTCRay8    ray;
@@ -266,7 +288,7 @@ static void shade(const renderer *r, const view *v, const spot *s, const float (
         float len = sqrtf(dot3(d[i], d[i])), facing = fmaxf(0, -dot3(s[i].n, d[i]) / len);
         float light = 0.30f + 0.14f * dot3(s[i].n, v->up) + 0.16f * facing;
         if (valid[i] && ray.tfar[i] > 0) light += 0.72f * dot3(s[i].n, key[i]);
-        for (int c = 0; c < 3; c++) rgb[c] += s[i].albedo[c] * light;
+        for (int c = 0; c < 3; c++) rgb[i][c] = s[i].albedo[c] * light;
     }
 }
 
@@ -284,45 +306,127 @@ static void light_point(int x, int y, int k, float *out) {
     out[1] = radius * sinf(angle);
 }
 
-static void render_pixel(const renderer *r, const view *v, int x, int y, uint8_t *out) {
-    int   n = r->o.samples, total = n * n, hits = 0;
-    float rgb[3] = {0, 0, 0};
-    for (int k0 = 0; k0 < total; k0 += LANES) {
-        int               m = total - k0 < LANES ? total - k0 : LANES, n_spots = 0;
-        LANES_ALIGNED int valid[LANES];
-        float             d[LANES][3], lit_d[LANES][3], jitter[LANES][2];
-        spot              spots[LANES];
-        struct RTCRayHit8 h;
-        for (int i = 0; i < m; i++)
-            ray_direction(v, (float)x + ((float)((k0 + i) % n) + 0.5f) / (float)n,
-                          (float)y + ((float)((k0 + i) / n) + 0.5f) / (float)n, d[i]);
-        shoot(r, v, (const float(*)[3])d, m, valid, &h);
-        for (int i = 0; i < m; i++) {
-            if (h.hit.geomID[i] == RTC_INVALID_GEOMETRY_ID) continue;
-            spot_of(r, h.hit.primID[i], h.hit.u[i], h.hit.v[i], d[i], h.ray.tfar[i], v->eye, &spots[n_spots]);
-            memcpy(lit_d[n_spots], d[i], sizeof d[i]);
-            light_point(x, y, k0 + i, jitter[n_spots++]);
-        }
-        hits += n_spots;
-        if (n_spots) shade(r, v, spots, (const float(*)[3])lit_d, (const float(*)[2])jitter, n_spots, rgb);
+/* What a pixel has gathered. */
+typedef struct {
+    float   rgb[3];    /* sum of the light of its hits */
+    float   low, high; /* of their brightness */
+    int16_t hits, rays;
+} gathered;
+
+/* The first n of the n x n rays, for even n, are one in each row and each column; then the others, row by row. */
+static void ray_place(int n, int k, int *column, int *row) {
+    if (n % 2) {
+        *column = k % n, *row = k / n;
+    } else if (k < n) {
+        *row = k, *column = (2 * k + 1) % (n + 1);
+    } else {
+        *row = (k - n) / (n - 1);
+        *column = (k - n) % (n - 1);
+        *column += *column >= (2 * *row + 1) % (n + 1);
     }
+}
+
+typedef struct {
+    int x, y, k; /* ray k of pixel (x,y) */
+} ray_name;
+
+/* Up to LANES rays, of one pixel or of neighbours; each goes to its own place. */
+static void trace(const renderer *r, const view *v, const ray_name *name, int m, gathered *const *to) {
+    LANES_ALIGNED int valid[LANES];
+    int               n_spots = 0, n = r->o.samples, at[LANES];
+    float             d[LANES][3], lit_d[LANES][3], jitter[LANES][2], light[LANES][3];
+    spot              spots[LANES];
+    struct RTCRayHit8 h;
+    for (int i = 0; i < m; i++) {
+        int column, row;
+        ray_place(n, name[i].k, &column, &row);
+        ray_direction(v, (float)name[i].x + ((float)column + 0.5f) / (float)n,
+                      (float)name[i].y + ((float)row + 0.5f) / (float)n, d[i]);
+    }
+    shoot(r, v, (const float(*)[3])d, m, valid, &h);
+    for (int i = 0; i < m; i++) {
+        to[i]->rays++;
+        if (h.hit.geomID[i] == RTC_INVALID_GEOMETRY_ID) continue;
+        spot_of(r, h.hit.primID[i], h.hit.u[i], h.hit.v[i], d[i], h.ray.tfar[i], v->eye, &spots[n_spots]);
+        memcpy(lit_d[n_spots], d[i], sizeof d[i]);
+        light_point(name[i].x, name[i].y, name[i].k, jitter[n_spots]);
+        at[n_spots++] = i;
+    }
+    if (n_spots) shade(r, v, spots, (const float(*)[3])lit_d, (const float(*)[2])jitter, n_spots, light);
+    for (int i = 0; i < n_spots; i++) {
+        gathered *g = to[at[i]];
+        float     bright = light[i][0] + light[i][1] + light[i][2];
+        g->low = g->hits ? fminf(g->low, bright) : bright;
+        g->high = g->hits ? fmaxf(g->high, bright) : bright;
+        g->hits++;
+        for (int c = 0; c < 3; c++) g->rgb[c] += light[i][c];
+    }
+}
+
+/* Rays first .. last-1 of each of `count` pixels from (x,y) on. */
+static void trace_pixels(const renderer *r, const view *v, int x, int y, int count, int first, int last, gathered *g) {
+    ray_name  name[LANES];
+    gathered *to[LANES];
+    int       m = 0;
+    for (int i = 0; i < count; i++)
+        for (int k = first; k < last; k++) {
+            name[m] = (ray_name){x + i, y, k};
+            to[m++] = g + i;
+            if (m == LANES) trace(r, v, name, m, to), m = 0;
+        }
+    if (m) trace(r, v, name, m, to);
+}
+
+/* Do the first rays of a pixel say all there is? They and those of the pixels around it all miss, or all hit with
+ * little difference in brightness: 2 % of what a pixel can have. */
+static bool is_settled(const gathered *all, int width, int height, int x, int y) {
+    const gathered *g = all + (int64_t)y * width + x;
+    float           spread = 0.02f * 3;
+    if (g->hits != 0 && (g->hits != g->rays || g->high - g->low > spread)) return false;
+    float mean = g->hits ? (g->rgb[0] + g->rgb[1] + g->rgb[2]) / g->hits : 0;
+    for (int j = y > 0 ? y - 1 : 0; j <= y + 1 && j < height; j++)
+        for (int i = x > 0 ? x - 1 : 0; i <= x + 1 && i < width; i++) {
+            const gathered *o = all + (int64_t)j * width + i;
+            if ((o->hits == 0) != (g->hits == 0) || (o->hits != 0 && o->hits != o->rays)) return false;
+            if (g->hits && fabsf((o->rgb[0] + o->rgb[1] + o->rgb[2]) / o->hits - mean) > 2 * spread) return false;
+        }
+    return true;
+}
+
+static void finish_pixel(const renderer *r, const gathered *g, uint8_t *out) {
+    int rays = g->rays, hits = g->hits;
     for (int c = 0; c < 3; c++) {
-        float light = hits ? rgb[c] / (float)hits : 0;
+        float light = hits ? g->rgb[c] / (float)hits : 0;
         out[c] = r->encode[(int)(fminf(1, light) * ENCODE_STEPS + 0.5f)];
     }
-    out[3] = (uint8_t)((255 * hits + total / 2) / total);
+    out[3] = (uint8_t)((255 * hits + rays / 2) / rays);
 }
 
 bool renderer_view(const renderer *r, const camera *cam, int width, int height, image *rgba, status *st) {
+    gathered *all = calloc((size_t)width * (size_t)height, 2 * sizeof *all), *more = all + (int64_t)width * height;
     *rgba = (image){width, height, 4, malloc((size_t)width * (size_t)height * 4)};
-    if (!rgba->pixel) {
-        *rgba = (image){0};
+    if (!rgba->pixel || !all) {
+        free(all);
+        image_free(rgba);
         return status_set(st, ST_DATA, "out of memory for a picture of %d x %d", width, height);
     }
     view v = view_of(cam, width, height, r->o.up_axis);
-#pragma omp parallel for schedule(dynamic, 4)
-    for (int y = 0; y < height; y++)
-        for (int x = 0; x < width; x++) render_pixel(r, &v, x, y, rgba->pixel + 4 * ((int64_t)y * width + x));
+    int  n = r->o.samples, few = n % 2 || n < 4 ? n * n : n;
+#pragma omp parallel
+    {
+#pragma omp for schedule(dynamic, 4)
+        for (int y = 0; y < height; y++) trace_pixels(r, &v, 0, y, width, 0, few, all + (int64_t)y * width);
+#pragma omp for schedule(dynamic, 4)
+        for (int y = 0; y < height; y++)
+            for (int x = 0; x < width; x++) {
+                int64_t i = (int64_t)y * width + x;
+                more[i] = all[i];
+                if (few < n * n && !is_settled(all, width, height, x, y))
+                    trace_pixels(r, &v, x, y, 1, few, n * n, &more[i]);
+                finish_pixel(r, &more[i], rgba->pixel + 4 * i);
+            }
+    }
+    free(all);
     return true;
 }
 

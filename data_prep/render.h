@@ -49,3 +49,5 @@ bool render_mesh(const mesh *m, const camera *cam, int width, int height, const 
  * with a focal length in mm on a 36 mm wide sensor, as near as all vertices stay inside `fill` of the frame. */
 camera camera_framing(const mesh *m, double azimuth, double elevation, double focal_mm, double fill, int up_axis,
                       int width, int height);
+/* The same direction, from a distance, with a horizontal field of view in degrees. */
+camera camera_orbit(double azimuth, double elevation, double fov, double distance, int up_axis, int width, int height);

@@ -1,10 +1,31 @@
 #include "data_prep/views.h"
 #include "core/rng.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* Bits of i behind the point, turned round. */
+static double radical_inverse(uint32_t i) {
+    double v = 0, digit = 0.5;
+    for (; i; i >>= 1, digit /= 2) v += i & 1 ? digit : 0;
+    return v;
+}
+
+static camera orbit_camera(const view_options *o, uint64_t id, int view) {
+    rng_key all = {o->seed, RNG_VIEW, UINT32_MAX, id}, key = {o->seed, RNG_VIEW, (uint64_t)view, id};
+    double  u = (view + rng_uniform(all, 0)) / o->n_views, v = radical_inverse((uint32_t)view) + rng_uniform(all, 1);
+    u = u < 0.25 ? 2 * u : 2 * u / 3 + 1.0 / 3; /* fewer from right above */
+    double elevation = (acos(1 - 2 * u) - M_PI / 2) * 180 / M_PI, azimuth = 360 * (v - floor(v));
+    double near = sqrt(3) / 2 / sin(35 * M_PI / 180), far = sqrt(3) / 2 / sin(5 * M_PI / 180);
+    double k = 1 / (far * far) + (1 / (near * near) - 1 / (far * far)) * rng_uniform(key, 0), r = 1 / sqrt(k);
+    double fov = 2 * asin(sqrt(3) / 2 / r) * 180 / M_PI;
+    return camera_orbit(azimuth, elevation, fov, 2 * r, o->up_axis, o->size,
+                        o->size); /* the unit cube is [-1,1]^3 here */
+}
+
 camera view_camera(const mesh *m, const view_options *o, uint64_t id, int view) {
+    if (o->orbit) return orbit_camera(o, id, view);
     rng_key key = {o->seed, RNG_VIEW, (uint64_t)view, id};
     double  elevation = 10 + 30 * rng_uniform(key, 0), azimuth = 180 * rng_uniform(key, 1),
            focal = 30 + 70 * rng_uniform(key, 2);

@@ -1,5 +1,7 @@
 /* Condition views of a sample (R§2.8): random elevation 10..40 degrees, azimuth 0..180 degrees, focal length 30..100 mm
- * on a 36 mm sensor, the object centred and wholly in the frame. Keyed by (seed, sample id, view) only. */
+ * on a 36 mm sensor, the object centred and wholly in the frame. Or `orbit`, as TRELLIS renders: directions from the
+ * Hammersley sequence of the whole sphere, shifted for each sample, 10..70 degrees of field of view, so near that the
+ * sphere around the unit cube fills it (uniform in 1/distance^2). Keyed by (seed, sample id, view) only. */
 #pragma once
 #include "data/shard.h"
 #include "data_prep/render.h"
@@ -8,6 +10,7 @@ typedef struct {
     int      n_views, size; /* size: pixels of a side */
     int      samples;       /* per pixel and axis */
     int      up_axis;       /* 1: y, 2: z */
+    bool     orbit;
     uint64_t seed;
 } view_options;
 

@@ -19,12 +19,14 @@ static const verb verbs[] = {
      "table; the exit code is 65 when something is wrong.",
      "", "d3s2 check data runs/vae", "", VERB_RANK0, verb_check},
     {"info", "statistics of data sets; what this machine has", "d3s2 info PATH... | d3s2 info [--device]",
-     "Prints samples, tokens (least, mean, most, histogram), voxels, share of active voxels, views and categories of "
-     "the\n"
-     "shards in each folder, and what latents and checkpoints hold. --device, or no path, tells about processor, "
+     "Prints samples, tokens (least, mean, most, histogram), voxels, share of active voxels, parts, open edges, views "
+     "and "
+     "categories of the\n"
+     "shards in each folder, and what latents, tokens and checkpoints hold; info.sheet=FILE.png draws some of the "
+     "shapes. --device, or no path, tells about processor, "
      "memory,\n"
      "GPUs and libraries.",
-     "", "d3s2 info data/train", "--device", VERB_RANK0, verb_info},
+     "info", "d3s2 info data/train info.sheet=shapes.png", "--device", VERB_RANK0, verb_info},
     {"train", "trains the auto-encoder or the transformer",
      "d3s2 train --config FILE train.run=FOLDER [section.key=value ...]",
      "Trains the network that train.model names on data.train. A run folder that has checkpoints is continued. A "
@@ -43,6 +45,18 @@ static const verb verbs[] = {
      "encode train.device train.precision",
      "mpirun -np 2 d3s2 encode encode.input=data/train encode.vae=runs/vae encode.output=latents/train", "",
      VERB_ALL_RANKS, verb_encode},
+    {"tokens", "condition tokens of views, by an image encoder with weights",
+     "d3s2 tokens --encoder dinov2 --weights FILE.safetensors tokens.input=SHARDS tokens.output=FOLDER",
+     "Runs every view through DINOv2 with registers (ViT-S/B/L/g, weights of its hub or of Hugging Face as "
+     "safetensors; "
+     "sizes\n"
+     "come from the file) and writes one file of tokens per shard, for training with cond.encoder=dinov2 and "
+     "data.tokens.\n"
+     "Files that are there from the same weights and options are kept. Shards are shared out over the ranks.",
+     "tokens cond.encoder cond.weights cond.size cond.pad_max cond.augment train.device train.precision",
+     "mpirun -np 2 d3s2 tokens --encoder dinov2 --weights dinov2_vitl14_reg4.safetensors tokens.input=data/train "
+     "tokens.output=tokens/train",
+     "", VERB_ALL_RANKS, verb_tokens},
     {"sample", "generates shapes from views",
      "d3s2 sample SHARDS sample.checkpoint=DIT sample.vae=VAE sample.output=FOLDER",
      "Takes the active tiles of the first sample.count samples of SHARDS and one of their views (or sample.image) as "
@@ -52,7 +66,8 @@ static const verb verbs[] = {
      "part of this stage: they are given, so a small distance to the truth proves nothing by itself. Results that are "
      "there\n"
      "from the same weights and settings are kept. Samples are shared out over the ranks.",
-     "sample eval.points eval.f1_thresholds eval.seed data.resolution data.max_tiles train.device train.precision",
+     "sample cond.weights eval.points eval.f1_thresholds eval.seed data.resolution data.max_tiles train.device "
+     "train.precision",
      "mpirun -np 2 d3s2 sample data/heldout sample.checkpoint=runs/dit sample.vae=runs/vae sample.output=out "
      "sample.count=8",
      "", VERB_ALL_RANKS, verb_sample},
@@ -64,8 +79,8 @@ static const verb verbs[] = {
      "against another shape's view under the same noise, and the band error of generated shapes against decoded zero "
      "and\n"
      "random latents. Writes JSON and meshes.",
-     "eval sample.level sample.steps sample.shift sample.guidance sample.seed sample.view data.resolution "
-     "data.max_tiles train.device train.precision",
+     "eval sample.level sample.steps sample.shift sample.guidance sample.seed sample.view cond.weights "
+     "data.resolution data.max_tiles train.device train.precision",
      "mpirun -np 2 d3s2 eval data/heldout eval.checkpoint=runs/vae eval.output=out/vae", "", VERB_ALL_RANKS, verb_eval},
     {"report", "one page about a whole experiment",
      "d3s2 report FOLDER [report.output=FILE] | d3s2 report --scaling FILE.csv ... report.output=FOLDER",
@@ -136,6 +151,10 @@ static void print_help(const verb *v, FILE *f) {
                    "  section.key=value   set one option\n");
         if (strstr(v->options, "train.device") || v->run == verb_train)
             fprintf(f, "  --device NAME       the same as train.device=NAME: auto, cpu, ref, cuda\n");
+        if (strstr(v->options, "cond.weights"))
+            fprintf(f, "  --weights FILE      the same as cond.weights=FILE: DINOv2 with registers, safetensors\n");
+        if (v->run == verb_tokens || v->run == verb_train)
+            fprintf(f, "  --encoder NAME      the same as cond.encoder=NAME: patches, dinov2\n");
         fprintf(f, "\noptions:\n");
         options_help(f, v->options);
     }

@@ -138,7 +138,7 @@ static bool arrange(options *o, const comm *world, const char *folder, shape_lis
         o->dit.cond_width = PATCH_WIDTH;
     }
     o->data.resolution = 8 * *edge;
-    o->data.max_tiles = 0;
+    o->data.min_tiles = o->data.max_tiles = 0;
     o->data.heldout[0] = o->data.latents_heldout[0] = o->train.init_from[0] = 0;
     o->cond.augment = false;
     o->cond.drop = 0;

@@ -41,8 +41,11 @@ static void add_h5(found_list *l, const char *path) {
         add(l, FOUND_SHARD, path, "");
     } else if (!strcmp(format, "d3s2-latents")) {
         add(l, FOUND_LATENTS, path, "");
+    } else if (!strcmp(format, "d3s2-tokens")) {
+        add(l, FOUND_TOKENS, path, "");
     } else {
-        snprintf(other, sizeof other, "%.80s: holds \"%.20s\", which is neither shard nor latents", path, format);
+        snprintf(other, sizeof other, "%.80s: holds \"%.20s\", which is neither shard, latents nor tokens", path,
+                 format);
         add(l, FOUND_DAMAGED, path, other);
     }
 }
@@ -89,7 +92,7 @@ bool find_below(const char *path, found **list, int *n, status *st) {
     } else if (ok) {
         ok = walk(&l, path, st);
         if (ok && l.n == 0)
-            ok = status_set(st, ST_NO_INPUT, "%s: no shard, latents or checkpoint in this folder", path);
+            ok = status_set(st, ST_NO_INPUT, "%s: no shard, latents, tokens or checkpoint in this folder", path);
     }
     *list = ok ? l.item : NULL;
     *n = ok ? l.n : 0;

@@ -1,10 +1,11 @@
-/* What lies below a path: shards, latents, checkpoints. */
+/* What lies below a path: shards, latents, condition tokens, checkpoints. */
 #pragma once
 #include "io/atomic_file.h"
 
 typedef enum {
     FOUND_SHARD,
     FOUND_LATENTS,
+    FOUND_TOKENS,
     FOUND_CHECKPOINT,
     FOUND_PART,   /* something that was not finished (NAME.part) */
     FOUND_DAMAGED /* *.h5 that is no readable file of this program; `text` says why */

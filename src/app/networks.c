@@ -21,6 +21,7 @@ bool network_load(network *n, const char *path, bool want_vae, bool ema, const p
     snprintf(n->path, sizeof n->path, "%s", m.folder); /* one step, also while training goes on */
     n->step = m.step;
     n->trained_on = (uint64_t)ckpt_number_of(&m, "vae", 0);
+    n->seen = (uint64_t)ckpt_number_of(&m, "encoder", 0);
     ckpt_close(&m);
     n->o = malloc(sizeof *n->o);
     CHECK(n->o, "no memory for the options");
@@ -39,8 +40,26 @@ bool network_load(network *n, const char *path, bool want_vae, bool ema, const p
     return true;
 }
 
+bool network_encoder(network *dit, const options *o, const place *where, status *st) {
+    const options *trained = dit->o;
+    image_encoder *e = &dit->encoder;
+    if (!view_check(trained, st)) return false;
+    if (trained->cond.encoder == opt_cond_encoder_patches) return true;
+    if (!image_encoder_open(e, o->cond.weights, (int)trained->cond.size, where, st)) return false;
+    if (e->m.cfg.width != trained->dit.cond_width)
+        return status_set(st, ST_CONFIG,
+                          "%s: gives tokens of %d numbers, %s was trained on %lld: give the right weights",
+                          o->cond.weights, e->m.cfg.width, dit->path, (long long)trained->dit.cond_width);
+    if (dit->seen && dit->seen != e->fingerprint)
+        return status_set(st, ST_CONFIG, "%s: are not the weights (%016llx) whose tokens %s was trained on (%016llx)",
+                          o->cond.weights, (unsigned long long)e->fingerprint, dit->path,
+                          (unsigned long long)dit->seen);
+    return true;
+}
+
 void network_free(network *n) {
     if (!n->o) return;
+    image_encoder_close(&n->encoder);
     if (n->is_vae)
         ssvae_free(&n->vae);
     else

@@ -5,29 +5,33 @@
 #include "io/options.h"
 #include "model/sampler.h"
 #include "model/ssvae.h"
-#include "train/place.h"
-#include "train/view_input.h"
+#include "train/image_encoder.h"
 
 typedef struct {
-    char     path[PATH_CAP]; /* of the checkpoint */
-    options *o;              /* the configuration it was trained with */
-    ssvae    vae;
-    ssdit    dit;
-    bool     is_vae;
-    int64_t  step;
-    uint64_t fingerprint; /* of the weights in use */
-    uint64_t trained_on;  /* of a transformer: fingerprint of the VAE its latents came from */
-    arena    weights, work, book;
-    size_t   gpu_per_tile; /* of scratch memory */
-    arena    host, copy;   /* tables and inputs of one pass; on a GPU their copy there */
-    ctx      c;
-    tape     t;
+    char          path[PATH_CAP]; /* of the checkpoint */
+    options      *o;              /* the configuration it was trained with */
+    ssvae         vae;
+    ssdit         dit;
+    bool          is_vae;
+    int64_t       step;
+    uint64_t      fingerprint; /* of the weights in use */
+    uint64_t      trained_on;  /* of a transformer: fingerprint of the VAE its latents came from */
+    uint64_t      seen;        /* the same of the image encoder its conditions came from, 0: of none with weights */
+    image_encoder encoder;     /* of a transformer, after network_encoder, where its conditions need one */
+    arena         weights, work, book;
+    size_t        gpu_per_tile; /* of scratch memory */
+    arena         host, copy;   /* tables and inputs of one pass; on a GPU their copy there */
+    ctx           c;
+    tape          t;
 } network;
 
 /* path: a step-N folder or a run folder. ST_CONFIG when it is the other kind of network. where: place_open of the
  * caller's options. */
 bool network_load(network *n, const char *path, bool want_vae, bool ema, const place *where, status *st);
 void network_free(network *n);
+/* The image encoder that the transformer was trained with, from o's cond.weights; nothing for one that has no weights.
+ */
+bool network_encoder(network *dit, const options *o, const place *where, status *st);
 
 /* One sample's tiles. */
 typedef struct {

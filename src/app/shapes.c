@@ -50,24 +50,7 @@ bool shapes_open(const options *o, const char *verb, dataset *d, status *st) {
     return status_set(st, ST_DATA, "%s: no sample in these shards", o->command.arg[0]);
 }
 
-void shapes_share(const int64_t *tokens, int64_t n, int ranks, int *owner) {
-    int64_t *load = calloc((size_t)ranks, sizeof *load);
-    CHECK(load, "no memory for %d ranks", ranks);
-    for (int64_t i = 0; i < n; i++) owner[i] = -1;
-    for (int64_t k = 0; k < n; k++) {
-        int64_t largest = -1;
-        int     least = 0;
-        for (int64_t i = 0; i < n; i++)
-            if (owner[i] < 0 && (largest < 0 || tokens[i] > tokens[largest])) largest = i;
-        for (int r = 1; r < ranks; r++)
-            if (load[r] < load[least]) least = r;
-        owner[largest] = least;
-        load[least] += tokens[largest];
-    }
-    free(load);
-}
-
-bool shape_view_read(const dataset *d, int64_t i, int view, const char *path, const options *trained, shape_view *out,
+bool shape_view_read(const dataset *d, int64_t i, int view, const char *path, network *dit, shape_view *out,
                      status *st) {
     const data_entry *e = &d->entry[i];
     const char       *name = *path ? path : sample_name(d, i);
@@ -85,8 +68,11 @@ bool shape_view_read(const dataset *d, int64_t i, int view, const char *path, co
         out->png = NULL;
         if (!read_whole_file(path, 256 << 20, &out->png, &out->png_size, st)) return false;
     }
-    if (view_check(trained, st) && view_prepare(trained, out->png, out->png_size, name, NULL, &out->input, st))
+    if (view_prepare(dit->o, out->png, out->png_size, name, NULL, &out->input, st)) {
+        if (dit->encoder.m.block)
+            image_encoder_run(&dit->encoder, (view_input *[]){&out->input}, 1, dit->o->dit.sparse_cond);
         return true;
+    }
     shape_view_free(out);
     return false;
 }

@@ -26,9 +26,6 @@ json_t *shape_json(const shape *s, const char *key);
 /* A data set from one positional argument; ST_USAGE when there is none or more. */
 bool shapes_open(const options *o, const char *verb, dataset *d, status *st);
 
-/* owner[i] of n samples: the largest first, each to the rank with the fewest tokens so far. */
-void shapes_share(const int64_t *tokens, int64_t n, int ranks, int *owner);
-
 /* The view's file and camera, and what the network sees of it. `image` "" takes the view of the sample. */
 typedef struct {
     uint8_t   *png;
@@ -37,7 +34,7 @@ typedef struct {
     bool       has_camera;
     view_input input;
 } shape_view;
-bool shape_view_read(const dataset *d, int64_t i, int view, const char *image, const options *trained, shape_view *out,
+bool shape_view_read(const dataset *d, int64_t i, int view, const char *image, network *dit, shape_view *out,
                      status *st);
 void shape_view_free(shape_view *v);
 

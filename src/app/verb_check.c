@@ -3,6 +3,7 @@
 #include "app/verbs.h"
 #include "data/latents.h"
 #include "data/shard.h"
+#include "data/tokens.h"
 #include "io/checkpoint_file.h"
 
 #include <math.h>
@@ -29,6 +30,30 @@ static bool check_latents(const char *path, char what[64], status *st) {
     }
     snprintf(what, 64, "%lld samples, %lld tokens", (long long)l.n_samples, (long long)l.n_tiles);
     latents_close(&l);
+    return ok;
+}
+
+static bool check_tokens(const char *path, char what[64], status *st) {
+    token_file t;
+    if (!tokens_open(&t, path, st)) return false;
+    bool ok = true;
+    for (int64_t i = 0; i < t.n_samples && ok; i++)
+        for (int64_t v = 0; v < t.view_first[i + 1] - t.view_first[i] && ok; v++) {
+            int64_t  n;
+            float   *token;
+            int32_t *coord;
+            ok = tokens_read(&t, i, v, &n, &token, &coord, st);
+            if (!ok) break;
+            for (int64_t k = 0; k < n * t.width && ok; k++)
+                if (!isfinite(token[k]))
+                    ok = status_set(st, ST_DATA,
+                                    "%s: sample %lld holds values that are not finite: run `d3s2 tokens` again", path,
+                                    (long long)i);
+            free(token);
+            free(coord);
+        }
+    snprintf(what, 64, "%lld views, %lld tokens", (long long)t.n_views, (long long)t.n_tokens);
+    tokens_close(&t);
     return ok;
 }
 
@@ -59,7 +84,7 @@ static bool check_shard(const char *path, char what[64], status *st) {
 }
 
 bool verb_check(app *a, status *st) {
-    static const char *const kind[] = {"shard", "latents", "checkpoint", "unfinished", "unknown"};
+    static const char *const kind[] = {"shard", "latents", "tokens", "checkpoint", "unfinished", "unknown"};
     int                      n_bad = 0, n_all = 0;
     if (a->opt->command.n_args == 0) return status_set(st, ST_USAGE, "check needs a path: d3s2 check PATH...");
     for (int p = 0; p < a->opt->command.n_args; p++) {
@@ -76,6 +101,8 @@ bool verb_check(app *a, status *st) {
                 ok = check_shard(list[i].path, what, &one);
             else if (list[i].kind == FOUND_LATENTS)
                 ok = check_latents(list[i].path, what, &one);
+            else if (list[i].kind == FOUND_TOKENS)
+                ok = check_tokens(list[i].path, what, &one);
             else if (list[i].kind == FOUND_CHECKPOINT)
                 ok = check_checkpoint(list[i].path, what, &one);
             else if (list[i].kind == FOUND_DAMAGED)

@@ -1,6 +1,7 @@
 /* d3s2 eval: figures of an auto-encoder (eval.checkpoint alone) or of a transformer (with eval.vae). */
 #include "app/eval_one.h"
 #include "app/verbs.h"
+#include "train/share.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -36,8 +37,8 @@ static void make_key(job *j) {
 static bool eval_dit(job *j, int64_t i, const shape *s, json_t *out, status *st) {
     shape_view view, other = {0};
     int        which = (int)j->o->sample.view;
-    if (!shape_view_read(&j->d, i, which, "", j->dit.o, &view, st)) return false;
-    bool ok = j->n < 2 || shape_view_read(&j->d, (i + 1) % j->n, which, "", j->dit.o, &other, st);
+    if (!shape_view_read(&j->d, i, which, "", &j->dit, &view, st)) return false;
+    bool ok = j->n < 2 || shape_view_read(&j->d, (i + 1) % j->n, which, "", &j->dit, &other, st);
     ok = ok && eval_dit_shape(&j->vae, &j->dit, j->o, s, &view.input, j->n > 1 ? &other.input : NULL,
                               j->o->eval.generate == 0 || i < j->o->eval.generate, out, st);
     shape_view_free(&view);
@@ -116,7 +117,7 @@ static void print_means(const char *path) {
 static bool run(job *j, const comm *c, status *st) {
     const options *o = j->o;
     char           path[PATH_CAP];
-    shapes_share(j->d.tokens, j->n, c->size, j->owner);
+    share_by_size(j->d.tokens, j->n, c->size, j->owner);
     for (int64_t i = 0; i < j->n; i++)
         result_name(j->d.shards[j->d.entry[i].shard].source[j->d.entry[i].at], j->d.ids[i], j->names[i]);
     log_info("eval: %s at step %lld on %lld samples at R = %d, %d ranks", j->of_dit ? "transformer" : "auto-encoder",
@@ -149,7 +150,7 @@ bool verb_eval(app *a, status *st) {
     bool ok = opened &&
               network_load(&j.vae, j.of_dit ? o->eval.vae : o->eval.checkpoint, true, o->eval.ema, &j.where, st) &&
               (!j.of_dit || (network_load(&j.dit, o->eval.checkpoint, false, o->eval.ema, &j.where, st) &&
-                             networks_fit(&j.vae, &j.dit, &j.d, st)));
+                             network_encoder(&j.dit, o, &j.where, st) && networks_fit(&j.vae, &j.dit, &j.d, st)));
     ok = comm_agree(a->world, st) && ok;
     if (ok) {
         j.n = o->eval.max_samples > 0 && o->eval.max_samples < j.d.n ? o->eval.max_samples : j.d.n;

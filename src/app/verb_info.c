@@ -1,10 +1,12 @@
 /* d3s2 info: what a data set holds, what a machine has. */
 #include "app/find.h"
 #include "app/machine.h"
+#include "app/sheet.h"
 #include "app/verbs.h"
 #include "core/device.h"
 #include "data/latents.h"
 #include "data/shard.h"
+#include "data/tokens.h"
 #include "kernels/backend.h"
 
 #include <stdio.h>
@@ -61,6 +63,43 @@ static void print_histogram(const int64_t *v, int64_t n) {
     }
 }
 
+/* Shapes by a figure of their reports: `bound` are upper ends, the last class has the rest. */
+static void print_classes(const shard *s, int n_shards, const char *figure, const double *bound,
+                          const char *const *label, int n) {
+    enum { MOST = 8, WIDTH = 40 };
+    int64_t count[MOST] = {0}, most = 1;
+    for (int k = 0; k < n_shards; k++)
+        for (int64_t i = 0; i < s[k].n_samples; i++) {
+            double x = shard_figure(&s[k], i, figure, -1);
+            int    c = 0;
+            while (c < n - 1 && !(x <= bound[c])) c++;
+            if (x >= 0) count[c]++;
+        }
+    for (int c = 0; c < n; c++) most = count[c] > most ? count[c] : most;
+    for (int c = 0; c < n; c++) {
+        char bar[WIDTH + 1] = "";
+        memset(bar, '#', (size_t)((count[c] * WIDTH + most - 1) / most));
+        printf("    %-20s %6lld  %s\n", label[c], (long long)count[c], bar);
+    }
+}
+
+static void print_quality(const shard *s, int n_shards) {
+    static const double      parts[] = {1, 3, 7, 15, 31}, open[] = {0, 0.001, 0.01, 0.05, 0.2};
+    static const char *const parts_label[] = {"1", "2 .. 3", "4 .. 7", "8 .. 15", "16 .. 31", "32 and more"};
+    static const char *const open_label[] = {"0", "up to 0.1 %", "up to 1 %", "up to 5 %", "up to 20 %", "more"};
+    double                   all = 0, solid = 0;
+    for (int k = 0; k < n_shards; k++)
+        for (int64_t i = 0; i < s[k].n_samples; i++) {
+            all += shard_figure(&s[k], i, "parts", 0);
+            solid += shard_figure(&s[k], i, "solid_parts", 0);
+        }
+    if (all == 0) return; /* not made from meshes */
+    printf("  parts       %.0f, solid parts %.0f (%.1f %%); shapes by parts\n", all, solid, 100 * solid / all);
+    print_classes(s, n_shards, "parts", parts, parts_label, 6);
+    printf("  open edges  shapes by their share\n");
+    print_classes(s, n_shards, "open_edge_share", open, open_label, 6);
+}
+
 typedef struct {
     const char *name;
     int64_t     n, tokens;
@@ -99,6 +138,7 @@ static void print_shards(const char *where, const shard *s, int n_shards) {
         printf("  voxels      %lld, active %lld (%.1f %%), near sharp edges %lld (%.1f %% of the active)\n",
                (long long)tiles * TILE_CELLS, (long long)in, 100.0 * (double)in / (double)(tiles * TILE_CELLS),
                (long long)sharp, in ? 100.0 * (double)sharp / (double)in : 0);
+        print_quality(s, n_shards);
         qsort(cat, (size_t)n_cat, sizeof *cat, compare_category);
         printf("  categories  %lld\n", (long long)n_cat);
         for (int64_t c = 0; c < n_cat && c < 40; c++)
@@ -111,15 +151,16 @@ static void print_shards(const char *where, const shard *s, int n_shards) {
 }
 
 /* Shards of one folder are one data set. */
-static bool folder_info(const found *list, int n, status *st) {
+static bool folder_info(const found *list, int n, const options *o, status *st) {
     char folder[PATH_CAP];
     folder_of(list[0].path, folder);
     shard *s;
     int    n_shards;
     if (!shard_open_all(n == 1 ? list[0].path : folder, &s, &n_shards, st)) return false;
     print_shards(n == 1 ? list[0].path : folder, s, n_shards);
+    bool ok = !o->info.sheet[0] || sheet_write(o->info.sheet, s, n_shards, (int)o->info.columns, o->info.shapes, st);
     shard_close_all(s, n_shards);
-    return true;
+    return ok;
 }
 
 static bool latents_info(const char *path, status *st) {
@@ -131,8 +172,19 @@ static bool latents_info(const char *path, status *st) {
     return true;
 }
 
-static bool path_info(const char *path, bool dry_run, status *st) {
-    static const char *const kind[] = {"shard", "latents", "checkpoint", "unfinished, ignored", "unknown"};
+static bool tokens_info(const char *path, status *st) {
+    token_file t;
+    if (!tokens_open(&t, path, st)) return false;
+    printf(
+        "%s: %s tokens of %s, width %d, images of %d pixels, %lld views (%d of each), %lld tokens, encoder %016llx\n",
+        path, t.foreground ? "foreground" : "all", t.shard, t.width, t.size, (long long)t.n_views, t.variants,
+        (long long)t.n_tokens, (unsigned long long)t.encoder);
+    tokens_close(&t);
+    return true;
+}
+
+static bool path_info(const char *path, const options *o, status *st) {
+    static const char *const kind[] = {"shard", "latents", "tokens", "checkpoint", "unfinished, ignored", "unknown"};
     found                   *list;
     int                      n;
     if (!find_below(path, &list, &n, st)) return false;
@@ -141,16 +193,18 @@ static bool path_info(const char *path, bool dry_run, status *st) {
         char here[PATH_CAP], there[PATH_CAP];
         folder_of(list[i].path, here);
         j = i + 1;
-        if (dry_run) {
+        if (o->command.dry_run) {
             printf("%s: %s\n", list[i].path, kind[list[i].kind]);
         } else if (list[i].kind == FOUND_SHARD) {
             for (; j < n && list[j].kind == FOUND_SHARD; j++) {
                 folder_of(list[j].path, there);
                 if (strcmp(here, there) != 0) break;
             }
-            ok = folder_info(list + i, j - i, st);
+            ok = folder_info(list + i, j - i, o, st);
         } else if (list[i].kind == FOUND_LATENTS) {
             ok = latents_info(list[i].path, st);
+        } else if (list[i].kind == FOUND_TOKENS) {
+            ok = tokens_info(list[i].path, st);
         } else if (list[i].kind == FOUND_DAMAGED) {
             ok = status_set(st, ST_DATA, "%s", list[i].text);
         } else {
@@ -164,6 +218,6 @@ static bool path_info(const char *path, bool dry_run, status *st) {
 bool verb_info(app *a, status *st) {
     if (a->flag || a->opt->command.n_args == 0) return print_device();
     for (int i = 0; i < a->opt->command.n_args; i++)
-        if (!path_info(a->opt->command.arg[i], a->opt->command.dry_run, st)) return false;
+        if (!path_info(a->opt->command.arg[i], a->opt, st)) return false;
     return true;
 }

@@ -82,12 +82,17 @@ bool verb_prep(app *a, status *st) {
     p.max_shapes = o->prep.max_shapes;
     p.part = o->prep.part;
     p.parts = o->prep.parts;
+    p.orbit = o->prep.cameras == opt_prep_cameras_orbit;
+    p.dedupe = o->prep.dedupe;
     p.min_tiles = o->prep.min_tiles;
     p.max_tiles = o->prep.max_tiles;
     p.half_thickness = o->prep.shell_voxels;
     p.sharp_degrees = o->prep.sharp_angle;
     p.sharp_voxels = o->prep.sharp_width;
     p.dry_run = o->command.dry_run;
+    if (o->prep.heldout_count > 0 && o->prep.heldout_share > 0)
+        return status_set(st, ST_USAGE, "prep.heldout_count and prep.heldout_share say the same in two ways: give one");
+    p.heldout_share = o->prep.heldout_share;
     if (o->prep.heldout_count > 0 && p.dry_run) {
         p.heldout_share = 0.5; /* only says that there is a split */
     } else if (o->prep.heldout_count > 0) {

@@ -2,6 +2,7 @@
 #include "app/shapes.h"
 #include "app/verbs.h"
 #include "data/latents.h"
+#include "train/share.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,8 @@ static void make_key(job *j) {
                        (long long)j->o->eval.seed, (int)j->o->sample.format, j->o->sample.image);
     for (int i = 0; i < j->o->eval.f1_thresholds.n; i++)
         at += snprintf(text + at, sizeof text - (size_t)at, " %g", j->o->eval.f1_thresholds.v[i]);
+    if (j->dit.encoder.m.block)
+        at += snprintf(text + at, sizeof text - (size_t)at, " %016llx", (unsigned long long)j->dit.encoder.fingerprint);
     if (j->where.act == DT_BF16) snprintf(text + at, sizeof text - (size_t)at, " bf16");
     hex_of(hash_text(text), j->key);
 }
@@ -102,7 +105,7 @@ static bool make_one(job *j, int64_t i, const shape *s, status *st) {
     char           path[PATH_CAP], file[160];
     double         t0 = now_seconds();
     size_t         rows = (size_t)s->s.n_tiles;
-    if (!shape_view_read(&j->d, i, (int)o->sample.view, o->sample.image, j->dit.o, &view, st)) return false;
+    if (!shape_view_read(&j->d, i, (int)o->sample.view, o->sample.image, &j->dit, &view, st)) return false;
     sampler_config cfg = shape_sampler(o);
     float         *z = malloc(rows * (size_t)j->vae.vae.cfg.latent_channels * sizeof *z + 1);
     float *made = malloc(rows * TILE_CELLS * sizeof *made + 1), *rebuilt = malloc(rows * TILE_CELLS * sizeof *made + 1);
@@ -166,7 +169,7 @@ static bool run(job *j, app *a, status *st) {
     char(*names)[96] = calloc((size_t)n, sizeof *names);
     CHECK(owner && names, "no memory for %lld names", (long long)n);
     make_key(j);
-    shapes_share(j->d.tokens, n, c->size, owner);
+    share_by_size(j->d.tokens, n, c->size, owner);
     log_info("sample: %lld of %lld samples at R = %d, transformer at step %lld, %lld steps, guidance %g, %d ranks",
              (long long)n, (long long)j->d.n, j->d.resolution, (long long)j->dit.step, (long long)o->sample.steps,
              o->sample.guidance, c->size);
@@ -201,7 +204,7 @@ bool verb_sample(app *a, status *st) {
     if (ok) {
         ok = network_load(&j.vae, o->sample.vae, true, o->sample.ema, &j.where, st) &&
              network_load(&j.dit, o->sample.checkpoint, false, o->sample.ema, &j.where, st) &&
-             networks_fit(&j.vae, &j.dit, &j.d, st);
+             network_encoder(&j.dit, o, &j.where, st) && networks_fit(&j.vae, &j.dit, &j.d, st);
         ok = comm_agree(a->world, st) && run(&j, a, st);
         network_free(&j.vae);
         network_free(&j.dit);

@@ -1,7 +1,8 @@
-/* d3s2 train, encode and bench: the verbs whose work is elsewhere. */
+/* d3s2 train, encode, tokens and bench: the verbs whose work is elsewhere. */
 #include "app/bench.h"
 #include "app/verbs.h"
 #include "train/encode.h"
+#include "train/tokenize.h"
 #include "train/trainer.h"
 
 #include <stdio.h>
@@ -26,6 +27,18 @@ bool verb_encode(app *a, status *st) {
         log_info("encode: %lld samples, %lld tokens of %lld shards in %.1f s, %lld shards were there",
                  (long long)r.n_samples, (long long)r.n_tiles, (long long)r.n_shards, r.seconds,
                  (long long)r.n_skipped);
+    return true;
+}
+
+bool verb_tokens(app *a, status *st) {
+    const options  *o = a->opt;
+    tokenize_report r = {0};
+    if (o->command.n_args)
+        return status_set(st, ST_USAGE, "tokens takes no argument '%.80s': say tokens.input=FOLDER", o->command.arg[0]);
+    if (!tokenize_run(o, a->world, &r, st)) return false;
+    if (!o->command.dry_run)
+        log_info("tokens: %lld views in %.1f s%s, %.0f tokens of each", (long long)r.n_views, r.seconds,
+                 a->world->size > 1 ? " on all ranks" : "", r.n_views ? (double)r.n_tokens / (double)r.n_views : 0);
     return true;
 }
 

@@ -35,6 +35,7 @@ bool verb_check(app *a, status *st);
 bool verb_info(app *a, status *st);
 bool verb_train(app *a, status *st);
 bool verb_encode(app *a, status *st);
+bool verb_tokens(app *a, status *st);
 bool verb_sample(app *a, status *st);
 bool verb_eval(app *a, status *st);
 bool verb_report(app *a, status *st);

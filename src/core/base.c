@@ -82,6 +82,9 @@ bool status_set(status *s, status_code code, const char *fmt, ...) {
         va_start(ap, fmt);
         vsnprintf(s->text, sizeof s->text, fmt, ap);
         va_end(ap);
+        /* one line, whatever a file had in the place that is told */
+        for (char *c = s->text; *c; c++)
+            if ((unsigned char)*c < 32 || *c == 127) *c = ' ';
     }
     return false;
 }

@@ -87,6 +87,9 @@ void sample_assign(sample *io, const sample *s);
 bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t *png_size, float camera[24],
                      status *st);
 
+/* A number of sample i's report ("parts", "open_edge_share", ...). */
+double shard_figure(const shard *s, int64_t i, const char *name, double missing);
+
 /* Everything `d3s2 check` promises: offsets, tile order, coordinate range, duplicates, value range and NaN, hashes,
  * views decode. Reports the first fault of each sample through *st (first) and the count of bad samples. */
 bool shard_check(const char *path, int64_t *n_bad, status *st);

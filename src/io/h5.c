@@ -47,13 +47,21 @@ static hid_t access_list(void) {
     return fapl;
 }
 
+/* Objects without the time they were made: equal content gives equal files. */
+static hid_t timeless(hid_t kind) {
+    hid_t p = H5Pcreate(kind);
+    H5Pset_obj_track_times(p, false);
+    return p;
+}
+
 hid_t h5_file_create(const char *path, status *st) {
     quiet();
-    hid_t fapl = access_list();
+    hid_t fapl = access_list(), fcpl = timeless(H5P_FILE_CREATE);
     errno = 0;
-    hid_t f = h5_driver_use(fapl) ? H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, fapl) : -1;
+    hid_t f = h5_driver_use(fapl) ? H5Fcreate(path, H5F_ACC_TRUNC, fcpl, fapl) : -1;
     int   err = errno;
     H5Pclose(fapl);
+    H5Pclose(fcpl);
     if (f < 0)
         status_set(st, ST_IO, "%s: cannot create: %s; check the folder, its permissions and space", path,
                    err ? strerror(err) : "HDF5 refused");
@@ -98,7 +106,8 @@ void h5_file_discard(hid_t file, const char *path) {
 
 bool h5_group(hid_t file, const char *name, status *st) {
     quiet();
-    hid_t g = H5Gcreate2(file, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t gcpl = timeless(H5P_GROUP_CREATE), g = H5Gcreate2(file, name, H5P_DEFAULT, gcpl, H5P_DEFAULT);
+    H5Pclose(gcpl);
     if (g < 0) return NOT_WRITTEN(file, name);
     H5Gclose(g);
     return true;
@@ -248,7 +257,7 @@ hid_t h5_table_create(hid_t file, const char *name, hid_t type, int64_t cols, in
     int     rank = cols ? 2 : 1;
     hsize_t dims[2] = {0, (hsize_t)cols}, max[2] = {H5S_UNLIMITED, (hsize_t)cols};
     hsize_t chunk[2] = {(hsize_t)(chunk_rows > 0 ? chunk_rows : 1), (hsize_t)cols};
-    hid_t   space = H5Screate_simple(rank, dims, max), dcpl = H5Pcreate(H5P_DATASET_CREATE);
+    hid_t   space = H5Screate_simple(rank, dims, max), dcpl = timeless(H5P_DATASET_CREATE);
     H5Pset_chunk(dcpl, rank, chunk);
     if (deflate > 0) {
         H5Pset_shuffle(dcpl);
@@ -320,7 +329,7 @@ bool h5_table_put(hid_t file, const char *name, hid_t type, int64_t cols, int64_
 bool h5_flat_reserve(hid_t file, const char *name, hid_t type, int64_t count, int64_t *at, status *st) {
     quiet();
     hsize_t dims = (hsize_t)count;
-    hid_t   space = H5Screate_simple(1, &dims, NULL), dcpl = H5Pcreate(H5P_DATASET_CREATE);
+    hid_t   space = H5Screate_simple(1, &dims, NULL), dcpl = timeless(H5P_DATASET_CREATE);
     H5Pset_alloc_time(dcpl, H5D_ALLOC_TIME_EARLY);
     H5Pset_fill_time(dcpl, H5D_FILL_TIME_NEVER);
     hid_t   set = H5Dcreate2(file, name, type, space, H5P_DEFAULT, dcpl, H5P_DEFAULT);
@@ -367,12 +376,43 @@ static bool plausible(hid_t table, const hsize_t dims[2], size_t size) {
     return claimed <= stored * (chunked ? DEFLATE_BOUND : 1) && (double)chunk[0] * (double)chunk[1] < 2e9;
 }
 
+/* All steps of the path lie in this file (h5_has has seen them): a link may lead out of it. */
+static bool inside(hid_t file, const char *name) {
+    char part[512];
+    snprintf(part, sizeof part, "%s", name);
+    for (char *p = part + (part[0] == '/');; p++) {
+        H5L_info_t info;
+        if (*p && *p != '/') continue;
+        char keep = *p;
+        *p = 0;
+        if (*part && (H5Lget_info(file, part, &info, H5P_DEFAULT) < 0 || info.type != H5L_TYPE_HARD)) return false;
+        if (!keep) return true;
+        *p = keep;
+    }
+}
+
+/* Its numbers lie in this file: not in files that it names, not in other data sets. */
+static bool own_storage(hid_t table) {
+    hid_t        dcpl = H5Dget_create_plist(table);
+    H5D_layout_t layout = dcpl >= 0 ? H5Pget_layout(dcpl) : H5D_LAYOUT_ERROR;
+    bool         ok = (layout == H5D_CHUNKED || layout == H5D_CONTIGUOUS || layout == H5D_COMPACT) &&
+              H5Pget_external_count(dcpl) == 0;
+    if (dcpl >= 0) H5Pclose(dcpl);
+    return ok;
+}
+
 static hid_t open_table(hid_t file, const char *name, int64_t cols, int64_t rows, hsize_t dims[2], hid_t *type,
                         status *st) {
     quiet();
-    hid_t table = h5_has(file, name) ? H5Dopen2(file, name, H5P_DEFAULT) : -1;
+    bool  there = h5_has(file, name), here = there && inside(file, name);
+    hid_t table = here ? H5Dopen2(file, name, H5P_DEFAULT) : -1;
+    if (table >= 0 && !own_storage(table)) {
+        H5Dclose(table);
+        table = -1;
+        here = false;
+    }
     if (table < 0) {
-        DAMAGED(file, name, "the dataset is missing");
+        DAMAGED(file, name, there && !here ? "its data lie outside the file" : "the dataset is missing");
         return -1;
     }
     *type = H5Dget_type(table);

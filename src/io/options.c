@@ -355,6 +355,22 @@ static const char *argument_of(const char *word, int argc, char **argv, int *i, 
     return *missing ? NULL : argv[++*i];
 }
 
+/* Is argv[*i] another word for an option? Then it is set, or *st says why not. */
+static bool short_form(options *o, int argc, char **argv, int *i, status *st) {
+    static const struct {
+        const char *word, *name, *needs;
+    } forms[] = {{"--device", "train.device", "one of auto, cpu, ref, cuda"},
+                 {"--encoder", "cond.encoder", "one of patches, dinov2"},
+                 {"--weights", "cond.weights", "a safetensors file"}};
+    for (size_t k = 0; k < sizeof forms / sizeof forms[0]; k++) {
+        bool        missing;
+        const char *value = argument_of(forms[k].word, argc, argv, i, &missing);
+        if (missing) return !status_set(st, ST_USAGE, "%s needs %s", forms[k].word, forms[k].needs);
+        if (value) return set_named(o, forms[k].word, forms[k].name, value, st) || true;
+    }
+    return false;
+}
+
 bool options_parse(int argc, char **argv, options *o, status *st) {
     options_default(o);
     bool missing, plain = false;
@@ -364,7 +380,7 @@ bool options_parse(int argc, char **argv, options *o, status *st) {
         if (file && !options_read(o, file, st)) return false;
     }
     for (int i = 1; i < argc; i++) {
-        const char *a = argv[i], *device;
+        const char *a = argv[i];
         if (plain || (a[0] != '-' && !is_override(a)) || !strcmp(a, "-")) {
             if (o->command.n_args == OPTION_ARGS)
                 return status_set(st, ST_USAGE, "more than %d arguments", OPTION_ARGS);
@@ -377,14 +393,12 @@ bool options_parse(int argc, char **argv, options *o, status *st) {
             o->command.help = true;
         } else if (!strcmp(a, "--dry-run")) {
             o->command.dry_run = true;
-        } else if ((device = argument_of("--device", argc, argv, &i, &missing))) {
-            if (!set_named(o, "--device", "train.device", device, st)) return false;
-        } else if (missing) {
-            return status_set(st, ST_USAGE, "--device needs one of auto, cpu, ref, cuda");
+        } else if (short_form(o, argc, argv, &i, st)) {
+            if (!status_ok(st)) return false;
         } else if (!argument_of("--config", argc, argv, &i, &missing)) {
             return status_set(st, ST_USAGE,
-                              "%.100s is not known: there are --config FILE, --device NAME, --dry-run, --help and "
-                              "section.key=value",
+                              "%.100s is not known: there are --config FILE, --device NAME, --encoder NAME, --weights "
+                              "FILE, --dry-run, --help and section.key=value",
                               a);
         }
     }

@@ -75,8 +75,8 @@ bool options_read_stored(options *o, const char *name, const char *text, int64_t
 /* "section.key", "value" in YAML notation ("[32, 64]" for a list). */
 bool options_set(options *o, const char *name, const char *value, status *st);
 /* Defaults, then every --config FILE in order, then every section.key=value in order (the last one counts; --device
- * NAME is train.device=NAME); --help, -h, --dry-run; "--" ends options; the rest is positional. argv[0] (program or
- * verb) is skipped. */
+ * NAME is train.device=NAME, --encoder NAME is cond.encoder=NAME, --weights FILE is cond.weights=FILE); --help, -h,
+ * --dry-run; "--" ends options; the rest is positional. argv[0] (program or verb) is skipped. */
 bool options_parse(int argc, char **argv, options *o, status *st);
 
 /* The whole resolved configuration; reading it back gives equal options. Returns false when writing failed. */

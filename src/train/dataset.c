@@ -17,7 +17,9 @@ void dataset_close(dataset *d) {
     if (d->lat) latents_close_all(d->lat, d->n_lat);
     sample_cache_free(d->cache);
     free(d->folder_of);
+    if (d->tok) tokens_close_all(d->tok, d->n_tok);
     free(d->lat_of);
+    free(d->tok_of);
     free(d->entry);
     free(d->tokens);
     free(d->ids);
@@ -69,6 +71,31 @@ static bool join_latents(dataset *d, const char *folder, status *st) {
     return true;
 }
 
+static bool tokens_fit(const shard *s, const token_file *t, status *st) {
+    bool same = t->n_samples == s->n_samples;
+    for (int64_t i = 0; i < s->n_samples && same; i++)
+        same = t->id[i] == s->id[i] &&
+               t->view_first[i + 1] - t->view_first[i] == t->variants * (s->view_first[i + 1] - s->view_first[i]);
+    return same ||
+           status_set(st, ST_DATA, "%s: made from another version of %s: run `d3s2 tokens` again", t->path, s->path);
+}
+
+static bool join_tokens(dataset *d, const char *folder, status *st) {
+    if (!tokens_open_all(folder, &d->tok, &d->n_tok, st)) return false;
+    for (int i = 0; i < d->n_shards; i++) {
+        const char *name = base_name(d->shards[i].path);
+        int         at = 0;
+        while (at < d->n_tok && strcmp(d->tok[at].shard, name) != 0) at++;
+        if (at == d->n_tok)
+            return status_set(st, ST_NO_INPUT, "%s has no condition tokens of shard %s: run `d3s2 tokens`", folder,
+                              name);
+        d->tok_of[i] = at;
+        d->encoder = d->tok[at].encoder;
+        if (!tokens_fit(&d->shards[i], &d->tok[at], st)) return false;
+    }
+    return true;
+}
+
 typedef struct {
     uint64_t id;
     int      resolution;
@@ -111,7 +138,9 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
         if (f->n == 0) f->first = d->n;
         for (int64_t k = 0; k < s->n_samples; k++) {
             int64_t tiles = s->first[k + 1] - s->first[k];
-            if (tiles == 0 || (r->max_tiles > 0 && tiles > r->max_tiles)) {
+            bool    open = r->max_open_share > 0 && r->max_open_share < 1 &&
+                        shard_figure(s, k, "open_edge_share", 0) > r->max_open_share;
+            if (open || tiles == 0 || tiles < r->min_tiles || (r->max_tiles > 0 && tiles > r->max_tiles)) {
                 d->n_left_out++;
                 continue;
             }
@@ -130,8 +159,10 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
         }
     }
     if (d->n == 0)
-        return status_set(st, ST_NO_INPUT, "%s holds no sample to train on (%lld left out by data.max_tiles)",
-                          r->shards, (long long)d->n_left_out);
+        return status_set(
+            st, ST_NO_INPUT,
+            "%s holds no sample to train on (%lld left out by data.min_tiles, data.max_tiles and data.max_open_share)",
+            r->shards, (long long)d->n_left_out);
     for (int f = 0; f < d->n_folders; f++)
         if (d->folder[f].n == 0)
             return status_set(st, ST_NO_INPUT, "%s: folder %d of this list, of resolution %d, holds no sample",
@@ -185,12 +216,15 @@ bool dataset_open(dataset *d, const dataset_request *r, status *st) {
     bool ok = open_folders(d, r, st);
     if (ok) {
         d->lat_of = calloc((size_t)d->n_shards, sizeof *d->lat_of);
-        CHECK(d->lat_of, "no memory for %d shards", d->n_shards);
-        if (d->n_folders > 1 && r->latents && r->latents[0])
-            ok = status_set(st, ST_CONFIG, "%s: latents go with one folder of shards, not with %d", r->shards,
-                            d->n_folders);
+        d->tok_of = calloc((size_t)d->n_shards, sizeof *d->tok_of);
+        CHECK(d->lat_of && d->tok_of, "no memory for %d shards", d->n_shards);
+        bool one = (r->latents && r->latents[0]) || (r->tokens && r->tokens[0]);
+        if (d->n_folders > 1 && one)
+            ok = status_set(st, ST_CONFIG, "%s: latents and condition tokens go with one folder of shards, not with %d",
+                            r->shards, d->n_folders);
     }
-    ok = ok && (!r->latents || !r->latents[0] || join_latents(d, r->latents, st)) && list_samples(d, r, st);
+    ok = ok && (!r->latents || !r->latents[0] || join_latents(d, r->latents, st)) &&
+         (!r->tokens || !r->tokens[0] || join_tokens(d, r->tokens, st)) && list_samples(d, r, st);
     if (ok) d->cache = sample_cache_new(d->n, (size_t)r->cache_mb << 20);
     if (!ok) dataset_close(d);
     return ok;
@@ -235,6 +269,12 @@ bool dataset_read(const dataset *d, int64_t i, sample *out, status *st) {
 bool dataset_read_latents(const dataset *d, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st) {
     const data_entry *e = &d->entry[i];
     return latents_read(&d->lat[d->lat_of[e->shard]], e->at, coord, mean, logvar, st);
+}
+
+bool dataset_read_tokens(const dataset *d, int64_t i, int64_t view, int64_t *n, float **token, int32_t **coord,
+                         status *st) {
+    const data_entry *e = &d->entry[i];
+    return tokens_read(&d->tok[d->tok_of[e->shard]], e->at, view, n, token, coord, st);
 }
 
 bool dataset_read_view(const dataset *d, int64_t i, int view, uint8_t **png, int64_t *png_size, status *st) {

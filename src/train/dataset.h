@@ -5,6 +5,7 @@
 #pragma once
 #include "data/latents.h"
 #include "data/shard.h"
+#include "data/tokens.h"
 #include "train/sample_cache.h"
 
 typedef struct {
@@ -29,8 +30,9 @@ typedef struct {
     int           n_folders;
     shard        *shards;
     latents      *lat; /* [n_lat], NULL without */
-    int           n_shards, n_lat;
-    int          *folder_of, *lat_of; /* [n_shards] */
+    token_file   *tok; /* [n_tok], NULL without */
+    int           n_shards, n_lat, n_tok;
+    int          *folder_of, *lat_of, *tok_of; /* [n_shards] */
     data_entry   *entry;
     int64_t       n, n_left_out, total_tiles, max_tiles;
     int64_t      *tokens;     /* [n] tiles that a step sees of each, for the plan */
@@ -39,21 +41,23 @@ typedef struct {
     double        tau_voxels;
     uint64_t      vae; /* fingerprint of the latents' VAE; 0 without */
     int           channels;
-    sample_cache *cache; /* NULL without */
+    uint64_t      encoder; /* fingerprint of the condition tokens' encoder; 0 without */
+    sample_cache *cache;   /* NULL without */
 } dataset;
 
 typedef struct {
-    const char *shards, *latents; /* folders; latents NULL or "": none */
-    bool        several;          /* shards is a list of folders with commas between */
-    int         resolution;       /* 0: what the shards say */
-    int64_t     max_tiles;        /* 0: all */
-    int64_t     crop_tiles;       /* training sees no more tiles of a sample; 0: sees all */
-    int64_t     cache_mb;         /* room for samples that were read; 0: none */
+    const char *shards, *latents, *tokens; /* folders; latents, tokens NULL or "": none */
+    bool        several;                   /* shards is a list of folders with commas between */
+    int         resolution;                /* 0: what the shards say */
+    int64_t     min_tiles, max_tiles;      /* samples with fewer or more are left out; 0: no bound */
+    double      max_open_share;            /* of edges; 0 or 1: no bound */
+    int64_t     crop_tiles;                /* training sees no more tiles of a sample; 0: sees all */
+    int64_t     cache_mb;                  /* room for samples that were read; 0: none */
 } dataset_request;
 
-/* An id may occur once at each resolution. Latents go with one folder, and must fit: a file for every shard, the same
- * ids and tile counts, the coordinates of each shard's first sample.
- */
+/* An id may occur once at each resolution. Latents and condition tokens go with one folder, and must fit: a file for
+ * every shard; latents of the same ids and tile counts, the coordinates of each shard's first sample; tokens of the
+ * same ids and numbers of views. */
 bool dataset_open(dataset *d, const dataset_request *r, status *st);
 void dataset_close(dataset *d);
 
@@ -70,5 +74,8 @@ bool dataset_read(const dataset *d, int64_t i, sample *out, status *st);
 bool dataset_read_again(const dataset *d, int64_t i, sample *io, status *st);
 /* Latents of sample i: malloc'ed coord (n,3), mean and logvar (n,channels). */
 bool dataset_read_latents(const dataset *d, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st);
+/* Condition tokens of a view (variants count on within it, tokens.h); malloc'ed (n,width) and (n,3). */
+bool dataset_read_tokens(const dataset *d, int64_t i, int64_t view, int64_t *n, float **token, int32_t **coord,
+                         status *st);
 /* PNG of one view; malloc'ed. */
 bool dataset_read_view(const dataset *d, int64_t i, int view, uint8_t **png, int64_t *png_size, status *st);

@@ -10,6 +10,7 @@
 #include "train/engine.h"
 #include "train/infer.h"
 #include "train/setup.h"
+#include "train/share.h"
 #include "train/upload.h"
 
 /* A sample of the data set; shard n_shards: behind the last. */
@@ -132,29 +133,19 @@ static bool encode_shard(encoder *e, int k, const char *path, status *st) {
     return ok;
 }
 
-/* Largest shard first to the least loaded rank. owner[k] is -1 for what is done already. */
+/* owner[k] is -1 for what is done already. */
 static void share(const encoder *e, const char *output, const comm *c, int *owner) {
-    int64_t *load = calloc((size_t)c->size, sizeof *load), *done = calloc((size_t)e->d.n_shards, sizeof *done);
-    CHECK(load && done, "no memory for %d shards", e->d.n_shards);
+    int64_t *size = calloc((size_t)e->d.n_shards + 1, sizeof *size);
+    CHECK(size, "no memory for %d shards", e->d.n_shards);
     for (int k = 0; c->rank == 0 && k < e->d.n_shards; k++) {
         char   path[PATH_CAP];
         status st = {0};
-        done[k] = join_path(output, base_name(e->d.shards[k].path), path, &st) && is_done(e, &e->d.shards[k], path);
+        bool   done = join_path(output, base_name(e->d.shards[k].path), path, &st) && is_done(e, &e->d.shards[k], path);
+        size[k] = done ? -1 : e->d.shards[k].n_tiles;
     }
-    comm_bcast(c, done, e->d.n_shards * (int64_t)sizeof *done, 0);
-    for (int k = 0; k < e->d.n_shards; k++) owner[k] = done[k] ? -1 : -2;
-    for (;;) {
-        int big = -1, rank = 0;
-        for (int k = 0; k < e->d.n_shards; k++)
-            if (owner[k] == -2 && (big < 0 || e->d.shards[k].n_tiles > e->d.shards[big].n_tiles)) big = k;
-        if (big < 0) break;
-        for (int r = 1; r < c->size; r++)
-            if (load[r] < load[rank]) rank = r;
-        owner[big] = rank;
-        load[rank] += e->d.shards[big].n_tiles + 1;
-    }
-    free(load);
-    free(done);
+    comm_bcast(c, size, e->d.n_shards * (int64_t)sizeof *size, 0);
+    share_by_size(size, e->d.n_shards, c->size, owner);
+    free(size);
 }
 
 static bool open_all(const options *o, encoder *e, const comm *c, status *st) {

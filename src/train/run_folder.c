@@ -1,12 +1,12 @@
 #include "train/run_folder.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "io/folder_lock.h"
 
 #ifndef D3S2_VERSION
 #define D3S2_VERSION "0.1.0"
@@ -14,36 +14,6 @@
 #ifndef D3S2_GIT_HASH
 #define D3S2_GIT_HASH "unknown"
 #endif
-
-/* The lock is the kernel's, so a killed job leaves none behind; the text only says who holds it. */
-static bool take_lock(run_folder *r, status *st) {
-    char path[PATH_CAP], text[128] = "";
-    if (!join_path(r->path, "lock", path, st)) return false;
-    r->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (r->lock < 0) return status_set(st, ST_IO, "%s: cannot be opened for writing: %s", path, strerror(errno));
-    if (flock(r->lock, LOCK_EX | LOCK_NB) != 0) {
-        if (errno != EWOULDBLOCK) {
-            log_warn("%s: this file system has no locks (%s): take care that only one job uses the folder", path,
-                     strerror(errno));
-            return true;
-        }
-        ssize_t n = read(r->lock, text, sizeof text - 1);
-        text[n > 0 ? n : 0] = 0;
-        close(r->lock);
-        r->lock = -1;
-        return status_set(st, ST_CONFIG, "%s is in use by another job (%s): wait for it or choose another train.run",
-                          r->path, text[0] ? text : "it has just begun");
-    }
-    return true;
-}
-
-static bool sign_lock(const run_folder *r, status *st) {
-    char host[64] = "?", text[128];
-    gethostname(host, sizeof host - 1);
-    int n = snprintf(text, sizeof text, "process %ld on %s", (long)getpid(), host);
-    if (ftruncate(r->lock, 0) == 0 && pwrite(r->lock, text, (size_t)n, 0) == n) return true;
-    return status_set(st, ST_IO, "%s/lock: write failed: %s", r->path, strerror(errno));
-}
 
 static bool write_config(const run_folder *r, const options *o, status *st) {
     char  path[PATH_CAP];
@@ -72,7 +42,7 @@ bool run_folder_open(run_folder *r, const options *o, const comm *c, status *st)
     snprintf(r->path, sizeof r->path, "%s", o->train.run);
     if (c->rank == 0) {
         r->made = access(r->path, F_OK) != 0;
-        (void)(make_folder(r->path, st) && take_lock(r, st));
+        (void)(make_folder(r->path, st) && (r->lock = folder_lock(r->path, "choose another train.run", st)) >= 0);
     }
     if (comm_agree(c, st)) return true;
     run_folder_close(r);
@@ -81,7 +51,8 @@ bool run_folder_open(run_folder *r, const options *o, const comm *c, status *st)
 
 bool run_folder_start(run_folder *r, const options *o, const comm *c, status *st) {
     r->started = true;
-    if (c->rank == 0) (void)(sign_lock(r, st) && write_config(r, o, st) && note_version(r, c, st));
+    if (c->rank == 0)
+        (void)(folder_lock_sign(r->lock, r->path, st) && write_config(r, o, st) && note_version(r, c, st));
     return comm_agree(c, st);
 }
 

@@ -88,6 +88,7 @@ void state_manifest(const task *t, const optimizer *x, const run_state *s, const
     snprintf(m->model, sizeof m->model, "%s", t->name);
     put_number(m, "updates", x->updates);
     put_number(m, "vae", (int64_t)s->vae);
+    put_number(m, "encoder", (int64_t)s->encoder);
     put_number(m, "data", (int64_t)s->data);
     put_number(m, "content", (int64_t)s->content);
     state_number n[NUMBERS];
@@ -131,6 +132,12 @@ static bool read_state(const ckpt_manifest *m, const task *t, optimizer *x, run_
     if (ckpt_number_of(m, "vae", before) != before)
         return status_set(st, ST_CONFIG,
                           "%s: trained on latents of another auto-encoder than those of data.latents: start "
+                          "a new run",
+                          m->folder);
+    int64_t seen = (int64_t)s->encoder;
+    if (ckpt_number_of(m, "encoder", seen) != seen)
+        return status_set(st, ST_CONFIG,
+                          "%s: trained on tokens of another image encoder than those of data.tokens: start "
                           "a new run",
                           m->folder);
     bool ok = read_slab(m, "params", 0, t->p->total, t->p, t->p->w, st) &&

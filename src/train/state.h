@@ -13,7 +13,8 @@ typedef struct {
     int64_t    bad_in_row, bad_total; /* skipped steps: not finite, or spikes */
     int64_t    shift, rollbacks;      /* batches passed over: step n trains on batch n + shift of the plan; how often */
     int64_t    tokens;                /* trained on so far */
-    uint64_t   vae, data, content;    /* fingerprints of the latents' VAE (0 without), the sample list, the samples */
+    uint64_t   vae, encoder;          /* fingerprints of the latents' VAE and the image encoder (0 without) */
+    uint64_t   data, content;         /* of the sample list, the samples */
     bool       accept_data;           /* goes on with other data than the checkpoint's */
     clip_state clip;
 

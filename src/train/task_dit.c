@@ -15,6 +15,7 @@ typedef struct {
     task    base;
     ssdit   m;
     options o;
+    int64_t most_cond; /* condition tokens of one sample at most */
 } dit_task;
 
 typedef struct {
@@ -30,7 +31,7 @@ static int bin_of(double t) {
 
 static size_t host_bytes(const task *t, int64_t tiles, int64_t samples) {
     const dit_task *d = (const dit_task *)t;
-    size_t          cond = (size_t)view_most_tokens(&d->o) * ((size_t)d->m.cfg.cond_width * sizeof(float) + 32);
+    size_t          cond = (size_t)d->most_cond * ((size_t)d->m.cfg.cond_width * sizeof(float) + 32);
     size_t          tile = 2 * (size_t)d->m.cfg.in_channels * sizeof(float) + 1024;
     return ((size_t)1 << 20) + (size_t)tiles * tile + (size_t)samples * (cond + 16384);
 }
@@ -65,11 +66,15 @@ static bool place_latents(const dit_task *v, const dataset *d, batch_purpose why
 
 static bool read_view(const dit_task *v, const dataset *d, batch_purpose why, const plan_item *item, view_input *out,
                       status *st) {
-    int      views = d->entry[item->index].views, pick = 0;
+    int      views = d->entry[item->index].views, variants = d->tok ? d->tok[0].variants : 1, pick = 0;
     uint8_t *png = NULL;
     int64_t  size = 0;
     rng_key  augment = item_key(&v->base, d, RNG_AUGMENT, why, item);
-    if (!why.eval) pick = (int)(rng_uniform(item_key(&v->base, d, RNG_VIEW, why, item), 0) * views);
+    if (!why.eval) pick = (int)(rng_uniform(item_key(&v->base, d, RNG_VIEW, why, item), 0) * views * variants);
+    if (d->tok) {
+        *out = (view_input){.width = d->tok[0].width};
+        return dataset_read_tokens(d, item->index, pick, &out->n_tokens, &out->token, &out->coord, st);
+    }
     bool ok = dataset_read_view(d, item->index, pick, &png, &size, st) &&
               view_prepare(&v->o, png, size, sample_name(d, item->index), why.eval ? NULL : &augment, out, st);
     free(png);
@@ -193,6 +198,27 @@ static void task_free(task *t) {
     free(t);
 }
 
+static bool tokens_usable(const options *o, const dataset *d, status *st) {
+    if (!d->tok)
+        return status_set(st, ST_CONFIG,
+                          "cond.encoder=dinov2 trains on stored tokens: set data.tokens (made by `d3s2 tokens`)");
+    const token_file *t = &d->tok[0];
+    if (t->width != o->dit.cond_width)
+        return status_set(st, ST_CONFIG, "%s: tokens have %d numbers, dit.cond_width is %lld: set it to %d", t->path,
+                          t->width, (long long)o->dit.cond_width, t->width);
+    if (t->size != o->cond.size)
+        return status_set(st, ST_CONFIG, "%s: made from images of %d pixels, cond.size is %lld: set it to %d", t->path,
+                          t->size, (long long)o->cond.size, t->size);
+    if (t->foreground != o->dit.sparse_cond)
+        return status_set(st, ST_CONFIG,
+                          "%s: holds %s, dit.sparse_cond=%s wants %s: run `d3s2 tokens` with "
+                          "tokens.foreground=%s",
+                          t->path, t->foreground ? "foreground tokens" : "all tokens",
+                          o->dit.sparse_cond ? "true" : "false", t->foreground ? "all" : "those of the foreground",
+                          o->dit.sparse_cond ? "true" : "false");
+    return true;
+}
+
 static bool fits(const options *o, const dataset *d, status *st) {
     if (!d->lat)
         return status_set(st, ST_CONFIG, "the transformer trains on latents: set data.latents (made by `d3s2 encode`)");
@@ -206,7 +232,7 @@ static bool fits(const options *o, const dataset *d, status *st) {
         if (d->entry[i].views == 0)
             return status_set(st, ST_DATA, "%s: no view to condition on: prepare with prep.views >= 1",
                               sample_name(d, i));
-    return view_check(o, st);
+    return view_check(o, st) && (o->cond.encoder == opt_cond_encoder_patches || tokens_usable(o, d, st));
 }
 
 task *task_dit_new(const options *o, const dataset *d, status *st) {
@@ -216,6 +242,7 @@ task *task_dit_new(const options *o, const dataset *d, status *st) {
     ssdit_config cfg = ssdit_config_of(o);
     ssdit_init(&v->m, &cfg);
     v->o = *o;
+    v->most_cond = d->tok ? tokens_most(&d->tok[0]) : view_most_tokens(o);
     v->base = (task){.name = "dit",
                      .p = &v->m.p,
                      .n_layers = ssdit_n_layers(&cfg),

@@ -106,6 +106,7 @@ static bool resolutions_within(const dataset *a, const dataset *b) {
 static bool open_data(trainer *t, status *st) {
     const options *o = t->o;
     bool           dit = o->train.model == opt_train_model_dit;
+    bool           stored = dit && o->cond.encoder == opt_cond_encoder_dinov2 && o->data.tokens[0];
     if (!o->data.train[0]) {
         status_set(st, ST_USAGE, "data.train is not given: the folder of shards to train on");
         return comm_agree(t->c, st);
@@ -113,8 +114,11 @@ static bool open_data(trainer *t, status *st) {
     dataset_request r = {.shards = o->data.train,
                          .several = true,
                          .latents = dit ? o->data.latents : NULL,
+                         .tokens = stored ? o->data.tokens : NULL,
                          .resolution = (int)o->data.resolution,
+                         .min_tiles = o->data.min_tiles,
                          .max_tiles = o->data.max_tiles,
+                         .max_open_share = o->data.max_open_share,
                          .crop_tiles = dit ? 0 : o->vae.crop_tiles,
                          .cache_mb = o->data.cache_mb};
     if (dataset_open(&t->data, &r, st)) check_shares(o, &t->data, st);
@@ -123,9 +127,14 @@ static bool open_data(trainer *t, status *st) {
         r.shards = o->data.heldout;
         r.crop_tiles = 0;
         r.latents = dit ? o->data.latents_heldout : NULL;
-        if (dataset_open(&t->heldout, &r, st) &&
-            (!resolutions_within(&t->heldout, &t->data) || t->heldout.vae != t->data.vae))
-            status_set(st, ST_CONFIG, "%s: held-out data have another resolution or auto-encoder than %s",
+        r.tokens = stored ? o->data.tokens_heldout : NULL;
+        if (r.tokens && !r.tokens[0])
+            status_set(st, ST_USAGE, "data.tokens_heldout is not given: the condition tokens of data.heldout");
+        else if (dataset_open(&t->heldout, &r, st) &&
+                 (!resolutions_within(&t->heldout, &t->data) || t->heldout.vae != t->data.vae ||
+                  t->heldout.encoder != t->data.encoder))
+            status_set(st, ST_CONFIG,
+                       "%s: held-out data have another resolution, auto-encoder or image encoder than %s",
                        o->data.heldout, o->data.train);
     }
     return comm_agree(t->c, st);
@@ -168,6 +177,7 @@ static bool build_model(trainer *t, status *st) {
     w->spike_skip = o->train.spike_skip;
     w->s.clip = clip_new(&t->clip, o->train.clip_norm, o->train.clip_percentile, window);
     w->s.vae = t->data.vae;
+    w->s.encoder = t->data.encoder;
     w->s.data = hash_bytes(t->data.ids, (size_t)t->data.n * sizeof *t->data.ids, 0);
     if (o->train.balance == opt_train_balance_steps) /* another order */
         w->s.data =

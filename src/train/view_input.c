@@ -10,11 +10,7 @@ int64_t view_most_tokens(const options *o) {
 }
 
 bool view_check(const options *o, status *st) {
-    if (o->cond.encoder != opt_cond_encoder_patches)
-        return status_set(st, ST_CONFIG,
-                          "cond.encoder=dinov2 is not in this build: use cond.encoder=patches and dit.cond_width=%d",
-                          PATCH_WIDTH);
-    if (o->dit.cond_width != PATCH_WIDTH)
+    if (o->cond.encoder == opt_cond_encoder_patches && o->dit.cond_width != PATCH_WIDTH)
         return status_set(st, ST_CONFIG, "dit.cond_width is %lld, the patches encoder gives tokens of %d numbers",
                           (long long)o->dit.cond_width, PATCH_WIDTH);
     if (o->cond.size % PATCH_SIDE != 0)
@@ -26,6 +22,8 @@ bool view_check(const options *o, status *st) {
 void view_free(view_input *v) {
     image_free(&v->rgb);
     free(v->mask);
+    free(v->token);
+    free(v->coord);
     *v = (view_input){0};
 }
 
@@ -100,5 +98,12 @@ bool view_prepare(const options *o, const uint8_t *png, int64_t png_size, const 
 }
 
 void view_tokens(const options *o, const view_input *v, float *token, int32_t *coord) {
-    patches_fill(&v->rgb, v->mask, o->dit.sparse_cond, token, coord);
+    if (!v->token) {
+        patches_fill(&v->rgb, v->mask, o->dit.sparse_cond, token, coord);
+        return;
+    }
+    CHECK(v->width == o->dit.cond_width, "tokens of %d numbers, dit.cond_width is %lld", v->width,
+          (long long)o->dit.cond_width);
+    memcpy(token, v->token, (size_t)v->n_tokens * (size_t)v->width * sizeof *token);
+    memcpy(coord, v->coord, (size_t)v->n_tokens * 3 * sizeof *coord);
 }

@@ -4,7 +4,7 @@ set -u
 . "$(dirname "$0")/lib.sh"
 
 # ---- help and verbs
-for verb in prep check info train encode sample eval report export import; do
+for verb in prep check info train encode tokens sample eval report export import; do
     expect_ok "d3s2 $verb" "$verb" --help
     expect_ok "d3s2 $verb" help "$verb"
     for part in usage: example: --dry-run; do grep -qF -- "$part" "$tmp/out" || fail "$verb --help: no $part"; done
@@ -37,6 +37,8 @@ expect 64 "did you mean train.steps" train --config "$tmp/wrong.yaml"
 expect 64 "argument" train "$tmp"
 expect 64 "one of auto, cpu, ref, cuda" train --device tpu
 expect 64 "--device" train --device
+expect 64 "--weights needs" tokens --weights
+expect 64 "one of patches, dinov2" tokens --encoder clip
 expect 78 "has no GPU to use" train --device cuda
 expect 78 "train.precision" train --device cpu train.precision=bf16
 expect 64 "multiple of 8" prep prep.input="$tmp" prep.output="$tmp/o" prep.resolution=100
@@ -61,6 +63,8 @@ expect 65 "1 of 1 files are wrong" check "$tmp/empty"
 expect 64 "prep.input" prep
 expect 66 "$tmp/none" prep prep.input="$tmp/none" prep.output="$tmp/o"
 expect 64 "encode.input" encode
+expect 64 "tokens.input" tokens
+expect 64 "--encoder dinov2" tokens tokens.input=a tokens.output="$tmp/o"
 expect 64 "sample.checkpoint" sample "$tmp"
 expect 64 "eval.checkpoint" eval "$tmp"
 expect 64 "one folder of shards" sample sample.checkpoint=a sample.vae=b sample.output="$tmp/o"

@@ -1,7 +1,8 @@
-/* What a shell cannot do to a shard:   shard_tool list SHARD... | attr SHARD NAME VALUE | flip SHARD TABLE
- * list: the sources of the samples. attr: an integer attribute of the root. flip: one bit in the first chunk of a
- * table. */
+/* What a shell cannot do to a shard:   shard_tool list SHARD... | attr SHARD NAME VALUE | flip SHARD TABLE | dino FILE
+ * SEED list: the sources of the samples. attr: an integer attribute of the root. flip: one bit in the first chunk of a
+ * table. dino: random weights of a small DINOv2. */
 #include "data/shard.h"
+#include "golden/dino_weights.h"
 #include "io/h5.h"
 
 #include <stdio.h>
@@ -46,10 +47,19 @@ static int flip(const char *path, const char *table) {
     return 0;
 }
 
+static int dino(const char *path, uint32_t seed) {
+    static dino_weights w;
+    dino_weights_random(&w, 64, 2, 2, 4, 4, false, seed);
+    dino_weights_write(&w, true, path);
+    dino_weights_free(&w);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc > 2 && strcmp(argv[1], "list") == 0) return list(argc - 2, argv + 2);
     if (argc == 5 && strcmp(argv[1], "attr") == 0) return set_attr(argv[2], argv[3], atoll(argv[4]));
     if (argc == 4 && strcmp(argv[1], "flip") == 0) return flip(argv[2], argv[3]);
-    fputs("usage: shard_tool list SHARD... | attr SHARD NAME VALUE | flip SHARD TABLE\n", stderr);
+    if (argc == 4 && strcmp(argv[1], "dino") == 0) return dino(argv[2], (uint32_t)atoll(argv[3]));
+    fputs("usage: shard_tool list SHARD... | attr SHARD NAME VALUE | flip SHARD TABLE | dino FILE SEED\n", stderr);
     return ST_USAGE;
 }

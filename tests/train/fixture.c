@@ -70,6 +70,7 @@ static void make_views(int k, sample *s) {
     s->png_size = malloc(VIEWS * sizeof *s->png_size);
     for (int v = 0; v < VIEWS; v++) {
         status st = {0};
+        s->camera[v * VIEW_CAMERA_FLOATS + 20] = s->camera[v * VIEW_CAMERA_FLOATS + 21] = VIEW_SIDE;
         image im = {.width = VIEW_SIDE, .height = VIEW_SIDE, .channels = 4, .pixel = malloc(VIEW_SIDE * VIEW_SIDE * 4)};
         for (int i = 0; i < VIEW_SIDE * VIEW_SIDE; i++) {
             int  x = i % VIEW_SIDE - VIEW_SIDE / 2, y = i / VIEW_SIDE - VIEW_SIDE / 2, r = 6 + k % 7;

@@ -7,11 +7,16 @@ d3s2_test(test_watchdog LABELS "train" SOURCES train/test_watchdog.c LIBS d3s2_t
 d3s2_test(test_rules LABELS "train" SOURCES train/test_rules.c LIBS d3s2_train)
 d3s2_test(test_trainer LABELS "train" SOURCES train/test_trainer.c train/fixture.c LIBS d3s2_train)
 d3s2_test(test_device LABELS "train" SOURCES train/test_device.c train/fixture.c LIBS d3s2_train)
+d3s2_test(test_dataset LABELS "train" SOURCES train/test_dataset.c train/fixture.c LIBS d3s2_train)
+d3s2_test(test_tokens LABELS "train" SOURCES train/test_tokens.c train/fixture.c LIBS d3s2_train d3s2_dino_weights)
 
 # On a GPU, and on a pretended one for the host's part.
 d3s2_test(test_gpu_step LABELS "gpu" SOURCES train/test_gpu_step.c train/fixture.c LIBS d3s2_app TIMEOUT 900)
 d3s2_test(test_pretended_gpu LABELS "train" SOURCES train/test_gpu_step.c train/pretend_gpu.c train/fixture.c LIBS d3s2_app TIMEOUT 900)
 target_compile_definitions(test_pretended_gpu PRIVATE PRETEND)
+d3s2_test(test_pretended_tokens LABELS "train" SOURCES train/test_tokens.c train/pretend_gpu.c train/fixture.c
+          LIBS d3s2_train d3s2_dino_weights)
+target_compile_definitions(test_pretended_tokens PRIVATE PRETEND)
 
 # One run on 1, 2 and 4 ranks, then a comparison of what they wrote.
 add_executable(train_ranks train/train_ranks.c train/fixture.c)

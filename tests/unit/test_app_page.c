@@ -1,7 +1,7 @@
 /* Pieces of the report page and of result files. */
 #include "app/html.h"
 #include "app/results.h"
-#include "app/shapes.h"
+#include "train/share.h"
 #include "harness/harness.h"
 
 #include <math.h>
@@ -112,7 +112,7 @@ static void test_share(void **unused) {
     int64_t tokens[40], total = 0, load[3] = {0};
     int     owner[40];
     for (int i = 0; i < 40; i++) total += tokens[i] = 1 + (i * 37) % 101;
-    shapes_share(tokens, 40, 3, owner);
+    share_by_size(tokens, 40, 3, owner);
     for (int i = 0; i < 40; i++) {
         assert_in_range(owner[i], 0, 2);
         load[owner[i]] += tokens[i];

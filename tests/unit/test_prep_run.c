@@ -335,7 +335,7 @@ static void test_views(void **state) {
     mesh         m = shape_sphere(zero, 0.95, 5);
     status       st = {0};
     for (int view = 0; view < 8; view++) {
-        view_options o = {1, 64, 2, 1 + view % 2, 5};
+        view_options o = {.n_views = 1, .size = 64, .samples = 2, .up_axis = 1 + view % 2, .seed = 5};
         camera       c = view_camera(&m, &o, 99, view), back;
         float        packed[VIEW_CAMERA_FLOATS], depth[64 * 64], normal[64 * 64 * 3], eye = c.world_to_camera[11];
         camera_pack(&c, packed);

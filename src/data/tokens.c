@@ -1,0 +1,317 @@
+#include "data/tokens.h"
+#include "core/half.h"
+#include "core/rng.h"
+#include "data/condition.h"
+#include "io/atomic_file.h"
+#include "io/h5.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { TOKENS_VERSION = 1, MAX_WIDTH = 65536, MAX_VARIANTS = 1024, MAX_SPECIAL = 1024, CHUNK_BYTES = 128 << 10 };
+
+typedef struct {
+    hid_t file, value, coord;
+} tokens_handle;
+
+struct tokens_writer {
+    token_file meta; /* the tables grow here */
+    char       part[PATH_CAP];
+    hid_t      file, value, coord;
+    int64_t    sample_room, view_room, row_room;
+    uint16_t  *bits, *at; /* of one view */
+    bool       failed;
+};
+
+static uint64_t view_hash(int64_t n, int width, const uint16_t *bits, const uint16_t *at) {
+    uint64_t h = hash_bytes(bits, (size_t)n * (size_t)width * sizeof *bits, 0);
+    return hash_bytes(at, (size_t)n * 3 * sizeof *at, h);
+}
+
+/* ---- writing --------------------------------------------------------------------------------------------------- */
+
+static void writer_free(tokens_writer *w) {
+    token_file *m = &w->meta;
+    void       *all[] = {m->id, m->view_first, m->first, m->hash, w->bits, w->at};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
+    free(w);
+}
+
+void tokens_abandon(tokens_writer *w) {
+    if (!w) return;
+    if (w->file >= 0) h5_file_discard(w->file, w->part);
+    writer_free(w);
+}
+
+static void *grown(void *p, int64_t n, size_t size) {
+    p = realloc(p, (size_t)n * size);
+    CHECK(p, "no memory for %lld rows of tokens", (long long)n);
+    return p;
+}
+
+static void more_samples(tokens_writer *w) {
+    if (w->meta.n_samples < w->sample_room) return;
+    w->sample_room = 2 * w->sample_room + 64;
+    w->meta.id = grown(w->meta.id, w->sample_room, sizeof *w->meta.id);
+    w->meta.view_first = grown(w->meta.view_first, w->sample_room + 1, sizeof *w->meta.view_first);
+}
+
+static void more_views(tokens_writer *w) {
+    if (w->meta.n_views < w->view_room) return;
+    w->view_room = 2 * w->view_room + 64;
+    w->meta.first = grown(w->meta.first, w->view_room + 1, sizeof *w->meta.first);
+    w->meta.hash = grown(w->meta.hash, w->view_room, sizeof *w->meta.hash);
+}
+
+tokens_writer *tokens_create(const char *path, const token_file *meta, status *st) {
+    CHECK(meta->width > 0 && meta->width <= MAX_WIDTH && meta->size > 0 && meta->variants > 0 &&
+              meta->variants <= MAX_VARIANTS,
+          "tokens of %d numbers, images of %d pixels, %d variants", meta->width, meta->size, meta->variants);
+    tokens_writer *w = calloc(1, sizeof *w);
+    CHECK(w, "no memory for a token writer");
+    w->file = -1;
+    if (!atomic_part_name(path, w->part, st)) goto fail;
+    w->meta = (token_file){.encoder = meta->encoder,
+                           .width = meta->width,
+                           .size = meta->size,
+                           .special = meta->special,
+                           .variants = meta->variants,
+                           .foreground = meta->foreground};
+    strcpy(w->meta.path, path);
+    memcpy(w->meta.shard, meta->shard, sizeof w->meta.shard);
+    if (access(path, F_OK) == 0) {
+        status_set(st, ST_IO, "%s: exists already: remove it or write to another folder", path);
+        goto fail;
+    }
+    int64_t chunk = CHUNK_BYTES / (2 * meta->width) + 1;
+    /* Tokens are noise to a compressor and are stored as they are. */
+    if ((w->file = h5_file_create(w->part, st)) < 0 || !h5_group(w->file, "token", st) ||
+        !h5_group(w->file, "sample", st) || !h5_group(w->file, "view", st) ||
+        (w->value = h5_table_create(w->file, "token/value", H5T_STD_U16LE, meta->width, chunk, 0, st)) < 0 ||
+        (w->coord = h5_table_create(w->file, "token/coord", H5T_STD_U16LE, 3, 4096, 4, st)) < 0)
+        goto fail;
+    more_samples(w);
+    more_views(w);
+    w->meta.view_first[0] = w->meta.first[0] = 0;
+    return w;
+fail:
+    tokens_abandon(w);
+    return NULL;
+}
+
+bool tokens_append_view(tokens_writer *w, int64_t n, const float *token, const int32_t *coord, status *st) {
+    token_file *m = &w->meta;
+    if (w->failed) return status_set(st, ST_IO, "%s: an earlier write failed", m->path);
+    if (n > w->row_room) {
+        w->row_room = n;
+        w->bits = grown(w->bits, n * m->width, sizeof *w->bits);
+        w->at = grown(w->at, n * 3, sizeof *w->at);
+    }
+    for (int64_t k = 0; k < n * m->width; k++) w->bits[k] = f32_to_bf16(token[k]);
+    for (int64_t k = 0; k < n * 3; k++) w->at[k] = (uint16_t)coord[k];
+    if (!h5_table_append(w->value, H5T_NATIVE_UINT16, n, w->bits, st) ||
+        !h5_table_append(w->coord, H5T_NATIVE_UINT16, n, w->at, st)) {
+        w->failed = true;
+        return false;
+    }
+    more_views(w);
+    m->hash[m->n_views++] = view_hash(n, m->width, w->bits, w->at);
+    m->first[m->n_views] = m->first[m->n_views - 1] + n;
+    m->n_tokens += n;
+    return true;
+}
+
+bool tokens_end_sample(tokens_writer *w, uint64_t id, status *st) {
+    token_file *m = &w->meta;
+    if (w->failed) return status_set(st, ST_IO, "%s: an earlier write failed", m->path);
+    more_samples(w);
+    m->id[m->n_samples++] = id;
+    m->view_first[m->n_samples] = m->n_views;
+    return true;
+}
+
+bool tokens_finish(tokens_writer *w, status *st) {
+    const token_file *m = &w->meta;
+    hid_t             f = w->file;
+    if (w->failed) status_set(st, ST_IO, "%s: an earlier write failed", m->path);
+    if (w->failed || !h5_table_put(f, "sample/id", H5T_STD_U64LE, 0, m->n_samples, m->id, st) ||
+        !h5_table_put(f, "sample/first", H5T_STD_I64LE, 0, m->n_samples + 1, m->view_first, st) ||
+        !h5_table_put(f, "view/first", H5T_STD_I64LE, 0, m->n_views + 1, m->first, st) ||
+        !h5_table_put(f, "view/hash", H5T_STD_U64LE, 0, m->n_views, m->hash, st) ||
+        !h5_set_text(f, "format", "d3s2-tokens", st) || !h5_set_i64(f, "version", TOKENS_VERSION, st) ||
+        !h5_set_u64(f, "encoder", m->encoder, st) || !h5_set_i64(f, "width", m->width, st) ||
+        !h5_set_i64(f, "size", m->size, st) || !h5_set_i64(f, "special", m->special, st) ||
+        !h5_set_i64(f, "variants", m->variants, st) || !h5_set_i64(f, "foreground", m->foreground, st) ||
+        !h5_set_text(f, "shard", m->shard, st) || !h5_set_i64(f, "n_samples", m->n_samples, st) ||
+        !h5_set_i64(f, "n_views", m->n_views, st) || !h5_set_i64(f, "n_tokens", m->n_tokens, st) ||
+        !h5_set_i64(f, "complete", 1, st)) {
+        tokens_abandon(w);
+        return false;
+    }
+    bool ok = h5_file_finish(f, w->part, st) && atomic_publish(w->part, m->path, st);
+    writer_free(w);
+    return ok;
+}
+
+int64_t tokens_most(const token_file *t) {
+    int64_t side = t->size / PATCH_SIDE;
+    return t->special + side * side;
+}
+
+/* ---- reading --------------------------------------------------------------------------------------------------- */
+
+void tokens_close(token_file *t) {
+    tokens_handle *h = t->file;
+    if (h && h->file >= 0) h5_file_close(h->file);
+    free(h);
+    free(t->id);
+    free(t->view_first);
+    free(t->first);
+    free(t->hash);
+    *t = (token_file){0};
+}
+
+static bool read_header(token_file *t, hid_t f, status *st) {
+    char    format[64];
+    int64_t version, width, size, special, variants, foreground, complete;
+    if (!h5_get_text(f, "format", format, sizeof format, st)) return false;
+    if (strcmp(format, "d3s2-tokens"))
+        return status_set(st, ST_DATA, "%s: is a %s file, not condition tokens", t->path, format);
+    if (!h5_get_i64(f, "version", &version, st)) return false;
+    if (version != TOKENS_VERSION)
+        return status_set(st, ST_DATA,
+                          "%s: has token format version %lld, this program reads version %d: run `d3s2 tokens` again "
+                          "or use the matching program",
+                          t->path, (long long)version, TOKENS_VERSION);
+    if (!h5_get_u64(f, "encoder", &t->encoder, st) || !h5_get_i64(f, "width", &width, st) ||
+        !h5_get_i64(f, "size", &size, st) || !h5_get_i64(f, "special", &special, st) ||
+        !h5_get_i64(f, "variants", &variants, st) || !h5_get_i64(f, "foreground", &foreground, st) ||
+        !h5_get_text(f, "shard", t->shard, sizeof t->shard, st) || !h5_get_i64(f, "n_samples", &t->n_samples, st) ||
+        !h5_get_i64(f, "n_views", &t->n_views, st) || !h5_get_i64(f, "n_tokens", &t->n_tokens, st) ||
+        !h5_get_i64(f, "complete", &complete, st))
+        return false;
+    if (complete != 1) return status_set(st, ST_DATA, "%s: was never completed: run `d3s2 tokens` again", t->path);
+    if (width < 1 || width > MAX_WIDTH || size < 1 || size > 65536 || special < 0 || special > MAX_SPECIAL ||
+        variants < 1 || variants > MAX_VARIANTS || t->n_samples < 0 || t->n_samples > INT32_MAX || t->n_views < 0 ||
+        t->n_tokens < 0)
+        return status_set(st, ST_DATA,
+                          "%s: impossible sizes: width %lld, %lld pixels, %lld variants, %lld samples, %lld views, "
+                          "%lld tokens",
+                          t->path, (long long)width, (long long)size, (long long)variants, (long long)t->n_samples,
+                          (long long)t->n_views, (long long)t->n_tokens);
+    t->width = (int)width;
+    t->size = (int)size;
+    t->special = (int)special;
+    t->variants = (int)variants;
+    t->foreground = foreground != 0;
+    return true;
+}
+
+static bool rises(const token_file *t, const char *name, const int64_t *first, int64_t n, int64_t end, status *st) {
+    bool ok = first[0] == 0 && first[n] == end;
+    for (int64_t i = 0; ok && i < n; i++) ok = first[i] <= first[i + 1];
+    return ok || status_set(st, ST_DATA,
+                            "%s: %s: the offsets are not a rising list from 0 to %lld: the file is damaged, run `d3s2 "
+                            "tokens` again",
+                            t->path, name, (long long)end);
+}
+
+static bool read_tables(token_file *t, tokens_handle *h, status *st) {
+    hid_t f = h->file;
+    if (!(t->id = h5_table_get(f, "sample/id", H5T_NATIVE_UINT64, 0, t->n_samples, st)) ||
+        !(t->view_first = h5_table_get(f, "sample/first", H5T_NATIVE_INT64, 0, t->n_samples + 1, st)) ||
+        !(t->first = h5_table_get(f, "view/first", H5T_NATIVE_INT64, 0, t->n_views + 1, st)) ||
+        !(t->hash = h5_table_get(f, "view/hash", H5T_NATIVE_UINT64, 0, t->n_views, st)) ||
+        (h->value = h5_table_open(f, "token/value", H5T_NATIVE_UINT16, t->width, t->n_tokens, NULL, st)) < 0 ||
+        (h->coord = h5_table_open(f, "token/coord", H5T_NATIVE_UINT16, 3, t->n_tokens, NULL, st)) < 0 ||
+        !rises(t, "sample/first", t->view_first, t->n_samples, t->n_views, st) ||
+        !rises(t, "view/first", t->first, t->n_views, t->n_tokens, st))
+        return false;
+    for (int64_t i = 0; i < t->n_views; i++)
+        if (t->first[i + 1] - t->first[i] > tokens_most(t))
+            return status_set(st, ST_DATA, "%s: view %lld has more tokens than an image of %d pixels", t->path,
+                              (long long)i, t->size);
+    return true;
+}
+
+bool tokens_open(token_file *t, const char *path, status *st) {
+    *t = (token_file){0};
+    if (strlen(path) >= sizeof t->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
+    tokens_handle *h = malloc(sizeof *h);
+    CHECK(h, "no memory for tokens");
+    *h = (tokens_handle){.file = h5_file_open(path, st)};
+    strcpy(t->path, path);
+    t->file = h;
+    if (h->file >= 0 && read_header(t, h->file, st) && read_tables(t, h, st)) return true;
+    tokens_close(t);
+    return false;
+}
+
+bool tokens_read(const token_file *t, int64_t i, int64_t view, int64_t *n, float **token, int32_t **coord, status *st) {
+    const tokens_handle *h = t->file;
+    CHECK(i >= 0 && i < t->n_samples && view >= 0 && view < t->view_first[i + 1] - t->view_first[i],
+          "%s: no view %lld of sample %lld of %lld", t->path, (long long)view, (long long)i, (long long)t->n_samples);
+    int64_t at = t->view_first[i] + view, first = t->first[at];
+    status  why = {0};
+    *n = t->first[at + 1] - first;
+    size_t    numbers = (size_t)*n * (size_t)t->width + 1;
+    uint16_t *bits = malloc(numbers * sizeof *bits), *place = malloc(((size_t)*n * 3 + 1) * sizeof *place);
+    *token = malloc(numbers * sizeof **token);
+    *coord = malloc(((size_t)*n * 3 + 1) * sizeof **coord);
+    CHECK(bits && place && *token && *coord, "no memory for %lld tokens", (long long)*n);
+    bool ok = h5_table_rows(h->value, H5T_NATIVE_UINT16, first, *n, bits, &why) &&
+              h5_table_rows(h->coord, H5T_NATIVE_UINT16, first, *n, place, &why) &&
+              view_hash(*n, t->width, bits, place) == t->hash[at];
+    for (int64_t k = 0; k < *n * t->width && ok; k++) (*token)[k] = bf16_to_f32(bits[k]);
+    for (int64_t k = 0; k < *n * 3 && ok; k++) (*coord)[k] = place[k];
+    free(bits);
+    free(place);
+    if (ok) return true;
+    free(*token);
+    free(*coord);
+    *token = NULL;
+    *coord = NULL;
+    return status_set(st, ST_DATA,
+                      "%s: sample %lld (id %016" PRIx64
+                      "), view %lld: its tokens do not match their checksum: the file "
+                      "is damaged, run `d3s2 tokens` again",
+                      t->path, (long long)i, t->id[i], (long long)view);
+}
+
+bool tokens_open_all(const char *folder, token_file **out, int *n_out, status *st) {
+    char path[PATH_CAP], **names;
+    int  n;
+    *out = NULL;
+    *n_out = 0;
+    if (!list_folder(folder, ".h5", &names, &n, st)) return false;
+    if (n == 0)
+        return status_set(st, ST_NO_INPUT, "%s: holds no condition tokens (*.h5): run `d3s2 tokens` first", folder);
+    token_file *t = calloc((size_t)n, sizeof *t);
+    CHECK(t, "no memory for %d token files", n);
+    bool ok = true;
+    for (int i = 0; ok && i < n; i++) {
+        ok = join_path(folder, names[i], path, st) && tokens_open(&t[i], path, st);
+        if (ok &&
+            (t[i].encoder != t[0].encoder || t[i].width != t[0].width || t[i].size != t[0].size ||
+             t[i].special != t[0].special || t[i].variants != t[0].variants || t[i].foreground != t[0].foreground))
+            ok = status_set(st, ST_CONFIG,
+                            "%s and %s were not made with the same weights and options: run `d3s2 tokens` again into "
+                            "one folder",
+                            t[i].path, t[0].path);
+    }
+    free_names(names, n);
+    if (!ok) {
+        tokens_close_all(t, n);
+        return false;
+    }
+    *out = t;
+    *n_out = n;
+    return true;
+}
+
+void tokens_close_all(token_file *t, int n) {
+    for (int i = 0; i < n; i++) tokens_close(&t[i]);
+    free(t);
+}
