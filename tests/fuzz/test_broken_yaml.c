@@ -93,7 +93,7 @@ static void test_by_hand(void **state) {
         "vae: {enc_widths: [32, x, 128]}",
         "vae: {enc_widths: [1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17]}",
         "vae: {enc_widths: {a: 1}}",
-        "data: {train: [a]}",
+        "data: {latents: [a]}",
         "data: {train: {a: b}}",
         "@train: 3",
         "`train: 3",

@@ -266,6 +266,34 @@ static void test_signal(void **state) {
     assert_true(rest.loss[20] == whole.loss[20]);
 }
 
+/* A signal while a slow disk still takes the checkpoint of step 4: that one and the last one are whole. */
+static void test_signal_while_saving(void **state) {
+    (void)state;
+    options o;
+    watch   w = {.raise_at = 4}, rest = {0}, whole = {0};
+    status  st;
+    int64_t step;
+    fixture_options(&o, data, in_root("signal-save"), false);
+    o.train.steps = 8;
+    o.train.checkpoint_every = 2;
+    setenv("D3S2_FAULT", "delay=60@ckpt.write:11-", 1);
+    fault_reset();
+    assert_int_equal(train(&o, &w, &st), ST_REQUEUE);
+    unsetenv("D3S2_FAULT");
+    fault_reset();
+    assert_int_equal(w.last, 5);
+    state_hash(in_root("signal-save"), &step);
+    assert_int_equal(step, 5);
+    state_hash(in_root("signal-save/step-4"), &step);
+    assert_int_equal(step, 4);
+    train_ok(&o, &rest);
+    assert_int_equal(rest.first, 6);
+    fixture_options(&o, data, in_root("signal-save-whole"), false);
+    o.train.steps = 8;
+    train_ok(&o, &whole);
+    assert_true(rest.loss[8] == whole.loss[8]);
+}
+
 /* The end of the job's time, seconds from now. */
 static void job_ends_in(double seconds) {
     char text[32];
@@ -665,15 +693,25 @@ int main(void) {
     root = temp_folder();
     snprintf(data, sizeof data, "%s", in_root("data"));
     fixture_write(data, &spec);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume_vae),     cmocka_unit_test(test_resume_dit),
-                                       cmocka_unit_test(test_resume_grouped), cmocka_unit_test(test_memory_modes),
-                                       cmocka_unit_test(test_memory_bound),   cmocka_unit_test(test_host_memory),
-                                       cmocka_unit_test(test_overfit),        cmocka_unit_test(test_bad_gradient),
-                                       cmocka_unit_test(test_signal),         cmocka_unit_test(test_wall_time),
-                                       cmocka_unit_test(test_saved_beside),   cmocka_unit_test(test_damaged_checkpoint),
-                                       cmocka_unit_test(test_resolutions),    cmocka_unit_test(test_refusals),
-                                       cmocka_unit_test(test_other_vae),      cmocka_unit_test(test_lock_and_dry_run),
-                                       cmocka_unit_test(test_damaged_sample), cmocka_unit_test(test_chunks),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume_vae),
+                                       cmocka_unit_test(test_resume_dit),
+                                       cmocka_unit_test(test_resume_grouped),
+                                       cmocka_unit_test(test_memory_modes),
+                                       cmocka_unit_test(test_memory_bound),
+                                       cmocka_unit_test(test_host_memory),
+                                       cmocka_unit_test(test_overfit),
+                                       cmocka_unit_test(test_bad_gradient),
+                                       cmocka_unit_test(test_signal),
+                                       cmocka_unit_test(test_wall_time),
+                                       cmocka_unit_test(test_saved_beside),
+                                       cmocka_unit_test(test_signal_while_saving),
+                                       cmocka_unit_test(test_damaged_checkpoint),
+                                       cmocka_unit_test(test_resolutions),
+                                       cmocka_unit_test(test_refusals),
+                                       cmocka_unit_test(test_other_vae),
+                                       cmocka_unit_test(test_lock_and_dry_run),
+                                       cmocka_unit_test(test_damaged_sample),
+                                       cmocka_unit_test(test_chunks),
                                        cmocka_unit_test(test_chain)};
     int                     failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_finish(&one);
