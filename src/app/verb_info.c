@@ -84,20 +84,29 @@ static void print_classes(const shard *s, int n_shards, const char *figure, cons
 }
 
 static void print_quality(const shard *s, int n_shards) {
-    static const double      parts[] = {1, 3, 7, 15, 31}, open[] = {0, 0.001, 0.01, 0.05, 0.2};
+    static const double      parts[] = {1, 3, 7, 15, 31}, few[] = {0, 0.001, 0.01, 0.05, 0.2};
+    /* shares; what they mean: docs/data.md */
+    static const char *const share[][2] = {
+        {"open_edge_share", "open edges  shapes by their share"},
+        {"sheet_area_share", "sheets      shapes by their share of the surface"},
+        {"doubt_voxel_share", "doubt       shapes by their share of doubtful signs"}};
     static const char *const parts_label[] = {"1", "2 .. 3", "4 .. 7", "8 .. 15", "16 .. 31", "32 and more"};
-    static const char *const open_label[] = {"0", "up to 0.1 %", "up to 1 %", "up to 5 %", "up to 20 %", "more"};
-    double                   all = 0, solid = 0;
+    static const char *const few_label[] = {"0", "up to 0.1 %", "up to 1 %", "up to 5 %", "up to 20 %", "more"};
+    double                   all = 0, solid = 0, closed = 0;
     for (int k = 0; k < n_shards; k++)
         for (int64_t i = 0; i < s[k].n_samples; i++) {
             all += shard_figure(&s[k], i, "parts", 0);
             solid += shard_figure(&s[k], i, "solid_parts", 0);
+            closed += shard_figure(&s[k], i, "closed_parts", 0);
         }
     if (all == 0) return; /* not made from meshes */
-    printf("  parts       %.0f, solid parts %.0f (%.1f %%); shapes by parts\n", all, solid, 100 * solid / all);
+    printf("  parts       %.0f, solid parts %.1f %%, closed together %.1f %%; shapes by parts\n", all,
+           100 * solid / all, 100 * closed / all);
     print_classes(s, n_shards, "parts", parts, parts_label, 6);
-    printf("  open edges  shapes by their share\n");
-    print_classes(s, n_shards, "open_edge_share", open, open_label, 6);
+    for (size_t f = 0; f < sizeof share / sizeof *share; f++) {
+        printf("  %s\n", share[f][1]);
+        print_classes(s, n_shards, share[f][0], few, few_label, 6);
+    }
 }
 
 typedef struct {

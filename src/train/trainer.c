@@ -1,10 +1,8 @@
 #include "train/trainer.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "core/beat.h"
 #include "core/fault.h"
@@ -15,53 +13,10 @@
 #include "train/run_folder.h"
 #include "train/run_log.h"
 #include "train/sizing.h"
+#include "train/stop.h"
 #include "train/watchdog.h"
 
 static const double SPIKE = 6; /* standard deviations above the usual that are told */
-
-/* ---- signals -------------------------------------------------------------------------------------------------- */
-
-static volatile sig_atomic_t asked_to_stop;
-
-static void on_signal(int number) {
-    (void)number;
-    asked_to_stop = 1;
-}
-
-typedef struct {
-    struct sigaction term, usr1;
-} old_actions;
-
-static void signals_take(old_actions *old) {
-    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigemptyset(&a.sa_mask);
-    asked_to_stop = 0;
-    sigaction(SIGTERM, &a, &old->term);
-    sigaction(SIGUSR1, &a, &old->usr1);
-}
-
-/* Who was asked to stop is on his way out: the same request once more must not cut that short. */
-static void signals_give_back(const old_actions *old) {
-    if (asked_to_stop) return;
-    sigaction(SIGTERM, &old->term, NULL);
-    sigaction(SIGUSR1, &old->usr1, NULL);
-}
-
-/* ---- the end of the job's time -------------------------------------------------------------------------------- */
-
-/* When the job's time is up, in seconds since 1970, as SLURM or the batch script says; INFINITY: nobody did. */
-static double job_end(void) {
-    const char *text = getenv("SLURM_JOB_END_TIME");
-    char       *end;
-    double      t = text ? strtod(text, &end) : 0;
-    return text && end != text && !*end && t > 0 ? t : INFINITY;
-}
-
-/* Whether another step of `step_s` seconds would leave less than train.stop_before. One rank that says so is enough:
- * the ranks agree in the step. */
-static bool time_is_up(const options *o, double step_s) {
-    return o->train.stop_before > 0 && (double)time(NULL) + step_s + o->train.stop_before > job_end();
-}
 
 /* ---- building ------------------------------------------------------------------------------------------------- */
 
@@ -82,6 +37,8 @@ typedef struct {
     int                  rank_log;
     double               rank_log_last;
     int64_t              first_step; /* steps of the checkpoint the run goes on from, -1: none */
+    double               spike_told; /* when; 0: never */
+    int64_t              spikes_untold;
 } trainer;
 
 static void check_shares(const options *o, const dataset *d, status *st) {
@@ -331,17 +288,29 @@ static bool roll_back(trainer *t, log_span *span, status *st) {
     return true;
 }
 
+/* A spike; of many one a minute, so that small batches do not fill the log. */
+static void tell_spike(trainer *t, const step_result *r) {
+    static const double QUIET_SECONDS = 60;
+    if (t->spike_told > 0 && now_seconds() - t->spike_told < QUIET_SECONDS) {
+        t->spikes_untold++;
+        return;
+    }
+    log_info("step %lld is a spike: loss %g, %.1f standard deviations above the last steps', gradient norm %g, %.1f "
+             "above (and %lld before, untold)",
+             (long long)t->w.s.step, r->loss, r->loss_z, r->grad_norm, r->norm_z, (long long)t->spikes_untold);
+    t->spike_told = now_seconds();
+    t->spikes_untold = 0;
+}
+
 /* What is told of a step that is out of the ordinary. */
-static void tell(const trainer *t, const step_result *r) {
+static void tell(trainer *t, const step_result *r) {
     const run_state *s = &t->w.s;
     if (r->skipped)
         log_info("step %lld skipped%s: loss %g, gradient norm %g (%lld in a row, %lld in all)", (long long)s->step,
                  r->spiked ? " as a spike" : "", r->loss, r->grad_norm, (long long)s->bad_in_row,
                  (long long)s->bad_total);
     else if (r->loss_z > SPIKE || r->norm_z > SPIKE)
-        log_info(
-            "step %lld is a spike: loss %g (%.1f standard deviations above the last steps'), gradient norm %g (%.1f)",
-            (long long)s->step, r->loss, r->loss_z, r->grad_norm, r->norm_z);
+        tell_spike(t, r);
 }
 
 static bool loop(trainer *t, status *st) {
@@ -352,16 +321,16 @@ static bool loop(trainer *t, status *st) {
     progress       bar;
     char           note[96] = "";
     double         step_s = 0; /* of the last one */
-    if (t->c->rank == 0 && time_is_up(o, 0))
+    if (t->c->rank == 0 && stop_time_is_up(o->train.stop_before, 0))
         log_warn("this job ends in %.0f s and train.stop_before is %g: one step is done; give it more time",
-                 job_end() - (double)time(NULL), o->train.stop_before);
+                 stop_time_left(), o->train.stop_before);
     goodput_book(&t->good, GOOD_START);
     goodput_mark(&t->good, w->s.step);
     progress_begin(&bar, "train", w->s.step, end);
     while (w->s.step < end) {
         step_result r;
         double      t0 = now_seconds();
-        if (!step_run(w, asked_to_stop || time_is_up(o, step_s), &r, st)) return false;
+        if (!step_run(w, stop_asked() || stop_time_is_up(o->train.stop_before, step_s), &r, st)) return false;
         beat_warm();
         step_s = now_seconds() - t0;
         goodput_book(&t->good, r.skipped ? GOOD_LOST : GOOD_USEFUL);
@@ -458,9 +427,9 @@ static bool run(trainer *t, status *st) {
 }
 
 status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, status *st) {
-    trainer     t = {.o = o, .c = c, .hooks = hooks, .folder = {.lock = -1}, .first_step = -1, .rank_log = -1};
-    old_actions old;
-    signals_take(&old); /* one that comes before the first step ends the run after it */
+    trainer      t = {.o = o, .c = c, .hooks = hooks, .folder = {.lock = -1}, .first_step = -1, .rank_log = -1};
+    stop_signals old;
+    stop_listen(&old); /* one that comes before the first step ends the run after it */
     t.w.c = c;
     t.w.d = &t.data;
     if (hooks) {
@@ -490,6 +459,6 @@ status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, s
     dataset_close(&t.data);
     dataset_close(&t.heldout);
     watchdog_stop(t.dog);
-    signals_give_back(&old);
+    stop_unlisten(&old);
     return st->code;
 }
