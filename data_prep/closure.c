@@ -26,18 +26,6 @@ typedef struct {
     int64_t        n_probes;
 } work;
 
-static void normal_of(const surface *s, int64_t f, double n[3]) {
-    const int32_t *t = s->face + 3 * f;
-    double         u[3], v[3];
-    for (int a = 0; a < 3; a++) {
-        u[a] = s->v[3 * (int64_t)t[1] + a] - s->v[3 * (int64_t)t[0] + a];
-        v[a] = s->v[3 * (int64_t)t[2] + a] - s->v[3 * (int64_t)t[0] + a];
-    }
-    n[0] = u[1] * v[2] - u[2] * v[1];
-    n[1] = u[2] * v[0] - u[0] * v[2];
-    n[2] = u[0] * v[1] - u[1] * v[0];
-}
-
 static double length(const double *n) {
     return sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]);
 }
@@ -109,7 +97,7 @@ static bool make_patches(work *w, uint8_t *rim) {
 
 static double face_area(const work *w, int64_t i) {
     double n[3];
-    normal_of(w->s, w->by_patch[i], n);
+    surface_normal(w->s, w->by_patch[i], n);
     return 0.5 * length(n);
 }
 
@@ -120,7 +108,7 @@ static void add_probe(work *w, int32_t f, double weight) {
                 v = fmod(i * 0.5698402909980532, 1); /* evenly spread pairs */
     if (u + v > 1) u = 1 - u, v = 1 - v;
     *q = (probe){.face = f, .part = s->part[f], .weight = weight};
-    normal_of(s, f, q->n);
+    surface_normal(s, f, q->n);
     len = length(q->n);
     for (int a = 0; a < 3; a++) {
         const int32_t *t = s->face + 3 * (int64_t)f;

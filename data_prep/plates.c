@@ -6,16 +6,8 @@ enum { MOST_WALLS = 64 };
 static const double STEP = 1e-6, LEAST_COSINE = 0.9;
 
 static bool unit_normal(const surface *s, int64_t f, double n[3]) {
-    const int32_t *t = s->face + 3 * f;
-    double         u[3], v[3], len;
-    for (int a = 0; a < 3; a++) {
-        u[a] = s->v[3 * (int64_t)t[1] + a] - s->v[3 * (int64_t)t[0] + a];
-        v[a] = s->v[3 * (int64_t)t[2] + a] - s->v[3 * (int64_t)t[0] + a];
-    }
-    n[0] = u[1] * v[2] - u[2] * v[1];
-    n[1] = u[2] * v[0] - u[0] * v[2];
-    n[2] = u[0] * v[1] - u[1] * v[0];
-    len = sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]);
+    surface_normal(s, f, n);
+    double len = sqrt(n[0] * n[0] + n[1] * n[1] + n[2] * n[2]);
     for (int a = 0; a < 3 && len > 0; a++) n[a] /= len;
     return len > 0;
 }

@@ -427,3 +427,15 @@ bool surface_build(const mesh *m, double cap_share, double sharp_degrees, const 
     surface_free(s);
     return status_set(st, ST_DATA, "%s: out of memory for %lld triangles", name, (long long)m->n_faces);
 }
+
+void surface_normal(const surface *s, int64_t f, double n[3]) {
+    const int32_t *t = s->face + 3 * f;
+    double         u[3], v[3];
+    for (int a = 0; a < 3; a++) {
+        u[a] = s->v[3 * (int64_t)t[1] + a] - s->v[3 * (int64_t)t[0] + a];
+        v[a] = s->v[3 * (int64_t)t[2] + a] - s->v[3 * (int64_t)t[0] + a];
+    }
+    n[0] = u[1] * v[2] - u[2] * v[1];
+    n[1] = u[2] * v[0] - u[0] * v[2];
+    n[2] = u[0] * v[1] - u[1] * v[0];
+}

@@ -34,6 +34,8 @@ typedef struct {
 /* `m` is normalised (v_norm); positions are halved. ST_DATA when no triangle is left or memory runs out. */
 bool surface_build(const mesh *m, double cap_share, double sharp_degrees, const char *name, surface *s, status *st);
 void surface_free(surface *s);
+/* Of face f by its orientation; its length is twice the area. */
+void surface_normal(const surface *s, int64_t f, double n[3]);
 
 /* The three sides of every face, sorted by their vertices, then by face; malloc'ed, NULL: out of memory. */
 typedef struct {

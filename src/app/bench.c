@@ -125,11 +125,6 @@ void bench_words(const bench_row *r, const int *shape, char out[128]) {
 /* ---- CPU ----------------------------------------------------------------------------------------------------------
  */
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Checks, times, prints. False when the result is wrong. */
 static bool cpu_row(const bench_row *r, bench_case *b, ctx *cpu, ctx *ref, const bench_sink *s) {
     static double time[MAX_RUNS];
@@ -162,7 +157,7 @@ static bool cpu_row(const bench_row *r, bench_case *b, ctx *cpu, ctx *ref, const
     }
     memcpy(copy, &b->args, sizeof copy);
     op_list(r->op, copy, &l);
-    qsort(time, (size_t)n, sizeof *time, ascending);
+    qsort(time, (size_t)n, sizeof *time, ascending_f64);
     double median = time[n / 2], p95 = time[(int)(0.95 * (n - 1))];
     double gflops = b->flops / median * 1e-3, gbytes = op_list_bytes(&l) / median * 1e-3;
     printf("%-18s %-32s %10.1f %10.1f %9.1f %8.2f %8.1f\n", op_table[r->op].name, shape, median, p95, gflops, gbytes,

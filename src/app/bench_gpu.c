@@ -128,11 +128,6 @@ void bench_gpu_round(op_id op, const void *args) {
 /* ---- time ---------------------------------------------------------------------------------------------------------
  */
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* Median and 95th percentile in microseconds of at least LEAST_SECONDS of calls; returns the number of calls. */
 static int measure(op_id op, const void *args, bool cold, double *median, double *p95) {
     static double t[MOST_RUNS];
@@ -152,7 +147,7 @@ static int measure(op_id op, const void *args, bool cold, double *median, double
     }
     device_event_sync(gpu.event[2 * n - 1]);
     for (int i = 0; i < n; i++) t[i] = device_event_seconds(gpu.event[2 * i], gpu.event[2 * i + 1]) * 1e6;
-    qsort(t, (size_t)n, sizeof *t, ascending);
+    qsort(t, (size_t)n, sizeof *t, ascending_f64);
     *median = t[n / 2];
     *p95 = t[(int)(0.95 * (n - 1))];
     return n;

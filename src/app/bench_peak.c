@@ -29,11 +29,6 @@ static void fill_random(const tensor *t, uint64_t seed) {
     free(x);
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 typedef struct {
     ctx               *c;
     const linear_args *product; /* NULL: a copy */
@@ -68,7 +63,7 @@ static double time_of(const work *w) {
         if (i >= 0) t[i] = gpu ? device_event_seconds(e[0], e[1]) : now_seconds() - t0;
     }
     for (int i = 0; i < 2 && gpu; i++) device_event_free(e[i]);
-    qsort(t, RUNS, sizeof *t, ascending);
+    qsort(t, RUNS, sizeof *t, ascending_f64);
     return t[RUNS / 2];
 }
 

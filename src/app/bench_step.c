@@ -99,11 +99,6 @@ static void on_step(void *user, int64_t done, const step_result *r) {
     note_memory(s);
 }
 
-static int ascending(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double mean(const double *x, int64_t n) {
     double sum = 0;
     for (int64_t i = 0; i < n; i++) sum += x[i];
@@ -112,7 +107,7 @@ static double mean(const double *x, int64_t n) {
 
 /* The median of steps that are alike, the mean of steps that differ; sorts. */
 static double typical(double *x, int64_t n, bool alike) {
-    qsort(x, (size_t)n, sizeof *x, ascending);
+    qsort(x, (size_t)n, sizeof *x, ascending_f64);
     return !alike ? mean(x, n) : n ? x[n / 2] : 0;
 }
 

@@ -171,3 +171,8 @@ void progress_end(progress *p, const char *note) {
     if (log_state.rank != 0 || log_state.level < LOG_INFO) return;
     progress_print(p, p->total, note, true);
 }
+
+int ascending_f64(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}

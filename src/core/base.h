@@ -112,6 +112,8 @@ void progress_begin(progress *p, const char *what, int64_t start, int64_t total)
 void progress_step(progress *p, int64_t done, const char *note);
 void progress_end(progress *p, const char *note);
 
+/* For qsort over doubles. */
+int    ascending_f64(const void *a, const void *b);
 double now_seconds(void); /* monotonic */
 
 #ifdef __cplusplus

@@ -7,18 +7,13 @@ enum { HOST_CAP = 64 };
 
 static const double SLOW = 1 / 0.7, QUIET_SECONDS = 600;
 
-static int ascending(const void *pa, const void *pb) {
-    double a = *(const double *)pa, b = *(const double *)pb;
-    return (a > b) - (a < b);
-}
-
 int straggler_find(const pace *p, int n, int *slow, double *factor) {
     double *sorted = malloc((size_t)(n > 0 ? n : 1) * sizeof *sorted);
     int     m = 0, found = 0;
     CHECK(sorted, "no memory for %d ranks", n);
     for (int i = 0; i < n; i++)
         if (p[i].tokens > 0) sorted[m++] = p[i].compute / p[i].tokens;
-    qsort(sorted, (size_t)m, sizeof *sorted, ascending);
+    qsort(sorted, (size_t)m, sizeof *sorted, ascending_f64);
     double median = m > 0 ? sorted[(m - 1) / 2] : 0;
     free(sorted);
     for (int i = 0; i < n && median > 0; i++) {
