@@ -34,16 +34,17 @@ run eval "$tmp/data" --device cuda eval.checkpoint="$tmp/vae" eval.output="$tmp/
 run eval "$tmp/data" --device cuda eval.checkpoint="$tmp/dit" eval.vae="$tmp/vae" eval.output="$tmp/eval-dit" eval.points=1000 \
     eval.generate=1 sample.steps=3
 run check "$tmp/vae" "$tmp/dit" "$tmp/latents"
-# On the CPU from what the GPU trained, and the other way round.
-run train --config "$tiny" --device cpu data.train="$tmp/data" train.run="$tmp/vae" train.steps=5
-run $vae train.steps=6
-
 export CUDA_VISIBLE_DEVICES=0
 if [ -n "$mpirun" ]; then
     both 78 "share one GPU" $vae train.steps=8
     both 0 "" sample "$tmp/data" --device cuda sample.checkpoint="$tmp/dit" sample.vae="$tmp/vae" sample.output="$tmp/samples-2" \
         sample.count=2 sample.steps=3 eval.points=1000
 fi
+# On the CPU from what the GPU trained, and the other way round. Nothing is sampled with this auto-encoder from here on:
+# it is no longer the one that encoded the latents.
+run train --config "$tiny" --device cpu data.train="$tmp/data" train.run="$tmp/vae" train.steps=5
+run $vae train.steps=6
+
 export CUDA_VISIBLE_DEVICES=
 expect 78 "has no GPU to use" $vae train.steps=8
 run train --config "$tiny" --device auto data.train="$tmp/data" train.run="$tmp/vae" train.steps=7
