@@ -376,6 +376,8 @@ template <class T, class D> void narrow_bwd(ctx *c, const linear_args *a) {
     if (tensor_given(a->dx) || tensor_given(a->dw)) {
         if (a->dy->dim[1] == 1)
             BY_WIDTH(T, wide, V, (narrow_bwd_as<T, D, V, 1>(c, a)));
+        else if (wide && a->dy->dim[1] == 3)
+            narrow_bwd_as<T, D, 16 / (int)sizeof(T), 3>(c, a);
         else if (wide)
             narrow_bwd_as<T, D, 4, THIN>(c, a); /* weights and sums of eight columns would take all registers */
         else

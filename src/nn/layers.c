@@ -57,6 +57,20 @@ var *nn_conv1(tape *t, var *x, param *w, param *b) {
     return linear(t, x, w, b, ACT_NONE, true, t->c->act);
 }
 
+void nn_linear_two(tape *t, var *x, param *w0, param *w1, var **y) {
+    int64_t n0 = w0->dim[0], n1 = w1->dim[0];
+    if (w1->offset != w0->offset + w0->count) { /* rows of an odd size are padded */
+        y[0] = nn_linear(t, x, w0, NULL, ACT_NONE);
+        y[1] = nn_linear(t, x, w1, NULL, ACT_NONE);
+        return;
+    }
+    CHECK(w0->dim[1] == w1->dim[1] && w0->w.dt == w1->w.dt, "%s and %s have other inputs", w0->name, w1->name);
+    param *both = arena_alloc(t->book, sizeof *both);
+    *both = *w0;
+    both->dim[0] = both->w.dim[0] = both->g.dim[0] = n0 + n1;
+    nn_split(t, nn_linear(t, x, both, NULL, ACT_NONE), 2, (const int64_t[]){n0, n1}, y);
+}
+
 typedef struct {
     tape_entry  e;
     linear_args a[2]; /* the two layers */

@@ -9,9 +9,11 @@
 /* x W^T + b, W (O,I). */
 var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act);
 /* The same with an output of dtype dt: ctx.act, or f32 (a layer whose output goes into a loss). */
+var *nn_linear_as(tape *t, var *x, param *w, param *b, act_kind act, dtype dt);
+/* y[0] = x w0^T, y[1] = x w1^T: one product, which reads x once, where w1 follows w0 in the parameter table. */
+void nn_linear_two(tape *t, var *x, param *w0, param *w1, var **y);
 /* nn_linear(nn_linear(x, w0, b0, act), w1, b1, ACT_NONE), whose backward makes the inner gradient in one pass. */
 var *nn_mlp(tape *t, var *x, param *w0, param *b0, act_kind act, param *w1, param *b1);
-var *nn_linear_as(tape *t, var *x, param *w, param *b, act_kind act, dtype dt);
 /* The same with W (I,O): a 1x1x1 convolution. */
 var *nn_conv1(tape *t, var *x, param *w, param *b);
 /* x in another float dtype; x itself when it has it. The gradient is cast back. */
