@@ -40,7 +40,7 @@ bool eval_vae_shape(network *vae, const options *o, const dataset *d, int64_t i,
         metrics_put_surface(out, &stats, &so);
         if (i < o->eval.pictures) ok = put_picture(d, i, s, &truth, &own, folder, out, st);
     }
-    for (int k = 0; k < 2 && ok; k++) {
+    for (int k = 0; k < 2 && ok && o->eval.worst > 0; k++) { /* of which the caller keeps the worst */
         const mesh *m = k ? &own : &truth;
         result_path(folder, s->name, k ? "-vae.glb" : "-truth.glb", path);
         if (m->n_faces) ok = mesh_write(path, m, st);
