@@ -1,24 +1,26 @@
 /* As on the CPU: the rounds run on the small square matrix G = X X^T (or X^T X), products in f32 through cuBLASLt, or
- * the general kernel where the library has nothing. A matrix is small beside a step's work: one block does what is
- * elementwise, so that its sum has one order. */
+ * the general kernel where the library has nothing. */
 #include "kernels/cuda/dev/matmul_parts.cuh"
+#include "kernels/cuda/dev/total.cuh"
 
-enum { MUON_THREADS = 1024 };
-
-/* m, x = momentum and u; then x / |u|, by one block. */
-__global__ void __launch_bounds__(MUON_THREADS)
-    muon_direction_kernel(const float *grad, float *m, float *x, int64_t n, float scale, float mu) {
-    __shared__ double room[33];
-    double            sum = 0;
-    for (int64_t i = threadIdx.x; i < n; i += MUON_THREADS) {
+/* m, x = momentum and u; partial sums of |u|^2. */
+__global__ void __launch_bounds__(TOTAL_THREADS)
+    muon_momentum_kernel(const float *grad, float *m, float *x, int64_t n, float scale, float mu, double *partial) {
+    double  sum[1] = {0};
+    int64_t step = (int64_t)gridDim.x * TOTAL_THREADS;
+    for (int64_t i = (int64_t)blockIdx.x * TOTAL_THREADS + threadIdx.x; i < n; i += step) {
         float g = grad[i] * scale, moment = mu * m[i] + g, u = g + mu * moment;
         m[i] = moment;
         x[i] = u;
-        sum += (double)u * (double)u;
+        sum[0] += (double)u * (double)u;
     }
-    double norm = block_sum(sum, room);
-    float  inverse = norm != 0 ? (float)(1 / sqrt(norm)) : 0.0f;
-    for (int64_t i = threadIdx.x; i < n; i += MUON_THREADS) x[i] *= inverse;
+    store_totals<1>(sum, partial);
+}
+
+/* x / |x|, 0 when x is 0 */
+__global__ void muon_unit_kernel(float *x, int64_t n, const double *squares) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) x[i] *= *squares != 0 ? (float)(1 / sqrt(*squares)) : 0.0f;
 }
 
 /* p = a + b g + c p, p holding g g */
@@ -97,14 +99,24 @@ static const float *rounds(ctx *c, int64_t n, float *g) {
     return last;
 }
 
+/* Where the step goes before it is made orthogonal. */
+static void direction(ctx *c, const muon_args *a, int64_t n, float *x) {
+    int     blocks = total_blocks(c, n);
+    double *partial = (double *)arena_alloc(&c->scratch, sizeof(double) * ((size_t)blocks + 1));
+    muon_momentum_kernel<<<(unsigned)blocks, TOTAL_THREADS, 0, stream_of(c)>>>(
+        ptr<float>(a->grad), ptr<float>(a->m), x, n, (float)a->grad_scale, (float)a->momentum, partial);
+    LAUNCHED(c);
+    add_totals(c, partial, blocks, 1, partial + blocks);
+    muon_unit_kernel<<<(unsigned)ceil_div(n, 256), 256, 0, stream_of(c)>>>(x, n, partial + blocks);
+    LAUNCHED(c);
+}
+
 extern "C" void muon_fwd_cuda(ctx *c, const muon_args *a) {
     int64_t R = a->w->dim[0], C = a->w->dim[1], n = R * C, small = R < C ? R : C;
     bool    tall = R > C;
     if (n == 0) return;
     float *x = floats(c, n), *y = floats(c, n), *g = floats(c, small * small);
-    muon_direction_kernel<<<1, MUON_THREADS, 0, stream_of(c)>>>(ptr<float>(a->grad), ptr<float>(a->m), x, n,
-                                                                (float)a->grad_scale, (float)a->momentum);
-    LAUNCHED(c);
+    direction(c, a, n, x);
     if (tall) {
         product(c, true, false, C, C, R, x, C, x, C, g);
         product(c, false, false, R, C, C, x, C, rounds(c, C, g), C, y);

@@ -1,4 +1,5 @@
 #include "app/eval_one.h"
+#include "app/eval_picture.h"
 
 #include <stdlib.h>
 
@@ -8,7 +9,18 @@ static float *floats(int64_t n) {
     return p;
 }
 
-bool eval_vae_shape(network *vae, const options *o, const shape *s, const char *folder, json_t *out, status *st) {
+static bool put_picture(const dataset *d, int64_t i, const shape *s, const mesh *truth, const mesh *own,
+                        const char *folder, json_t *out, status *st) {
+    char path[PATH_CAP], file[160];
+    snprintf(file, sizeof file, "%s.png", s->name);
+    result_path(folder, file, "", path);
+    json_object_set_new(out, "picture", json_string(file));
+    json_object_set_new(out, "files", json_pack("[s]", file));
+    return eval_picture(d, i, truth, own, path, st);
+}
+
+bool eval_vae_shape(network *vae, const options *o, const dataset *d, int64_t i, const shape *s, const char *folder,
+                    json_t *out, status *st) {
     int64_t         n = s->s.n_tiles;
     float          *z = floats(n * vae->vae.cfg.latent_channels), *value = floats(n * TILE_CELLS);
     mesh            truth = {0}, own = {0};
@@ -26,8 +38,9 @@ bool eval_vae_shape(network *vae, const options *o, const shape *s, const char *
     if (ok) {
         metrics_put_band(out, &band, s->tau_voxels);
         metrics_put_surface(out, &stats, &so);
+        if (i < o->eval.pictures) ok = put_picture(d, i, s, &truth, &own, folder, out, st);
     }
-    for (int k = 0; k < 2 && ok; k++) {
+    for (int k = 0; k < 2 && ok && o->eval.worst > 0; k++) { /* of which the caller keeps the worst */
         const mesh *m = k ? &own : &truth;
         result_path(folder, s->name, k ? "-vae.glb" : "-truth.glb", path);
         if (m->n_faces) ok = mesh_write(path, m, st);

@@ -1,5 +1,5 @@
-/* One row per generated shape: the view, the truth, the auto-encoder's reconstruction and the generated mesh, all from
- * the camera of the view. */
+/* One row per shape, from the camera of its view. Generated ones: the view, the truth, the auto-encoder's
+ * reconstruction and the generated mesh; of an auto-encoder's evaluation the pictures that it made. */
 #include "app/report_page.h"
 #include "data_prep/views.h"
 
@@ -76,9 +76,7 @@ static bool camera_of(const json_t *shape, camera *cam) {
     return cam->width > 0 && cam->height > 0;
 }
 
-static void shape_row(html *h, const report_file *f, const json_t *shape) {
-    camera cam;
-    if (!camera_of(shape, &cam)) return;
+static void shape_title(html *h, const json_t *shape) {
     const json_t *chamfer = json_object_get(shape, "chamfer"), *sign = json_object_get(shape, "sign_accuracy");
     html_add(h, "<div class=shape><h3>");
     html_text(h, text_of(shape, "source"));
@@ -88,6 +86,12 @@ static void shape_row(html *h, const report_file *f, const json_t *shape) {
     if (json_is_number(sign)) html_add(h, " &middot; sign right %.1f %%", 100 * json_number_value(sign));
     if (json_is_number(chamfer)) html_add(h, " &middot; Chamfer %.4f", json_number_value(chamfer));
     html_add(h, "</small></h3>\n");
+}
+
+static void generated_row(html *h, const report_file *f, const json_t *shape) {
+    camera cam;
+    if (!camera_of(shape, &cam)) return;
+    shape_title(h, shape);
     file_picture(h, f, text_of(shape, "image"), "view given");
     mesh_picture(h, f, text_of(shape, "truth"), "truth (stored tiles)", &cam);
     mesh_picture(h, f, text_of(shape, "reconstruction"), "auto-encoder", &cam);
@@ -95,15 +99,29 @@ static void shape_row(html *h, const report_file *f, const json_t *shape) {
     html_add(h, "</div>\n");
 }
 
+static void rebuilt_row(html *h, const report_file *f, const json_t *shape) {
+    if (!*text_of(shape, "picture")) return;
+    shape_title(h, shape);
+    file_picture(h, f, text_of(shape, "picture"), "stored view; truth (stored tiles); auto-encoder");
+    html_add(h, "</div>\n");
+}
+
+static void section(html *h, const report_file *f, const char *what,
+                    void (*row)(html *h, const report_file *f, const json_t *shape)) {
+    html_add(h, "<h2>%s: ", what);
+    html_text(h, f->where);
+    html_add(h, "</h2>\n");
+    json_t *shapes = json_object_get(f->json, "shapes"), *shape;
+    size_t  k;
+    json_array_foreach(shapes, k, shape) row(h, f, shape);
+}
+
 void page_pictures(html *h, const report_data *d) {
     for (int i = 0; i < d->n[REPORT_RESULTS]; i++) {
         const report_file *f = &d->file[REPORT_RESULTS][i];
-        if (strcmp(text_of(f->json, "kind"), "samples") != 0) continue;
-        html_add(h, "<h2>Generated: ");
-        html_text(h, f->where);
-        html_add(h, "</h2>\n");
-        json_t *shapes = json_object_get(f->json, "shapes"), *shape;
-        size_t  k;
-        json_array_foreach(shapes, k, shape) shape_row(h, f, shape);
+        const char        *kind = text_of(f->json, "kind");
+        const json_t      *first = json_array_get(json_object_get(f->json, "shapes"), 0);
+        if (strcmp(kind, "samples") == 0) section(h, f, "Generated", generated_row);
+        if (strcmp(kind, "vae") == 0 && *text_of(first, "picture")) section(h, f, "Reconstructed", rebuilt_row);
     }
 }

@@ -1,5 +1,6 @@
 /* d3s2 eval: figures of an auto-encoder (eval.checkpoint alone) or of a transformer (with eval.vae). */
 #include "app/eval_one.h"
+#include "app/eval_picture.h"
 #include "app/verbs.h"
 #include "train/share.h"
 
@@ -27,6 +28,8 @@ static void make_key(job *j) {
                                  (long long)o->eval.points, (long long)o->eval.seed, o->sample.level, (long long)o->sample.steps,
                                  o->sample.shift, o->sample.guidance, (long long)o->sample.seed, (long long)o->sample.view,
                                  (long long)j->n, (long long)o->eval.generate);
+    if (o->eval.pictures > 0)
+        at += snprintf(text + at, sizeof text - (size_t)at, " p%lld", (long long)o->eval.pictures);
     for (int i = 0; i < o->eval.f1_thresholds.n && at < 560; i++)
         at += snprintf(text + at, sizeof text - (size_t)at, " %g", o->eval.f1_thresholds.v[i]);
     if (j->where.act == DT_BF16) snprintf(text + at, sizeof text - (size_t)at, " bf16");
@@ -51,7 +54,8 @@ static bool eval_one(job *j, int64_t i, status *st) {
     char  path[PATH_CAP];
     if (!shape_read(&j->d, i, &s, st)) return false;
     json_t *out = shape_json(&s, j->key);
-    bool ok = j->of_dit ? eval_dit(j, i, &s, out, st) : eval_vae_shape(&j->vae, j->o, &s, j->o->eval.output, out, st);
+    bool    ok = j->of_dit ? eval_dit(j, i, &s, out, st)
+                           : eval_vae_shape(&j->vae, j->o, &j->d, i, &s, j->o->eval.output, out, st);
     result_path(j->o->eval.output, s.name, ".json", path);
     ok = ok && json_file_write(path, out, st);
     json_decref(out);
@@ -132,6 +136,8 @@ static bool run(job *j, const comm *c, status *st) {
                              (json_int_t)(j->of_dit ? j->dit.step : j->vae.step), "points", (json_int_t)o->eval.points);
     bool    ok =
         results_collect(o->eval.output, "results.json", head, j->names, j->n, st) && (j->of_dit || keep_worst(j, st));
+    int64_t pictures = j->of_dit ? 0 : o->eval.pictures < j->n ? o->eval.pictures : j->n;
+    if (pictures > 0) ok = ok && eval_pictures_join(o->eval.output, j->names, pictures, st);
     result_path(o->eval.output, "results.json", "", path);
     if (ok) print_means(path);
     return ok;

@@ -4,42 +4,58 @@
 #include <string.h>
 #include "sparse/grid.h"
 
-typedef struct {
-    int64_t distance, row;
-} near_tile;
-
-static int by_distance(const void *pa, const void *pb) {
-    const near_tile *a = pa, *b = pb;
-    if (a->distance != b->distance) return a->distance < b->distance ? -1 : 1;
-    return (a->row > b->row) - (a->row < b->row);
+/* Squares of distances are small numbers, so the nearest are found by counting, in the order of their rows. row has
+ * room for n; false: all of s. */
+static bool nearest_rows(const sample *s, int64_t n, int64_t centre, int64_t *row) {
+    CHECK(n > 0 && centre >= 0 && centre < s->n_tiles, "%lld tiles around tile %lld of %lld", (long long)n,
+          (long long)centre, (long long)s->n_tiles);
+    if (s->n_tiles <= n) return false;
+    int64_t *distance = malloc((size_t)s->n_tiles * sizeof *distance), most = 0, k = 0;
+    CHECK(distance, "no memory for %lld tiles", (long long)s->n_tiles);
+    for (int64_t i = 0; i < s->n_tiles; i++) {
+        distance[i] = 0;
+        for (int a = 0; a < 3; a++) {
+            int64_t d = (int64_t)s->coord[3 * i + a] - s->coord[3 * centre + a];
+            distance[i] += d * d;
+        }
+        if (distance[i] > most) most = distance[i];
+    }
+    int64_t *count = calloc((size_t)most + 1, sizeof *count), limit = 0;
+    CHECK(count, "no memory for %lld distances", (long long)most);
+    for (int64_t i = 0; i < s->n_tiles; i++) count[distance[i]]++;
+    int64_t left = n; /* of those at the limit, the earlier rows */
+    while (count[limit] < left) left -= count[limit++];
+    for (int64_t i = 0; i < s->n_tiles && k < n; i++)
+        if (distance[i] < limit || (distance[i] == limit && left-- > 0)) row[k++] = i;
+    free(count);
+    free(distance);
+    return true;
 }
 
-static int by_row(const void *pa, const void *pb) {
-    const near_tile *a = pa, *b = pb;
-    return (a->row > b->row) - (a->row < b->row);
+static int64_t *rows(int64_t n) {
+    int64_t *row = malloc((size_t)n * sizeof *row);
+    CHECK(row, "no memory for %lld tiles", (long long)n);
+    return row;
 }
 
 void sample_crop(sample *s, int64_t n, int64_t centre) {
-    CHECK(n > 0 && centre >= 0 && centre < s->n_tiles, "%lld tiles around tile %lld of %lld", (long long)n,
-          (long long)centre, (long long)s->n_tiles);
-    if (s->n_tiles <= n) return;
-    near_tile *all = malloc((size_t)s->n_tiles * sizeof *all);
-    CHECK(all, "no memory for %lld tiles", (long long)s->n_tiles);
-    for (int64_t i = 0; i < s->n_tiles; i++) {
-        all[i] = (near_tile){.row = i};
-        for (int a = 0; a < 3; a++) {
-            int64_t d = (int64_t)s->coord[3 * i + a] - s->coord[3 * centre + a];
-            all[i].distance += d * d;
+    int64_t *row = rows(n);
+    if (nearest_rows(s, n, centre, row)) {
+        for (int64_t i = 0; i < n; i++) { /* rows only move down */
+            memmove(s->coord + 3 * i, s->coord + 3 * row[i], 3 * sizeof *s->coord);
+            memmove(s->value + TILE_CELLS * i, s->value + TILE_CELLS * row[i], TILE_CELLS * sizeof *s->value);
+            memmove(s->sharp + TILE_SHARP_BYTES * i, s->sharp + TILE_SHARP_BYTES * row[i], TILE_SHARP_BYTES);
         }
+        s->n_tiles = n;
     }
-    qsort(all, (size_t)s->n_tiles, sizeof *all, by_distance);
-    qsort(all, (size_t)n, sizeof *all, by_row);
-    for (int64_t i = 0; i < n; i++) { /* rows only move down */
-        int64_t from = all[i].row;
-        memmove(s->coord + 3 * i, s->coord + 3 * from, 3 * sizeof *s->coord);
-        memmove(s->value + TILE_CELLS * i, s->value + TILE_CELLS * from, TILE_CELLS * sizeof *s->value);
-        memmove(s->sharp + TILE_SHARP_BYTES * i, s->sharp + TILE_SHARP_BYTES * from, TILE_SHARP_BYTES);
-    }
-    s->n_tiles = n;
-    free(all);
+    free(row);
+}
+
+void sample_assign_crop(sample *io, const sample *s, int64_t n, int64_t centre) {
+    int64_t *row = rows(n);
+    if (nearest_rows(s, n, centre, row))
+        sample_assign_rows(io, s, n, row);
+    else
+        sample_assign(io, s);
+    free(row);
 }

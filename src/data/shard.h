@@ -83,6 +83,8 @@ bool shard_read_sample(const shard *s, int64_t i, bool with_views, sample *out, 
 bool shard_read_again(const shard *s, int64_t i, sample *io, status *st);
 /* A copy of s, without its views, into a sample that was read before or is empty: its memory is used again. */
 void sample_assign(sample *io, const sample *s);
+/* The same of n of its tiles; n_in and n_sharp stay those of all. */
+void sample_assign_rows(sample *io, const sample *s, int64_t n, const int64_t *row);
 /* PNG bytes and camera of one view of sample i; *png is malloc'ed. */
 bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t *png_size, float camera[24],
                      status *st);

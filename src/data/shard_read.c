@@ -208,6 +208,17 @@ void sample_assign(sample *io, const sample *s) {
     memcpy(io->sharp, s->sharp, n * TILE_SHARP_BYTES);
 }
 
+void sample_assign_rows(sample *io, const sample *s, int64_t n, const int64_t *row) {
+    begin_again(io, s);
+    make_room(io, n);
+    io->n_tiles = n;
+    for (int64_t i = 0; i < n; i++) {
+        memcpy(io->coord + 3 * i, s->coord + 3 * row[i], 3 * sizeof *s->coord);
+        memcpy(io->value + TILE_CELLS * i, s->value + TILE_CELLS * row[i], TILE_CELLS * sizeof *s->value);
+        memcpy(io->sharp + TILE_SHARP_BYTES * i, s->sharp + TILE_SHARP_BYTES * row[i], TILE_SHARP_BYTES);
+    }
+}
+
 bool shard_read_again(const shard *s, int64_t i, sample *io, status *st) {
     CHECK(i >= 0 && i < s->n_samples, "%s: no sample %lld of %lld", s->path, (long long)i, (long long)s->n_samples);
     sample head = {.id = s->id[i],

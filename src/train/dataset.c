@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/rng.h"
+#include "data/crop.h"
 #include "io/atomic_file.h"
 
 static const char *base_name(const char *path) {
@@ -249,7 +250,11 @@ uint64_t dataset_content(const dataset *d) {
 
 bool dataset_read_again(const dataset *d, int64_t i, sample *io, status *st) {
     const data_entry *e = &d->entry[i];
-    if (sample_cache_find(d->cache, i, io)) return true;
+    const sample     *kept = sample_cache_find(d->cache, i);
+    if (kept) {
+        sample_assign(io, kept);
+        return true;
+    }
     if (!shard_read_again(&d->shards[e->shard], e->at, io, st)) return false;
     if (io->n_tiles == e->tiles && io->n_in == e->n_in && io->n_sharp == e->n_sharp) {
         sample_cache_keep(d->cache, i, io);
@@ -257,6 +262,17 @@ bool dataset_read_again(const dataset *d, int64_t i, sample *io, status *st) {
     }
     return status_set(st, ST_DATA, "%s sample %lld (%s): its cells differ from its table: run `d3s2 check`",
                       d->shards[e->shard].path, (long long)e->at, io->source);
+}
+
+bool dataset_read_part(const dataset *d, int64_t i, int64_t n, int64_t centre, sample *io, status *st) {
+    const sample *kept = sample_cache_find(d->cache, i);
+    if (kept) {
+        sample_assign_crop(io, kept, n, centre);
+        return true;
+    }
+    if (!dataset_read_again(d, i, io, st)) return false;
+    sample_crop(io, n, centre);
+    return true;
 }
 
 bool dataset_read(const dataset *d, int64_t i, sample *out, status *st) {

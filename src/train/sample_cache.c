@@ -29,10 +29,8 @@ static size_t tile_bytes(const sample *s) {
     return (size_t)s->n_tiles * (3 * sizeof *s->coord + TILE_CELLS * sizeof *s->value + TILE_SHARP_BYTES);
 }
 
-bool sample_cache_find(const sample_cache *c, int64_t i, sample *io) {
-    if (!c || c->at[i].n_tiles == 0) return false;
-    sample_assign(io, &c->at[i]);
-    return true;
+const sample *sample_cache_find(const sample_cache *c, int64_t i) {
+    return c && c->at[i].n_tiles > 0 ? &c->at[i] : NULL;
 }
 
 void sample_cache_keep(sample_cache *c, int64_t i, const sample *s) {

@@ -8,7 +8,7 @@ typedef struct sample_cache sample_cache;
 /* For n samples, without their views; NULL with no room, which the other functions take. */
 sample_cache *sample_cache_new(int64_t n, size_t most_bytes);
 void          sample_cache_free(sample_cache *c);
-/* A copy of sample i into a sample that was read before or is empty (sample_assign); false when it is not here. */
-bool          sample_cache_find(const sample_cache *c, int64_t i, sample *io);
+/* Sample i, for reading; NULL when it is not here. */
+const sample *sample_cache_find(const sample_cache *c, int64_t i);
 /* Keeps a copy, if there is room. */
 void          sample_cache_keep(sample_cache *c, int64_t i, const sample *s);

@@ -2,7 +2,6 @@
  * only: for the mask, and, once the tables say where they go, for the values that a step needs. Tiles are independent;
  * loops over them run on the threads that OpenMP gives the caller, and sums are of integers. */
 #include "train/task_vae.h"
-#include "data/crop.h"
 #include "data/symmetry.h"
 #include "data/tile_cells.h"
 #include "train/setup.h"
@@ -129,10 +128,13 @@ static bool read_sample(const vae_task *v, const dataset *d, batch_purpose why, 
                         int32_t *box, status *st) {
     const task *t = &v->base;
     int         resolution = dataset_resolution(d, item->index);
-    if (!dataset_read_again(d, item->index, s, st)) return false;
-    if (why.eval) return true;
-    if (v->crop > 0)
-        sample_crop(s, v->crop, (int64_t)(rng_uniform(item_key(t, d, RNG_CHUNK, why, item), 0) * (double)s->n_tiles));
+    if (why.eval || v->crop == 0) {
+        if (!dataset_read_again(d, item->index, s, st) || why.eval) return status_ok(st);
+    } else {
+        double  draw = rng_uniform(item_key(t, d, RNG_CHUNK, why, item), 0);
+        int64_t centre = (int64_t)(draw * (double)d->entry[item->index].tiles);
+        if (!dataset_read_part(d, item->index, v->crop, centre, s, st)) return false;
+    }
     turn(v, item_key(t, d, RNG_AUGMENT, why, item), resolution, s);
     if (box) choose_box(v, item_key(t, d, RNG_CHUNK, why, item), s, resolution / 8, box);
     return true;

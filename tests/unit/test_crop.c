@@ -22,19 +22,35 @@ static sample make(void) {
     return s;
 }
 
-static void expect_tiles(int64_t n, int64_t centre, const int *want, int n_want) {
-    sample s = make();
-    sample_crop(&s, n, centre);
-    assert_int_equal(s.n_tiles, n_want);
+static void drop(sample *s) {
+    free(s->coord);
+    free(s->value);
+    free(s->sharp);
+}
+
+static void same_tiles(const sample *s, const int *want, int n_want) {
+    assert_int_equal(s->n_tiles, n_want);
     for (int i = 0; i < n_want; i++) {
         int k = want[i];
-        assert_memory_equal(s.coord + 3 * i, at[k], sizeof at[k]);
-        for (int c = 0; c < TILE_CELLS; c++) assert_int_equal(s.value[i * TILE_CELLS + c], 1000 * k + c);
-        for (int c = 0; c < TILE_SHARP_BYTES; c++) assert_int_equal(s.sharp[i * TILE_SHARP_BYTES + c], k + 1);
+        assert_memory_equal(s->coord + 3 * i, at[k], sizeof at[k]);
+        for (int c = 0; c < TILE_CELLS; c++) assert_int_equal(s->value[i * TILE_CELLS + c], 1000 * k + c);
+        for (int c = 0; c < TILE_SHARP_BYTES; c++) assert_int_equal(s->sharp[i * TILE_SHARP_BYTES + c], k + 1);
     }
-    free(s.coord);
-    free(s.value);
-    free(s.sharp);
+}
+
+/* In place, and as a copy into memory that held another part, which leaves the sample as it is. */
+static void expect_tiles(int64_t n, int64_t centre, const int *want, int n_want) {
+    static const int all[TILES] = {0, 1, 2, 3, 4, 5};
+    sample           s = make(), copy = {0};
+    s.source = s.category = s.report = "";
+    sample_assign_crop(&copy, &s, 1, 0);
+    sample_assign_crop(&copy, &s, n, centre);
+    same_tiles(&copy, want, n_want);
+    same_tiles(&s, all, TILES);
+    sample_free(&copy);
+    sample_crop(&s, n, centre);
+    same_tiles(&s, want, n_want);
+    drop(&s);
 }
 
 static void test_nearest(void **state) {
@@ -62,9 +78,7 @@ static void test_wrong(void **state) {
     const char *text = expect_fatal(far_centre, &s);
     assert_non_null(text);
     assert_non_null(strstr(text, "tile 6 of 6"));
-    free(s.coord);
-    free(s.value);
-    free(s.sharp);
+    drop(&s);
 }
 
 int main(void) {
