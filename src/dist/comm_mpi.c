@@ -93,6 +93,7 @@ void comm_free(comm *c) {
         ranks *r = ranks_of(c);
         CHECK(!r->head, "a reduction is still under way");
         CHECK(!c->nccl, "the communicator of the GPUs is still open");
+        CHECK(!c->levels, "the levels are still open");
         MPI_DO(MPI_Comm_free(&r->main));
         MPI_DO(MPI_Comm_free(&r->spread));
         free(r);

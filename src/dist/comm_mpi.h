@@ -26,3 +26,9 @@ void comm_check_mpi(int rc, const char *call);
 
 /* A comm that owns m. */
 comm comm_wrap(MPI_Comm m);
+
+/* comm_sum_slices_start over all ranks of c at once, in host memory, f32 or f64, without signs of life: sums by levels
+ * consist of several. NULL where there is nothing to do, which is welcome below. */
+comm_request *mpi_sum_start(const comm *c, const tensor *x, const int64_t *first);
+bool          mpi_sum_ready(comm_request *r);  /* gives it a push */
+void          mpi_sum_finish(comm_request *r); /* waits, frees r */

@@ -5,9 +5,11 @@
  * not through in time. It looks at one of two marks in the stream, the older one; the younger one moves along with
  * every call and takes over when the older is reached, so each piece of work has its own patience. */
 #define _GNU_SOURCE /* pthread_timedjoin_np */
+#include "dist/comm_levels.h"
 #include "dist/comm_nccl.h"
 
 #include <cuda_runtime_api.h>
+#include <math.h>
 #include <nccl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -18,6 +20,9 @@
 #include "core/beat.h"
 #include "core/device.h"
 
+/* Groups of ranks: all, and with levels this rank's node and column (comm_levels.h). */
+typedef enum { GROUP_ALL, GROUP_INSIDE, GROUP_BETWEEN, GROUPS } group;
+
 enum { LOOK_NS = 200000000, ABORT_SECONDS = 5 };
 
 typedef struct {
@@ -27,19 +32,20 @@ typedef struct {
 } stream_mark;
 
 struct nccl {
-    ncclComm_t    comm;
-    int           rank, size, gpu;
-    double        patience;
-    int64_t       step;
-    device_event *computed, *reduced;
-    bool          joined; /* STREAM_COMPUTE waits for everything so far */
+    ncclComm_t           comm[GROUPS];
+    const struct levels *levels; /* NULL: there is one group */
+    int                  rank, size, gpu;
+    double               patience;
+    int64_t              step;
+    device_event        *computed, *reduced;
+    bool                 joined; /* STREAM_COMPUTE waits for everything so far */
 
     pthread_t       thread; /* the watch; below: under the mutex */
     pthread_mutex_t mutex;
     pthread_cond_t  changed;
     bool            stop;
-    ncclComm_t      looked_at; /* comm while it is alive */
-    const char     *inside;    /* the call that has not returned, NULL: none */
+    ncclComm_t      looked_at[GROUPS]; /* comm while it is alive */
+    const char     *inside;            /* the call that has not returned, NULL: none */
     double          inside_since;
     stream_mark     mark[2];
     int             older;
@@ -55,20 +61,22 @@ static void *abort_comm(void *arg) {
 }
 
 /* Frees the GPU of kernels that will never end. It may itself not return. */
-static void give_up_comm(ncclComm_t lost) {
-    pthread_t       t;
+static void give_up_comms(const ncclComm_t lost[GROUPS]) {
+    pthread_t       t[GROUPS];
+    bool            begun[GROUPS];
     struct timespec until;
-    if (!lost || pthread_create(&t, NULL, abort_comm, lost) != 0) return;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += ABORT_SECONDS;
-    pthread_timedjoin_np(t, NULL, &until);
+    for (int g = 0; g < GROUPS; g++) begun[g] = lost[g] && pthread_create(&t[g], NULL, abort_comm, lost[g]) == 0;
+    for (int g = 0; g < GROUPS; g++)
+        if (begun[g]) pthread_timedjoin_np(t[g], NULL, &until);
 }
 
 static void nccl_check(const struct nccl *n, ncclResult_t r, const char *call) {
     if (r == ncclSuccess) return;
     char text[400];
-    snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(r), ncclGetLastError(n->comm));
-    give_up_comm(n->comm);
+    snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(r), ncclGetLastError(n->comm[GROUP_ALL]));
+    give_up_comms(n->comm);
     FATAL("step %lld, GPU %d: %s: %s (NCCL_DEBUG=INFO tells more)", (long long)n->step, n->gpu, call, text);
 }
 
@@ -85,13 +93,13 @@ void nccl_give_up(struct nccl *n) {
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += 1;
     pthread_mutex_timedlock(&n->mutex, &until);
-    give_up_comm(n->looked_at);
+    give_up_comms(n->looked_at);
 }
 
 /* ---- the watch ------------------------------------------------------------------------------------------------ */
 
 static void out_of_time(struct nccl *n, const char *what, int64_t step) {
-    give_up_comm(n->looked_at);
+    give_up_comms(n->looked_at);
     FATAL(
         "step %lld, GPU %d: %s did not end within %.0f s: another rank has stopped or cannot be reached, or is slower "
         "than train.comm_timeout_s",
@@ -99,16 +107,23 @@ static void out_of_time(struct nccl *n, const char *what, int64_t step) {
 }
 
 /* With the mutex held. */
-static void look(struct nccl *n) {
-    ncclResult_t async = ncclSuccess;
-    double       now = now_seconds();
-    if (n->looked_at && ncclCommGetAsyncError(n->looked_at, &async) == ncclSuccess && async != ncclSuccess &&
-        async != ncclInProgress) {
+static void look_at_errors(struct nccl *n) {
+    for (int g = 0; g < GROUPS; g++) {
+        ncclResult_t async = ncclSuccess;
+        if (!n->looked_at[g] || ncclCommGetAsyncError(n->looked_at[g], &async) != ncclSuccess || async == ncclSuccess ||
+            async == ncclInProgress)
+            continue;
         char text[400];
-        snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(async), ncclGetLastError(n->looked_at));
-        give_up_comm(n->looked_at);
+        snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(async), ncclGetLastError(n->looked_at[g]));
+        give_up_comms(n->looked_at);
         FATAL("step %lld, GPU %d: %s: %s", (long long)n->step, n->gpu, n->mark[n->older].what, text);
     }
+}
+
+/* With the mutex held. */
+static void look(struct nccl *n) {
+    double now = now_seconds();
+    look_at_errors(n);
     if (n->inside && now - n->inside_since > n->patience) out_of_time(n, n->inside, n->step);
     if (!n->waiting) return;
     stream_mark *m = &n->mark[n->older];
@@ -215,42 +230,131 @@ static void after_compute(struct nccl *n, const char *call) {
     enter(n, call);
 }
 
+static char *at(const tensor *x, int64_t i) {
+    return (char *)x->data + (size_t)i * dtype_size(x->dt);
+}
+
+/* Step 3: the parts go to the owners of slices in this node, or to all of it. */
+static void move_parts(struct nccl *n, const tensor *x, const int64_t *first) {
+    const struct levels *v = n->levels;
+    ncclDataType_t       type = type_of(x);
+    ncclComm_t           c = n->comm[GROUP_INSIDE];
+    int64_t              count = tensor_count(x), even = count / v->places, rest = count - even * v->places, from, k;
+    NCCL_DO(n, ncclGroupStart());
+    for (int p = 0; first && p < v->places; p++) {
+        if (p == v->place) continue;
+        if ((k = levels_move(v, count, first, v->place, p, &from)) > 0)
+            NCCL_DO(n, ncclSend(at(x, from), (size_t)k, type, p, c, comm_stream()));
+        if ((k = levels_move(v, count, first, p, v->place, &from)) > 0)
+            NCCL_DO(n, ncclRecv(at(x, from), (size_t)k, type, p, c, comm_stream()));
+    }
+    if (!first && even > 0)
+        NCCL_DO(n, ncclAllGather(at(x, even * v->place), x->data, (size_t)even, type, c, comm_stream()));
+    if (!first && rest > 0)
+        NCCL_DO(n, ncclBroadcast(at(x, count - rest), at(x, count - rest), (size_t)rest, type, v->places - 1, c,
+                                 comm_stream()));
+    NCCL_DO(n, ncclGroupEnd());
+}
+
+/* comm_levels.h. The rest of a count that does not divide evenly belongs to the last part. */
+static void sum_by_levels(struct nccl *n, const tensor *x, const int64_t *first) {
+    const struct levels *v = n->levels;
+    ncclDataType_t       type = type_of(x);
+    ncclComm_t           c = n->comm[GROUP_INSIDE];
+    int64_t              count = tensor_count(x), even = count / v->places, rest = count - even * v->places;
+    int64_t              own = levels_part(v, count, v->place), n_own = levels_part(v, count, v->place + 1) - own;
+    NCCL_DO(n, ncclGroupStart());
+    if (even > 0) NCCL_DO(n, ncclReduceScatter(x->data, at(x, own), (size_t)even, type, ncclSum, c, comm_stream()));
+    if (rest > 0)
+        NCCL_DO(n, ncclReduce(at(x, count - rest), at(x, count - rest), (size_t)rest, type, ncclSum, v->places - 1, c,
+                              comm_stream()));
+    NCCL_DO(n, ncclGroupEnd());
+    if (n_own > 0)
+        NCCL_DO(n, ncclAllReduce(at(x, own), at(x, own), (size_t)n_own, type, ncclSum, n->comm[GROUP_BETWEEN],
+                                 comm_stream()));
+    move_parts(n, x, first);
+}
+
+/* Sums in double are small and wanted by all: NCCL's own order serves them. */
 void nccl_sum(struct nccl *n, const tensor *x) {
     ncclDataType_t type = type_of(x);
     size_t         count = (size_t)tensor_count(x);
     if (count == 0) return;
     after_compute(n, "start of a sum");
-    NCCL_DO(n, ncclAllReduce(x->data, x->data, count, type, ncclSum, n->comm, comm_stream()));
+    if (n->levels && x->dt != DT_F64)
+        sum_by_levels(n, x, NULL);
+    else
+        NCCL_DO(n, ncclAllReduce(x->data, x->data, count, type, ncclSum, n->comm[GROUP_ALL], comm_stream()));
     enqueued(n, "sum", (int64_t)count, x->dt);
 }
 
 /* Slices differ in length, and of a bucket most are empty: sums to one rank each, in one group. */
 void nccl_sum_slices(struct nccl *n, const tensor *x, const int64_t *first) {
     ncclDataType_t type = type_of(x);
+    ncclComm_t     c = n->comm[GROUP_ALL];
     if (first[n->size] == first[0]) return;
     after_compute(n, "start of a sum of slices");
-    NCCL_DO(n, ncclGroupStart());
-    for (int r = 0; r < n->size; r++) {
-        char  *at = (char *)x->data + (size_t)first[r] * dtype_size(x->dt);
-        size_t count = (size_t)(first[r + 1] - first[r]);
-        if (count > 0) NCCL_DO(n, ncclReduce(at, at, count, type, ncclSum, r, n->comm, comm_stream()));
+    if (n->levels) {
+        sum_by_levels(n, x, first);
+    } else {
+        NCCL_DO(n, ncclGroupStart());
+        for (int r = 0; r < n->size; r++) {
+            char  *slice = at(x, first[r]);
+            size_t count = (size_t)(first[r + 1] - first[r]);
+            if (count > 0) NCCL_DO(n, ncclReduce(slice, slice, count, type, ncclSum, r, c, comm_stream()));
+        }
+        NCCL_DO(n, ncclGroupEnd());
     }
-    NCCL_DO(n, ncclGroupEnd());
     enqueued(n, "sum of slices", first[n->size] - first[0], x->dt);
+}
+
+static void broadcast(struct nccl *n, const tensor *x, int root, group g) {
+    size_t count = (size_t)tensor_count(x);
+    if (count > 0) NCCL_DO(n, ncclBroadcast(x->data, x->data, count, type_of(x), root, n->comm[g], comm_stream()));
+}
+
+/* One slice of each rank, all as long: those of a column are gathered down the column, or those of the columns, which
+ * their first ones begin, along the rows. */
+static void gather(struct nccl *n, const comm_piece *slice, group g) {
+    const struct levels *v = n->levels;
+    const tensor        *x = &slice[g == GROUP_BETWEEN ? v->place * v->nodes : 0].x;
+    size_t               count = (size_t)tensor_count(x) * (size_t)(g == GROUP_BETWEEN ? 1 : v->nodes);
+    int                  own = g == GROUP_BETWEEN ? v->node : v->place;
+    NCCL_DO(n, ncclAllGather(at(x, own * (int64_t)count), x->data, count, type_of(x), n->comm[g], comm_stream()));
+}
+
+static void share_by_levels(struct nccl *n, const comm_piece *piece, int n_pieces) {
+    const struct levels *v = n->levels;
+    for (group g = GROUP_BETWEEN; g != GROUP_ALL; g--) { /* down the columns, then along the rows */
+        NCCL_DO(n, ncclGroupStart());
+        for (int i = 0, next; i < n_pieces; i = next) {
+            tensor x = piece[i].x;
+            int    owner = piece[i].owner;
+            next = g == GROUP_BETWEEN ? i + 1 : levels_join(v, piece, n_pieces, i, &x);
+            if (levels_even(v, piece, n_pieces, i)) {
+                gather(n, &piece[i], g);
+                next = i + n->size;
+            } else if (g == GROUP_INSIDE) {
+                broadcast(n, &x, v->place_of[owner], g);
+            } else if (v->place_of[owner] == v->place) {
+                broadcast(n, &x, v->node_of[owner], g);
+            }
+        }
+        NCCL_DO(n, ncclGroupEnd());
+    }
 }
 
 void nccl_share(struct nccl *n, const comm_piece *piece, int n_pieces) {
     int64_t bytes = 0;
+    for (int i = 0; i < n_pieces; i++) bytes += (int64_t)tensor_bytes(&piece[i].x);
     after_compute(n, "start of an exchange");
-    NCCL_DO(n, ncclGroupStart());
-    for (int i = 0; i < n_pieces; i++) {
-        const tensor  *x = &piece[i].x;
-        ncclDataType_t type = type_of(x);
-        size_t         count = (size_t)tensor_count(x);
-        bytes += (int64_t)tensor_bytes(x);
-        if (count > 0) NCCL_DO(n, ncclBroadcast(x->data, x->data, count, type, piece[i].owner, n->comm, comm_stream()));
+    if (n->levels) {
+        share_by_levels(n, piece, n_pieces);
+    } else {
+        NCCL_DO(n, ncclGroupStart());
+        for (int i = 0; i < n_pieces; i++) broadcast(n, &piece[i].x, piece[i].owner, GROUP_ALL);
+        NCCL_DO(n, ncclGroupEnd());
     }
-    NCCL_DO(n, ncclGroupEnd());
     enqueued(n, "exchange, in bytes,", bytes, DT_U8);
 }
 
@@ -263,22 +367,60 @@ void nccl_join(struct nccl *n) {
 
 /* ---- open and close ------------------------------------------------------------------------------------------- */
 
-/* The first sums set connections up, so they are made here, where a failure is easily told from one of training. */
+static tensor on_gpu(void *p, dtype dt, int64_t n) {
+    tensor t = tensor_wrap(p, dt, DIMS(n));
+    t.dev = DEV_CUDA;
+    return t;
+}
+
+static void expect(const comm *c, const char *what, const float *x, float want) {
+    float got = NAN;
+    device_copy(&got, x, sizeof got, STREAM_COMPUTE);
+    device_sync(STREAM_COMPUTE);
+    CHECK(got == want, "NCCL gave %g for %s over %d ranks that is %g", (double)got, what, c->size, (double)want);
+}
+
+/* Zeros, but a 1 at the end of the last rank's. */
+static void try_out_fill(const comm *c, float *x, int64_t n) {
+    float one = 1;
+    device_zero(x, (size_t)n * sizeof *x, STREAM_COMPUTE);
+    if (c->rank == c->size - 1) device_copy(x + n - 1, &one, sizeof one, STREAM_COMPUTE);
+    device_sync(STREAM_COMPUTE); /* of the copy from this stack */
+}
+
+/* The first calls of each kind set connections up, so they are made here: a failure is easily told from one of
+ * training, and what memory they take is taken before the rest is shared out. */
 static void try_out(const comm *c) {
     enum { N = 1 << 20 };
-    float *x = device_alloc(N * sizeof *x), out[2] = {0, 1};
-    device_zero(x, N * sizeof *x, STREAM_COMPUTE);
-    if (c->rank == c->size - 1) device_copy(x + N - 1, &out[1], sizeof *x, STREAM_COMPUTE);
-    for (int64_t n = 1; n <= N; n *= N) {
-        tensor t = tensor_wrap(x + N - n, DT_F32, DIMS(n));
-        t.dev = DEV_CUDA;
-        comm_wait(comm_sum_start(c, &t));
-        device_copy(out, x + N - 1, sizeof *x, STREAM_COMPUTE);
-        device_sync(STREAM_COMPUTE);
-        CHECK(out[0] == (n == 1 ? 1 : (float)c->size), "NCCL gave %g for a sum over %d ranks that is %d",
-              (double)out[0], c->size, n == 1 ? 1 : c->size);
-    }
+    float      *x = device_alloc(N * sizeof *x);
+    int64_t    *first = malloc(((size_t)c->size + 1) * sizeof *first);
+    comm_piece *piece = malloc((size_t)c->size * sizeof *piece);
+    tensor      all = on_gpu(x, DT_F32, N), last = on_gpu(x + N - 1, DT_F32, 1), wide = on_gpu(x, DT_F64, c->size);
+    CHECK(first && piece && c->size <= N / 2, "no memory for %d slices", c->size);
+    for (int s = 0; s <= c->size; s++) first[s] = (int64_t)N * s / c->size;
+    for (int s = 0; s < c->size; s++)
+        piece[s] = (comm_piece){tensor_rows(&all, first[s], first[s + 1] - first[s]), comm_owner(c, s)};
+    try_out_fill(c, x, N);
+    comm_wait(comm_sum_start(c, &last));
+    expect(c, "a sum", x + N - 1, 1);
+    comm_wait(comm_sum_start(c, &all));
+    expect(c, "a sum", x + N - 1, (float)c->size);
+    try_out_fill(c, x, N);
+    comm_wait(comm_sum_start(c, &wide));
+    comm_wait(comm_sum_slices_start(c, &all, first));
+    comm_share(c, piece, c->size);
+    expect(c, "a sum of slices", x + N - 1, 1);
     device_free(x);
+    free(first);
+    free(piece);
+}
+
+/* A node's ranks by their places, a column's by their nodes. */
+static void split(struct nccl *n) {
+    const struct levels *v = n->levels;
+    ncclComm_t           all = n->comm[GROUP_ALL];
+    NCCL_DO(n, ncclCommSplit(all, v->node, v->place, &n->comm[GROUP_INSIDE], NULL));
+    NCCL_DO(n, ncclCommSplit(all, v->place, v->node, &n->comm[GROUP_BETWEEN], NULL));
 }
 
 void comm_device_open(comm *c, double timeout_s) {
@@ -286,7 +428,8 @@ void comm_device_open(comm *c, double timeout_s) {
     struct nccl *n = calloc(1, sizeof *n);
     ncclUniqueId id = {{0}};
     CHECK(n, "no memory for NCCL");
-    *n = (struct nccl){.rank = c->rank, .size = c->size, .patience = timeout_s, .joined = true, .step = -1};
+    *n = (struct nccl){
+        .levels = c->levels, .rank = c->rank, .size = c->size, .patience = timeout_s, .joined = true, .step = -1};
     device_stream(STREAM_COMM); /* makes the open GPU this thread's */
     CUDA_DO(cudaGetDevice(&n->gpu));
     n->computed = device_event_new();
@@ -294,11 +437,12 @@ void comm_device_open(comm *c, double timeout_s) {
     watch_start(n);
     if (c->rank == 0) NCCL_DO(n, ncclGetUniqueId(&id));
     comm_bcast(c, &id, sizeof id, 0);
-    enter(n, "the set-up of NCCL's communicator");
-    NCCL_DO(n, ncclCommInitRank(&n->comm, n->size, id, n->rank));
+    enter(n, "the set-up of NCCL's communicators");
+    NCCL_DO(n, ncclCommInitRank(&n->comm[GROUP_ALL], n->size, id, n->rank));
+    if (n->levels) split(n);
     leave(n);
     pthread_mutex_lock(&n->mutex);
-    n->looked_at = n->comm;
+    memcpy(n->looked_at, n->comm, sizeof n->comm);
     pthread_mutex_unlock(&n->mutex);
     c->nccl = n;
     try_out(c);
@@ -309,10 +453,11 @@ void comm_device_close(comm *c) {
     if (!n) return;
     device_sync(STREAM_COMM);
     pthread_mutex_lock(&n->mutex);
-    n->looked_at = NULL;
+    memset(n->looked_at, 0, sizeof n->looked_at);
     pthread_mutex_unlock(&n->mutex);
-    enter(n, "the end of NCCL's communicator");
-    NCCL_DO(n, ncclCommDestroy(n->comm));
+    enter(n, "the end of NCCL's communicators");
+    for (int g = GROUPS - 1; g >= 0; g--)
+        if (n->comm[g]) NCCL_DO(n, ncclCommDestroy(n->comm[g]));
     leave(n);
     watch_end(n);
     device_event_free(n->computed);

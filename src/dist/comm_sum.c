@@ -3,6 +3,7 @@
  * of everybody (all-to-all), adds in rank order in double, and the slices go round again (all-gather): the volume of a
  * ring, bits that depend on the inputs and the number of ranks only. */
 #include "core/beat.h"
+#include "dist/comm_levels.h"
 #include "dist/comm_mpi.h"
 #include "dist/comm_nccl.h"
 
@@ -22,7 +23,8 @@ struct sum_part {
 };
 
 struct comm_request {
-    struct nccl *nccl; /* then there are no parts */
+    struct nccl *nccl;   /* or */
+    level_sum   *levels; /* then there are no parts */
     int          n_parts;
     sum_part    *part;
 };
@@ -112,30 +114,60 @@ static void queue_advance(ranks *r, const sum_part *last) {
     if (!r->head) r->tail = NULL;
 }
 
-static comm_request *sum_start(const comm *c, void *x, int64_t n, const int64_t *slice, MPI_Datatype type) {
-    if (!c->mpi || c->size == 1 || n == 0) return NULL;
-    beat_collective("sum of slices", n * (type == MPI_FLOAT ? 4 : 8), false);
+static comm_request *request_new(void) {
     comm_request *r = calloc(1, sizeof *r);
     CHECK(r, "no memory for a reduction");
+    return r;
+}
+
+comm_request *mpi_sum_start(const comm *c, const tensor *x, const int64_t *first) {
+    int64_t n = tensor_count(x);
+    if (!c->mpi || c->size == 1 || n == 0) return NULL;
+    CHECK(x->dt == DT_F32 || x->dt == DT_F64, "a sum of %s in host memory", dtype_name(x->dt));
+    comm_request *r = request_new();
     r->n_parts = (int)((n + COMM_PART_MAX - 1) / COMM_PART_MAX);
     r->part = malloc((size_t)r->n_parts * sizeof *r->part);
     CHECK(r->part, "no memory for a reduction");
     for (int i = 0; i < r->n_parts; i++) {
         int64_t at = (int64_t)i * COMM_PART_MAX, k = n - at < COMM_PART_MAX ? n - at : COMM_PART_MAX;
-        part_start(c, &r->part[i], x, at, k, slice, type);
+        part_start(c, &r->part[i], x->data, at, k, first, x->dt == DT_F32 ? MPI_FLOAT : MPI_DOUBLE);
     }
     return r;
 }
 
-comm_request *comm_sum_slices_start(const comm *c, const tensor *x, const int64_t *first) {
-    if (x->dev == DEV_CPU) {
-        CHECK(x->dt == DT_F32 || x->dt == DT_F64, "a sum of %s in host memory", dtype_name(x->dt));
-        return sum_start(c, x->data, tensor_count(x), first, x->dt == DT_F32 ? MPI_FLOAT : MPI_DOUBLE);
+bool mpi_sum_ready(comm_request *r) {
+    bool ready = true;
+    if (!r) return true;
+    queue_advance(r->part->r, NULL);
+    for (int i = 0; i < r->n_parts; i++) ready &= r->part[i].done;
+    return ready;
+}
+
+void mpi_sum_finish(comm_request *r) {
+    if (!r) return;
+    for (int i = 0; i < r->n_parts; i++) {
+        sum_part *p = &r->part[i];
+        CHECK(p->done || p->r->head == p, "reductions are waited for in the order they were started");
+        while (!p->done || p->r->head == p) queue_advance(p->r, p);
+        free(p->gathered);
+        free(p->count);
     }
+    free(r->part);
+    free(r);
+}
+
+comm_request *comm_sum_slices_start(const comm *c, const tensor *x, const int64_t *first) {
+    comm_request *r;
     if (c->size == 1) return NULL;
+    if (x->dev == DEV_CPU) {
+        beat_collective("sum of slices", (int64_t)tensor_bytes(x), false);
+        if (!c->levels || x->dt != DT_F32) return mpi_sum_start(c, x, first);
+        r = request_new();
+        r->levels = levels_sum_start(c->levels, x, first);
+        return r;
+    }
     CHECK(c->nccl, "a sum over GPUs before comm_device_open");
-    comm_request *r = calloc(1, sizeof *r);
-    CHECK(r, "no memory for a reduction");
+    r = request_new();
     r->nccl = c->nccl;
     if (first)
         nccl_sum_slices(r->nccl, x, first);
@@ -150,24 +182,24 @@ comm_request *comm_sum_start(const comm *c, const tensor *x) {
 
 void comm_progress(const comm *c) {
     if (c->mpi) queue_advance(ranks_of(c), NULL);
+    if (c->levels) levels_progress(c->levels);
 }
 
 void comm_wait(comm_request *r) {
     if (!r) return;
-    if (r->nccl)
+    if (r->nccl) {
         nccl_join(r->nccl);
-    else
-        beat_wait("end of a sum");
-    for (int i = 0; i < r->n_parts; i++) {
-        sum_part *p = &r->part[i];
-        CHECK(p->done || p->r->head == p, "reductions are waited for in the order they were started");
-        while (!p->done || p->r->head == p) queue_advance(p->r, p);
-        free(p->gathered);
-        free(p->count);
+        free(r);
+        return;
+    }
+    beat_wait("end of a sum");
+    if (r->levels) {
+        levels_wait(r->levels);
+        free(r);
+    } else {
+        mpi_sum_finish(r);
     }
     beat_back();
-    free(r->part);
-    free(r);
 }
 
 void comm_share(const comm *c, const comm_piece *piece, int n) {
@@ -176,25 +208,30 @@ void comm_share(const comm *c, const comm_piece *piece, int n) {
         CHECK(c->nccl, "memory of a GPU before comm_device_open");
         nccl_share(c->nccl, piece, n);
         nccl_join(c->nccl);
-        return;
+    } else if (c->levels) {
+        levels_share(c->levels, piece, n);
+    } else {
+        for (int i = 0; i < n; i++) comm_bcast(c, piece[i].x.data, (int64_t)tensor_bytes(&piece[i].x), piece[i].owner);
     }
-    for (int i = 0; i < n; i++) comm_bcast(c, piece[i].x.data, (int64_t)tensor_bytes(&piece[i].x), piece[i].owner);
 }
 
 /* Blocking sums go in parts of 64 MB, so that they need little memory beside the slab. */
-static void sum_ordered(const comm *c, void *x, int64_t n, MPI_Datatype type) {
-    int64_t width = type == MPI_FLOAT ? 4 : 8, most = ((int64_t)64 << 20) / width;
+static void sum_ordered(const comm *c, void *x, int64_t n, dtype dt) {
+    int64_t width = (int64_t)dtype_size(dt), most = ((int64_t)64 << 20) / width;
     CHECK(!c->mpi || !ranks_of(c)->head, "a blocking sum while another sum is under way");
     for (int64_t done = 0; c->mpi && done < n;) {
         int64_t k = n - done < most ? n - done : most;
-        comm_wait(sum_start(c, (char *)x + done * width, k, NULL, type));
+        tensor  part = tensor_wrap((char *)x + done * width, dt, DIMS(k));
+        beat_collective("sum of slices", k * width, true);
+        mpi_sum_finish(mpi_sum_start(c, &part, NULL));
+        beat_back();
         done += k;
     }
 }
 
 void comm_sum_f32(const comm *c, float *x, int64_t n) {
-    sum_ordered(c, x, n, MPI_FLOAT);
+    sum_ordered(c, x, n, DT_F32);
 }
 void comm_sum_f64(const comm *c, double *x, int64_t n) {
-    sum_ordered(c, x, n, MPI_DOUBLE);
+    sum_ordered(c, x, n, DT_F64);
 }
