@@ -49,7 +49,7 @@ typedef struct comm_request comm_request;
 /* Collective; requests of a comm are waited for in the order they were started. */
 comm_request               *comm_sum_start(const comm *c, const tensor *x);
 /* The same where comm_owner(c, s) needs elements first[s] .. first[s+1]-1 only; the others of x are undefined
- * afterwards. The bits in host memory, and by levels anywhere, are those of the whole sum. Half of its traffic. */
+ * afterwards. The bits in host memory are those of the whole sum. Half of its traffic. */
 comm_request               *comm_sum_slices_start(const comm *c, const tensor *x, const int64_t *first);
 void                        comm_progress(const comm *c); /* gives running sums a push; never blocks, not collective */
 void                        comm_wait(comm_request *r);   /* frees r */

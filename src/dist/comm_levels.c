@@ -87,9 +87,12 @@ void comm_levels_close(comm *c) {
     c->levels = NULL;
 }
 
+int levels_owner(const struct levels *v, int slice) {
+    return v->rank_at[slice % v->nodes * v->places + slice / v->nodes];
+}
+
 int comm_owner(const comm *c, int slice) {
-    const struct levels *v = c->levels;
-    return v ? v->rank_at[slice % v->nodes * v->places + slice / v->nodes] : slice;
+    return c->levels ? levels_owner(c->levels, slice) : slice;
 }
 
 int comm_own_slice(const comm *c) {
@@ -123,7 +126,7 @@ bool levels_even(const struct levels *v, const comm_piece *piece, int n, int i) 
     if (n - i < size || tensor_count(&piece[i].x) == 0) return false;
     for (int s = 0; s < size; s++) {
         const comm_piece *p = &piece[i + s];
-        if (p->owner != v->rank_at[s % v->nodes * v->places + s / v->nodes] || p->x.dt != piece[i].x.dt ||
+        if (p->owner != levels_owner(v, s) || p->x.dt != piece[i].x.dt ||
             tensor_count(&p->x) != tensor_count(&piece[i].x) || (s > 0 && p->x.data != end_of(&p[-1].x)))
             return false;
     }

@@ -2,7 +2,8 @@
  * place; a sum of n elements goes
  *
  *     node 0   0 1 2 3   inside: a row         1  inside    each place gets the node's sum of its part of the n
- *     node 1   4 5 6 7   between: a column     2  between   the column sums that part over the nodes
+ *     node 1   4 5 6 7   between: a column     2  between   the column sums that part over the nodes (NCCL, slices and
+ *                                                           few nodes: to the nodes of the owners alone)
  *                                              3  inside    the parts go to the owners of slices, or to all
  *
  * and what an owner shares goes down its column first and from there along the rows. All links between nodes work at
@@ -22,6 +23,7 @@ struct levels {
     level_sum *head, *tail;        /* sums over MPI under way, oldest first */
 };
 
+int     levels_owner(const struct levels *v, int slice); /* its rank */
 /* Part k of n elements begins here: even parts, the rest in the last; part `places` begins at n. */
 int64_t levels_part(const struct levels *v, int64_t n, int k);
 /* What step 3 moves inside this node, from one place to another: elements of part `from` that `to` owns (first: as in

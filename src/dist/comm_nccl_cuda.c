@@ -1,4 +1,5 @@
-/* Sums between GPUs. The communicator is made over MPI; its calls come from one thread and are enqueued on STREAM_COMM.
+/* Sums between GPUs. The communicators are made over MPI; their calls come from one thread and are enqueued on
+ * STREAM_COMM.
  *
  * NCCL's kernels wait for other ranks for ever, and so does the host behind them. A watch (one thread, five looks a
  * second) ends the job instead: when NCCL reports an error, when a call does not return, or when what was enqueued is
@@ -6,52 +7,17 @@
  * every call and takes over when the older is reached, so each piece of work has its own patience. */
 #define _GNU_SOURCE /* pthread_timedjoin_np */
 #include "dist/comm_levels.h"
-#include "dist/comm_nccl.h"
+#include "dist/comm_nccl_cuda.h"
 
-#include <cuda_runtime_api.h>
 #include <math.h>
-#include <nccl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "core/beat.h"
-#include "core/device.h"
-
-/* Groups of ranks: all, and with levels this rank's node and column (comm_levels.h). */
-typedef enum { GROUP_ALL, GROUP_INSIDE, GROUP_BETWEEN, GROUPS } group;
 
 enum { LOOK_NS = 200000000, ABORT_SECONDS = 5 };
-
-typedef struct {
-    cudaEvent_t e;
-    char        what[96];
-    int64_t     step;
-} stream_mark;
-
-struct nccl {
-    ncclComm_t           comm[GROUPS];
-    const struct levels *levels; /* NULL: there is one group */
-    int                  rank, size, gpu;
-    double               patience;
-    int64_t              step;
-    device_event        *computed, *reduced;
-    bool                 joined; /* STREAM_COMPUTE waits for everything so far */
-
-    pthread_t       thread; /* the watch; below: under the mutex */
-    pthread_mutex_t mutex;
-    pthread_cond_t  changed;
-    bool            stop;
-    ncclComm_t      looked_at[GROUPS]; /* comm while it is alive */
-    const char     *inside;            /* the call that has not returned, NULL: none */
-    double          inside_since;
-    stream_mark     mark[2];
-    int             older;
-    bool            waiting, younger; /* for mark[older]; mark[!older] stands behind it */
-    double          waiting_since;
-};
 
 /* ---- the end -------------------------------------------------------------------------------------------------- */
 
@@ -72,7 +38,7 @@ static void give_up_comms(const ncclComm_t lost[GROUPS]) {
         if (begun[g]) pthread_timedjoin_np(t[g], NULL, &until);
 }
 
-static void nccl_check(const struct nccl *n, ncclResult_t r, const char *call) {
+void nccl_check(const struct nccl *n, ncclResult_t r, const char *call) {
     if (r == ncclSuccess) return;
     char text[400];
     snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(r), ncclGetLastError(n->comm[GROUP_ALL]));
@@ -80,7 +46,6 @@ static void nccl_check(const struct nccl *n, ncclResult_t r, const char *call) {
     FATAL("step %lld, GPU %d: %s: %s (NCCL_DEBUG=INFO tells more)", (long long)n->step, n->gpu, call, text);
 }
 
-#define NCCL_DO(n, call) nccl_check(n, call, #call)
 #define CUDA_DO(call)                                                                                                  \
     do {                                                                                                               \
         cudaError_t call_error = (call);                                                                               \
@@ -193,15 +158,11 @@ static void leave(struct nccl *n) {
     pthread_mutex_unlock(&n->mutex);
 }
 
-static cudaStream_t comm_stream(void) {
-    return device_stream(STREAM_COMM);
-}
-
 /* Puts a mark behind what was just enqueued. */
 static void enqueued(struct nccl *n, const char *what, int64_t count, dtype dt) {
     pthread_mutex_lock(&n->mutex);
     stream_mark *m = &n->mark[n->waiting ? !n->older : n->older];
-    CUDA_DO(cudaEventRecord(m->e, comm_stream()));
+    CUDA_DO(cudaEventRecord(m->e, nccl_stream()));
     snprintf(m->what, sizeof m->what, "%s of %lld %s", what, (long long)count, dtype_name(dt));
     m->step = n->step;
     if (n->waiting) {
@@ -217,12 +178,6 @@ static void enqueued(struct nccl *n, const char *what, int64_t count, dtype dt) 
 
 /* ---- calls ---------------------------------------------------------------------------------------------------- */
 
-static ncclDataType_t type_of(const tensor *x) {
-    CHECK(x->dev == DEV_CUDA && (x->dt == DT_F32 || x->dt == DT_BF16 || x->dt == DT_F64), "NCCL on %s %s",
-          dtype_name(x->dt), x->dev == DEV_CUDA ? "of a GPU" : "of the CPU");
-    return x->dt == DT_F32 ? ncclFloat32 : x->dt == DT_F64 ? ncclFloat64 : ncclBfloat16;
-}
-
 static void after_compute(struct nccl *n, const char *call) {
     device_event_record(n->computed, STREAM_COMPUTE);
     device_event_wait(n->computed, STREAM_COMM);
@@ -230,118 +185,37 @@ static void after_compute(struct nccl *n, const char *call) {
     enter(n, call);
 }
 
-static char *at(const tensor *x, int64_t i) {
-    return (char *)x->data + (size_t)i * dtype_size(x->dt);
-}
-
-/* Step 3: the parts go to the owners of slices in this node, or to all of it. */
-static void move_parts(struct nccl *n, const tensor *x, const int64_t *first) {
-    const struct levels *v = n->levels;
-    ncclDataType_t       type = type_of(x);
-    ncclComm_t           c = n->comm[GROUP_INSIDE];
-    int64_t              count = tensor_count(x), even = count / v->places, rest = count - even * v->places, from, k;
-    NCCL_DO(n, ncclGroupStart());
-    for (int p = 0; first && p < v->places; p++) {
-        if (p == v->place) continue;
-        if ((k = levels_move(v, count, first, v->place, p, &from)) > 0)
-            NCCL_DO(n, ncclSend(at(x, from), (size_t)k, type, p, c, comm_stream()));
-        if ((k = levels_move(v, count, first, p, v->place, &from)) > 0)
-            NCCL_DO(n, ncclRecv(at(x, from), (size_t)k, type, p, c, comm_stream()));
-    }
-    if (!first && even > 0)
-        NCCL_DO(n, ncclAllGather(at(x, even * v->place), x->data, (size_t)even, type, c, comm_stream()));
-    if (!first && rest > 0)
-        NCCL_DO(n, ncclBroadcast(at(x, count - rest), at(x, count - rest), (size_t)rest, type, v->places - 1, c,
-                                 comm_stream()));
-    NCCL_DO(n, ncclGroupEnd());
-}
-
-/* comm_levels.h. The rest of a count that does not divide evenly belongs to the last part. */
-static void sum_by_levels(struct nccl *n, const tensor *x, const int64_t *first) {
-    const struct levels *v = n->levels;
-    ncclDataType_t       type = type_of(x);
-    ncclComm_t           c = n->comm[GROUP_INSIDE];
-    int64_t              count = tensor_count(x), even = count / v->places, rest = count - even * v->places;
-    int64_t              own = levels_part(v, count, v->place), n_own = levels_part(v, count, v->place + 1) - own;
-    NCCL_DO(n, ncclGroupStart());
-    if (even > 0) NCCL_DO(n, ncclReduceScatter(x->data, at(x, own), (size_t)even, type, ncclSum, c, comm_stream()));
-    if (rest > 0)
-        NCCL_DO(n, ncclReduce(at(x, count - rest), at(x, count - rest), (size_t)rest, type, ncclSum, v->places - 1, c,
-                              comm_stream()));
-    NCCL_DO(n, ncclGroupEnd());
-    if (n_own > 0)
-        NCCL_DO(n, ncclAllReduce(at(x, own), at(x, own), (size_t)n_own, type, ncclSum, n->comm[GROUP_BETWEEN],
-                                 comm_stream()));
-    move_parts(n, x, first);
-}
-
 /* Sums in double are small and wanted by all: NCCL's own order serves them. */
 void nccl_sum(struct nccl *n, const tensor *x) {
-    ncclDataType_t type = type_of(x);
+    ncclDataType_t type = nccl_type(x);
     size_t         count = (size_t)tensor_count(x);
     if (count == 0) return;
     after_compute(n, "start of a sum");
     if (n->levels && x->dt != DT_F64)
-        sum_by_levels(n, x, NULL);
+        nccl_sum_by_levels(n, x, NULL);
     else
-        NCCL_DO(n, ncclAllReduce(x->data, x->data, count, type, ncclSum, n->comm[GROUP_ALL], comm_stream()));
+        NCCL_DO(n, ncclAllReduce(x->data, x->data, count, type, ncclSum, n->comm[GROUP_ALL], nccl_stream()));
     enqueued(n, "sum", (int64_t)count, x->dt);
 }
 
 /* Slices differ in length, and of a bucket most are empty: sums to one rank each, in one group. */
 void nccl_sum_slices(struct nccl *n, const tensor *x, const int64_t *first) {
-    ncclDataType_t type = type_of(x);
+    ncclDataType_t type = nccl_type(x);
     ncclComm_t     c = n->comm[GROUP_ALL];
     if (first[n->size] == first[0]) return;
     after_compute(n, "start of a sum of slices");
     if (n->levels) {
-        sum_by_levels(n, x, first);
+        nccl_sum_by_levels(n, x, first);
     } else {
         NCCL_DO(n, ncclGroupStart());
         for (int r = 0; r < n->size; r++) {
-            char  *slice = at(x, first[r]);
+            char  *slice = nccl_at(x, first[r]);
             size_t count = (size_t)(first[r + 1] - first[r]);
-            if (count > 0) NCCL_DO(n, ncclReduce(slice, slice, count, type, ncclSum, r, c, comm_stream()));
+            if (count > 0) NCCL_DO(n, ncclReduce(slice, slice, count, type, ncclSum, r, c, nccl_stream()));
         }
         NCCL_DO(n, ncclGroupEnd());
     }
     enqueued(n, "sum of slices", first[n->size] - first[0], x->dt);
-}
-
-static void broadcast(struct nccl *n, const tensor *x, int root, group g) {
-    size_t count = (size_t)tensor_count(x);
-    if (count > 0) NCCL_DO(n, ncclBroadcast(x->data, x->data, count, type_of(x), root, n->comm[g], comm_stream()));
-}
-
-/* One slice of each rank, all as long: those of a column are gathered down the column, or those of the columns, which
- * their first ones begin, along the rows. */
-static void gather(struct nccl *n, const comm_piece *slice, group g) {
-    const struct levels *v = n->levels;
-    const tensor        *x = &slice[g == GROUP_BETWEEN ? v->place * v->nodes : 0].x;
-    size_t               count = (size_t)tensor_count(x) * (size_t)(g == GROUP_BETWEEN ? 1 : v->nodes);
-    int                  own = g == GROUP_BETWEEN ? v->node : v->place;
-    NCCL_DO(n, ncclAllGather(at(x, own * (int64_t)count), x->data, count, type_of(x), n->comm[g], comm_stream()));
-}
-
-static void share_by_levels(struct nccl *n, const comm_piece *piece, int n_pieces) {
-    const struct levels *v = n->levels;
-    for (group g = GROUP_BETWEEN; g != GROUP_ALL; g--) { /* down the columns, then along the rows */
-        NCCL_DO(n, ncclGroupStart());
-        for (int i = 0, next; i < n_pieces; i = next) {
-            tensor x = piece[i].x;
-            int    owner = piece[i].owner;
-            next = g == GROUP_BETWEEN ? i + 1 : levels_join(v, piece, n_pieces, i, &x);
-            if (levels_even(v, piece, n_pieces, i)) {
-                gather(n, &piece[i], g);
-                next = i + n->size;
-            } else if (g == GROUP_INSIDE) {
-                broadcast(n, &x, v->place_of[owner], g);
-            } else if (v->place_of[owner] == v->place) {
-                broadcast(n, &x, v->node_of[owner], g);
-            }
-        }
-        NCCL_DO(n, ncclGroupEnd());
-    }
 }
 
 void nccl_share(struct nccl *n, const comm_piece *piece, int n_pieces) {
@@ -349,10 +223,10 @@ void nccl_share(struct nccl *n, const comm_piece *piece, int n_pieces) {
     for (int i = 0; i < n_pieces; i++) bytes += (int64_t)tensor_bytes(&piece[i].x);
     after_compute(n, "start of an exchange");
     if (n->levels) {
-        share_by_levels(n, piece, n_pieces);
+        nccl_share_by_levels(n, piece, n_pieces);
     } else {
         NCCL_DO(n, ncclGroupStart());
-        for (int i = 0; i < n_pieces; i++) broadcast(n, &piece[i].x, piece[i].owner, GROUP_ALL);
+        for (int i = 0; i < n_pieces; i++) nccl_broadcast(n, &piece[i].x, piece[i].owner, GROUP_ALL);
         NCCL_DO(n, ncclGroupEnd());
     }
     enqueued(n, "exchange, in bytes,", bytes, DT_U8);

@@ -19,7 +19,7 @@ set_tests_properties(nccl_hang nccl_hang_levels PROPERTIES PASS_REGULAR_EXPRESSI
   "fatal: rank 0 of [24] on .*step 7, GPU 0: sum of 1024 f32 did not end within 3 s" SKIP_REGULAR_EXPRESSION "skipped: ")
 
 # The same program over a pretended NCCL, which is MPI: what is asked of it, on any machine.
-d3s2_test(pretended_nccl_4 LABELS "mpi" SOURCES dist/test_nccl.c dist/pretend_nccl/pretend_nccl.c ${CMAKE_SOURCE_DIR}/src/dist/comm_nccl_cuda.c
+d3s2_test(pretended_nccl_4 LABELS "mpi" SOURCES dist/test_nccl.c dist/pretend_nccl/pretend_nccl.c ${CMAKE_SOURCE_DIR}/src/dist/comm_nccl_cuda.c ${CMAKE_SOURCE_DIR}/src/dist/comm_nccl_levels_cuda.c
           LIBS d3s2_dist RANKS 4)
 target_include_directories(pretended_nccl_4 BEFORE PRIVATE dist/pretend_nccl)
 target_compile_definitions(pretended_nccl_4 PRIVATE PRETEND)
