@@ -187,17 +187,15 @@ void comm_progress(const comm *c) {
 
 void comm_wait(comm_request *r) {
     if (!r) return;
-    if (r->nccl) {
-        nccl_join(r->nccl);
-        free(r);
-        return;
-    }
-    beat_wait("end of a sum");
-    if (r->levels) {
-        levels_wait(r->levels);
-        free(r);
-    } else {
+    if (!r->nccl) beat_wait("end of a sum");
+    if (r->n_parts > 0) {
         mpi_sum_finish(r);
+    } else {
+        if (r->nccl)
+            nccl_join(r->nccl);
+        else
+            levels_wait(r->levels);
+        free(r);
     }
     beat_back();
 }
