@@ -21,7 +21,7 @@ static void move_parts(struct nccl *n, const tensor *x, const int64_t *first) {
     const struct levels *v = n->levels;
     ncclDataType_t       type = nccl_type(x);
     ncclComm_t           c = n->comm[GROUP_INSIDE];
-    int64_t              count = tensor_count(x), even = count / v->places, rest = count - even * v->places, from, k;
+    int64_t count = tensor_count(x), even = levels_part(v, count, 1), rest = count - even * v->places, from, k;
     NCCL_DO(n, ncclGroupStart());
     for (int p = 0; first && p < v->places; p++) {
         if (p == v->place) continue;
@@ -43,7 +43,7 @@ void nccl_sum_by_levels(struct nccl *n, const tensor *x, const int64_t *first) {
     const struct levels *v = n->levels;
     ncclDataType_t       type = nccl_type(x);
     ncclComm_t           c = n->comm[GROUP_INSIDE];
-    int64_t              count = tensor_count(x), even = count / v->places, rest = count - even * v->places;
+    int64_t              count = tensor_count(x), even = levels_part(v, count, 1), rest = count - even * v->places;
     int64_t              own = levels_part(v, count, v->place), n_own = levels_part(v, count, v->place + 1) - own;
     NCCL_DO(n, ncclGroupStart());
     if (even > 0)
