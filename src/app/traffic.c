@@ -21,17 +21,38 @@ static comm_links links_of(const options *o) {
                         .cards = (int)o->cluster.cards};
 }
 
-/* Seconds of a sum of which each rank needs its slice (or, by `whole`, everybody all), or of slices going round. */
-static double sum_seconds(const options *o, int ranks, double bytes, int pieces, bool whole, bool latency) {
+/* What training does by itself: train.reduce_levels=auto. */
+static int reduce_of(const options *o, int ranks) {
+    int64_t node = o->cluster.node_gpus;
+    if (o->cluster.reduce != opt_cluster_reduce_auto) return (int)o->cluster.reduce;
+    return ranks > node && node > 1 && ranks % node == 0 ? opt_cluster_reduce_levels : opt_cluster_reduce_slices;
+}
+
+/* Seconds of a sum: of slices, or with an optimiser that is not sharded for all. */
+static double sum_seconds(const options *o, int ranks, double bytes, int pieces, bool latency) {
     comm_links l = links_of(o);
+    bool       whole = !o->train.sharded_optimizer;
     if (!latency) l.inside.latency = l.between.latency = 0;
-    switch (o->cluster.reduce) {
+    switch (reduce_of(o, ranks)) {
     case opt_cluster_reduce_ring:
         return comm_ring_seconds(&l, ranks, bytes) / (whole ? 1 : 2);
     case opt_cluster_reduce_levels:
-        return comm_levels_seconds(&l, ranks, bytes) / (whole ? 1 : 2);
+        return whole ? comm_levels_seconds(&l, ranks, bytes) : comm_levels_slices_seconds(&l, ranks, bytes, pieces);
     default:
         return whole ? comm_ring_seconds(&l, ranks, bytes) : comm_chain_seconds(&l, ranks, bytes, pieces);
+    }
+}
+
+/* Of slices that go round: half of a sum for all. */
+static double share_seconds(const options *o, int ranks, double bytes, int pieces) {
+    comm_links l = links_of(o);
+    switch (reduce_of(o, ranks)) {
+    case opt_cluster_reduce_ring:
+        return comm_ring_seconds(&l, ranks, bytes) / 2;
+    case opt_cluster_reduce_levels:
+        return comm_levels_seconds(&l, ranks, bytes) / 2;
+    default:
+        return comm_chain_seconds(&l, ranks, bytes, pieces);
     }
 }
 
@@ -57,16 +78,15 @@ static void make_room(traffic *t, int n) {
 }
 
 static void add_bucket(traffic *t, const options *o, int ranks, int i, double at, double bytes, int pieces) {
-    bool whole = !o->train.sharded_optimizer;
     t->at[i] = at;
-    t->seconds[i] = sum_seconds(o, ranks, bytes, pieces, whole, true);
-    t->transfer_s += sum_seconds(o, ranks, bytes, pieces, whole, false);
+    t->seconds[i] = sum_seconds(o, ranks, bytes, pieces, true);
+    t->transfer_s += sum_seconds(o, ranks, bytes, pieces, false);
 }
 
 /* Of gradients of so many bytes, and of the weights that go round behind them; `pieces`: ranks that own any. */
 static void count_bytes(traffic *t, const options *o, int ranks, double gradients, double weights, int pieces) {
     bool whole = !o->train.sharded_optimizer;
-    if (!whole) t->share_s = sum_seconds(o, ranks, weights, pieces, false, true);
+    if (!whole) t->share_s = share_seconds(o, ranks, weights, pieces);
     t->bytes = ranks == 1 ? 0 : whole ? 2 * gradients : gradients + weights;
 }
 

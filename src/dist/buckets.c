@@ -101,7 +101,8 @@ double buckets_finish(buckets *b) {
         b->item[i].request = NULL;
     }
     if (travels_narrow(b)) {
-        int64_t first = b->slice ? b->slice[b->c->rank] : 0, end = b->slice ? b->slice[b->c->rank + 1] : b->slab.dim[0];
+        int     own = comm_own_slice(b->c);
+        int64_t first = b->slice ? b->slice[own] : 0, end = b->slice ? b->slice[own + 1] : b->slab.dim[0];
         tensor  from = tensor_rows(&b->narrow, first, end - first), to = tensor_rows(&b->slab, first, end - first);
         b->cast(b->user, &from, &to);
     }

@@ -24,7 +24,7 @@ typedef struct {
     int         n, n_started, n_layers;
     bool       *layer_done;
     tensor      slab;
-    int64_t    *slice, *part; /* [size+1] who needs what of the slab, and of one bucket; NULL: everybody everything */
+    int64_t    *slice, *part; /* [size+1] slices of the slab, and of one bucket; NULL: everybody needs everything */
     double      exposed;      /* seconds the last finish waited; on a GPU it waits in the stream, not here */
     /* With narrow (as long as the slab, bf16) sums travel rounded: cast copies from a tensor to one of the other dtype,
      * on the GPU in STREAM_COMPUTE. */
@@ -36,8 +36,8 @@ typedef struct {
 /* rows in ascending offset, covering the slab of `total` floats but for padding. bucket_bytes: least size of a bucket.
  */
 void buckets_init(buckets *b, const comm *c, const bucket_row *rows, int n_rows, int64_t total, int64_t bucket_bytes);
-/* Rank r needs the sums of elements slice[r] .. slice[r+1]-1 only; the rest of the slab is undefined after the finish.
- */
+/* comm_owner(c, s) needs the sums of elements slice[s] .. slice[s+1]-1 only; the rest of the slab is undefined after
+ * the finish. */
 void buckets_slice(buckets *b, const int64_t *slice);
 void buckets_free(buckets *b);
 

@@ -4,9 +4,10 @@
 #include "core/tensor.h"
 
 typedef struct {
-    int          rank, size;
-    void        *mpi;  /* what comm_mpi.c keeps, NULL: one process without MPI */
-    struct nccl *nccl; /* what comm_nccl_cuda.c keeps, NULL: not opened */
+    int            rank, size;
+    void          *mpi;    /* what comm_mpi.c keeps, NULL: one process without MPI */
+    struct nccl   *nccl;   /* what comm_nccl_cuda.c keeps, NULL: not opened */
+    struct levels *levels; /* what comm_levels.c keeps, NULL: not opened */
 } comm;
 
 /* Starts MPI if the process was launched by mpirun/srun (or always, as a singleton), sets log rank and fatal abort. */
@@ -47,8 +48,8 @@ bool comm_agree(const comm *c, status *st);
 typedef struct comm_request comm_request;
 /* Collective; requests of a comm are waited for in the order they were started. */
 comm_request               *comm_sum_start(const comm *c, const tensor *x);
-/* The same where rank r needs elements first[r] .. first[r+1]-1 only; the others of x are undefined afterwards. The
- * bits in host memory are those of the whole sum. Half of its traffic. */
+/* The same where comm_owner(c, s) needs elements first[s] .. first[s+1]-1 only; the others of x are undefined
+ * afterwards. The bits in host memory are those of the whole sum. Half of its traffic. */
 comm_request               *comm_sum_slices_start(const comm *c, const tensor *x, const int64_t *first);
 void                        comm_progress(const comm *c); /* gives running sums a push; never blocks, not collective */
 void                        comm_wait(comm_request *r);   /* frees r */
@@ -59,6 +60,21 @@ typedef struct {
     int    owner;
 } comm_piece;
 void comm_share(const comm *c, const comm_piece *piece, int n);
+
+/* Collective: how many nodes there are, and the least and the most ranks of one. A node is a host, or, with node_ranks
+ * > 0, so many successive ranks (of the last one maybe fewer). */
+typedef struct {
+    int n, least, most;
+} comm_nodes;
+comm_nodes comm_nodes_of(const comm *c, int node_ranks);
+/* Collective, before comm_device_open, where each node has as many ranks: the sums of f32 and bf16 above and
+ * comm_share go by levels (comm_levels.h) from now on, first inside the nodes, then between ranks of the same place in
+ * them. Numbers are added in another order than without; it is the same every time. */
+void       comm_levels_open(comm *c, int node_ranks);
+void       comm_levels_close(comm *c);
+/* The rank that owns slice s of c->size, and which slice is this rank's: s = rank, but by levels. */
+int        comm_owner(const comm *c, int slice);
+int        comm_own_slice(const comm *c);
 
 /* Collective, with this rank's GPU open (core/device.h), one per rank: sums of its memory become possible. Nothing to
  * do for one rank. A collective that is not through after timeout_s seconds ends the job with rank, host and step. */

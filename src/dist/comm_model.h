@@ -3,6 +3,8 @@
  *
  *   ring    all-reduce on one ring:          2 (N-1) a + 2 (N-1)/N S/B
  *   levels  reduce-scatter inside each node, all-reduce by trees between nodes on the parts, all-gather inside
+ *           (comm_levels.h); to owners of slices: up to COMM_CHAIN_NODES nodes a chain between them, which does not
+ *           carry everything back, and at last each owner gets what it lacks from its node
  *   chain   to one rank, or from one:        hops a + S/B          what ZeRO-1 does here for each slice (ncclReduce,
  *                                                                  ncclBroadcast are pipelined rings)
  *
@@ -19,9 +21,13 @@ typedef struct {
     int       node_gpus, cards;
 } comm_links;
 
+enum { COMM_CHAIN_NODES = 32 /* where S/(cards B) is about the latency of the chain, for buckets of 80 MB */ };
+
 /* Seconds; ranks fill nodes one after the other. One rank: 0. */
 double comm_ring_seconds(const comm_links *l, int ranks, double bytes);
 double comm_levels_seconds(const comm_links *l, int ranks, double bytes);
+/* A sum of which each of `owners` ranks needs its slice. */
+double comm_levels_slices_seconds(const comm_links *l, int ranks, double bytes, int owners);
 /* `pieces` chains with different owners that are started together: their latencies overlap, each costs one more hop. */
 double comm_chain_seconds(const comm_links *l, int ranks, double bytes, int pieces);
 

@@ -1,51 +1,23 @@
-/* Sums between GPUs. The communicator is made over MPI; its calls come from one thread and are enqueued on STREAM_COMM.
+/* Sums between GPUs. The communicators are made over MPI; their calls come from one thread and are enqueued on
+ * STREAM_COMM.
  *
  * NCCL's kernels wait for other ranks for ever, and so does the host behind them. A watch (one thread, five looks a
  * second) ends the job instead: when NCCL reports an error, when a call does not return, or when what was enqueued is
  * not through in time. It looks at one of two marks in the stream, the older one; the younger one moves along with
  * every call and takes over when the older is reached, so each piece of work has its own patience. */
 #define _GNU_SOURCE /* pthread_timedjoin_np */
-#include "dist/comm_nccl.h"
+#include "dist/comm_levels.h"
+#include "dist/comm_nccl_cuda.h"
 
-#include <cuda_runtime_api.h>
-#include <nccl.h>
-#include <pthread.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "core/beat.h"
-#include "core/device.h"
 
 enum { LOOK_NS = 200000000, ABORT_SECONDS = 5 };
-
-typedef struct {
-    cudaEvent_t e;
-    char        what[96];
-    int64_t     step;
-} stream_mark;
-
-struct nccl {
-    ncclComm_t    comm;
-    int           rank, size, gpu;
-    double        patience;
-    int64_t       step;
-    device_event *computed, *reduced;
-    bool          joined; /* STREAM_COMPUTE waits for everything so far */
-
-    pthread_t       thread; /* the watch; below: under the mutex */
-    pthread_mutex_t mutex;
-    pthread_cond_t  changed;
-    bool            stop;
-    ncclComm_t      looked_at; /* comm while it is alive */
-    const char     *inside;    /* the call that has not returned, NULL: none */
-    double          inside_since;
-    stream_mark     mark[2];
-    int             older;
-    bool            waiting, younger; /* for mark[older]; mark[!older] stands behind it */
-    double          waiting_since;
-};
 
 /* ---- the end -------------------------------------------------------------------------------------------------- */
 
@@ -55,24 +27,25 @@ static void *abort_comm(void *arg) {
 }
 
 /* Frees the GPU of kernels that will never end. It may itself not return. */
-static void give_up_comm(ncclComm_t lost) {
-    pthread_t       t;
+static void give_up_comms(const ncclComm_t lost[GROUPS]) {
+    pthread_t       t[GROUPS];
+    bool            begun[GROUPS];
     struct timespec until;
-    if (!lost || pthread_create(&t, NULL, abort_comm, lost) != 0) return;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += ABORT_SECONDS;
-    pthread_timedjoin_np(t, NULL, &until);
+    for (int g = 0; g < GROUPS; g++) begun[g] = lost[g] && pthread_create(&t[g], NULL, abort_comm, lost[g]) == 0;
+    for (int g = 0; g < GROUPS; g++)
+        if (begun[g]) pthread_timedjoin_np(t[g], NULL, &until);
 }
 
-static void nccl_check(const struct nccl *n, ncclResult_t r, const char *call) {
+void nccl_check(const struct nccl *n, ncclResult_t r, const char *call) {
     if (r == ncclSuccess) return;
     char text[400];
-    snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(r), ncclGetLastError(n->comm));
-    give_up_comm(n->comm);
+    snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(r), ncclGetLastError(n->comm[GROUP_ALL]));
+    give_up_comms(n->comm);
     FATAL("step %lld, GPU %d: %s: %s (NCCL_DEBUG=INFO tells more)", (long long)n->step, n->gpu, call, text);
 }
 
-#define NCCL_DO(n, call) nccl_check(n, call, #call)
 #define CUDA_DO(call)                                                                                                  \
     do {                                                                                                               \
         cudaError_t call_error = (call);                                                                               \
@@ -85,13 +58,13 @@ void nccl_give_up(struct nccl *n) {
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += 1;
     pthread_mutex_timedlock(&n->mutex, &until);
-    give_up_comm(n->looked_at);
+    give_up_comms(n->looked_at);
 }
 
 /* ---- the watch ------------------------------------------------------------------------------------------------ */
 
 static void out_of_time(struct nccl *n, const char *what, int64_t step) {
-    give_up_comm(n->looked_at);
+    give_up_comms(n->looked_at);
     FATAL(
         "step %lld, GPU %d: %s did not end within %.0f s: another rank has stopped or cannot be reached, or is slower "
         "than train.comm_timeout_s",
@@ -99,16 +72,23 @@ static void out_of_time(struct nccl *n, const char *what, int64_t step) {
 }
 
 /* With the mutex held. */
-static void look(struct nccl *n) {
-    ncclResult_t async = ncclSuccess;
-    double       now = now_seconds();
-    if (n->looked_at && ncclCommGetAsyncError(n->looked_at, &async) == ncclSuccess && async != ncclSuccess &&
-        async != ncclInProgress) {
+static void look_at_errors(struct nccl *n) {
+    for (int g = 0; g < GROUPS; g++) {
+        ncclResult_t async = ncclSuccess;
+        if (!n->looked_at[g] || ncclCommGetAsyncError(n->looked_at[g], &async) != ncclSuccess || async == ncclSuccess ||
+            async == ncclInProgress)
+            continue;
         char text[400];
-        snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(async), ncclGetLastError(n->looked_at));
-        give_up_comm(n->looked_at);
+        snprintf(text, sizeof text, "%s; %.300s", ncclGetErrorString(async), ncclGetLastError(n->looked_at[g]));
+        give_up_comms(n->looked_at);
         FATAL("step %lld, GPU %d: %s: %s", (long long)n->step, n->gpu, n->mark[n->older].what, text);
     }
+}
+
+/* With the mutex held. */
+static void look(struct nccl *n) {
+    double now = now_seconds();
+    look_at_errors(n);
     if (n->inside && now - n->inside_since > n->patience) out_of_time(n, n->inside, n->step);
     if (!n->waiting) return;
     stream_mark *m = &n->mark[n->older];
@@ -178,15 +158,11 @@ static void leave(struct nccl *n) {
     pthread_mutex_unlock(&n->mutex);
 }
 
-static cudaStream_t comm_stream(void) {
-    return device_stream(STREAM_COMM);
-}
-
 /* Puts a mark behind what was just enqueued. */
 static void enqueued(struct nccl *n, const char *what, int64_t count, dtype dt) {
     pthread_mutex_lock(&n->mutex);
     stream_mark *m = &n->mark[n->waiting ? !n->older : n->older];
-    CUDA_DO(cudaEventRecord(m->e, comm_stream()));
+    CUDA_DO(cudaEventRecord(m->e, nccl_stream()));
     snprintf(m->what, sizeof m->what, "%s of %lld %s", what, (long long)count, dtype_name(dt));
     m->step = n->step;
     if (n->waiting) {
@@ -202,12 +178,6 @@ static void enqueued(struct nccl *n, const char *what, int64_t count, dtype dt) 
 
 /* ---- calls ---------------------------------------------------------------------------------------------------- */
 
-static ncclDataType_t type_of(const tensor *x) {
-    CHECK(x->dev == DEV_CUDA && (x->dt == DT_F32 || x->dt == DT_BF16 || x->dt == DT_F64), "NCCL on %s %s",
-          dtype_name(x->dt), x->dev == DEV_CUDA ? "of a GPU" : "of the CPU");
-    return x->dt == DT_F32 ? ncclFloat32 : x->dt == DT_F64 ? ncclFloat64 : ncclBfloat16;
-}
-
 static void after_compute(struct nccl *n, const char *call) {
     device_event_record(n->computed, STREAM_COMPUTE);
     device_event_wait(n->computed, STREAM_COMM);
@@ -215,42 +185,50 @@ static void after_compute(struct nccl *n, const char *call) {
     enter(n, call);
 }
 
+/* Sums in double are small and wanted by all: NCCL's own order serves them. */
 void nccl_sum(struct nccl *n, const tensor *x) {
-    ncclDataType_t type = type_of(x);
+    ncclDataType_t type = nccl_type(x);
     size_t         count = (size_t)tensor_count(x);
     if (count == 0) return;
     after_compute(n, "start of a sum");
-    NCCL_DO(n, ncclAllReduce(x->data, x->data, count, type, ncclSum, n->comm, comm_stream()));
+    if (n->levels && x->dt != DT_F64)
+        nccl_sum_by_levels(n, x, NULL);
+    else
+        NCCL_DO(n, ncclAllReduce(x->data, x->data, count, type, ncclSum, n->comm[GROUP_ALL], nccl_stream()));
     enqueued(n, "sum", (int64_t)count, x->dt);
 }
 
 /* Slices differ in length, and of a bucket most are empty: sums to one rank each, in one group. */
 void nccl_sum_slices(struct nccl *n, const tensor *x, const int64_t *first) {
-    ncclDataType_t type = type_of(x);
+    ncclDataType_t type = nccl_type(x);
+    ncclComm_t     c = n->comm[GROUP_ALL];
     if (first[n->size] == first[0]) return;
     after_compute(n, "start of a sum of slices");
-    NCCL_DO(n, ncclGroupStart());
-    for (int r = 0; r < n->size; r++) {
-        char  *at = (char *)x->data + (size_t)first[r] * dtype_size(x->dt);
-        size_t count = (size_t)(first[r + 1] - first[r]);
-        if (count > 0) NCCL_DO(n, ncclReduce(at, at, count, type, ncclSum, r, n->comm, comm_stream()));
+    if (n->levels) {
+        nccl_sum_by_levels(n, x, first);
+    } else {
+        NCCL_DO(n, ncclGroupStart());
+        for (int r = 0; r < n->size; r++) {
+            char  *slice = nccl_at(x, first[r]);
+            size_t count = (size_t)(first[r + 1] - first[r]);
+            if (count > 0) NCCL_DO(n, ncclReduce(slice, slice, count, type, ncclSum, r, c, nccl_stream()));
+        }
+        NCCL_DO(n, ncclGroupEnd());
     }
-    NCCL_DO(n, ncclGroupEnd());
     enqueued(n, "sum of slices", first[n->size] - first[0], x->dt);
 }
 
 void nccl_share(struct nccl *n, const comm_piece *piece, int n_pieces) {
     int64_t bytes = 0;
+    for (int i = 0; i < n_pieces; i++) bytes += (int64_t)tensor_bytes(&piece[i].x);
     after_compute(n, "start of an exchange");
-    NCCL_DO(n, ncclGroupStart());
-    for (int i = 0; i < n_pieces; i++) {
-        const tensor  *x = &piece[i].x;
-        ncclDataType_t type = type_of(x);
-        size_t         count = (size_t)tensor_count(x);
-        bytes += (int64_t)tensor_bytes(x);
-        if (count > 0) NCCL_DO(n, ncclBroadcast(x->data, x->data, count, type, piece[i].owner, n->comm, comm_stream()));
+    if (n->levels) {
+        nccl_share_by_levels(n, piece, n_pieces);
+    } else {
+        NCCL_DO(n, ncclGroupStart());
+        for (int i = 0; i < n_pieces; i++) nccl_broadcast(n, &piece[i].x, piece[i].owner, GROUP_ALL);
+        NCCL_DO(n, ncclGroupEnd());
     }
-    NCCL_DO(n, ncclGroupEnd());
     enqueued(n, "exchange, in bytes,", bytes, DT_U8);
 }
 
@@ -263,22 +241,60 @@ void nccl_join(struct nccl *n) {
 
 /* ---- open and close ------------------------------------------------------------------------------------------- */
 
-/* The first sums set connections up, so they are made here, where a failure is easily told from one of training. */
+static tensor on_gpu(void *p, dtype dt, int64_t n) {
+    tensor t = tensor_wrap(p, dt, DIMS(n));
+    t.dev = DEV_CUDA;
+    return t;
+}
+
+static void expect(const comm *c, const char *what, const float *x, float want) {
+    float got = NAN;
+    device_copy(&got, x, sizeof got, STREAM_COMPUTE);
+    device_sync(STREAM_COMPUTE);
+    CHECK(got == want, "NCCL gave %g for %s over %d ranks that is %g", (double)got, what, c->size, (double)want);
+}
+
+/* Zeros, but a 1 at the end of the last rank's. */
+static void try_out_fill(const comm *c, float *x, int64_t n) {
+    float one = 1;
+    device_zero(x, (size_t)n * sizeof *x, STREAM_COMPUTE);
+    if (c->rank == c->size - 1) device_copy(x + n - 1, &one, sizeof one, STREAM_COMPUTE);
+    device_sync(STREAM_COMPUTE); /* of the copy from this stack */
+}
+
+/* The first calls of each kind set connections up, so they are made here: a failure is easily told from one of
+ * training, and what memory they take is taken before the rest is shared out. */
 static void try_out(const comm *c) {
     enum { N = 1 << 20 };
-    float *x = device_alloc(N * sizeof *x), out[2] = {0, 1};
-    device_zero(x, N * sizeof *x, STREAM_COMPUTE);
-    if (c->rank == c->size - 1) device_copy(x + N - 1, &out[1], sizeof *x, STREAM_COMPUTE);
-    for (int64_t n = 1; n <= N; n *= N) {
-        tensor t = tensor_wrap(x + N - n, DT_F32, DIMS(n));
-        t.dev = DEV_CUDA;
-        comm_wait(comm_sum_start(c, &t));
-        device_copy(out, x + N - 1, sizeof *x, STREAM_COMPUTE);
-        device_sync(STREAM_COMPUTE);
-        CHECK(out[0] == (n == 1 ? 1 : (float)c->size), "NCCL gave %g for a sum over %d ranks that is %d",
-              (double)out[0], c->size, n == 1 ? 1 : c->size);
-    }
+    float      *x = device_alloc(N * sizeof *x);
+    int64_t    *first = malloc(((size_t)c->size + 1) * sizeof *first);
+    comm_piece *piece = malloc((size_t)c->size * sizeof *piece);
+    tensor      all = on_gpu(x, DT_F32, N), last = on_gpu(x + N - 1, DT_F32, 1), wide = on_gpu(x, DT_F64, c->size);
+    CHECK(first && piece && c->size <= N / 2, "no memory for %d slices", c->size);
+    for (int s = 0; s <= c->size; s++) first[s] = (int64_t)N * s / c->size;
+    for (int s = 0; s < c->size; s++)
+        piece[s] = (comm_piece){tensor_rows(&all, first[s], first[s + 1] - first[s]), comm_owner(c, s)};
+    try_out_fill(c, x, N);
+    comm_wait(comm_sum_start(c, &last));
+    expect(c, "a sum", x + N - 1, 1);
+    comm_wait(comm_sum_start(c, &all));
+    expect(c, "a sum", x + N - 1, (float)c->size);
+    try_out_fill(c, x, N);
+    comm_wait(comm_sum_start(c, &wide));
+    comm_wait(comm_sum_slices_start(c, &all, first));
+    comm_share(c, piece, c->size);
+    expect(c, "a sum of slices", x + N - 1, 1);
     device_free(x);
+    free(first);
+    free(piece);
+}
+
+/* A node's ranks by their places, a column's by their nodes. */
+static void split(struct nccl *n) {
+    const struct levels *v = n->levels;
+    ncclComm_t           all = n->comm[GROUP_ALL];
+    NCCL_DO(n, ncclCommSplit(all, v->node, v->place, &n->comm[GROUP_INSIDE], NULL));
+    NCCL_DO(n, ncclCommSplit(all, v->place, v->node, &n->comm[GROUP_BETWEEN], NULL));
 }
 
 void comm_device_open(comm *c, double timeout_s) {
@@ -286,7 +302,8 @@ void comm_device_open(comm *c, double timeout_s) {
     struct nccl *n = calloc(1, sizeof *n);
     ncclUniqueId id = {{0}};
     CHECK(n, "no memory for NCCL");
-    *n = (struct nccl){.rank = c->rank, .size = c->size, .patience = timeout_s, .joined = true, .step = -1};
+    *n = (struct nccl){
+        .levels = c->levels, .rank = c->rank, .size = c->size, .patience = timeout_s, .joined = true, .step = -1};
     device_stream(STREAM_COMM); /* makes the open GPU this thread's */
     CUDA_DO(cudaGetDevice(&n->gpu));
     n->computed = device_event_new();
@@ -294,11 +311,12 @@ void comm_device_open(comm *c, double timeout_s) {
     watch_start(n);
     if (c->rank == 0) NCCL_DO(n, ncclGetUniqueId(&id));
     comm_bcast(c, &id, sizeof id, 0);
-    enter(n, "the set-up of NCCL's communicator");
-    NCCL_DO(n, ncclCommInitRank(&n->comm, n->size, id, n->rank));
+    enter(n, "the set-up of NCCL's communicators");
+    NCCL_DO(n, ncclCommInitRank(&n->comm[GROUP_ALL], n->size, id, n->rank));
+    if (n->levels) split(n);
     leave(n);
     pthread_mutex_lock(&n->mutex);
-    n->looked_at = n->comm;
+    memcpy(n->looked_at, n->comm, sizeof n->comm);
     pthread_mutex_unlock(&n->mutex);
     c->nccl = n;
     try_out(c);
@@ -309,10 +327,11 @@ void comm_device_close(comm *c) {
     if (!n) return;
     device_sync(STREAM_COMM);
     pthread_mutex_lock(&n->mutex);
-    n->looked_at = NULL;
+    memset(n->looked_at, 0, sizeof n->looked_at);
     pthread_mutex_unlock(&n->mutex);
-    enter(n, "the end of NCCL's communicator");
-    NCCL_DO(n, ncclCommDestroy(n->comm));
+    enter(n, "the end of NCCL's communicators");
+    for (int g = GROUPS - 1; g >= 0; g--)
+        if (n->comm[g]) NCCL_DO(n, ncclCommDestroy(n->comm[g]));
     leave(n);
     watch_end(n);
     device_event_free(n->computed);

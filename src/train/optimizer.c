@@ -12,9 +12,9 @@
 enum { SLICE_ALIGN = 16 };
 
 void slab_slice(int64_t total, int r, int n, int64_t *first, int64_t *count) {
-    int64_t lines = (total + SLICE_ALIGN - 1) / SLICE_ALIGN, end = lines * (r + 1) / n * SLICE_ALIGN;
-    *first = lines * r / n * SLICE_ALIGN;
-    *count = (end < total ? end : total) - *first;
+    int64_t even = total / SLICE_ALIGN / n * SLICE_ALIGN;
+    *first = even * r;
+    *count = r + 1 < n ? even : total - *first;
 }
 
 /* Rows and columns that a row of the table has as a matrix: a kernel's taps and inputs are its rows. */
@@ -58,7 +58,7 @@ void optimizer_slices(const params *p, const options *o, int n, int64_t *first) 
 
 static void owned(const params *p, const options *o, const comm *c, int64_t *own, int64_t *count) {
     bool     sharded = o->train.sharded_optimizer;
-    int      n = sharded ? c->size : 1, r = sharded ? c->rank : 0;
+    int      n = sharded ? c->size : 1, r = sharded ? comm_own_slice(c) : 0;
     int64_t *first = malloc(((size_t)n + 1) * sizeof *first);
     CHECK(first, "no memory for %d slices", n);
     optimizer_slices(p, o, n, first);
@@ -98,33 +98,38 @@ static tensor piece(const params *p, void *slab, dtype dt, int64_t first, int64_
 }
 
 /* Rows that are not matrices, of slices as they lie: with neighbours joined, split where slices end. */
-static void share_rows(optimizer *x) {
+static void share_rows(optimizer *x, const comm *c) {
     const params *p = x->p;
-    int           r = 0;
+    int           s = 0;
     for (int i = 0; i < p->n; i++) {
         if (p->row[i]->decay) continue;
         int64_t at = p->row[i]->offset;
         while (i + 1 < p->n && !p->row[i + 1]->decay) i++;
         for (int64_t end = p->row[i]->offset + p->row[i]->count; at < end;) {
-            while (x->slice[r + 1] <= at) r++;
-            int64_t stop = x->slice[r + 1] < end ? x->slice[r + 1] : end;
-            x->share[x->n_share++] = (comm_piece){piece(p, p->w, DT_F32, at, stop - at), r};
+            while (x->slice[s + 1] <= at) s++;
+            int64_t stop = x->slice[s + 1] < end ? x->slice[s + 1] : end;
+            x->share[x->n_share++] = (comm_piece){piece(p, p->w, DT_F32, at, stop - at), comm_owner(c, s)};
             at = stop;
         }
     }
 }
 
-/* After params_alloc. */
-static void plan_sharing(optimizer *x) {
+/* After params_alloc. What the last slice has more than the others is a piece of its own: those that are as long as
+ * each other are gathered, which is faster. */
+static void plan_sharing(optimizer *x, const comm *c) {
     const params *p = x->p;
-    x->share = calloc((size_t)(p->n + 2 * x->n_slices), sizeof *x->share);
+    void         *slab = p->w16 ? (void *)p->w16 : p->w;
+    dtype         dt = p->w16 ? DT_BF16 : DT_F32;
+    int           last = x->n_slices - 1;
+    int64_t       even = x->slice[1], rest = p->total - x->slice[last] - even;
+    x->share = calloc((size_t)(p->n + 2 * x->n_slices + 1), sizeof *x->share);
     CHECK(x->share, "no memory for %d rows", p->n);
-    for (int r = 0; r < x->n_slices; r++) {
-        int64_t n = x->slice[r + 1] - x->slice[r];
-        x->share[x->n_share++] = (comm_piece){
-            p->w16 ? piece(p, p->w16, DT_BF16, x->slice[r], n) : piece(p, p->w, DT_F32, x->slice[r], n), r};
+    for (int s = 0; s <= last; s++) {
+        int64_t n = s < last || rest < 0 ? x->slice[s + 1] - x->slice[s] : even;
+        x->share[x->n_share++] = (comm_piece){piece(p, slab, dt, x->slice[s], n), comm_owner(c, s)};
     }
-    if (p->w16) share_rows(x);
+    if (rest > 0) x->share[x->n_share++] = (comm_piece){piece(p, slab, dt, p->total - rest, rest), comm_owner(c, last)};
+    if (p->w16) share_rows(x, c);
 }
 
 void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, arena *weights) {
@@ -159,7 +164,7 @@ void optimizer_init(optimizer *x, params *p, const options *o, const comm *c, ar
     x->v = arena_zeros(weights, bytes);
     x->average = x->ema > 0 ? arena_zeros(weights, bytes) : NULL;
     x->norm_sum = arena_zeros(weights, (size_t)x->n_slices * sizeof *x->norm_sum);
-    if (x->sharded) plan_sharing(x);
+    if (x->sharded) plan_sharing(x, c);
 }
 
 void optimizer_start(optimizer *x) {
@@ -193,10 +198,10 @@ tensor optimizer_gradients(const optimizer *x) {
 tensor optimizer_norm(ctx *c, const optimizer *x, const comm *ranks) {
     tensor all = piece(x->p, x->norm_sum, DT_F64, 0, x->n_slices);
     zero_fwd(c, &(xy_args){.y = &all});
-    for (int r = 0; r < x->n_slices; r++) {
-        if ((x->sharded && r != ranks->rank) || x->slice[r] == x->slice[r + 1]) continue;
-        tensor g = piece(x->p, x->p->g, DT_F32, x->slice[r], x->slice[r + 1] - x->slice[r]);
-        tensor out = piece(x->p, x->norm_sum, DT_F64, r, 1);
+    for (int s = 0; s < x->n_slices; s++) {
+        if ((x->sharded && s != comm_own_slice(ranks)) || x->slice[s] == x->slice[s + 1]) continue;
+        tensor g = piece(x->p, x->p->g, DT_F32, x->slice[s], x->slice[s + 1] - x->slice[s]);
+        tensor out = piece(x->p, x->norm_sum, DT_F64, s, 1);
         sum_squares_fwd(c, &(sum_squares_args){.x = &g, .out = &out});
     }
     if (x->sharded) comm_wait(comm_sum_start(ranks, &all)); /* the others' places are 0 here */

@@ -27,7 +27,7 @@ typedef struct {
     int64_t       updates; /* done, skipped steps not counted: AdamW's t */
     bool          sharded;
     int64_t       own, n_own; /* slice of the slab whose state is here */
-    int64_t      *slice;      /* [size+1] slices of the ranks, sharded or not */
+    int64_t      *slice;      /* [size+1] slices, sharded or not; whose: comm_owner */
     int           n_slices;
     comm_piece   *share; /* what goes round after an update; sharded */
     int           n_share;
@@ -52,8 +52,8 @@ tensor optimizer_gradients(const optimizer *x);
 tensor optimizer_norm(ctx *c, const optimizer *x, const comm *ranks);
 /* One AdamW or Muon update, and the average, with the gradient times grad_scale. Collective when sharded. */
 void   optimizer_update(ctx *c, optimizer *x, const comm *ranks, int64_t step, double grad_scale);
-/* Borders first[n+1] of the slices of n ranks: even for AdamW (slab_slice); for Muon matrices stay whole, and a border
+/* Borders first[n+1] of the slices of n ranks: for AdamW slab_slice; for Muon matrices stay whole, and a border
  * lies where the work of the updates before it is nearest to the ranks' share. A slice may be empty. */
 void   optimizer_slices(const params *p, const options *o, int n, int64_t *first);
-/* The slice of rank r of n: even, on cache lines. */
+/* Slice r of n, on cache lines: all equally long, but that the last has the rest, too. */
 void   slab_slice(int64_t total, int r, int n, int64_t *first, int64_t *count);

@@ -8,6 +8,7 @@
 #include "core/fault.h"
 #include "io/config_check.h"
 #include "ops/elementwise.h"
+#include "train/levels.h"
 #include "train/rank_log.h"
 #include "train/replicas.h"
 #include "train/run_folder.h"
@@ -418,6 +419,7 @@ static bool run(trainer *t, status *st) {
     double   seconds = 0;
     config_check(t->o, NULL, st);
     if (!comm_agree(t->c, st) || !place_open(&w->where, t->o, t->c, true, st) || !open_data(t, st)) return false;
+    if (!levels_choose(t->o, t->c, st)) return false;
     if (w->where.dev == DEV_CUDA) comm_device_open(t->c, t->o->train.comm_timeout_s);
     if (!build_model(t, st) || !narrow_gradients(t, st) || !sizing_run(w, t->o, &t->heldout, &t->size, st))
         return false;
@@ -452,6 +454,7 @@ status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, s
     stepper_free(&t.w);
     if (t.w.e.book.base) engine_free(&t.w.e);
     comm_device_close(c);
+    comm_levels_close(c);
     if (t.weights.base) arena_free(&t.weights);
     if (t.narrow.base) arena_free(&t.narrow);
     if (t.clip.base) arena_free(&t.clip);

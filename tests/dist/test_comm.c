@@ -1,4 +1,5 @@
-/* Collectives, on any number of ranks: integers whose sums are exact, odd lengths, buckets against one sum. */
+/* Collectives, on any number of ranks: integers whose sums are exact, odd lengths, buckets against one sum; the same by
+ * levels, with successive ranks as nodes. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,14 +124,15 @@ static void test_buckets(void **state) {
             for (int l = LAYERS - 1; l >= 0; l--)
                 if ((world.rank + round) % 3 != 2 || world.size == 1) buckets_layer_done(&b, l);
             assert_true(buckets_finish(&b) >= 0);
-            comm_sum_f32(&world, plain, total);
+            tensor at_once = tensor_wrap(plain, DT_F32, DIMS(total));
+            comm_wait(comm_sum_start(&world, &at_once));
             assert_memory_equal(slab, plain, (size_t)total * sizeof *slab);
             rng_fill_normal(key, 0, total, slab); /* again, and each rank gets its slice alone */
             buckets_begin(&parts, &whole);
             for (int l = LAYERS - 1; l >= 0; l--)
                 if ((world.rank + round) % 3 != 1 || world.size == 1) buckets_layer_done(&parts, l);
             assert_true(buckets_finish(&parts) >= 0);
-            int64_t own = slice[world.rank], n_own = slice[world.rank + 1] - own;
+            int64_t own = slice[comm_own_slice(&world)], n_own = slice[comm_own_slice(&world) + 1] - own;
             assert_memory_equal(slab + own, plain + own, (size_t)n_own * sizeof *slab);
             memcpy(slab, plain, (size_t)total * sizeof *slab);
             memcpy(first, slab, (size_t)total * sizeof *slab); /* the same bits on every rank */
@@ -165,6 +167,90 @@ static void test_slices_and_host(void **state) {
     assert_int_equal(size, world.size);
 }
 
+static void normal_of(int rank, int64_t n, float *x) {
+    rng_fill_normal((rng_key){.seed = 3, .purpose = RNG_TEST, .sample = (uint64_t)rank}, 0, n, x);
+}
+
+/* By hand: nodes of k successive ranks, rounded to f32 after each level. */
+static void sum_by_hand(int k, int64_t n, float *out) {
+    double *inside = calloc((size_t)n + 1, sizeof *inside), *all = calloc((size_t)n + 1, sizeof *all);
+    for (int r = 0; r < world.size; r++) {
+        normal_of(r, n, out);
+        for (int64_t i = 0; i < n; i++) inside[i] += (double)out[i];
+        if ((r + 1) % k != 0) continue;
+        for (int64_t i = 0; i < n; i++) all[i] += (double)(float)inside[i];
+        memset(inside, 0, (size_t)n * sizeof *inside);
+    }
+    for (int64_t i = 0; i < n; i++) out[i] = (float)all[i];
+    free(inside);
+    free(all);
+}
+
+/* Several sums under way, whole ones and such of slices. */
+static void sums_by_levels(int k) {
+    enum { LONGEST = 100003, SUMS = 2 * N_LENGTHS };
+    float        *want = malloc((LONGEST + 1) * sizeof *want), *x[SUMS];
+    comm_request *r[SUMS];
+    int64_t       slice[64] = {0};
+    for (int i = 0; i < SUMS; i++) {
+        int64_t n = lengths[i / 2];
+        x[i] = malloc((size_t)(n + 1) * sizeof *x[i]);
+        normal_of(world.rank, n, x[i]);
+        x[i][n] = 42;
+        for (int s = 0; s <= world.size; s++) slice[s] = s == 1 ? 0 : n * s / world.size; /* the first one is empty */
+        slice[world.size] = n;
+        tensor t = tensor_wrap(x[i], DT_F32, DIMS(n));
+        r[i] = i % 2 ? comm_sum_slices_start(&world, &t, slice) : comm_sum_start(&world, &t);
+        if (i % 3 == world.rank % 3) comm_progress(&world);
+    }
+    for (int i = 0; i < SUMS; i++) {
+        int64_t n = lengths[i / 2], own = comm_own_slice(&world);
+        int64_t from = i % 2 == 0 || own <= 1 ? 0 : n * own / world.size;
+        int64_t end = i % 2 == 0 ? n : own == 0 && world.size > 1 ? 0 : n * (own + 1) / world.size;
+        comm_wait(r[i]);
+        sum_by_hand(k, n, want);
+        assert_memory_equal(x[i] + from, want + from, (size_t)(end - from) * sizeof *want);
+        assert_true(x[i][n] == 42);
+        free(x[i]);
+    }
+    free(want);
+}
+
+/* Each slice has one owner, and rank and slice find each other. */
+static void owners(void) {
+    bool seen[64] = {0};
+    for (int s = 0; s < world.size; s++) {
+        int r = comm_owner(&world, s);
+        assert_true(r >= 0 && r < world.size && !seen[r]);
+        assert_true((r == world.rank) == (s == comm_own_slice(&world)));
+        seen[r] = true;
+    }
+}
+
+static void test_levels(void **state) {
+    (void)state;
+    owners();
+    for (int k = 1; k <= world.size; k++) {
+        comm_nodes n = comm_nodes_of(&world, k);
+        assert_int_equal(n.n, (world.size + k - 1) / k);
+        assert_int_equal(n.most, k);
+        assert_int_equal(n.least, world.size % k ? world.size % k : k);
+        if (world.size % k != 0) continue;
+        comm_levels_open(&world, k);
+        owners();
+        sums_by_levels(k);
+        test_sums(NULL);
+        test_buckets(NULL);
+        test_slices_and_host(NULL);
+        comm_levels_close(&world);
+    }
+    comm_nodes host = comm_nodes_of(&world, 0);
+    assert_true(host.n == 1 && host.least == world.size && host.most == world.size);
+    comm_levels_open(&world, 0);
+    owners();
+    comm_levels_close(&world);
+}
+
 static void test_dup(void **state) {
     (void)state;
     comm    c = comm_dup(&world);
@@ -180,7 +266,8 @@ int main(int argc, char **argv) {
     comm_start(&world, &argc, &argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sums),    cmocka_unit_test(test_max_bcast_gather), cmocka_unit_test(test_agree),
-        cmocka_unit_test(test_buckets), cmocka_unit_test(test_slices_and_host),  cmocka_unit_test(test_dup)};
+        cmocka_unit_test(test_buckets), cmocka_unit_test(test_slices_and_host),  cmocka_unit_test(test_levels),
+        cmocka_unit_test(test_dup)};
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     comm_finish(&world);
     return failed;

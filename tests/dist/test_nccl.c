@@ -1,6 +1,7 @@
 /* Sums between GPUs, one rank each: integers whose sums are exact, equal bits on all ranks, stream order, slices; and a
- * rank that does not take part (`test_nccl hang`): the others end with a sentence that names the step. Exit code 77:
- * not enough GPUs here. */
+ * rank that does not take part (`test_nccl hang`): the others end with a sentence that names the step. `test_nccl
+ * levels N` or `hang N`: by levels, each N ranks a node. Exit code 77: not enough GPUs here. Built a second time with
+ * pretend_nccl. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,12 @@
 #include "harness/harness.h"
 
 static comm world;
+
+#ifdef PRETEND
+enum { SPEED_FLOATS = 1 << 16 };
+#else
+enum { SPEED_FLOATS = 64 << 20 };
+#endif
 
 static const int64_t lengths[] = {0, 1, 3, 64, 1000, 100003, 5000011};
 enum { N_LENGTHS = sizeof lengths / sizeof lengths[0] };
@@ -96,18 +103,24 @@ static void test_same_bits(void **state) {
     device_free(gpu);
 }
 
+/* Slices of x as pieces with their owners. */
+static void pieces_of(const tensor *x, const int64_t *first, comm_piece *piece) {
+    for (int s = 0; s < world.size; s++)
+        piece[s] = (comm_piece){tensor_rows(x, first[s], first[s + 1] - first[s]), comm_owner(&world, s)};
+}
+
 static void test_slices(void **state) {
     (void)state;
-    int64_t first[64] = {0};
+    int64_t first[64] = {0}, own = comm_own_slice(&world);
     for (int r = 0; r < world.size; r++) first[r + 1] = first[r] + (r == 1 ? 0 : 100003 + r);
     int64_t n = first[world.size];
     float  *host = device_host_alloc((size_t)n * sizeof *host), *gpu = device_alloc((size_t)n * sizeof *gpu);
     memset(host, 0xff, (size_t)n * sizeof *host);
-    for (int64_t i = first[world.rank]; i < first[world.rank + 1]; i++) host[i] = (float)(i % 100003);
+    for (int64_t i = first[own]; i < first[own + 1]; i++) host[i] = (float)(i % 100003);
     device_copy(gpu, host, (size_t)n * sizeof *host, STREAM_COMPUTE);
     tensor     t = on_gpu(gpu, DT_F32, n);
     comm_piece piece[64];
-    for (int r = 0; r < world.size; r++) piece[r] = (comm_piece){tensor_rows(&t, first[r], first[r + 1] - first[r]), r};
+    pieces_of(&t, first, piece);
     comm_share(&world, piece, world.size);
     device_copy(host, gpu, (size_t)n * sizeof *host, STREAM_COMPUTE);
     device_sync(STREAM_COMPUTE);
@@ -116,29 +129,64 @@ static void test_slices(void **state) {
     comm_wait(comm_sum_slices_start(&world, &t, first));
     device_copy(host, gpu, (size_t)n * sizeof *host, STREAM_COMPUTE);
     device_sync(STREAM_COMPUTE);
-    for (int64_t i = first[world.rank]; i < first[world.rank + 1]; i++)
-        assert_true(host[i] == (float)(world.size * (i % 100003)));
-    double *own = device_host_alloc((size_t)world.size * sizeof *own),
-           *sums = device_alloc((size_t)world.size * sizeof *own);
-    for (int r = 0; r < world.size; r++) own[r] = r == world.rank ? 1 + r / 3.0 : 0;
-    device_copy(sums, own, (size_t)world.size * sizeof *own, STREAM_COMPUTE);
+    for (int64_t i = first[own]; i < first[own + 1]; i++) assert_true(host[i] == (float)(world.size * (i % 100003)));
+    double *one = device_host_alloc((size_t)world.size * sizeof *one),
+           *sums = device_alloc((size_t)world.size * sizeof *one);
+    for (int r = 0; r < world.size; r++) one[r] = r == world.rank ? 1 + r / 3.0 : 0;
+    device_copy(sums, one, (size_t)world.size * sizeof *one, STREAM_COMPUTE);
     tensor all = tensor_wrap(sums, DT_F64, DIMS(world.size));
     all.dev = DEV_CUDA;
     comm_wait(comm_sum_start(&world, &all));
-    device_copy(own, sums, (size_t)world.size * sizeof *own, STREAM_COMPUTE);
+    device_copy(one, sums, (size_t)world.size * sizeof *one, STREAM_COMPUTE);
     device_sync(STREAM_COMPUTE);
-    for (int r = 0; r < world.size; r++) assert_true(own[r] == 1 + r / 3.0);
-    device_host_free(own);
+    for (int r = 0; r < world.size; r++) assert_true(one[r] == 1 + r / 3.0);
+    device_host_free(one);
     device_free(sums);
     device_host_free(host);
     device_free(gpu);
+}
+
+/* As after an update: slices of one length, the rest behind them, and small pieces of another type, one of them of the
+ * first slice's owner again. */
+static void test_share(void **state) {
+    enum { SMALL = 5, EVEN = 1000, REST = 7 };
+    (void)state;
+    int64_t    n = EVEN * world.size + REST, first[64] = {0};
+    uint16_t  *host = device_host_alloc((size_t)n * sizeof *host), *gpu = device_alloc((size_t)n * sizeof *gpu);
+    float     *host_small = device_host_alloc(SMALL * sizeof *host_small), *small = device_alloc(SMALL * sizeof *small);
+    tensor     t = on_gpu(gpu, DT_BF16, n), few = on_gpu(small, DT_F32, SMALL);
+    comm_piece piece[64 + 1 + SMALL];
+    int        n_pieces = world.size;
+    for (int s = 0; s <= world.size; s++) first[s] = (int64_t)EVEN * s;
+    pieces_of(&t, first, piece);
+    piece[n_pieces++] = (comm_piece){tensor_rows(&t, n - REST, REST), comm_owner(&world, world.size - 1)};
+    for (int i = 0; i < SMALL; i++)
+        piece[n_pieces++] = (comm_piece){tensor_rows(&few, i, 1), comm_owner(&world, i / 2 % world.size)};
+    for (int i = 0; i < n; i++) {
+        int s = i / EVEN < world.size ? i / EVEN : world.size - 1;
+        host[i] = comm_owner(&world, s) == world.rank ? (uint16_t)(i % 30000) : 0xffff;
+    }
+    for (int i = 0; i < SMALL; i++)
+        host_small[i] = comm_owner(&world, i / 2 % world.size) == world.rank ? (float)i : -1;
+    device_copy(gpu, host, (size_t)n * sizeof *host, STREAM_COMPUTE);
+    device_copy(small, host_small, SMALL * sizeof *small, STREAM_COMPUTE);
+    comm_share(&world, piece, n_pieces);
+    device_copy(host, gpu, (size_t)n * sizeof *host, STREAM_COMPUTE);
+    device_copy(host_small, small, SMALL * sizeof *small, STREAM_COMPUTE);
+    device_sync(STREAM_COMPUTE);
+    for (int i = 0; i < n; i++) assert_int_equal(host[i], i % 30000);
+    for (int i = 0; i < SMALL; i++) assert_true(host_small[i] == (float)i);
+    device_host_free(host);
+    device_host_free(host_small);
+    device_free(gpu);
+    device_free(small);
 }
 
 /* Bus bandwidth of a sum of 256 MB, as nccl-tests counts it. */
 static void test_speed(void **state) {
     (void)state;
     enum { ROUNDS = 10 };
-    int64_t       n = (int64_t)64 << 20;
+    int64_t       n = SPEED_FLOATS;
     float        *gpu = device_alloc((size_t)n * sizeof *gpu);
     device_event *e[2] = {device_event_new(), device_event_new()};
     tensor        t = on_gpu(gpu, DT_F32, n);
@@ -184,6 +232,7 @@ static void hang(void) {
 
 int main(int argc, char **argv) {
     bool        hangs = argc > 1 && strcmp(argv[1], "hang") == 0;
+    int         node_ranks = argc > 2 ? atoi(argv[2]) : 0;
     const char *why;
     int         rank, size, failed;
     comm_start(&world, &argc, &argv);
@@ -195,12 +244,15 @@ int main(int argc, char **argv) {
         return 77;
     }
     device_open(rank);
+    if (node_ranks > 0) comm_levels_open(&world, node_ranks);
     comm_device_open(&world, hangs ? 3 : 60);
     if (hangs) hang();
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_sums), cmocka_unit_test(test_same_bits),
-                                       cmocka_unit_test(test_slices), cmocka_unit_test(test_speed)};
+                                       cmocka_unit_test(test_slices), cmocka_unit_test(test_share),
+                                       cmocka_unit_test(test_speed)};
     failed = cmocka_run_group_tests_name("nccl", tests, NULL, NULL);
     comm_device_close(&world);
+    comm_levels_close(&world);
     comm_finish(&world);
     return failed;
 }

@@ -317,8 +317,8 @@ void nccl_sum(struct nccl *n, const tensor *x) {
 
 void nccl_sum_slices(struct nccl *n, const tensor *x, const int64_t *first) {
     nccl_sum(n, x);
-    n->own[n->n - 1][0] = first[n->c.rank];
-    n->own[n->n - 1][1] = first[n->c.rank + 1];
+    n->own[n->n - 1][0] = first[comm_own_slice(&n->c)];
+    n->own[n->n - 1][1] = first[comm_own_slice(&n->c) + 1];
 }
 
 static void sum_doubles(const struct nccl *n, const tensor *x) {
@@ -339,7 +339,8 @@ static void sum_now(const struct nccl *n, const tensor *x, const int64_t own[2])
     touch();
     for (int64_t i = 0; i < count; i++) f[i] = x->dt == DT_F32 ? F32(x)[i] : bf16_to_f32(half[i]);
     leave();
-    comm_sum_f32(&n->c, f, count);
+    tensor host = tensor_wrap(f, DT_F32, DIMS(count));
+    comm_wait(comm_sum_start(&n->c, &host)); /* by levels, where the comm has them */
     touch();
     for (int64_t i = 0; i < count; i++) {
         float v = i >= own[0] && i < own[1] ? f[i] : NAN;

@@ -10,9 +10,10 @@
 #include "fixture.h"
 #include "harness/harness.h"
 #include "io/atomic_file.h"
+#include "train/levels.h"
 #include "train/trainer.h"
 
-enum { STEPS = 20, MODES = 7 };
+enum { STEPS = 20, MODES = 10 };
 
 static FILE *out;
 
@@ -54,11 +55,39 @@ static void must(const status *st) {
     CHECK(status_ok(st), "%s", st->text);
 }
 
+/* Which sums are by levels, and what is told when they cannot be. */
+static void choices(comm *c) {
+    options o;
+    status  st = {0};
+    options_default(&o);
+    for (int k = 0; k <= c->size; k++) { /* nodes of k ranks; 0: this host */
+        bool equal = k == 0 || c->size % k == 0, several = equal && k > 1 && k < c->size;
+        for (int set = opt_train_reduce_levels_auto; set <= opt_train_reduce_levels_on; set++) {
+            bool on = set == opt_train_reduce_levels_on || (set == opt_train_reduce_levels_auto && several);
+            o.train.node_ranks = k;
+            o.train.reduce_levels = set;
+            bool ok = levels_choose(&o, c, &st);
+            CHECK(ok == (equal || set != opt_train_reduce_levels_on), "setting %d, nodes of %d: %s", set, k, st.text);
+            CHECK((c->levels != NULL) == (ok && on && c->size > 1), "setting %d, nodes of %d", set, k);
+            CHECK(ok || (st.code == ST_CONFIG && strstr(st.text, "start as many on each")), "%s", st.text);
+            st = (status){0};
+            comm_levels_close(c);
+        }
+    }
+}
+
+/* By levels: as two nodes, or as nodes of one rank. */
+static void set_levels(options *o, const comm *c, bool on, bool two) {
+    o->train.reduce_levels = on ? opt_train_reduce_levels_on : opt_train_reduce_levels_off;
+    o->train.node_ranks = two && c->size > 1 ? c->size / 2 : 1;
+}
+
 static void run_all(comm *c, const char *folder) {
-    static char *const mode[MODES] = {"vae", "dit", "vae-skip", "dit-plain-optimizer", "vae-muon", "vae-muon-plain",
-                                       "vae-mixed"};
-    char               path[PATH_CAP];
-    status             st = {0};
+    static char *const mode[MODES] = {
+        "vae",       "dit",        "vae-skip",         "dit-plain",      "vae-muon", "vae-muon-plain",
+        "vae-mixed", "dit-levels", "dit-levels-plain", "vae-muon-levels"};
+    char   path[PATH_CAP];
+    status st = {0};
     if (c->rank == 0) {
         fixture_spec spec = {.n_samples = 7, .per_shard = 3, .resolution = 32, .vae = 7};
         snprintf(path, sizeof path, "%.400s/data-%d", folder, c->size);
@@ -78,11 +107,12 @@ static void run_all(comm *c, const char *folder) {
         trainer_hooks h = {.on_step = on_step, .user = mode[k], .after_backward = k == 2 ? spoil : NULL};
         snprintf(data, sizeof data, "%.400s/data-%d", folder, c->size);
         snprintf(run, sizeof run, "%.400s/data-%d/%s", folder, c->size, mode[k]);
-        fixture_options(&o, data, run, k == 1 || k == 3);
+        fixture_options(&o, data, run, strncmp(mode[k], "dit", 3) == 0);
         o.train.bucket_mb = 1;
         o.train.lr = 1e-4; /* the published rate (R§3.10): AdamW's first steps multiply rounding by the rate over the gradient */
-        o.train.sharded_optimizer = k != 3 && k != 5;
-        if (k == 4 || k == 5) o.train.optimizer = opt_train_optimizer_muon;
+        o.train.sharded_optimizer = !strstr(mode[k], "plain");
+        if (strstr(mode[k], "muon")) o.train.optimizer = opt_train_optimizer_muon;
+        set_levels(&o, c, strstr(mode[k], "levels"), true);
         o.train.steps = k < 2 ? STEPS : 5;
         if (k == 6) { /* two resolutions, of which each step takes one */
             snprintf(o.data.train, sizeof o.data.train, "%.200s/shards,%.200s/coarse/shards", data, data);
@@ -90,7 +120,11 @@ static void run_all(comm *c, const char *folder) {
         }
         trainer_run(&o, c, &h, &st);
         must(&st);
-        if (k == 1 || k == 4) { /* goes on from what the ranks wrote in slices */
+        /* Goes on from what the ranks wrote in slices; those by levels with other owners: without levels, as other
+         * nodes, as before. */
+        int resumes = k == 1 || k == 4 ? 1 : k == 7 ? 3 : 0;
+        for (int i = 0; i < resumes; i++) {
+            if (k == 7) set_levels(&o, c, i > 0, i == 2);
             o.train.steps += 2;
             trainer_run(&o, c, &h, &st);
             must(&st);
@@ -99,30 +133,41 @@ static void run_all(comm *c, const char *folder) {
     if (out) fclose(out);
     out = NULL;
     stop_and_go(c, folder);
+    choices(c);
     if (c->rank == 0) {
         snprintf(path, sizeof path, "%.400s/data-%d", folder, c->size);
         remove_tree(path, &st);
     }
 }
 
-/* Losses and norms of "dit" (sharded) and "dit-plain-optimizer" on as many ranks: to the last bit. */
-static void check_sharding(const char *folder, int ranks) {
+/* Losses and norms of the first steps of a run on so many ranks. */
+typedef struct {
+    double loss[6], norm[6];
+} curve;
+
+static curve read_curve(const char *folder, int ranks, const char *run) {
     char      path[PATH_CAP], name[64];
-    double    loss[2][STEPS + 3] = {{0}}, norm[2][STEPS + 3] = {{0}}, l, n;
+    double    l, n;
     long long step, tokens;
+    curve     c = {0};
     snprintf(path, sizeof path, "%.400s/losses-%d.txt", folder, ranks);
     FILE *f = fopen(path, "r");
     CHECK(f, "%s is missing", path);
-    while (fscanf(f, "%63s %lld %lf %lf %lld", name, &step, &l, &n, &tokens) == 5) {
-        int k = strcmp(name, "dit") == 0 ? 0 : strcmp(name, "dit-plain-optimizer") == 0 ? 1 : -1;
-        CHECK(step >= 1 && step <= STEPS + 2, "step %lld", step);
-        if (k >= 0) loss[k][step] = l, norm[k][step] = n;
-    }
+    while (fscanf(f, "%63s %lld %lf %lf %lld", name, &step, &l, &n, &tokens) == 5)
+        if (strcmp(name, run) == 0 && step >= 1 && step <= 5) c.loss[step] = l, c.norm[step] = n;
     fclose(f);
-    for (int i = 1; i <= 5; i++)
-        CHECK(loss[1][i] > 0 && loss[0][i] == loss[1][i] && norm[0][i] == norm[1][i],
-              "step %d on %d ranks: loss %.17g and norm %.17g sharded, %.17g and %.17g not", i, ranks, loss[0][i],
-              norm[0][i], loss[1][i], norm[1][i]);
+    CHECK(c.loss[5] > 0, "no run %s in %s", run, path);
+    return c;
+}
+
+/* Sharded and not, with and without levels: to the last bit; but two nodes of two ranks add in another order. */
+static void check_bits(const char *folder, int ranks) {
+    curve flat = read_curve(folder, ranks, "dit"), plain = read_curve(folder, ranks, "dit-plain"),
+          levels = read_curve(folder, ranks, "dit-levels"), both = read_curve(folder, ranks, "dit-levels-plain");
+    CHECK(memcmp(&flat, &plain, sizeof flat) == 0, "on %d ranks a sharded optimiser trains otherwise", ranks);
+    CHECK(memcmp(&levels, &both, sizeof flat) == 0, "by levels on %d ranks a sharded optimiser trains otherwise",
+          ranks);
+    CHECK((memcmp(&flat, &levels, sizeof flat) == 0) == (ranks < 4), "sums by levels on %d ranks", ranks);
 }
 
 static int check(const char *folder) {
@@ -155,10 +200,10 @@ static int check(const char *folder) {
             CHECK(isfinite(norm[0]) == isfinite(norm[i]), "%s step %lld: skipped on some ranks only", name[0], step[0]);
         }
     }
-    CHECK(lines == 2 * STEPS + 5 * 5 + 2 * 2, "%d lines", lines);
+    CHECK(lines == 2 * STEPS + 8 * 5 + 5 * 2, "%d lines", lines);
     printf("%d steps on 1, 2 and 4 ranks: largest relative difference of a loss %.3g\n", lines, worst);
     for (int i = 0; i < 3; i++) fclose(f[i]);
-    for (int i = 0; i < 3; i++) check_sharding(folder, ranks[i]);
+    for (int i = 0; i < 3; i++) check_bits(folder, ranks[i]);
     return 0;
 }
 

@@ -42,10 +42,15 @@ static void test_collectives(void **state) {
     near(comm_levels_seconds(&all, 8, 2e9), 9.76e-3, 0.01);
     near(comm_levels_seconds(&all, 64, 2e9), 19.6e-3, 0.01);
     near(comm_levels_seconds(&all, 16384, 2e9), 21.2e-3, 0.01);
+    near(comm_levels_slices_seconds(&all, 8, 2e9, 1), 8 * 3e-6 + 2 * 7.0 / 8 * 2e9 / 360e9, 1e-9);
+    near(comm_levels_slices_seconds(&all, 64, 80e6, 2),
+         8 * 3e-6 + 1.5 * 7.0 / 8 * 80e6 / 360e9 + 7 * 8e-6 + 80e6 / 360e9, 1e-9);
+    near(comm_levels_slices_seconds(&all, 1024, 80e6, 40),
+         8 * 3e-6 + 41.0 / 40 * 7 / 8 * 80e6 / 360e9 + 14 * 8e-6 + 2 * 127.0 / 128 * 80e6 / 360e9, 1e-9);
     near(comm_chain_seconds(&all, 4, 256e6, 1), 9e-6 + 256e6 / 360e9, 1e-9);
     near(comm_chain_seconds(&all, 16, 256e6, 3), 14 * 3e-6 + 8e-6 + 2 * 8e-6 + 256e6 / 360e9, 1e-9);
     assert_true(comm_ring_seconds(&all, 1, 1e9) == 0 && comm_levels_seconds(&all, 1, 1e9) == 0 &&
-                comm_chain_seconds(&all, 1, 1e9, 1) == 0);
+                comm_levels_slices_seconds(&all, 1, 1e9, 1) == 0 && comm_chain_seconds(&all, 1, 1e9, 1) == 0);
 }
 
 static void test_overlap(void **state) {
@@ -62,7 +67,7 @@ static void test_overlap(void **state) {
 static void test_traffic(void **state) {
     (void)state;
     fresh();
-    for (int reduce = 0; reduce < 3; reduce++)
+    for (int reduce = 0; reduce < 4; reduce++)
         for (int sharded = 0; sharded < 2; sharded++) {
             traffic t, slow;
             o.cluster.reduce = (int)reduce;
