@@ -31,6 +31,8 @@ var *nn_embed_ape(tape *t, var *x, const tensor *coord, double factor);
 var *nn_embed_time(tape *t, const tensor *times, int64_t width);
 var *nn_add_table(tape *t, var *x, param *table, const tensor *index);
 var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
+/* Of x's children (nn_subdivide), which are nowhere: x is of the level above g. */
+var *nn_conv3_up(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
 /* order NULL: members are the rows themselves. */
 var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add_one);
 var *nn_subdivide(tape *t, var *x);

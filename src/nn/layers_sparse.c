@@ -25,8 +25,8 @@ static void conv3_back(tape *t, tape_entry *e) {
     grad_close(t, &s);
 }
 
-var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act) {
-    int64_t n = x->v.dim[0], width = w->dim[2];
+static var *conv3_of(tape *t, var *x, const grid *g, bool up, param *w, param *b, act_kind act) {
+    int64_t n = g->n_rows, width = w->dim[2];
     var    *y = tape_new(t, n, width, true), *pre = NULL;
     if (act != ACT_NONE) pre = tape_new(t, n, width, false);
     conv3_entry l = {
@@ -34,10 +34,19 @@ var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act) 
         .x = x,
         .w = w,
         .b = b,
-        .a = {.g = g, .x = &x->v, .w = &w->w, .b = &b->w, .act = act, .y = &y->v, .pre = pre ? &pre->v : NULL}};
+        .a = {
+            .g = g, .x = &x->v, .w = &w->w, .b = &b->w, .up = up, .act = act, .y = &y->v, .pre = pre ? &pre->v : NULL}};
     conv3_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
     return y;
+}
+
+var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act) {
+    return conv3_of(t, x, g, false, w, b, act);
+}
+
+var *nn_conv3_up(tape *t, var *x, const grid *g, param *w, param *b, act_kind act) {
+    return conv3_of(t, x, g, true, w, b, act);
 }
 
 typedef struct {
