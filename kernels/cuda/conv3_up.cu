@@ -40,15 +40,39 @@ __device__ __forceinline__ void matrix_sum(float (&c)[4][4], const uint32_t (&a)
         }
 }
 
-/* A tile of parents and the cells around it, by so many threads. */
-template <int THREADS>
-__device__ __forceinline__ void load_parents(const bf16 *x, const int32_t *near, uint32_t to, int thread) {
-#pragma unroll 2
-    for (int i = thread; i < SLOTS * 4; i += THREADS) {
-        int     t, cell, twist = halo_source<SIDE>(i >> 2, &t, &cell);
-        int32_t from = near[t];
-        cp_async_16(to + (i >> 2) * 64 + (((i & 3) ^ twist) << 4),
-                    from >= 0 ? x + ((int64_t)from * CELLS + cell) * WIDTH + (i & 3) * 8 : x, from >= 0 ? 16 : 0);
+/* What a slot around a tile holds, in one word: the tile it is of (0 to 26), the cell of it, and where its first 16
+ * bytes go. */
+__device__ __forceinline__ uint32_t slot_word(int t, int cell, int at) {
+    return (uint32_t)(t | cell << 5 | at >> 4 << 14);
+}
+
+/* The neighbour of a tile that this lane knows. */
+__device__ __forceinline__ int32_t near_of(const conv_grid &g, int64_t tile) {
+    int lane = threadIdx.x % 32;
+    return lane < 27 && tile < g.n_tiles ? __ldg(g.nb + tile * 27 + lane) : -1;
+}
+
+/* CHUNKS times 16 bytes of each of n slots, from `channel` on, by THREADS threads in whole warps; tiles of `cells`. */
+template <int THREADS, int CHUNKS>
+__device__ __forceinline__ void load_slots(const bf16 *x, int cells, int channel, int32_t near, const uint32_t *slot,
+                                           int n, uint32_t to, int thread) {
+#pragma unroll 4
+    for (int i = thread; i - (int)(threadIdx.x % 32) < n * CHUNKS; i += THREADS) {
+        bool     mine = i < n * CHUNKS;
+        uint32_t word = slot[mine ? i / CHUNKS : 0];
+        int32_t  from = __shfl_sync(0xffffffffu, near, word & 31);
+        if (mine)
+            cp_async_16(to + ((word >> 14 << 4) ^ i % CHUNKS << 4),
+                        from >= 0 ? x + ((int64_t)from * cells + (word >> 5 & 511)) * WIDTH + channel + i % CHUNKS * 8
+                                  : x,
+                        from >= 0 ? 16 : 0);
+    }
+}
+
+__device__ __forceinline__ void parent_slots(uint32_t *slot) {
+    for (int i = threadIdx.x; i < SLOTS; i += blockDim.x) {
+        int t, cell, twist = halo_source<SIDE>(i, &t, &cell);
+        slot[i] = slot_word(t, cell, i * 64 | twist << 4);
     }
 }
 
@@ -74,14 +98,18 @@ __device__ __forceinline__ void group_barrier(int group) {
 /* entry: of the row whose address this lane gives, in the tile at `halo`. */
 __device__ __forceinline__ void children_sums(float (&sum)[UP_CHILDREN][4][4], uint32_t halo, int entry,
                                               uint32_t weights, int lane) {
-    uint32_t x[2][2][4];
-#pragma unroll
-    for (int k = 0; k < 27; k++) {
+    uint32_t x[3][2][4]; /* of the offset that is multiplied, of the one before and of the next */
+    auto     load = [&](int k) {
         const int move = halo_move<SIDE>(k), turn = halo_turn(k);
 #pragma unroll
         for (int step = 0; step < 2; step++)
-            ldmatrix_x4(x[k & 1][step], halo + halo_chunk(entry, move, turn, 2 * step));
-        pin(x[k & 1]);
+            ldmatrix_x4(x[k % 3][step], halo + halo_chunk(entry, move, turn, 2 * step));
+    };
+    load(0);
+#pragma unroll
+    for (int k = 0; k < 27; k++) {
+        if (k + 1 < 27) load(k + 1);
+        pin(x[k % 3]);
         wgmma_begin();
 #pragma unroll
         for (int step = 0; step < 2; step++)
@@ -89,11 +117,11 @@ __device__ __forceinline__ void children_sums(float (&sum)[UP_CHILDREN][4][4], u
             for (int child = 0; child < UP_CHILDREN; child++) {
                 const int jx = k % 3 - (child >> 2), jy = k / 3 % 3 - (child >> 1 & 1), jz = k / 9 - (child & 1);
                 if (jx >> 1 == 0 && jy >> 1 == 0 && jz >> 1 == 0)
-                    matrix_sum(sum[child], x[k & 1][step],
+                    matrix_sum(sum[child], x[k % 3][step],
                                weights + (child * UP_PARENTS + jx + 2 * jy + 4 * jz) * MATRIX, step, lane);
             }
         wgmma_commit();
-        wgmma_wait<1>(); /* the products of offset k-1, whose registers the next one takes */
+        wgmma_wait<1>(); /* the products of offset k-1, whose registers offset k+2 takes */
     }
     wgmma_wait<0>();
 #pragma unroll
@@ -107,6 +135,7 @@ __device__ __forceinline__ int result_at(int row, int child, int quarter) {
 
 __global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows_args a) {
     extern __shared__ __align__(1024) unsigned char room[];
+    __shared__ uint32_t                             slot[SLOTS];
 
     const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
     unsigned char *own = room + WEIGHTS + group * (HALO + RESULT), *out = own + HALO + warp * (RESULT / 4);
@@ -114,18 +143,21 @@ __global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows
     const int      entry = halo_entry<SIDE>(warp * 16 + lane % 16) ^ (lane / 16 << 4);
     const int64_t  stride = gridDim.x * (int64_t)UP_GROUPS;
 
+    parent_slots(slot);
     load_weights<UP_THREADS>(a.w, weights);
     int64_t tile = blockIdx.x * (int64_t)UP_GROUPS + group;
-    if (tile < a.g.n_tiles) load_parents<GROUP>(a.x, a.g.nb + tile * 27, halo, thread);
+    load_slots<GROUP, 4>(a.x, CELLS, 0, near_of(a.g, tile), slot, SLOTS, halo, thread);
     cp_async_commit();
+    int32_t near = near_of(a.g, tile + stride); /* beyond the last tile: none, and zeros are loaded */
     for (; tile < a.g.n_tiles; tile += stride) {
         cp_async_wait<0>();
         group_barrier(group);
         float sum[UP_CHILDREN][4][4] = {};
         children_sums(sum, halo, entry, weights, lane);
         group_barrier(group); /* nobody reads the parents any more */
-        if (tile + stride < a.g.n_tiles) load_parents<GROUP>(a.x, a.g.nb + (tile + stride) * 27, halo, thread);
+        load_slots<GROUP, 4>(a.x, CELLS, 0, near, slot, SLOTS, halo, thread);
         cp_async_commit();
+        near = near_of(a.g, tile + 2 * stride);
 #pragma unroll
         for (int n = 0; n < 4; n++) {
             int   col = n * 8 + lane % 4 * 2;
@@ -141,9 +173,9 @@ __global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows
         const int64_t row0 = (tile * CELLS + warp * 16) * UP_CHILDREN;
 #pragma unroll 4
         for (int i = lane; i < 16 * UP_CHILDREN * 4; i += 32) {
-            int row = i / (UP_CHILDREN * 4), child = i / 4 % UP_CHILDREN;
-            conv_store(a.silu, a.pre, a.y, row0 * WIDTH + i * 8,
-                       *reinterpret_cast<const pack<bf16, 8> *>(out + result_at(row, child, i % 4)));
+            int           row = i / (UP_CHILDREN * 4), child = i / 4 % UP_CHILDREN;
+            pack<bf16, 8> v = *reinterpret_cast<const pack<bf16, 8> *>(out + result_at(row, child, i % 4));
+            conv_store(a.silu, a.pre, a.y, row0 * WIDTH + i * 8, v);
         }
         __syncwarp(); /* before the next results take the place of these */
     }
@@ -159,18 +191,11 @@ __device__ __forceinline__ int child_twist(int X, int Y) {
     return (Y & 1) << 5 | (X & 1) << 4; /* of halves of coordinates */
 }
 
-/* 16 channels of a tile of children and the cells around it. */
-__device__ __forceinline__ void load_children(const bf16 *d, const int32_t *near, int half, uint32_t to) {
-#pragma unroll 4
-    for (int i = threadIdx.x; i < EDGE * EDGE * EDGE * 2; i += DOWN_THREADS) {
-        int slot = i >> 1, t, cell, X = slot / (EDGE * EDGE), Y = slot / EDGE % EDGE, Z = slot % EDGE;
-        halo_source<2 * SIDE>(slot, &t, &cell);
-        int32_t from = near[t];
-        int     at = (((X * EDGE + Y) * LINE + Z) * 32 | (i & 1) << 4) ^ child_twist(X >> 1, Y >> 1);
-        cp_async_16(to + at,
-                    from >= 0 ? d + ((int64_t)from * (CELLS * UP_CHILDREN) + cell) * WIDTH + half * 16 + (i & 1) * 8
-                              : d,
-                    from >= 0 ? 16 : 0);
+__device__ __forceinline__ void child_slots(uint32_t *slot) {
+    for (int i = threadIdx.x; i < EDGE * EDGE * EDGE; i += DOWN_THREADS) {
+        int t, cell, X = i / (EDGE * EDGE), Y = i / EDGE % EDGE, Z = i % EDGE;
+        halo_source<2 * SIDE>(i, &t, &cell);
+        slot[i] = slot_word(t, cell, ((X * EDGE + Y) * LINE + Z) * 32 ^ child_twist(X >> 1, Y >> 1));
     }
 }
 
@@ -178,23 +203,28 @@ __device__ __forceinline__ void load_children(const bf16 *d, const int32_t *near
  * child !(i & 1) of a parent for which this parent is the upper one if i < 2. */
 __device__ __forceinline__ void parent_sums(float (&sum)[2][4][4], uint32_t children, int at, int twist, int group,
                                             uint32_t weights, int half, int lane) {
-    uint32_t d[2][4][4];
+    uint32_t d[3][4][4]; /* as in children_sums */
     twist ^= child_twist(group, 0);
     at += group * 2 * (EDGE * LINE * 32);
     weights += (group ? 0 : 1) * MATRIX;
-#pragma unroll
-    for (int ij = 0; ij < 8; ij++) {
+    auto load = [&](int ij) {
         const int i = ij >> 2, j = ij & 3;
 #pragma unroll
         for (int l = 0; l < 4; l++)
-            ldmatrix_x4(d[ij & 1][l],
+            ldmatrix_x4(d[ij % 3][l],
                         children + ((at + ((i * EDGE + j) * LINE + l) * 32) ^ twist ^ child_twist(0, j >> 1)));
-        pin(d[ij & 1]);
+    };
+    load(0);
+#pragma unroll
+    for (int ij = 0; ij < 8; ij++) {
+        const int i = ij >> 2, j = ij & 3;
+        if (ij + 1 < 8) load(ij + 1);
+        pin(d[ij % 3]);
         wgmma_begin();
 #pragma unroll
         for (int l = 0; l < 4; l++) {
             const int child = (i & 1 ? 0 : 4) | (j & 1 ? 0 : 2) | (l & 1 ? 0 : 1), parent = (j < 2) << 1 | (l < 2) << 2;
-            matrix_sum(sum[l & 1], d[ij & 1][l], weights + (child * UP_PARENTS + parent) * MATRIX, half, lane);
+            matrix_sum(sum[l & 1], d[ij % 3][l], weights + (child * UP_PARENTS + parent) * MATRIX, half, lane);
         }
         wgmma_commit();
         wgmma_wait<1>();
@@ -206,6 +236,7 @@ __device__ __forceinline__ void parent_sums(float (&sum)[2][4][4], uint32_t chil
 
 __global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_rows_args a) {
     extern __shared__ __align__(1024) unsigned char room[];
+    __shared__ uint32_t                             slot[EDGE * EDGE * EDGE];
 
     const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
     const uint32_t weights = smem_addr(room), children = weights + WEIGHTS;
@@ -214,11 +245,19 @@ __global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_row
     const int row = warp * 16 + lane % 16, x = conv_gather(row >> 2), y = conv_gather(row >> 1), z = conv_gather(row);
     const int at = ((x * EDGE + y) * LINE + z) * 64 | lane / 16 << 4, twist = child_twist(x, y);
     const int64_t n_steps = a.g.n_tiles > blockIdx.x ? 2 * ((a.g.n_tiles - 1 - blockIdx.x) / gridDim.x + 1) : 0;
+    auto          tile_of = [&](int64_t s) { return blockIdx.x + s / 2 * gridDim.x; };
+    int32_t       near = near_of(a.g, tile_of(0)), near_next = near_of(a.g, tile_of(2));
     auto          load = [&](int64_t s) {
-        const int64_t tile = blockIdx.x + s / 2 * gridDim.x;
-        load_children(a.x, a.g.nb + tile * 27, (int)(s & 1), children + (s & 1) * HALF);
+        const int half = (int)(s & 1);
+        if (half == 0 && s > 0) {
+            near = near_next;
+            near_next = near_of(a.g, tile_of(s + 2));
+        }
+        load_slots<DOWN_THREADS, 2>(a.x, CELLS * UP_CHILDREN, half * 16, near, slot, EDGE * EDGE * EDGE,
+                                    children + half * HALF, threadIdx.x);
     };
 
+    child_slots(slot);
     load_weights<DOWN_THREADS>(a.w, weights);
     if (n_steps > 0) load(0);
     cp_async_commit();
@@ -238,7 +277,7 @@ __global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_row
                                                         sum[0][n][2] + sum[1][n][2], sum[0][n][3] + sum[1][n][3]);
         __syncthreads();
         if (group == 0) {
-            bf16 *out = a.y + ((blockIdx.x + s / 2 * gridDim.x) * CELLS + warp * 16 + lane / 4) * WIDTH + lane % 4 * 2;
+            bf16 *out = a.y + (tile_of(s) * CELLS + warp * 16 + lane / 4) * WIDTH + lane % 4 * 2;
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 float4 more = added[n * GROUP + thread];
@@ -265,33 +304,38 @@ enum { DW_STAGES = 4, DW_STAGE = HALO + DW_GROUPS * D_TILE, DW_SHARED = DW_STAGE
 /* Blocks: x = parts, y = halves of the children. */
 __global__ void __launch_bounds__(DW_THREADS, 1) up_dw_kernel(const conv_dw_args a) {
     extern __shared__ __align__(1024) unsigned char room[];
+    __shared__ uint32_t                             slot[SLOTS];
 
     const int     group = threadIdx.x / GROUP, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const int     child0 = blockIdx.y * DW_GROUPS, child = child0 + group;
     const int64_t begin = blockIdx.x * a.g.n_tiles / gridDim.x,
                   end = (blockIdx.x + (int64_t)1) * a.g.n_tiles / gridDim.x;
     const uint32_t base = smem_addr(room);
-    auto           load = [&](int stage, int64_t tile) {
-        const uint32_t x = base + stage * DW_STAGE, d = x + HALO;
-        load_parents<DW_THREADS>(a.x, a.g.nb + tile * 27, x, threadIdx.x);
+    int32_t        near = near_of(a.g, begin);
+    auto           load = [&](int     stage,
+                    int64_t tile) { /* tile after tile */
+                                    const uint32_t x = base + stage * DW_STAGE, d = x + HALO;
+                                    load_slots<DW_THREADS, 4>(a.x, CELLS, 0, near, slot, SLOTS, x, threadIdx.x);
+                                    near = near_of(a.g, tile + 1);
 #pragma unroll
-        for (int i = threadIdx.x; i < CELLS * DW_GROUPS * 4; i += DW_THREADS) {
-            int row = i / (DW_GROUPS * 4), of = i / 4 % DW_GROUPS;
-            cp_async_16(d + of * D_TILE + tile_chunk<WIDTH>(row, i % 4),
-                        a.d + ((tile * CELLS + row) * UP_CHILDREN + child0 + of) * WIDTH + i % 4 * 8, 16);
-        }
+                                    for (int i = threadIdx.x; i < CELLS * DW_GROUPS * 4; i += DW_THREADS) {
+                                        int row = i / (DW_GROUPS * 4), of = i / 4 % DW_GROUPS;
+                                        cp_async_16(d + of * D_TILE + tile_chunk<WIDTH>(row, i % 4),
+                                                    a.d + ((tile * CELLS + row) * UP_CHILDREN + child0 + of) * WIDTH +
+                                                        i % 4 * 8,
+                                                    16);
+                                    }
     };
     /* A warp's 16 lines: a half of the channels of x at one parent of each pair. */
-    int entry[4], move[PAIRS], turn[PAIRS];
-#pragma unroll
-    for (int s = 0; s < 4; s++)
-        entry[s] = halo_entry<SIDE>(s * 16 + lane / 16 * 8 + lane % 8) ^ ((warp % 2 * 2 + (lane / 8 & 1)) << 4);
+    const int entry = halo_entry<SIDE>(lane / 16 * 8 + lane % 8) ^ ((warp % 2 * 2 + (lane / 8 & 1)) << 4);
+    int       line[PAIRS];
 #pragma unroll
     for (int p = 0; p < PAIRS; p++) {
         int k = up_offset(child, 2 * p + warp / 2);
-        move[p] = halo_move<SIDE>(k);
-        turn[p] = halo_turn(k);
+        line[p] = halo_chunk(entry, halo_move<SIDE>(k), halo_turn(k), 0);
     }
+    parent_slots(slot);
+    __syncthreads();
 
     float sum[PAIRS][4][4] = {};
     for (int s = 0; s < DW_STAGES - 1; s++) {
@@ -306,16 +350,21 @@ __global__ void __launch_bounds__(DW_THREADS, 1) up_dw_kernel(const conv_dw_args
         if (tile + DW_STAGES - 1 < end) load((stage + DW_STAGES - 1) % DW_STAGES, tile + DW_STAGES - 1);
         cp_async_commit();
         const uint32_t x = base + stage * DW_STAGE, d = x + HALO + group * D_TILE;
-        uint32_t       l[2][PAIRS][4];
+        uint32_t       l[3][2][4]; /* of two pairs, as in children_sums */
+        auto           lines = [&](int t) {
+            /* 16 parents further in the order of Morton: two cells along y, or along x */
+            const int s = t / 2, move = ((s & 1) * 2 * 6 + (s >> 1) * 2 * 36) * 64;
 #pragma unroll
-        for (int s = 0; s < 4; s++) {
+            for (int p = 0; p < 2; p++) ldmatrix_x4_trans(l[t % 3][p], x + line[t % 2 * 2 + p] + move);
+        };
+        lines(0);
 #pragma unroll
-            for (int p = 0; p < PAIRS; p++)
-                ldmatrix_x4_trans(l[s & 1][p], x + halo_chunk(entry[s], move[p], turn[p], 0));
-            pin(l[s & 1]);
+        for (int t = 0; t < 8; t++) {
+            if (t + 1 < 8) lines(t + 1);
+            pin(l[t % 3]);
             wgmma_begin();
 #pragma unroll
-            for (int p = 0; p < PAIRS; p++) matrix_sum(sum[p], l[s & 1][p], d, s, lane);
+            for (int p = 0; p < 2; p++) matrix_sum(sum[t % 2 * 2 + p], l[t % 3][p], d, t / 2, lane);
             wgmma_commit();
             wgmma_wait<1>();
         }
@@ -350,7 +399,8 @@ __global__ void __launch_bounds__(256) fold_kernel(const float *sum, int64_t cou
 }
 
 static bool serves(const ctx *c, const conv_grid *g, int64_t I, int64_t O, size_t shared) {
-    return c->cuda->major == 9 && g->side == SIDE && I == WIDTH && O == WIDTH && c->cuda->shared_limit >= shared;
+    return c->cuda->major == 9 && g->side == SIDE && I == WIDTH && O == WIDTH &&
+           c->cuda->shared_limit >= shared + 4096; /* the slots */
 }
 
 static unsigned blocks_of(const ctx *c, int64_t work) {

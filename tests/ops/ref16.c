@@ -104,13 +104,11 @@ static void conv3_fwd_ref16(ctx *c, const conv3_args *a) {
 static void add_children(ctx *c, const conv3_args *a) {
     conv3_args b = *a;
     int64_t    C = a->x->dim[1];
-    tensor     x = arena_tensor(&c->scratch, DT_F32, DIMS(a->g->n_rows, C)),
-           dx = arena_tensor(&c->scratch, DT_F32, DIMS(a->g->n_rows, C));
+    tensor     dx = arena_tensor(&c->scratch, DT_F32, DIMS(a->g->n_rows, C));
     tensor dw = arena_tensor(&c->scratch, DT_F32, a->w->dim, 3), db = arena_tensor(&c->scratch, DT_F32, a->b->dim, 1);
     memset(dw.data, 0, tensor_bytes(&dw));
     memset(db.data, 0, tensor_bytes(&db));
-    memset(x.data, 0, tensor_bytes(&x));
-    b.x = &x;
+    b.x = &dx; /* for dw, which nobody reads */
     b.dx = &dx;
     b.dw = &dw;
     b.db = &db;
@@ -128,7 +126,9 @@ static void conv3_bwd_ref16(ctx *c, const conv3_args *a) {
     tensor     d = rounded_dpre(c, a->act, a->pre, a->dy);
     b.dy = &d;
     b.act = ACT_NONE;
+    size_t mark = arena_mark(&c->scratch);
     base.conv3_bwd(c, &b);
+    arena_reset(&c->scratch, mark);
     if (a->up && tensor_given(a->dx)) add_children(c, &b);
 }
 

@@ -10,23 +10,24 @@ namespace {
 
 struct conv_rows_args {
     conv_grid    g;
-    const bf16  *x, *w; /* w: [27 or 64][Kp][Np], zero outside (Cin,Cout) */
+    const bf16  *x, *w; /* w: [matrix][Kp][Np], zero outside (Cin,Cout) */
     const float *bias;
     bf16        *pre, *y;
     int          Cin, Cout, Kp, Np;
     bool         silu;
 };
 
-/* w in the kernel's order: the 27 matrices, or the 64 of dev/conv_up.cuh. */
+/* w in the kernel's order: the 27 matrices and zeros, or the 64 of dev/conv_up.cuh. */
 template <bool UP>
-__global__ void __launch_bounds__(256) gather_weights_kernel(const conv_sum a, int Kp, int Np, bf16 *out) {
+__global__ void __launch_bounds__(256)
+    gather_weights_kernel(const conv_sum a, int Kp, int Np, int64_t count, bf16 *out) {
     int64_t at = (int64_t)blockIdx.x * 256 + threadIdx.x;
-    if (at >= (int64_t)(UP ? UP_MATRICES : 27) * Kp * Np) return;
+    if (at >= count) return;
     int64_t     n = at % Np, i = at / Np % Kp;
     int         m = (int)(at / Np / Kp);
     const bf16 *w = (const bf16 *)a.w + i * a.ci_step + n * a.co_step;
     float       sum = 0.0f;
-    if (i < a.Cin && n < a.Cout) {
+    if (i < a.Cin && n < a.Cout && (UP || m < 27)) {
         if (!UP)
             sum = to_float(w[m * a.k_step]);
         else
@@ -37,10 +38,12 @@ __global__ void __launch_bounds__(256) gather_weights_kernel(const conv_sum a, i
 }
 
 /* Arguments of a kernel with so many weights, which it gets in its order. */
-template <bool UP = false> static inline conv_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, int Np) {
-    int64_t count = (int64_t)(UP ? UP_MATRICES : 27) * Kp * Np;
+template <bool UP = false>
+static inline conv_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, int Np,
+                                            int matrices = UP ? (int)UP_MATRICES : 27) {
+    int64_t count = (int64_t)matrices * Kp * Np;
     bf16   *w = (bf16 *)arena_alloc(&c->scratch, sizeof(bf16) * (size_t)count);
-    gather_weights_kernel<UP><<<(unsigned)ceil_div(count, 256), 256, 0, stream_of(c)>>>(*a, Kp, Np, w);
+    gather_weights_kernel<UP><<<(unsigned)ceil_div(count, 256), 256, 0, stream_of(c)>>>(*a, Kp, Np, count, w);
     LAUNCHED(c);
     conv_rows_args r = {};
     r.g = a->g;

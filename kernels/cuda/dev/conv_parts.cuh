@@ -69,7 +69,7 @@ template <class K> static inline void conv_allow_shared(K kernel, size_t bytes) 
 }
 
 /* Eight values at `to` of pre and y, or of y alone. */
-__device__ __forceinline__ void conv_store(bool silu, bf16 *pre, bf16 *y, int64_t to, const pack<bf16, 8> &v) {
+__device__ __forceinline__ void conv_store(bool silu, bf16 *pre, bf16 *y, int64_t to, pack<bf16, 8> v) {
     if (silu) {
         float f[8];
         store_raw<bf16, 8>(pre + to, v);
