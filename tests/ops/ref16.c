@@ -5,6 +5,7 @@
 #include "core/half.h"
 #include "gpu/hosted.h"
 #include "kernels/ref/act_math.h"
+#include "ops/linear_pre.h"
 
 static backend base, table;
 
@@ -28,9 +29,20 @@ static tensor rounded_dpre(ctx *c, act_kind act, const tensor *pre, const tensor
     return d;
 }
 
+/* x, after its activation where it is given before. */
+static tensor input_of(ctx *c, const linear_args *a) {
+    if (!linear_x_is_pre(a)) return *a->x;
+    tensor x = arena_tensor(&c->scratch, DT_F32, a->x->dim, 2);
+    for (int64_t i = 0; i < tensor_count(&x); i++)
+        F32(&x)[i] = round16((float)act_value(a->in_act, (double)F32(a->x)[i]));
+    return x;
+}
+
 static void linear_fwd_ref16(ctx *c, const linear_args *a) {
     linear_args l = *a;
-    tensor      b = {0};
+    tensor      b = {0}, x = input_of(c, a);
+    l.x = &x;
+    l.in_act = ACT_NONE;
     if (tensor_given(a->b)) {
         b = arena_tensor(&c->scratch, DT_F32, a->b->dim, 1);
         for (int64_t i = 0; i < b.dim[0]; i++) F32(&b)[i] = round16(F32(a->b)[i]);
@@ -43,8 +55,9 @@ static void linear_fwd_ref16(ctx *c, const linear_args *a) {
 /* The product before in_act's slope, or before it is added to dx, is rounded. */
 static void linear_bwd_ref16(ctx *c, const linear_args *a) {
     linear_args b = *a;
-    tensor      d = rounded_dpre(c, a->act, a->pre, a->dy), product;
+    tensor      d = rounded_dpre(c, a->act, a->pre, a->dy), x = input_of(c, a), product;
     bool        more = tensor_given(a->dx) && (a->dx_add || a->in_act != ACT_NONE);
+    b.x = &x;
     b.dy = &d;
     b.act = b.in_act = ACT_NONE;
     b.dx_add = false;
