@@ -162,8 +162,8 @@ template <int BN, form F> void group_rows_as(ctx *c, const conv_sum *a) {
     int                    Np = (int)(ceil_div(a->Cout, BN) * BN);
     int64_t                blocks = ceil_div(a->g.n_rows, ROWS) * (Np / BN) * (F == TO_CHILDREN ? UP_CHILDREN : 1);
     CHECK(blocks <= INT32_MAX, "conv3: %lld rows of %lld columns", (long long)a->g.n_rows, (long long)a->Cout);
-    conv_rows_args r = F == CELLS_32 ? gather_rows_of<false>(c, a, 32, Np, 28)
-                                     : gather_rows_of < F == TO_CHILDREN || F == TO_PARENTS > (c, a, (int)a->Cin, Np);
+    constexpr bool UP = F == TO_CHILDREN || F == TO_PARENTS;
+    conv_rows_args r = F == CELLS_32 ? gather_rows_of(c, a, 32, Np, 28) : gather_rows_of<UP>(c, a, (int)a->Cin, Np);
     conv_allow_shared(group_rows_kernel<BN, F>, shape::SHARED);
     group_rows_kernel<BN, F><<<(unsigned)blocks, THREADS, shape::SHARED, stream_of(c)>>>(r);
     LAUNCHED(c);

@@ -33,11 +33,10 @@ var *nn_embed_ape(tape *t, var *x, const tensor *coord, double factor);
 var *nn_embed_time(tape *t, const tensor *times, int64_t width);
 var *nn_add_table(tape *t, var *x, param *table, const tensor *index);
 var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
-/* Of x's children (nn_subdivide), which are nowhere: x is of the level above g. */
+/* Of x's eight children each (subdivide of ops/pool.h), which are nowhere: x is of the level above g. */
 var *nn_conv3_up(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
 /* order NULL: members are the rows themselves. */
 var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add_one);
-var *nn_subdivide(tape *t, var *x);
 /* Rows of x in groups of `group` that follow each other: group i of the result is group index[i] of x, index (n) i32 in
  * [0, N/group), none twice. */
 var *nn_gather(tape *t, var *x, const tensor *index, int64_t group);

@@ -347,8 +347,8 @@ static void test_conv_layers(void **state) {
         }
 }
 
-/* Of the level above, as the SS-VAE has it and beside: tiles with neighbours and alone, fewer and more of them than a
- * GPU takes at once. */
+/* Of the level above, as the SS-VAE has it and beside, tiles with neighbours and alone. More tiles than a GPU takes at
+ * once: gpu/test_gpu_large.c. */
 static void test_conv_up_layers(void **state) {
     static const struct {
         int     side, tiles;
@@ -362,10 +362,6 @@ static void test_conv_up_layers(void **state) {
             grid g = make_grid_apart(layer[i].tiles, layer[i].side, 1, k ? 3 : 1);
             conv_case_of(&g, true, layer[i].I, layer[i].O, k ? ACT_NONE : ACT_SILU, true, 5, false);
         }
-    if (optest_now != OPTEST_GPU_BF16) return; /* the kernels by which blocks take tile after tile */
-    arena_reset(&mem, 0);
-    grid many = make_grid(280, 8, 1);
-    conv_case_of(&many, true, 32, 32, ACT_SILU, true, 2, false);
 }
 
 /* Channel counts of every residue and rows in many blocks; one tile; cells that are alone in their tile. */
