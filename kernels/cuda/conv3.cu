@@ -3,9 +3,9 @@
  *   bf16, channels in multiples of 8   dense, side 2, 4, 8: conv3_halo.cu; side 1 and masked levels: conv3_gather.cu
  *   everything else                    conv3_general.cu: f32, odd widths
  *
- * On Hopper, channels in multiples of 64 (and 32 in) go to conv3_group.cu instead, but for dense side 8, and for sums over
- * neighbours at dense side 4 (64 -> 64 at 45,904 tiles on an H100: 2.44 ms against the halo's 2.25; its dw 2.5 against
- * 3.2; side 2, 128 -> 128: 0.73 and 0.75 ms against 1.09 and 2.3).
+ * On Hopper, channels in multiples of 64 (and 32 in) go to conv3_group.cu instead, but for dense side 8, and for sums
+ * over neighbours at dense side 4 (64 -> 64 at 45,904 tiles on an H100: 2.44 ms against the halo's 2.25; its dw 2.5
+ * against 3.2; side 2, 128 -> 128: 0.73 and 0.75 ms against 1.09 and 2.3).
  *
  * From the level above (`up`): by the 64 matrices of dev/conv_up.cuh on Hopper (conv3_group.cu, conv3_up.cu); elsewhere
  * as on one level, with neighbours' parents in place of neighbours, and dx piece by piece for all children, whose sums
@@ -15,7 +15,8 @@
  *
  * Scratch: N*O elements for d when there is an activation (a side-8 tile of 32 bf16 channels: 32 kB); the weights in
  * the kernels' order, 27 * roundup(I,64) * roundup(O,128) bf16 (at most 14 MB for 512 x 512); 8 bytes a row of a masked
- * level; at most 96 MB (or one (27,I,O) in f32, where that is more) of partial sums of dw. */
+ * level; at most 96 MB (or one (27,I,O) in f32, where that is more) of partial sums of dw; some 64 MB of the children's
+ * dx, where it is made. */
 #include "kernels/cuda/dev/conv_parts.cuh"
 
 /* dx of so many children at once, where they are made. */
