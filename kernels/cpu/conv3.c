@@ -209,10 +209,18 @@ static void conv_rows(ctx *c, const conv3_sum *a) {
         any_rows(c, a);
 }
 
+/* x of the level above, once for each child. */
+static tensor children_of(ctx *c, const conv3_args *a) {
+    tensor x = arena_tensor(&c->scratch, DT_F32, DIMS(a->g->n_rows, a->x->dim[1]));
+    subdivide_fwd_cpu(c, &(subdivide_args){.x = a->x, .y = &x});
+    return x;
+}
+
 void conv3_fwd_cpu(ctx *c, const conv3_args *a) {
     int64_t I = a->w->dim[1], O = a->w->dim[2];
+    tensor  x = a->up ? children_of(c, a) : *a->x;
     conv_rows(c, &(conv3_sum){.g = a->g,
-                              .x = F32(a->x),
+                              .x = F32(&x),
                               .w = F32(a->w),
                               .bias = F32(a->b),
                               .k_step = I * O,
@@ -385,6 +393,7 @@ void conv3_bwd_cpu(ctx *c, const conv3_args *a) {
     const float *d = a->act == ACT_NONE ? F32(a->dy) : silu_bwd(c, F32(a->dy), F32(a->pre), N * O);
     if (tensor_given(a->dx)) {
         size_t mark = arena_mark(&c->scratch);
+        tensor dx = a->up ? arena_tensor(&c->scratch, DT_F32, DIMS(N, I)) : *a->dx;
         conv_rows(c, &(conv3_sum){.g = a->g,
                                   .x = d,
                                   .w = F32(a->w) + 26 * I * O,
@@ -393,13 +402,15 @@ void conv3_bwd_cpu(ctx *c, const conv3_args *a) {
                                   .co_step = O,
                                   .Cin = O,
                                   .Cout = I,
-                                  .y = F32(a->dx)});
+                                  .y = F32(&dx)});
+        if (a->up) subdivide_bwd_cpu(c, &(subdivide_args){.dy = &dx, .dx = a->dx});
         arena_reset(&c->scratch, mark);
     }
+    tensor x = a->up ? children_of(c, a) : *a->x;
     if (dense_pays(a->g, I, O)) {
-        conv3_dense_dw(c, a->g, F32(a->x), d, I, O, F32(a->dw));
+        conv3_dense_dw(c, a->g, F32(&x), d, I, O, F32(a->dw));
     } else {
-        dw_job j = {.g = a->g, .x = F32(a->x), .d = d, .I = I, .O = O};
+        dw_job j = {.g = a->g, .x = F32(&x), .d = d, .I = I, .O = O};
         any_dw(c, &j, F32(a->dw));
     }
     add_db(c, d, N, O, F32(a->db));

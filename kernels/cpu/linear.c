@@ -4,6 +4,8 @@
 #include "kernels/cpu/act_array.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/backend.h"
+#include "kernels/linear_pieces.h"
 
 /* Rows of a piece with `width` columns: about 512 KB, at least 64. */
 static int64_t piece_rows(int64_t width) {
@@ -30,7 +32,10 @@ static void fwd_block(const linear_args *a, int64_t r0, int64_t r1, int64_t o0, 
 
 void linear_fwd_cpu(ctx *c, const linear_args *a) {
     int64_t N = a->x->dim[0], I = a->x->dim[1], O = a->y->dim[1];
-    (void)c;
+    if (linear_x_is_pre(a)) {
+        linear_by_pieces(c, a, act_fwd_cpu, linear_fwd_cpu);
+        return;
+    }
 #pragma omp parallel if ((double)N * (double)I * (double)O > 2e5)
     {
         int     part = omp_get_thread_num(), parts = omp_get_num_threads();
@@ -77,6 +82,10 @@ void linear_bwd_cpu(ctx *c, const linear_args *a) {
     float   *buffer = act ? arena_alloc(&c->scratch, (size_t)((step < N ? step : N) * O) * sizeof *buffer) : NULL;
     row_sums sums = {0};
     double  *db = NULL;
+    if (linear_x_is_pre(a)) {
+        linear_by_pieces(c, a, act_fwd_cpu, linear_bwd_cpu);
+        return;
+    }
     if (tensor_given(a->db)) {
         sums = row_sums_new(&c->scratch, O);
         db = arena_zeros(&c->scratch, (size_t)O * sizeof *db);

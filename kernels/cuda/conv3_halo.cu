@@ -158,14 +158,7 @@ __global__ void __launch_bounds__(WM *WN * 32, 512 / (WM * WN * 32)) halo_rows_k
         int64_t to = (row0 + r) * a.Cout + o;
         if (row0 + r >= a.n_rows) break;
         pack<bf16, 8> v = *reinterpret_cast<const pack<bf16, 8> *>(out + r * OUT_PITCH + lane % 4 * 16);
-        if (a.silu) {
-            float f[8];
-            store_raw<bf16, 8>(a.pre + to, v);
-            unpack<bf16, 8>(v, f);
-            act_values<bf16, 8>(ACT_SILU, f);
-            store_vec<bf16, 8>(a.y + to, f);
-        } else
-            store_raw<bf16, 8>(a.y + to, v);
+        conv_store(a.silu, a.pre, a.y, to, v);
     }
 }
 

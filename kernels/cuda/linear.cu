@@ -11,6 +11,7 @@
  *
  * Scratch: 64 MB of the library, PIECE_BYTES, a few MB of partial sums; without the library up to 96 MB more. */
 #include "kernels/cuda/dev/matmul_parts.cuh"
+#include "ops/linear_pre.h"
 
 static const int64_t PIECE_BYTES = (int64_t)128 << 20;
 /* Rows times width of one product: below 2^31, which not every algorithm counts beyond. */
@@ -213,7 +214,7 @@ extern "C" void linear_bwd_cuda(ctx *c, const linear_args *a) {
     layer   l = layer_of(a, a->dy);
     if (N == 0 || l.O == 0) return;
     if (thin_bwd(c, a)) {
-        if (a->in_act != ACT_NONE && tensor_given(a->dx))
+        if (a->in_act != ACT_NONE && tensor_given(a->dx) && !linear_x_is_pre(a))
             input_slope(c, &l, a->in_act, a->in_pre->data, a->dx->data, N);
         return;
     }

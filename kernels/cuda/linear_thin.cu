@@ -12,6 +12,7 @@
  *   dw, db            narrow_pass (dx, dw), dact_run (db)          widen_pass (dw, db) */
 #include "kernels/cuda/dev/matmul_parts.cuh"
 #include "kernels/cuda/dev/row_pass.cuh"
+#include "kernels/linear_pieces.h"
 
 namespace {
 
@@ -35,6 +36,7 @@ struct dots_args {
     int64_t  m_w, m_q;      /* steps of m */
     act_kind act;           /* of the output (forward), or whose slope p is multiplied by (backward) */
     bool     add;           /* to out (backward) */
+    act_kind p_act;         /* of p (forward) */
 };
 
 /* Forward: p = x, out = act(sum + bias), out_pre its argument. Backward: p = dy act'(p_pre). */
@@ -64,6 +66,9 @@ __global__ void __launch_bounds__(DOTS_THREADS)
 #pragma unroll
                     for (int i = 0; i < V; i++) v[u][i] = e[u][i] = 0.0f;
             }
+            if (FORWARD && g.p_act != ACT_NONE)
+#pragma unroll
+                for (int u = 0; u < DOTS_ROWS; u++) act_values<P, V>(g.p_act, v[u]);
             if (!FORWARD && g.act != ACT_NONE)
 #pragma unroll
                 for (int u = 0; u < DOTS_ROWS; u++) act_times_slopes<P, V>(g.act, e[u], v[u]);
@@ -231,14 +236,14 @@ template <int Q> struct widen_end {
 
 /* ---- few outputs: dx and dw in one pass over x ------------------------------------------------------------------- */
 
-/* dx[n,:] = sum over o of dpre[n,o] W[o,:];  dw[o,:] += dpre[n,o] x[n,:]. */
+/* dx[n,:] = sum over o of dpre[n,o] W[o,:], times x_act'(x);  dw[o,:] += dpre[n,o] x[n,:]. */
 template <class T, class D, int WIDTH, int OUTPUTS> struct narrow_pass {
     static constexpr int V = WIDTH, Q = OUTPUTS, UNROLL = OUTPUTS == 1 ? 4 : 2;
     typedef float        sum_t;
 
     const T   *x;
     weights<T> w;
-    act_kind   act;
+    act_kind   act, x_act; /* x_act: x is given before this */
     const D   *pre, *dy;
     T         *dx; /* NULL: not wanted */
     bool       dx_add, want_dw;
@@ -259,7 +264,7 @@ template <class T, class D, int WIDTH, int OUTPUTS> struct narrow_pass {
             for (int j = 0; j < V; j++) k.w[o][j] = o < O ? to_float(w.at[o * w.o_step + (col + j) * w.i_step]) : 0.0f;
     }
     __device__ __forceinline__ void load(int64_t n, int64_t col, const column &, in &r) const {
-        if (want_dw) r.x = load_raw<T, V>(x + n * I + col);
+        if (want_dw || x_act != ACT_NONE) r.x = load_raw<T, V>(x + n * I + col);
 #pragma unroll
         for (int o = 0; o < OUTPUTS; o++) {
             r.dy[o] = o < O ? to_float(dy[n * O + o]) : 0.0f;
@@ -274,6 +279,7 @@ template <class T, class D, int WIDTH, int OUTPUTS> struct narrow_pass {
         if (act != ACT_NONE) act_times_slopes<D, OUTPUTS>(act, r.pre, g);
         if (want_dw) {
             unpack<T, V>(r.x, v);
+            act_values<T, V>(x_act, v);
 #pragma unroll
             for (int o = 0; o < OUTPUTS; o++)
                 if (o < O)
@@ -291,6 +297,11 @@ template <class T, class D, int WIDTH, int OUTPUTS> struct narrow_pass {
                 if (o < O)
 #pragma unroll
                     for (int j = 0; j < V; j++) v[j] += g[o] * k.w[o][j];
+            if (x_act != ACT_NONE) {
+                float p[V];
+                unpack<T, V>(r.x, p);
+                act_times_slopes<T, V>(x_act, p, v);
+            }
             store_vec<T, V>(dx + n * I + col, v);
         }
     }
@@ -320,6 +331,7 @@ template <class T, class D> void narrow_fwd(ctx *c, const linear_args *a) {
     g.m_w = w.i_step;
     g.m_q = w.o_step;
     g.act = a->act;
+    g.p_act = linear_x_is_pre(a) ? a->in_act : ACT_NONE;
     dots<T, T, D, true>(c, g, ptr<const T>(a->x), (const T *)NULL, w.at, ptr<const float>(a->b),
                         a->act == ACT_NONE ? (D *)NULL : ptr<D>(a->pre), ptr<D>(a->y));
 }
@@ -356,6 +368,7 @@ template <class T, class D, int V, int OUTPUTS> void narrow_bwd_as(ctx *c, const
     pass                                  f = {ptr<const T>(a->x),
                                                weights_of<T>(a),
                                                a->act,
+              linear_x_is_pre(a) ? a->in_act : ACT_NONE,
               a->act == ACT_NONE ? NULL : ptr<const D>(a->pre),
                                                ptr<const D>(a->dy),
               tensor_given(a->dx) ? ptr<T>(a->dx) : (T *)NULL,
@@ -453,6 +466,10 @@ int thin_side(int64_t I, int64_t O) {
 
 bool thin_fwd(ctx *c, const linear_args *a) {
     int side = thin_side(a->x->dim[1], a->y->dim[1]);
+    if (linear_x_is_pre(a) && side != 'o') {
+        linear_by_pieces(c, a, act_fwd_cuda, linear_fwd_cuda);
+        return true;
+    }
 #define NARROW(T, D) narrow_fwd<T, D>(c, a)
 #define SPREAD(T, D) spread_fwd<T, D>(c, a)
     if (side == 'o') BY_FORM(a->x->dt, a->y->dt, NARROW);
@@ -465,6 +482,11 @@ bool thin_fwd(ctx *c, const linear_args *a) {
 bool thin_bwd(ctx *c, const linear_args *a) {
     int    side = thin_side(a->x->dim[1], a->dy->dim[1]);
     size_t mark = arena_mark(&c->scratch);
+    if (linear_x_is_pre(a) && side != 'o') {
+        linear_by_pieces(c, a, act_fwd_cuda, linear_bwd_cuda);
+        arena_reset(&c->scratch, mark);
+        return true;
+    }
 #define NARROW(T, D) narrow_bwd<T, D>(c, a)
 #define SPREAD(T, D) spread_bwd<T, D>(c, a)
     if (side == 'o') BY_FORM(a->x->dt, a->dy->dt, NARROW);

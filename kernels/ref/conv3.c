@@ -1,4 +1,5 @@
-/* Definition of the submanifold convolution (ops/conv3.h), row by row through the neighbour rows of the grid. */
+/* Definition of the submanifold convolution (ops/conv3.h), row by row through the neighbour rows of the grid. Eight
+ * rows read the same row of x where that is of the level above. */
 #include <math.h>
 
 #include "kernels/backend.h"
@@ -16,6 +17,7 @@ void conv3_fwd_ref(ctx *c, const conv3_args *a) {
     (void)c;
     int64_t      N = a->g->n_rows, I = a->x->dim[1], O = a->y->dim[1];
     const float *x = F32(a->x), *w = F32(a->w), *b = F32(a->b);
+    int          up = a->up ? 3 : 0;
 #pragma omp parallel for schedule(static)
     for (int64_t p = 0; p < N; p++) {
         int32_t nb[27];
@@ -24,7 +26,7 @@ void conv3_fwd_ref(ctx *c, const conv3_args *a) {
             double sum = (double)b[o];
             for (int k = 0; k < 27; k++)
                 for (int64_t i = 0; nb[k] >= 0 && i < I; i++)
-                    sum += (double)x[nb[k] * I + i] * (double)w[(k * I + i) * O + o];
+                    sum += (double)x[(nb[k] >> up) * I + i] * (double)w[(k * I + i) * O + o];
             if (a->act != ACT_NONE) F32(a->pre)[p * O + o] = (float)sum;
             F32(a->y)[p * O + o] = (float)act_value(a->act, sum);
         }
@@ -40,20 +42,22 @@ static double dpre(const conv3_args *a, int64_t at) {
 void conv3_bwd_ref(ctx *c, const conv3_args *a) {
     int64_t      N = a->g->n_rows, I = a->x->dim[1], O = a->dy->dim[1];
     const float *x = F32(a->x), *w = F32(a->w);
+    int          up = a->up ? 3 : 0;
     int32_t     *nb = arena_alloc(&c->scratch, (size_t)N * 27 * sizeof *nb);
     grid_neighbors(a->g, 0, N, nb);
     /* p + d(k) = r  <=>  p = r + d(26-k) */
     if (tensor_given(a->dx))
 #pragma omp parallel for schedule(static)
-        for (int64_t r = 0; r < N; r++)
+        for (int64_t row = 0; row < N >> up; row++)
             for (int64_t i = 0; i < I; i++) {
                 double sum = 0;
-                for (int k = 0; k < 27; k++) {
-                    int64_t p = nb[27 * r + 26 - k];
-                    for (int64_t o = 0; p >= 0 && o < O; o++)
-                        sum += dpre(a, p * O + o) * (double)w[(k * I + i) * O + o];
-                }
-                F32(a->dx)[r * I + i] = (float)sum;
+                for (int64_t r = row << up; r < (row + 1) << up; r++)
+                    for (int k = 0; k < 27; k++) {
+                        int64_t p = nb[27 * r + 26 - k];
+                        for (int64_t o = 0; p >= 0 && o < O; o++)
+                            sum += dpre(a, p * O + o) * (double)w[(k * I + i) * O + o];
+                    }
+                F32(a->dx)[row * I + i] = (float)sum;
             }
 #pragma omp parallel for schedule(static)
     for (int64_t j = 0; j < 27 * I; j++)
@@ -61,7 +65,7 @@ void conv3_bwd_ref(ctx *c, const conv3_args *a) {
             double  sum = (double)F32(a->dw)[j * O + o];
             int64_t k = j / I, i = j % I;
             for (int64_t p = 0; p < N; p++)
-                if (nb[27 * p + k] >= 0) sum += (double)x[nb[27 * p + k] * I + i] * dpre(a, p * O + o);
+                if (nb[27 * p + k] >= 0) sum += (double)x[(nb[27 * p + k] >> up) * I + i] * dpre(a, p * O + o);
             F32(a->dw)[j * O + o] = (float)sum;
         }
     for (int64_t o = 0; o < O; o++) {

@@ -4,6 +4,7 @@
 #include "app/bench_ssa.h"
 #include "app/bench_step.h"
 #include "app/bench_table.h"
+#include "app/bench_vae.h"
 #include "core/rng.h"
 
 #include <math.h>
@@ -198,6 +199,7 @@ static void usage(FILE *f) {
     fprintf(f,
             "usage: d3s2 bench [FILTER] [--device cpu|cuda] [--f32] [--csv FILE]\n"
             "       d3s2 bench ssa [--tokens N,...] [--cmp M] [--topk K] [--random] [--shards FOLDER] [--csv FILE]\n"
+            "       d3s2 bench vae [--tiles N,...] [--csv FILE]\n"
             "       [mpirun -np N] d3s2 bench step --config FILE [--device NAME] [--csv FILE] [section.key=value ...]\n"
             "       d3s2 bench cluster|balance [--config FILE] [section.key=value ...]\n"
             "       d3s2 bench cost FILE.csv ...\n"
@@ -206,6 +208,7 @@ static void usage(FILE *f) {
             "  --device cuda  on the GPU, at the shapes of the published networks; --f32: not in bf16\n"
             "  --csv FILE     appends one line per row, with git hash, host, device and shape\n"
             "  ssa            times the core of Spatial Sparse Attention branch by branch, on a GPU in bf16\n"
+            "  vae            times the convolutions of the SS-VAE layer by layer, on a GPU in bf16\n"
             "  step           times whole training steps of the configured network on synthetic shapes of\n"
             "                 bench.tokens tokens, bench.samples of them on each rank\n"
             "  cluster        computes steps and a long run with faults on cluster.ranks GPUs (docs/scaling.md)\n"
@@ -277,5 +280,6 @@ int bench_run(const comm *world, int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "balance")) return bench_computed(argc - 1, argv + 1, bench_balance);
     if (argc > 1 && !strcmp(argv[1], "cost")) return bench_computed(argc - 1, argv + 1, bench_cost);
     if (argc > 1 && !strcmp(argv[1], "links")) return bench_computed(argc - 1, argv + 1, bench_links);
+    if (argc > 1 && !strcmp(argv[1], "vae")) return bench_vae(argc - 1, argv + 1);
     return argc > 1 && !strcmp(argv[1], "ssa") ? bench_ssa(argc - 1, argv + 1) : bench_ops(argc, argv);
 }

@@ -72,7 +72,7 @@ typedef struct {
 extern const bench_ssa_row bench_ssa_rows[];
 
 extern const bench_row bench_rows_dense[], bench_rows_sparse[], bench_rows_attention[];
-extern const bench_row bench_gpu_dense[], bench_gpu_sparse[], bench_gpu_attention[];
+extern const bench_row bench_gpu_dense[], bench_gpu_conv[], bench_gpu_sparse[], bench_gpu_attention[];
 
 tensor *bench_in(bench_case *b, const int64_t *dims, int n_dims);            /* f32, standard normal */
 tensor *bench_i32(bench_case *b, const int64_t *dims, int n_dims);           /* zeros */

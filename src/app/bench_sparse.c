@@ -21,7 +21,8 @@ static void mask_tile(const int32_t *tile, double radius, int edge, double band,
     if (!(mask[0] | mask[1] | mask[2] | mask[3] | mask[4] | mask[5] | mask[6] | mask[7])) mask[0] = 1;
 }
 
-/* s: tiles, cells per tile edge, channels in, channels out, 1: only cells near the surface (the encoder's levels) */
+/* s: tiles, cells per tile edge, channels in, channels out, 1: only cells near the surface (the encoder's levels), 1:
+ * of the level above, 1: with SiLU behind */
 static void conv3(bench_case *b, const int *s, bool bwd) {
     double  radius;
     int     edge;
@@ -39,17 +40,24 @@ static void conv3(bench_case *b, const int *s, bool bwd) {
     } else {
         *g = grid_dense(&b->memory, s[1], nb, &first);
     }
-    int64_t     n = g->n_rows;
+    int64_t     n = g->n_rows, n_x = s[5] ? n / 8 : n;
     conv3_args *a = &b->args.conv3;
-    *a = (conv3_args){
-        .g = g, .x = bench_in(b, DIMS(n, s[2])), .w = bench_in(b, DIMS(27, s[2], s[3])), .b = bench_in(b, DIMS(s[3]))};
-    b->flops = (bwd ? 4 : 2) * level_pairs(g) * s[2] * s[3];
+    *a = (conv3_args){.g = g,
+                      .x = bench_in(b, DIMS(n_x, s[2])),
+                      .w = bench_in(b, DIMS(27, s[2], s[3])),
+                      .b = bench_in(b, DIMS(s[3])),
+                      .up = s[5],
+                      .act = s[6] ? ACT_SILU : ACT_NONE};
+    /* A child has eight parents where it has 27 neighbours. */
+    b->flops = (bwd ? 4 : 2) * level_pairs(g) * s[2] * s[3] * (s[5] ? 8.0 / 27 : 1);
     if (!bwd) {
         a->y = bench_out(b, DT_F32, DIMS(n, s[3]));
+        if (s[6]) a->pre = bench_out(b, DT_F32, DIMS(n, s[3]));
         return;
     }
+    if (s[6]) a->pre = bench_in(b, DIMS(n, s[3]));
     a->dy = bench_in(b, DIMS(n, s[3]));
-    a->dx = bench_out(b, DT_F32, DIMS(n, s[2]));
+    a->dx = bench_out(b, DT_F32, DIMS(n_x, s[2]));
     a->dw = bench_out(b, DT_F32, DIMS(27, s[2], s[3]));
     a->db = bench_out(b, DT_F32, DIMS(s[3]));
 }
@@ -59,6 +67,8 @@ static void conv3_f(bench_case *b, const int *s) {
 static void conv3_b(bench_case *b, const int *s) {
     conv3(b, s, true);
 }
+
+#define CONV_TEXT "tiles side I O masked up silu"
 
 /* s: parents, members of each, channels */
 static void pool(bench_case *b, const int *s, bool bwd) {
@@ -89,10 +99,12 @@ static void subdivide_b(bench_case *b, const int *s) {
 }
 
 const bench_row bench_rows_sparse[] = {
-    BENCH_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(300, 4, 32, 32, 0)),
-    BENCH_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(1700, 1, 64, 64, 0)),
-    BENCH_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(300, 4, 32, 32, 1)),
-    BENCH_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(300, 4, 32, 32, 0)),
+    BENCH_ROW(conv3_fwd, conv3_f, CONV_TEXT, BENCH_AT(300, 4, 32, 32, 0, 0, 0)),
+    BENCH_ROW(conv3_fwd, conv3_f, CONV_TEXT, BENCH_AT(1700, 1, 64, 64, 0, 0, 0)),
+    BENCH_ROW(conv3_fwd, conv3_f, CONV_TEXT, BENCH_AT(300, 4, 32, 32, 1, 0, 0)),
+    BENCH_ROW(conv3_bwd, conv3_b, CONV_TEXT, BENCH_AT(300, 4, 32, 32, 0, 0, 0)),
+    BENCH_ROW(conv3_fwd, conv3_f, CONV_TEXT, BENCH_AT(300, 4, 32, 32, 0, 1, 1)),
+    BENCH_ROW(conv3_bwd, conv3_b, CONV_TEXT, BENCH_AT(300, 4, 32, 32, 0, 1, 1)),
     BENCH_ROW(pool_fwd, pool_f, "P members C", BENCH_AT(4096, 8, 64)),
     BENCH_ROW(pool_bwd, pool_b, "P members C", BENCH_AT(4096, 8, 64)),
     BENCH_ROW(subdivide_fwd, subdivide_f, "N C", BENCH_AT(4096, 64)),
@@ -100,52 +112,29 @@ const bench_row bench_rows_sparse[] = {
     {0},
 };
 
-/* The auto-encoder's convolutions at R = 1024. */
+/* A convolution forward and backward. */
+#define CONV_LAYER(check, ...)                                                                                         \
+    BENCH_GPU_ROW(conv3_fwd, conv3_f, CONV_TEXT, BENCH_AT(45904, __VA_ARGS__), BENCH_AT(check, __VA_ARGS__)),          \
+        BENCH_GPU_ROW(conv3_bwd, conv3_b, CONV_TEXT, BENCH_AT(45904, __VA_ARGS__), BENCH_AT(check, __VA_ARGS__))
+
+/* Those of the auto-encoder in the order of its forward pass, at R = 1024. */
+const bench_row bench_gpu_conv[] = {
+    CONV_LAYER(40, 4, 32, 64, 1, 0, 0),
+    CONV_LAYER(40, 4, 64, 64, 1, 0, 0),
+    CONV_LAYER(100, 2, 64, 128, 1, 0, 0),
+    CONV_LAYER(100, 2, 128, 128, 1, 0, 0),
+    CONV_LAYER(130, 1, 128, 512, 1, 0, 0),
+    CONV_LAYER(130, 1, 512, 512, 1, 0, 0),
+    CONV_LAYER(300, 1, 512, 128, 0, 0, 1),
+    CONV_LAYER(100, 2, 128, 128, 0, 1, 1),
+    CONV_LAYER(100, 2, 128, 64, 0, 0, 1),
+    CONV_LAYER(40, 4, 64, 64, 0, 1, 1),
+    CONV_LAYER(40, 4, 64, 32, 0, 0, 1),
+    CONV_LAYER(12, 8, 32, 32, 0, 1, 1),
+    {0},
+};
+
 const bench_row bench_gpu_sparse[] = {
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 1, 512, 512, 1),
-                  BENCH_AT(130, 1, 512, 512, 1)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 1, 512, 512, 1),
-                  BENCH_AT(130, 1, 512, 512, 1)),
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 1, 512, 128, 0),
-                  BENCH_AT(300, 1, 512, 128, 0)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 1, 512, 128, 0),
-                  BENCH_AT(300, 1, 512, 128, 0)),
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 2, 128, 128, 0),
-                  BENCH_AT(100, 2, 128, 128, 0)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 2, 128, 128, 0),
-                  BENCH_AT(100, 2, 128, 128, 0)),
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 2, 128, 64, 0),
-                  BENCH_AT(100, 2, 128, 64, 0)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 2, 128, 64, 0),
-                  BENCH_AT(100, 2, 128, 64, 0)),
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 4, 64, 64, 0),
-                  BENCH_AT(40, 4, 64, 64, 0)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 4, 64, 64, 0),
-                  BENCH_AT(40, 4, 64, 64, 0)),
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 4, 64, 32, 0),
-                  BENCH_AT(40, 4, 64, 32, 0)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 4, 64, 32, 0),
-                  BENCH_AT(40, 4, 64, 32, 0)),
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 8, 32, 32, 0),
-                  BENCH_AT(12, 8, 32, 32, 0)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 8, 32, 32, 0),
-                  BENCH_AT(12, 8, 32, 32, 0)),
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 2, 64, 128, 1),
-                  BENCH_AT(100, 2, 64, 128, 1)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 2, 64, 128, 1),
-                  BENCH_AT(100, 2, 64, 128, 1)),
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 2, 128, 128, 1),
-                  BENCH_AT(100, 2, 128, 128, 1)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 2, 128, 128, 1),
-                  BENCH_AT(100, 2, 128, 128, 1)),
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 4, 32, 64, 1),
-                  BENCH_AT(40, 4, 32, 64, 1)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 4, 32, 64, 1),
-                  BENCH_AT(40, 4, 32, 64, 1)),
-    BENCH_GPU_ROW(conv3_fwd, conv3_f, "tiles side I O masked", BENCH_AT(45904, 4, 64, 64, 1),
-                  BENCH_AT(40, 4, 64, 64, 1)),
-    BENCH_GPU_ROW(conv3_bwd, conv3_b, "tiles side I O masked", BENCH_AT(45904, 4, 64, 64, 1),
-                  BENCH_AT(40, 4, 64, 64, 1)),
     BENCH_GPU_ROW(pool_fwd, pool_f, "P members C", BENCH_AT(1000000, 8, 32), BENCH_AT(4096, 8, 32)),
     BENCH_GPU_ROW(pool_bwd, pool_b, "P members C", BENCH_AT(1000000, 8, 32), BENCH_AT(4096, 8, 32)),
     BENCH_GPU_ROW(pool_fwd, pool_f, "P members C", BENCH_AT(1000, 45, 64), BENCH_AT(100, 45, 64)),

@@ -7,28 +7,10 @@
 #include "app/bench_table.h"
 #include "data/shard.h"
 
-enum { MOST_SIZES = 16 };
-
 typedef struct {
-    int         tokens[MOST_SIZES], n_sizes, m_cmp, topk, near;
+    int         tokens[BENCH_MOST_SIZES], n_sizes, m_cmp, topk, near;
     const char *shards, *csv;
 } request;
-
-static bool whole(const char *text, int least, int *out) {
-    char *end;
-    long  x = strtol(text, &end, 10);
-    *out = (int)x;
-    return *text && !*end && x >= least && x <= 1 << 22;
-}
-
-static bool sizes(const char *text, request *r) {
-    char copy[256], *at = NULL;
-    snprintf(copy, sizeof copy, "%s", text);
-    r->n_sizes = 0;
-    for (char *word = strtok_r(copy, ",", &at); word; word = strtok_r(NULL, ",", &at))
-        if (r->n_sizes == MOST_SIZES || !whole(word, 512, &r->tokens[r->n_sizes++])) return false;
-    return r->n_sizes > 0;
-}
 
 static bool read_words(int argc, char **argv, request *r) {
     *r = (request){.tokens = {131072}, .n_sizes = 1, .m_cmp = 8, .topk = 8, .near = 1};
@@ -42,11 +24,11 @@ static bool read_words(int argc, char **argv, request *r) {
         if (!strcmp(word, "--device")) /* there is one place it can run */
             ok = !strcmp(value, "cuda");
         else if (!strcmp(word, "--tokens"))
-            ok = sizes(value, r);
+            ok = bench_sizes_of(value, 512, r->tokens, &r->n_sizes);
         else if (!strcmp(word, "--cmp"))
-            ok = whole(value, 1, &r->m_cmp) && 8 % r->m_cmp == 0;
+            ok = bench_whole(value, 1, &r->m_cmp) && 8 % r->m_cmp == 0;
         else if (!strcmp(word, "--topk"))
-            ok = whole(value, 1, &r->topk);
+            ok = bench_whole(value, 1, &r->topk);
         else if (!strcmp(word, "--shards"))
             ok = *(r->shards = value) != 0;
         else if (!strcmp(word, "--csv"))
@@ -62,13 +44,13 @@ static bool read_words(int argc, char **argv, request *r) {
     return true;
 }
 
-/* The tiles of up to MOST_SIZES samples of a folder, in the order of their files. */
+/* The tiles of up to BENCH_MOST_SIZES samples of a folder, in the order of their files. */
 static int read_shapes(const char *folder, tensor *coord, arena *a, status *st) {
     shard *s;
     int    n_shards, n = 0;
     if (!shard_open_all(folder, &s, &n_shards, st)) return 0;
     for (int i = 0; i < n_shards; i++)
-        for (int64_t k = 0; k < s[i].n_samples && n < MOST_SIZES; k++) {
+        for (int64_t k = 0; k < s[i].n_samples && n < BENCH_MOST_SIZES; k++) {
             sample x = {0};
             if (!shard_read_sample(&s[i], k, false, &x, st)) break;
             coord[n] = arena_tensor(a, DT_I32, DIMS(x.n_tiles, 3));
@@ -112,7 +94,7 @@ int bench_ssa(int argc, char **argv) {
     bench_table t;
     bench_sink  sink = {.host = "?"};
     arena       places = arena_new("shapes", (size_t)1 << 30);
-    tensor      coord[MOST_SIZES];
+    tensor      coord[BENCH_MOST_SIZES];
     status      st = {0};
     bool        ok = true;
     if (!read_words(argc, argv, &r)) return ST_USAGE;

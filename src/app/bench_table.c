@@ -1,5 +1,6 @@
 #include "app/bench_table.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -86,12 +87,28 @@ bool bench_table_row(bench_table *t, const bench_row *r, bench_times *times) {
     return true;
 }
 
+bool bench_whole(const char *text, int least, int *out) {
+    char *end;
+    long  x = strtol(text, &end, 10);
+    *out = (int)x;
+    return *text && !*end && x >= least && x <= 1 << 22;
+}
+
+bool bench_sizes_of(const char *text, int least, int out[BENCH_MOST_SIZES], int *n) {
+    char copy[256], *at = NULL;
+    snprintf(copy, sizeof copy, "%s", text);
+    *n = 0;
+    for (char *word = strtok_r(copy, ",", &at); word; word = strtok_r(NULL, ",", &at))
+        if (*n == BENCH_MOST_SIZES || !bench_whole(word, least, &out[(*n)++])) return false;
+    return *n > 0;
+}
+
 int bench_gpu_rows(const char *filter, dtype act, const bench_sink *sink, int *n_wrong) {
-    const bench_row *tables[] = {bench_gpu_dense, bench_gpu_sparse, bench_gpu_attention};
+    const bench_row *tables[] = {bench_gpu_dense, bench_gpu_conv, bench_gpu_sparse, bench_gpu_attention};
     bench_table      t;
     int              n = 0;
     if (!bench_table_open(&t, act, sink)) return -1;
-    for (int k = 0; k < 3; k++)
+    for (int k = 0; k < 4; k++)
         for (const bench_row *r = tables[k]; r->setup; r++) {
             if (!strstr(op_table[r->op].name, filter)) continue;
             n++;

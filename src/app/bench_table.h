@@ -13,6 +13,8 @@
 #define BENCH_TOLERANCE 1e-4
 #define BENCH_TOLERANCE_16 2e-2
 
+enum { BENCH_MOST_SIZES = 16 };
+
 typedef struct {
     FILE *csv; /* NULL: none */
     char  host[64];
@@ -32,6 +34,10 @@ bool bench_table_open(bench_table *t, dtype act, const bench_sink *sink);
 void bench_table_close(bench_table *t);
 /* Checks at the row's smaller shape, times, prints. *times may be NULL. False when the result is wrong. */
 bool bench_table_row(bench_table *t, const bench_row *r, bench_times *times);
+
+/* A whole number of at least `least`; a list of them, "8192,45904". False: it is none. */
+bool bench_whole(const char *text, int least, int *out);
+bool bench_sizes_of(const char *text, int least, int out[BENCH_MOST_SIZES], int *n);
 
 /* All rows whose op's name contains `filter`: their number, -1 without a GPU. */
 int bench_gpu_rows(const char *filter, dtype act, const bench_sink *sink, int *n_wrong);

@@ -62,7 +62,7 @@ var *up_block(tape *t, const void *args, var *const *in) {
     const up_args *a = args;
     const up_rows *r = a->r;
     var           *x = nn_conv3(t, in[0], a->coarse, r->conv_in.w, r->conv_in.b, ACT_SILU);
-    x = nn_subdivide(t, x);
-    x = nn_conv3(t, x, a->fine, r->conv_out.w, r->conv_out.b, ACT_SILU);
-    return a->head ? nn_linear_as(t, x, a->head->w, a->head->b, ACT_TANH, DT_F32) : x;
+    /* The finest level's activations are read once, where the prediction is made. */
+    x = nn_conv3_up(t, x, a->fine, r->conv_out.w, r->conv_out.b, a->head ? ACT_NONE : ACT_SILU);
+    return a->head ? nn_linear_of(t, x, ACT_SILU, a->head->w, a->head->b, ACT_TANH, DT_F32) : x;
 }

@@ -21,7 +21,7 @@ typedef struct {
 static void linear_back(tape *t, tape_entry *e) {
     linear_entry *l = (linear_entry *)e;
     grad_slots    s;
-    grad_open_adding(t, &s, 1, &l->x, 1);
+    grad_open_adding(t, &s, 1, &l->x, l->a.in_act == ACT_NONE);
     linear_args a = l->a;
     a.dy = &e->out->g;
     a.dx = grad_slot(&s, 0);
@@ -32,29 +32,39 @@ static void linear_back(tape *t, tape_entry *e) {
     grad_close(t, &s);
 }
 
-static var *linear(tape *t, var *x, param *w, param *b, act_kind act, bool w_in_out, dtype dt) {
+static var *linear(tape *t, var *x, act_kind in_act, param *w, param *b, act_kind act, bool w_in_out, dtype dt) {
     int64_t      n = x->v.dim[0], width = w->dim[w_in_out ? 1 : 0];
     var         *y = tape_new_as(t, n, width, dt, true);
     tensor      *pre = act == ACT_NONE ? NULL : step_tensor(t, dt, DIMS(n, width));
-    linear_entry l = {
-        .e = {.bwd = linear_back, .out = y},
-        .x = x,
-        .w = w,
-        .b = b,
-        .a = {.x = &x->v, .w = &w->w, .b = param_value(b), .w_in_out = w_in_out, .act = act, .y = &y->v, .pre = pre}};
+    linear_entry l = {.e = {.bwd = linear_back, .out = y},
+                      .x = x,
+                      .w = w,
+                      .b = b,
+                      .a = {.x = &x->v,
+                            .w = &w->w,
+                            .b = param_value(b),
+                            .w_in_out = w_in_out,
+                            .act = act,
+                            .y = &y->v,
+                            .pre = pre,
+                            .in_act = in_act,
+                            .in_pre = in_act == ACT_NONE ? NULL : &x->v}};
     linear_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
     return y;
 }
 
 var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act) {
-    return linear(t, x, w, b, act, false, t->c->act);
+    return linear(t, x, ACT_NONE, w, b, act, false, t->c->act);
 }
 var *nn_linear_as(tape *t, var *x, param *w, param *b, act_kind act, dtype dt) {
-    return linear(t, x, w, b, act, false, dt);
+    return linear(t, x, ACT_NONE, w, b, act, false, dt);
 }
 var *nn_conv1(tape *t, var *x, param *w, param *b) {
-    return linear(t, x, w, b, ACT_NONE, true, t->c->act);
+    return linear(t, x, ACT_NONE, w, b, ACT_NONE, true, t->c->act);
+}
+var *nn_linear_of(tape *t, var *x, act_kind in_act, param *w, param *b, act_kind act, dtype dt) {
+    return linear(t, x, in_act, w, b, act, false, dt);
 }
 
 void nn_linear_two(tape *t, var *x, param *w0, param *w1, var **y) {

@@ -10,6 +10,8 @@
 var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act);
 /* The same with an output of dtype dt: ctx.act, or f32 (a layer whose output goes into a loss). */
 var *nn_linear_as(tape *t, var *x, param *w, param *b, act_kind act, dtype dt);
+/* The same of in_act(x), which is nowhere. */
+var *nn_linear_of(tape *t, var *x, act_kind in_act, param *w, param *b, act_kind act, dtype dt);
 /* y[0] = x w0^T, y[1] = x w1^T: one product, which reads x once, where w1 follows w0 in the parameter table. */
 void nn_linear_two(tape *t, var *x, param *w0, param *w1, var **y);
 /* nn_linear(nn_linear(x, w0, b0, act), w1, b1, ACT_NONE), whose backward makes the inner gradient in one pass. */
@@ -33,9 +35,10 @@ var *nn_embed_ape(tape *t, var *x, const tensor *coord, double factor);
 var *nn_embed_time(tape *t, const tensor *times, int64_t width);
 var *nn_add_table(tape *t, var *x, param *table, const tensor *index);
 var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
+/* Of x's eight children each (subdivide of ops/pool.h), which are nowhere: x is of the level above g. */
+var *nn_conv3_up(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
 /* order NULL: members are the rows themselves. */
 var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add_one);
-var *nn_subdivide(tape *t, var *x);
 /* Rows of x in groups of `group` that follow each other: group i of the result is group index[i] of x, index (n) i32 in
  * [0, N/group), none twice. */
 var *nn_gather(tape *t, var *x, const tensor *index, int64_t group);

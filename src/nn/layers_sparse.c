@@ -3,7 +3,7 @@
 
 #include "kernels/backend.h"
 
-/* ---- convolution, pooling, subdivision, gathering -------------------------------------------------------------- */
+/* ---- convolution, pooling, gathering -------------------------------------------------------------- */
 
 typedef struct {
     tape_entry e;
@@ -25,8 +25,8 @@ static void conv3_back(tape *t, tape_entry *e) {
     grad_close(t, &s);
 }
 
-var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act) {
-    int64_t n = x->v.dim[0], width = w->dim[2];
+static var *conv3_of(tape *t, var *x, const grid *g, bool up, param *w, param *b, act_kind act) {
+    int64_t n = g->n_rows, width = w->dim[2];
     var    *y = tape_new(t, n, width, true), *pre = NULL;
     if (act != ACT_NONE) pre = tape_new(t, n, width, false);
     conv3_entry l = {
@@ -34,22 +34,30 @@ var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act) 
         .x = x,
         .w = w,
         .b = b,
-        .a = {.g = g, .x = &x->v, .w = &w->w, .b = &b->w, .act = act, .y = &y->v, .pre = pre ? &pre->v : NULL}};
+        .a = {
+            .g = g, .x = &x->v, .w = &w->w, .b = &b->w, .up = up, .act = act, .y = &y->v, .pre = pre ? &pre->v : NULL}};
     conv3_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
     return y;
 }
 
+var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act) {
+    return conv3_of(t, x, g, false, w, b, act);
+}
+
+var *nn_conv3_up(tape *t, var *x, const grid *g, param *w, param *b, act_kind act) {
+    return conv3_of(t, x, g, true, w, b, act);
+}
+
 typedef struct {
-    tape_entry     e;
-    pool_args      pool;
-    subdivide_args sub;
-    var           *x;
-} resample_entry;
+    tape_entry e;
+    pool_args  pool;
+    var       *x;
+} pool_entry;
 
 static void pool_back(tape *t, tape_entry *e) {
-    resample_entry *l = (resample_entry *)e;
-    grad_slots      s;
+    pool_entry *l = (pool_entry *)e;
+    grad_slots  s;
     if (!l->x->needs_grad) return;
     grad_open(t, &s, 1, &l->x);
     pool_args a = l->pool;
@@ -60,31 +68,11 @@ static void pool_back(tape *t, tape_entry *e) {
 }
 
 var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add_one) {
-    var           *y = tape_new(t, first->dim[0] - 1, x->v.dim[1], x->needs_grad);
-    resample_entry l = {.e = {.bwd = pool_back, .out = y},
-                        .x = x,
-                        .pool = {.x = &x->v, .first = first, .order = order, .add_one = add_one, .y = &y->v}};
+    var       *y = tape_new(t, first->dim[0] - 1, x->v.dim[1], x->needs_grad);
+    pool_entry l = {.e = {.bwd = pool_back, .out = y},
+                    .x = x,
+                    .pool = {.x = &x->v, .first = first, .order = order, .add_one = add_one, .y = &y->v}};
     pool_fwd(t->c, &l.pool);
-    tape_record(t, &l, sizeof l);
-    return y;
-}
-
-static void subdivide_back(tape *t, tape_entry *e) {
-    resample_entry *l = (resample_entry *)e;
-    grad_slots      s;
-    if (!l->x->needs_grad) return;
-    grad_open(t, &s, 1, &l->x);
-    subdivide_args a = l->sub;
-    a.dy = &e->out->g;
-    a.dx = grad_slot(&s, 0);
-    subdivide_bwd(t->c, &a);
-    grad_close(t, &s);
-}
-
-var *nn_subdivide(tape *t, var *x) {
-    var           *y = tape_new(t, 8 * x->v.dim[0], x->v.dim[1], x->needs_grad);
-    resample_entry l = {.e = {.bwd = subdivide_back, .out = y}, .x = x, .sub = {.x = &x->v, .y = &y->v}};
-    subdivide_fwd(t->c, &l.sub);
     tape_record(t, &l, sizeof l);
     return y;
 }

@@ -8,7 +8,9 @@ static dtype check(const ctx *c, const conv3_args *a, const char *op) {
     op_want(c, op, "grid.first", &a->g->first, DT_I32, DIMS(a->g->n_tiles + 1));
     if (a->g->mask.data) op_want(c, op, "grid.mask", &a->g->mask, DT_U64, DIMS(a->g->n_tiles, a->g->side == 8 ? 8 : 1));
     dtype act = op_act(c, op, "x", a->x);
-    op_want(c, op, "x", a->x, act, DIMS(n, in));
+    CHECK(!a->up || (n % 8 == 0 && a->g->side > 1), "%s: %lld rows of side %d are not the children of a level above",
+          op, (long long)n, a->g->side);
+    op_want(c, op, "x", a->x, act, DIMS(a->up ? n / 8 : n, in));
     op_want(c, op, "w", a->w, act, DIMS(27, in, out));
     CHECK(a->act == ACT_NONE || a->act == ACT_SILU, "%s: act is %d, wanted none or SiLU", op, (int)a->act);
     if (a->act != ACT_NONE) op_want(c, op, "pre", a->pre, act, DIMS(n, out));

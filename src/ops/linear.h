@@ -3,8 +3,8 @@
  * a network); b, dw, db are f32. W is (O,I), or (I,O) with `w_in_out` set (the 1x1x1 convolution's storage, R§3.1). pre
  * (N,O): x W^T + b, written by fwd when act != ACT_NONE and read by bwd; not given otherwise. bwd: dx (N,I)
  * overwritten, or added to with `dx_add`, optional; dw, db accumulated, optional. dy is not changed. N = 0 is allowed.
- *   Two layers in a row: with in_act != ACT_NONE x is in_act(in_pre), in_pre (N,I) of x's dtype, and dx is the gradient
- * of in_pre, (d W) in_act'(in_pre), which saves a pass; not together with dx_add. */
+ *   Two layers in a row, in_act != ACT_NONE: x is in_act(in_pre), in_pre (N,I) of x's dtype, dx the gradient of in_pre,
+ * (d W) in_act'(in_pre); no dx_add. If in_pre is x (one memory), fwd and bwd read in_act(x) where this says x. */
 #pragma once
 #include "core/ctx.h"
 #include "ops/act.h"

@@ -1,4 +1,5 @@
 #include "ops/roles.h"
+#include "ops/linear_pre.h"
 
 static tensor *list(op_tensors *l, const tensor *t, const char *name, op_role role, op_precision as, int64_t stride) {
     if (!tensor_given(t)) return NULL;
@@ -30,15 +31,16 @@ static tensor *named(op_tensors *l, const tensor *t, const char *name, op_role r
 #define OUT_FWD(f, as) (a->f = named(l, a->f, #f, ROLE_OUT, bwd, as))
 
 static void linear_args_list(linear_args *a, op_id op, op_tensors *l) {
-    bool bwd = op == OP_linear_bwd;
+    bool bwd = op == OP_linear_bwd, x_is_pre = linear_x_is_pre(a);
     IN(x, AS_ACT);
+    if (x_is_pre) a->in_pre = a->x;
     IN(w, AS_ACT);
     IN(b, AS_FIXED);
     OUT_FWD(y, AS_WIDE);
     KEPT(pre, AS_WIDE);
     if (!bwd) return;
     IN(dy, AS_WIDE);
-    if (a->in_act != ACT_NONE) IN(in_pre, AS_ACT);
+    if (a->in_act != ACT_NONE && !x_is_pre) IN(in_pre, AS_ACT);
     DX();
     ACC(dw, AS_FIXED);
     ACC(db, AS_FIXED);

@@ -5,6 +5,7 @@ add_library(d3s2_sim16 STATIC gpu/sim16.c ops/ref16.c)
 target_link_libraries(d3s2_sim16 PUBLIC d3s2_hosted)
 
 d3s2_test(test_gpu_model LABELS "gpu" SOURCES gpu/test_gpu_model.c LIBS d3s2_rig d3s2_model TIMEOUT 600)
+d3s2_test(test_gpu_large LABELS "gpu" SOURCES gpu/test_gpu_large.c LIBS d3s2_hosted TIMEOUT 300)
 
 # The programs of ops/ and golden/ once more, on a GPU.
 function(d3s2_on_gpu name program)

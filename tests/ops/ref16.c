@@ -1,8 +1,11 @@
 #include "ops/ref16.h"
 
+#include <string.h>
+
 #include "core/half.h"
 #include "gpu/hosted.h"
 #include "kernels/ref/act_math.h"
+#include "ops/linear_pre.h"
 
 static backend base, table;
 
@@ -26,9 +29,20 @@ static tensor rounded_dpre(ctx *c, act_kind act, const tensor *pre, const tensor
     return d;
 }
 
+/* x, after its activation where it is given before. */
+static tensor input_of(ctx *c, const linear_args *a) {
+    if (!linear_x_is_pre(a)) return *a->x;
+    tensor x = arena_tensor(&c->scratch, DT_F32, a->x->dim, 2);
+    for (int64_t i = 0; i < tensor_count(&x); i++)
+        F32(&x)[i] = round16((float)act_value(a->in_act, (double)F32(a->x)[i]));
+    return x;
+}
+
 static void linear_fwd_ref16(ctx *c, const linear_args *a) {
     linear_args l = *a;
-    tensor      b = {0};
+    tensor      b = {0}, x = input_of(c, a);
+    l.x = &x;
+    l.in_act = ACT_NONE;
     if (tensor_given(a->b)) {
         b = arena_tensor(&c->scratch, DT_F32, a->b->dim, 1);
         for (int64_t i = 0; i < b.dim[0]; i++) F32(&b)[i] = round16(F32(a->b)[i]);
@@ -41,8 +55,9 @@ static void linear_fwd_ref16(ctx *c, const linear_args *a) {
 /* The product before in_act's slope, or before it is added to dx, is rounded. */
 static void linear_bwd_ref16(ctx *c, const linear_args *a) {
     linear_args b = *a;
-    tensor      d = rounded_dpre(c, a->act, a->pre, a->dy), product;
+    tensor      d = rounded_dpre(c, a->act, a->pre, a->dy), x = input_of(c, a), product;
     bool        more = tensor_given(a->dx) && (a->dx_add || a->in_act != ACT_NONE);
+    b.x = &x;
     b.dy = &d;
     b.act = b.in_act = ACT_NONE;
     b.dx_add = false;
@@ -58,9 +73,65 @@ static void linear_bwd_ref16(ctx *c, const linear_args *a) {
     }
 }
 
+/* Which of the two parents that a child meets along an axis lies at offset d = -1, 0, 1: 0 the lower, 1 the upper. */
+static int parent_side(int child_bit, int d) {
+    return child_bit ? d > 0 : d >= 0;
+}
+/* Number 0 to 7 of the parent that child c meets at offset k. */
+static int parent_of(int c, int k) {
+    return parent_side(c >> 2, k % 3 - 1) | parent_side(c >> 1 & 1, k / 3 % 3 - 1) << 1 |
+           parent_side(c & 1, k / 9 - 1) << 2;
+}
+
+/* The matrices of the offsets that meet the same parent are added and rounded. */
+static void conv3_up_rows(ctx *c, const conv3_args *a) {
+    int64_t I = a->w->dim[1], O = a->w->dim[2], m = I * O;
+    float  *w = arena_zeros(&c->scratch, (size_t)(64 * m) * sizeof *w);
+    for (int child = 0; child < 8; child++)
+        for (int k = 0; k < 27; k++)
+            for (int64_t e = 0; e < m; e++) w[(8 * child + parent_of(child, k)) * m + e] += F32(a->w)[k * m + e];
+    for (int64_t e = 0; e < 64 * m; e++) w[e] = round16(w[e]);
+    for (int64_t p = 0; p < a->g->n_rows; p++) {
+        int32_t nb[27], parent[8];
+        grid_neighbors(a->g, p, 1, nb);
+        for (int k = 0; k < 27; k++) parent[parent_of((int)(p % 8), k)] = nb[k] < 0 ? -1 : nb[k] / 8;
+        for (int64_t o = 0; o < O; o++) {
+            float sum = F32(a->b)[o];
+            for (int n = 0; n < 8; n++)
+                for (int64_t i = 0; parent[n] >= 0 && i < I; i++)
+                    sum += F32(a->x)[parent[n] * I + i] * w[((p % 8 * 8 + n) * I + i) * O + o];
+            F32(a->act == ACT_NONE ? a->y : a->pre)[p * O + o] = sum;
+        }
+    }
+}
+
 static void conv3_fwd_ref16(ctx *c, const conv3_args *a) {
-    base.conv3_fwd(c, a);
+    if (a->up)
+        conv3_up_rows(c, a);
+    else
+        base.conv3_fwd(c, a);
     activate(a->act, a->pre, a->y);
+}
+
+/* dx of eight children is rounded before it is added up. */
+static void add_children(ctx *c, const conv3_args *a) {
+    conv3_args b = *a;
+    int64_t    C = a->x->dim[1];
+    tensor     dx = arena_tensor(&c->scratch, DT_F32, DIMS(a->g->n_rows, C));
+    tensor dw = arena_tensor(&c->scratch, DT_F32, a->w->dim, 3), db = arena_tensor(&c->scratch, DT_F32, a->b->dim, 1);
+    memset(dw.data, 0, tensor_bytes(&dw));
+    memset(db.data, 0, tensor_bytes(&db));
+    b.x = &dx; /* for dw, which nobody reads */
+    b.dx = &dx;
+    b.dw = &dw;
+    b.db = &db;
+    b.up = false;
+    base.conv3_bwd(c, &b);
+    for (int64_t e = 0, n = tensor_count(a->dx); e < n; e++) {
+        float sum = 0;
+        for (int64_t i = 0; i < 8; i++) sum += round16(F32(&dx)[(e / C * 8 + i) * C + e % C]);
+        F32(a->dx)[e] = sum;
+    }
 }
 
 static void conv3_bwd_ref16(ctx *c, const conv3_args *a) {
@@ -68,7 +139,10 @@ static void conv3_bwd_ref16(ctx *c, const conv3_args *a) {
     tensor     d = rounded_dpre(c, a->act, a->pre, a->dy);
     b.dy = &d;
     b.act = ACT_NONE;
+    size_t mark = arena_mark(&c->scratch);
     base.conv3_bwd(c, &b);
+    arena_reset(&c->scratch, mark);
+    if (a->up && tensor_given(a->dx)) add_children(c, &b);
 }
 
 /* ---- attention ------------------------------------------------------------------------------------------------ */

@@ -102,6 +102,43 @@ static void test_linear_in_act(void **state) {
         }
 }
 
+/* x is given before its activation, forward and backward. */
+static void test_linear_of(void **state) {
+    static const int64_t shape[][3] = {{65, 12, 9},    {300, 64, 32}, {1000, 32, 1}, {4099, 32, 1},
+                                       {70000, 33, 3}, {129, 3, 40},  {1, 8, 1},     {0, 8, 1}};
+    (void)state;
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
+        for (int act = ACT_NONE; act <= ACT_TANH; act += ACT_TANH - ACT_NONE) {
+            int64_t n = shape[i][0], in = shape[i][1], out = shape[i][2];
+            optest  o;
+            optest_begin(&o);
+            o.repeat = 5;
+            linear_args a = {.x = optest_in(&o, "x", 1, 3, DIMS(n, in)),
+                             .w = optest_in(&o, "w", 2, 2, DIMS(out, in)),
+                             .b = optest_in(&o, "b", 3, 1, DIMS(out)),
+                             .y = optest_out(&o, "y", DT_F32, DIMS(n, out)),
+                             .act = (act_kind)act,
+                             .in_act = i % 2 ? ACT_GELU_TANH : ACT_SILU};
+            a.in_pre = a.x;
+            if (act != ACT_NONE) {
+                a.pre = optest_out(&o, "pre", DT_F32, DIMS(n, out));
+                optest_set_terms(&o, a.pre, in);
+            }
+            optest_set_terms(&o, a.y, in);
+            optest_compare(&o, OPTEST_FN(linear_fwd), &a);
+            optest_freeze(&o);
+            a.dy = optest_in(&o, "dy", 4, 2, DIMS(n, out));
+            a.dx = optest_out(&o, "dx", DT_F32, DIMS(n, in));
+            a.dw = optest_acc(&o, "dw", 5, 2, DIMS(out, in));
+            a.db = optest_acc(&o, "db", 6, 2, DIMS(out));
+            optest_set_terms(&o, a.dx, out);
+            optest_set_terms(&o, a.dw, n);
+            optest_set_terms(&o, a.db, n);
+            optest_compare(&o, OPTEST_FN(linear_bwd), &a);
+            optest_end(&o);
+        }
+}
+
 static void test_linear_wrong(void **state) {
     optest o;
     (void)state;
@@ -257,8 +294,8 @@ int main(int argc, char **argv) {
     optest_rounded16 = ref16_table(&backend_ref32);
     const struct CMUnitTest every[] = {
         cmocka_unit_test(test_linear_sizes),  cmocka_unit_test(test_linear_optional),
-        cmocka_unit_test(test_linear_in_act), cmocka_unit_test(test_linear_nan),
-        cmocka_unit_test(test_act),
+        cmocka_unit_test(test_linear_in_act), cmocka_unit_test(test_linear_of),
+        cmocka_unit_test(test_linear_nan),    cmocka_unit_test(test_act),
     };
     const struct CMUnitTest cpu[] = {
         cmocka_unit_test(test_linear_gradients),

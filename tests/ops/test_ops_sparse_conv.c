@@ -62,13 +62,14 @@ static grid make_grid(int n, int side, double share) {
     return make_grid_apart(n, side, share, 1);
 }
 
-static void conv_case(const grid *g, int64_t I, int64_t O, act_kind act, bool want_dx, int repeat, bool grad) {
+static void conv_case_of(const grid *g, bool up, int64_t I, int64_t O, act_kind act, bool want_dx, int repeat,
+                         bool grad) {
     optest o;
     optest_begin(&o);
     o.repeat = repeat;
-    int64_t    n = g->n_rows;
-    conv3_args a = {.g = g, .act = act};
-    tensor    *x = optest_in(&o, "x", 1, 2, DIMS(n, I)), *w = optest_in(&o, "w", 2, 1, DIMS(27, I, O));
+    int64_t    n = g->n_rows, n_x = up ? n / 8 : n;
+    conv3_args a = {.g = g, .up = up, .act = act};
+    tensor    *x = optest_in(&o, "x", 1, 2, DIMS(n_x, I)), *w = optest_in(&o, "w", 2, 1, DIMS(27, I, O));
     tensor    *b = optest_in(&o, "b", 3, 1, DIMS(O)), *y = optest_out(&o, "y", DT_F32, DIMS(n, O));
     a.x = x;
     a.w = w;
@@ -89,8 +90,8 @@ static void conv_case(const grid *g, int64_t I, int64_t O, act_kind act, bool wa
     a.dw = dw;
     a.db = db;
     if (want_dx) {
-        a.dx = dx = optest_out(&o, "dx", DT_F32, DIMS(n, I));
-        optest_set_terms(&o, dx, 27 * O);
+        a.dx = dx = optest_out(&o, "dx", DT_F32, DIMS(n_x, I));
+        optest_set_terms(&o, dx, (up ? 8 : 1) * 27 * O);
     }
     optest_set_terms(&o, dw, n);
     optest_set_terms(&o, db, n);
@@ -99,6 +100,25 @@ static void conv_case(const grid *g, int64_t I, int64_t O, act_kind act, bool wa
         optest_grad(&o, OPTEST_FN(conv3_fwd), OPTEST_FN(conv3_bwd), &a, (tensor *[]){x, dx, w, dw, b, db, NULL},
                     (tensor *[]){y, dy, NULL}, 0.02, 3e-4);
     optest_end(&o);
+}
+
+static void conv_case(const grid *g, int64_t I, int64_t O, act_kind act, bool want_dx, int repeat, bool grad) {
+    conv_case_of(g, false, I, O, act, want_dx, repeat, grad);
+}
+
+/* Of the level above: tiles with neighbours and alone. */
+static void test_conv_up(void **state) {
+    static const int64_t width[][2] = {{8, 16}, {17, 9}, {32, 8}, {12, 20}, {1, 1}};
+    (void)state;
+    for (int side = 2; side <= 8; side *= 2)
+        for (int s = 0; s < 5; s++) {
+            arena_reset(&mem, 0);
+            grid g = make_grid_apart(side == 8 ? 5 : side == 4 ? 9 : 67, side, 1, s == 3 ? 2 : 1);
+            conv_case_of(&g, true, width[s][0], width[s][1], s & 1 ? ACT_NONE : ACT_SILU, s != 2, 3, false);
+        }
+    arena_reset(&mem, 0);
+    grid none = make_grid(0, 8, 1);
+    conv_case_of(&none, true, 8, 8, ACT_SILU, true, 2, false);
 }
 
 static void test_conv_rows(void **state) {
@@ -151,6 +171,9 @@ static void test_conv_short(void **state) {
     grid single = make_grid(70, 1, 1), masked = make_grid(3, 4, 0.3);
     conv_case(&single, 64, 128, ACT_SILU, true, 1, false);
     conv_case(&masked, 128, 64, ACT_NONE, true, 1, false);
+    grid fine = make_grid(3, 8, 1), coarse = make_grid(9, 2, 1);
+    conv_case_of(&fine, true, 32, 32, ACT_SILU, true, 1, false);
+    conv_case_of(&coarse, true, 64, 128, ACT_NONE, true, 1, false);
 }
 
 static void test_conv_gradients(void **state) {
@@ -158,6 +181,7 @@ static void test_conv_gradients(void **state) {
     arena_reset(&mem, 0);
     grid dense = make_grid(2, 2, 1), masked = make_grid(1, 8, 0.05), single = make_grid(5, 1, 1);
     conv_case(&dense, 3, 2, ACT_SILU, true, 2, true);
+    conv_case_of(&dense, true, 3, 2, ACT_SILU, true, 2, true);
     conv_case(&masked, 2, 3, ACT_NONE, true, 2, true);
     conv_case(&single, 2, 9, ACT_SILU, true, 2, true);
 }
@@ -185,6 +209,9 @@ static void test_conv_wrong(void **state) {
     optest_fatal(OPTEST_FN(conv3_fwd), &a, "pre is not given");
     a.act = ACT_TANH;
     optest_fatal(OPTEST_FN(conv3_fwd), &a, "wanted none or SiLU");
+    a = good;
+    a.up = true;
+    optest_fatal(OPTEST_FN(conv3_fwd), &a, "3 rows of side 1 are not the children of a level above");
     a = good;
     a.g = NULL;
     optest_fatal(OPTEST_FN(conv3_fwd), &a, "no grid");
@@ -320,6 +347,23 @@ static void test_conv_layers(void **state) {
         }
 }
 
+/* Of the level above, as the SS-VAE has it and beside, tiles with neighbours and alone. More tiles than a GPU takes at
+ * once: gpu/test_gpu_large.c. */
+static void test_conv_up_layers(void **state) {
+    static const struct {
+        int     side, tiles;
+        int64_t I, O;
+    } layer[] = {{8, 5, 32, 32},   {4, 11, 64, 64}, {2, 37, 128, 128}, {2, 300, 64, 128},
+                 {4, 80, 128, 64}, {8, 3, 64, 64},  {4, 11, 32, 32},   {8, 3, 24, 40}};
+    (void)state;
+    for (size_t i = 0; i < sizeof layer / sizeof *layer; i++)
+        for (int k = 0; k < 2; k++) {
+            arena_reset(&mem, 0);
+            grid g = make_grid_apart(layer[i].tiles, layer[i].side, 1, k ? 3 : 1);
+            conv_case_of(&g, true, layer[i].I, layer[i].O, k ? ACT_NONE : ACT_SILU, true, 5, false);
+        }
+}
+
 /* Channel counts of every residue and rows in many blocks; one tile; cells that are alone in their tile. */
 static void test_conv_odd(void **state) {
     static const int64_t width[][2] = {{1, 8},   {8, 1},   {3, 16},  {16, 5}, {13, 13},
@@ -373,7 +417,7 @@ static void test_pool_large(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest every[] = {
         cmocka_unit_test(test_conv_rows), cmocka_unit_test(test_conv_levels), cmocka_unit_test(test_conv_wide),
-        cmocka_unit_test(test_pool),      cmocka_unit_test(test_subdivide),
+        cmocka_unit_test(test_conv_up),   cmocka_unit_test(test_pool),        cmocka_unit_test(test_subdivide),
     };
     const struct CMUnitTest cpu[] = {
         cmocka_unit_test(test_conv_gradients),
@@ -382,10 +426,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_pool_wrong),
     };
     const struct CMUnitTest gpu[] = {
-        cmocka_unit_test(test_conv_short),
-        cmocka_unit_test(test_conv_layers),
-        cmocka_unit_test(test_conv_odd),
-        cmocka_unit_test(test_pool_large),
+        cmocka_unit_test(test_conv_short), cmocka_unit_test(test_conv_layers), cmocka_unit_test(test_conv_up_layers),
+        cmocka_unit_test(test_conv_odd),   cmocka_unit_test(test_pool_large),
     };
     return optest_main(argc, argv,
                        &(optest_suite){.name = "sparse_conv",

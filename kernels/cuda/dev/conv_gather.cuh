@@ -1,6 +1,7 @@
 /* What the two ways of conv3 that gather rows share (conv3_gather.cu, conv3_group.cu). */
 #pragma once
 #include "kernels/cuda/dev/conv_parts.cuh"
+#include "kernels/cuda/dev/conv_up.cuh"
 #include "kernels/cuda/dev/mma.cuh"
 
 namespace {
@@ -9,27 +10,40 @@ namespace {
 
 struct conv_rows_args {
     conv_grid    g;
-    const bf16  *x, *w; /* w: [27][Kp][Np], zero outside (Cin,Cout) */
+    const bf16  *x, *w; /* w: [matrix][Kp][Np], zero outside (Cin,Cout) */
     const float *bias;
     bf16        *pre, *y;
     int          Cin, Cout, Kp, Np;
     bool         silu;
 };
 
-/* w in the kernel's order. */
-__global__ void __launch_bounds__(256) gather_weights_kernel(const conv_sum a, int Kp, int Np, bf16 *out) {
+/* w in the kernel's order: the 27 matrices and zeros, or the 64 of dev/conv_up.cuh. */
+template <bool UP>
+__global__ void __launch_bounds__(256)
+    gather_weights_kernel(const conv_sum a, int Kp, int Np, int64_t count, bf16 *out) {
     int64_t at = (int64_t)blockIdx.x * 256 + threadIdx.x;
-    if (at >= (int64_t)27 * Kp * Np) return;
-    int64_t n = at % Np, i = at / Np % Kp, k = at / Np / Kp;
-    out[at] = i < a.Cin && n < a.Cout ? ((const bf16 *)a.w)[k * a.k_step + i * a.ci_step + n * a.co_step]
-                                      : __float2bfloat16_rn(0.0f);
+    if (at >= count) return;
+    int64_t     n = at % Np, i = at / Np % Kp;
+    int         m = (int)(at / Np / Kp);
+    const bf16 *w = (const bf16 *)a.w + i * a.ci_step + n * a.co_step;
+    float       sum = 0.0f;
+    if (i < a.Cin && n < a.Cout && (UP || m < 27)) {
+        if (!UP)
+            sum = to_float(w[m * a.k_step]);
+        else
+            for (int k = 0; k < 27; k++)
+                if (up_parent(m / UP_PARENTS, k) == m % UP_PARENTS) sum += to_float(w[k * a.k_step]);
+    }
+    out[at] = __float2bfloat16_rn(sum);
 }
 
 /* Arguments of a kernel with so many weights, which it gets in its order. */
-static inline conv_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, int Np) {
-    int64_t count = (int64_t)27 * Kp * Np;
+template <bool UP = false>
+static inline conv_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, int Np,
+                                            int matrices = UP ? (int)UP_MATRICES : 27) {
+    int64_t count = (int64_t)matrices * Kp * Np;
     bf16   *w = (bf16 *)arena_alloc(&c->scratch, sizeof(bf16) * (size_t)count);
-    gather_weights_kernel<<<(unsigned)ceil_div(count, 256), 256, 0, stream_of(c)>>>(*a, Kp, Np, w);
+    gather_weights_kernel<UP><<<(unsigned)ceil_div(count, 256), 256, 0, stream_of(c)>>>(*a, Kp, Np, count, w);
     LAUNCHED(c);
     conv_rows_args r = {};
     r.g = a->g;
@@ -46,32 +60,32 @@ static inline conv_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, i
     return r;
 }
 
-/* near[k * ROWS + i]: the neighbour at offset k of row row0 + i, or -1. */
-template <int ROWS, int THREADS>
-__device__ __forceinline__ void gather_neighbors(const conv_rows_args &a, int64_t row0, int32_t *near) {
-    for (int i = threadIdx.x; i < 27 * ROWS; i += THREADS) {
+/* near[j * ROWS + i]: the neighbour of row row0 + i at the j-th of n offsets, or -1. */
+template <int ROWS, int THREADS, class F>
+__device__ __forceinline__ void gather_neighbors(const conv_rows_args &a, int64_t row0, int n, F offset,
+                                                 int32_t *near) {
+    for (int i = threadIdx.x; i < n * ROWS; i += THREADS) {
         int64_t row = row0 + i % ROWS;
-        near[i] = row < a.g.n_rows ? conv_neighbor(&a.g, conv_row_code(&a.g, row), i / ROWS) : -1;
+        near[i] = row < a.g.n_rows ? conv_neighbor(&a.g, conv_row_code(&a.g, row), offset(i / ROWS)) : -1;
     }
 }
+template <int ROWS, int THREADS>
+__device__ __forceinline__ void gather_neighbors(const conv_rows_args &a, int64_t row0, int32_t *near) {
+    gather_neighbors<ROWS, THREADS>(
+        a, row0, 27, [](int k) { return k; }, near);
+}
 
-/* Rows of 2 * BN bytes, PITCH apart in shared memory, to columns n0 .. of pre and y. */
-template <int ROWS, int BN, int PITCH, int THREADS>
-__device__ __forceinline__ void gather_write(const conv_rows_args &a, const unsigned char *room, int64_t row0, int n0) {
+/* Rows of 2 * BN bytes, PITCH apart in shared memory, to columns n0 .. of pre and y: row r goes to row r, or with
+ * STEP = 8 to that child of it. */
+template <int ROWS, int BN, int PITCH, int THREADS, int STEP = 1>
+__device__ __forceinline__ void gather_write(const conv_rows_args &a, const unsigned char *room, int64_t row0, int n0,
+                                             int child = 0) {
     for (int at = threadIdx.x; at < ROWS * (BN / 8); at += THREADS) {
         int     r = at / (BN / 8), c = at % (BN / 8);
         int64_t row = row0 + r;
         if (row >= a.g.n_rows || n0 + c * 8 >= a.Cout) continue;
         pack<bf16, 8> v = *reinterpret_cast<const pack<bf16, 8> *>(room + r * PITCH + c * 16);
-        int64_t       to = row * a.Cout + n0 + c * 8;
-        if (a.silu) {
-            float f[8];
-            store_raw<bf16, 8>(a.pre + to, v);
-            unpack<bf16, 8>(v, f);
-            act_values<bf16, 8>(ACT_SILU, f);
-            store_vec<bf16, 8>(a.y + to, f);
-        } else
-            store_raw<bf16, 8>(a.y + to, v);
+        conv_store(a.silu, a.pre, a.y, (row * STEP + child) * a.Cout + n0 + c * 8, v);
     }
 }
 
@@ -80,12 +94,13 @@ __device__ __forceinline__ void gather_write(const conv_rows_args &a, const unsi
 struct conv_dw_args {
     conv_grid   g;
     const bf16 *x, *d;
-    float      *partial; /* [part][27*I][O] */
+    float      *partial; /* [part][27*I][O], or 64*I lines (dev/conv_up.cuh) */
     int         I, O, table_rows;
     int64_t     part_rows;
 };
 
-static inline conv_dw_args gather_dw_of(ctx *c, const conv_dw *a, int64_t parts, int64_t step_rows) {
+static inline conv_dw_args gather_dw_of(ctx *c, const conv_dw *a, int64_t parts, int64_t step_rows,
+                                        int64_t matrices = 27) {
     conv_dw_args r = {};
     r.g = a->g;
     r.x = (const bf16 *)a->x;
@@ -94,7 +109,7 @@ static inline conv_dw_args gather_dw_of(ctx *c, const conv_dw *a, int64_t parts,
     r.O = (int)a->O;
     r.part_rows = ceil_div(ceil_div(a->g.n_rows, parts), step_rows) * step_rows;
     parts = ceil_div(a->g.n_rows, r.part_rows);
-    r.partial = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * 27 * a->I * a->O));
+    r.partial = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * matrices * a->I * a->O));
     return r;
 }
 

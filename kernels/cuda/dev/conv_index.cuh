@@ -26,6 +26,7 @@ typedef struct {
     const int32_t  *nb, *first;
     const uint64_t *mask; /* NULL: dense */
     const int64_t  *code;
+    int             up; /* 3: neighbours are rows of the level above, 0: of this one */
 } conv_grid;
 
 CONV_HD int conv_bits(uint64_t x) {
@@ -69,13 +70,13 @@ CONV_HD int32_t conv_cell_row(const conv_grid *g, int32_t tile, int cell) {
     return g->first[tile] + before;
 }
 
-/* Row of the neighbour at offset k (ops/conv3.h) of the row with this code, or -1. */
+/* Row of the neighbour at offset k (ops/conv3.h) of the row with this code, or of its parent; or -1. */
 CONV_HD int32_t conv_neighbor(const conv_grid *g, int64_t code, int k) {
     int     all = (1 << g->shift) - 1, cell = (int)(code & 511), t = 13;
     int64_t tile = code >> 9;
     int     to = conv_axis(cell, 0444 & all, k % 3 - 1, 1, &t) | conv_axis(cell, 0222 & all, k / 3 % 3 - 1, 3, &t) |
              conv_axis(cell, 0111 & all, k / 9 - 1, 9, &t);
-    return conv_cell_row(g, g->nb[tile * 27 + t], to);
+    return conv_cell_row(g, g->nb[tile * 27 + t], to) >> g->up;
 }
 
 /* ---- halo tiles -------------------------------------------------------------------------------------------------- */

@@ -36,7 +36,20 @@ void conv_gather_dw(ctx *c, const conv_dw *a);
 /* The same on Hopper, where channels come in multiples of 64 (conv3_group.cu). False: they do not. */
 bool conv_group_rows(ctx *c, const conv_sum *a);
 bool conv_group_dw(ctx *c, const conv_dw *a);
-/* The same for dense levels with a side above 1 (conv3_halo.cu). False: this GPU has too little shared memory. */
+/* Between a dense level and the one above it (ops/conv3.h, `up`; dev/conv_up.cuh) on Hopper: channels in multiples of
+ * 64 (conv3_group.cu), 32 channels between sides 4 and 8 (conv3_up.cu). g is the level above. conv_*_children: y is of
+ * the children, x of the parents; conv_*_parents: the reverse, dx of it; conv_*_dw: x of the parents, d of the
+ * children. Weights as k, Cin, Cout of the forward and of its transpose, not mirrored. False: not such channels. */
+bool conv_group_children(ctx *c, const conv_sum *a);
+bool conv_group_parents(ctx *c, const conv_sum *a);
+bool conv_group_up_dw(ctx *c, const conv_dw *a);
+bool conv_up_children(ctx *c, const conv_sum *a);
+bool conv_up_parents(ctx *c, const conv_sum *a);
+bool conv_up_dw(ctx *c, const conv_dw *a);
+/* dw += its share of the gradients of the 64 matrices, partial [part][64][I][O] (conv3_up.cu). */
+void conv_up_fold(ctx *c, const conv_dw *a, const float *partial, int64_t parts);
+/* The same as conv_gather for dense levels with a side above 1 (conv3_halo.cu). False: this GPU has too little shared
+ * memory. */
 bool conv_halo_rows(ctx *c, const conv_sum *a);
 bool conv_halo_dw(ctx *c, const conv_dw *a);
 
@@ -53,4 +66,16 @@ static inline int64_t conv_dw_parts(const ctx *c, int64_t units, int64_t least, 
 /* A kernel that takes more shared memory than the 48 kB every block may have. */
 template <class K> static inline void conv_allow_shared(K kernel, size_t bytes) {
     CUDA_DO(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes));
+}
+
+/* Eight values at `to` of pre and y, or of y alone. */
+__device__ __forceinline__ void conv_store(bool silu, bf16 *pre, bf16 *y, int64_t to, pack<bf16, 8> v) {
+    if (silu) {
+        float f[8];
+        store_raw<bf16, 8>(pre + to, v);
+        unpack<bf16, 8>(v, f);
+        act_values<bf16, 8>(ACT_SILU, f);
+        store_vec<bf16, 8>(y + to, f);
+    } else
+        store_raw<bf16, 8>(y + to, v);
 }

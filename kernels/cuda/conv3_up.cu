@@ -1,0 +1,454 @@
+/* conv3 of the level above (dev/conv_up.cuh) where it costs most: 32 channels in and out, tiles of 4^3 parents with 8^3
+ * children, the finest level of the decoder. On Hopper's products of a warpgroup; a tile's 64 parents are their rows.
+ *
+ * To the children. A warpgroup makes a whole tile: the sums of all eight children stay in registers. The parents at one
+ * of 27 offsets go from shared memory to registers once, and meet the matrices of all children that have this offset.
+ * All 64 matrices stay in shared memory; of a block's two warpgroups one loads and stores while the other multiplies.
+ *
+ * To the parents (dx). A parent's row is the sum over 4^3 cells around its middle. A tile of children with one cell
+ * around it comes in two halves of 16 channels, each loaded while the other is multiplied. The warpgroups share the
+ * cells, and the second one's sums are added to the first one's.
+ *
+ * dw. The parents are the products' depth. A block makes the matrices of four children, a warpgroup those of one; the
+ * tiles ahead are loaded meanwhile.
+ *
+ * Parents lie in shared memory as dev/conv_index.cuh says, matrices and d as dev/mma.cuh does. Children, 16 channels:
+ *
+ *     cell (X,Y,Z), 0 <= X,Y,Z < 10, at 32 * ((X*10 + Y)*12 + Z), its halves exchanged if X/2 is odd, and with the
+ *     cell beside it (Z ^ 1) if Y/2 is odd
+ *
+ * so that a cube of eight parents touches all banks once at any of the 64 cells. */
+#include "kernels/cuda/dev/conv_gather.cuh"
+#include "kernels/cuda/dev/wgmma.cuh"
+
+namespace {
+
+enum { WIDTH = 32, MATRIX = WIDTH * WIDTH * 2, WEIGHTS = UP_MATRICES * MATRIX };
+enum { SIDE = 4, CELLS = SIDE * SIDE * SIDE, SLOTS = 6 * 6 * 6, HALO = SLOTS * 64, GROUP = 128 };
+
+/* c += a b, b: rows 16*step .. of a matrix in shared memory. */
+__device__ __forceinline__ void matrix_sum(float (&c)[4][4], const uint32_t (&a)[4], uint32_t b, int step, int lane) {
+    if constexpr (HAS_WGMMA)
+        wgmma_add<true>(c, a, b_rows_k<WIDTH>(wgmma_tile<WIDTH>(b), 16 * step));
+    else
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            uint32_t two[4];
+            ldmatrix_x4_trans(two, b + tile_chunk<WIDTH>(step * 16 + lane % 16, n * 2 + lane / 16));
+            mma_bf16(c[2 * n], a, two[0], two[1]);
+            mma_bf16(c[2 * n + 1], a, two[2], two[3]);
+        }
+}
+
+/* What a slot around a tile holds, in one word: the tile it is of (0 to 26), the cell of it, and where its first 16
+ * bytes go. */
+__device__ __forceinline__ uint32_t slot_word(int t, int cell, int at) {
+    return (uint32_t)(t | cell << 5 | at >> 4 << 14);
+}
+
+/* The neighbour of a tile that this lane knows. */
+__device__ __forceinline__ int32_t near_of(const conv_grid &g, int64_t tile) {
+    int lane = threadIdx.x % 32;
+    return lane < 27 && tile < g.n_tiles ? __ldg(g.nb + tile * 27 + lane) : -1;
+}
+
+/* CHUNKS times 16 bytes of each of n slots, from `channel` on, by THREADS threads in whole warps; tiles of `cells`. */
+template <int THREADS, int CHUNKS>
+__device__ __forceinline__ void load_slots(const bf16 *x, int cells, int channel, int32_t near, const uint32_t *slot,
+                                           int n, uint32_t to, int thread) {
+#pragma unroll 4
+    for (int i = thread; i - (int)(threadIdx.x % 32) < n * CHUNKS; i += THREADS) {
+        bool     mine = i < n * CHUNKS;
+        uint32_t word = slot[mine ? i / CHUNKS : 0];
+        int32_t  from = __shfl_sync(0xffffffffu, near, word & 31);
+        if (mine)
+            cp_async_16(to + ((word >> 14 << 4) ^ i % CHUNKS << 4),
+                        from >= 0 ? x + ((int64_t)from * cells + (word >> 5 & 511)) * WIDTH + channel + i % CHUNKS * 8
+                                  : x,
+                        from >= 0 ? 16 : 0);
+    }
+}
+
+__device__ __forceinline__ void parent_slots(uint32_t *slot) {
+    for (int i = threadIdx.x; i < SLOTS; i += blockDim.x) {
+        int t, cell, twist = halo_source<SIDE>(i, &t, &cell);
+        slot[i] = slot_word(t, cell, i * 64 | twist << 4);
+    }
+}
+
+/* All matrices, for the products; ends with a barrier. */
+template <int THREADS> __device__ __forceinline__ void load_weights(const bf16 *w, uint32_t to) {
+    for (int i = threadIdx.x; i < UP_MATRICES * WIDTH * 4; i += THREADS)
+        cp_async_16(to + i / (WIDTH * 4) * MATRIX + tile_chunk<WIDTH>(i / 4 % WIDTH, i % 4), w + i * 8, 16);
+    cp_async_commit();
+    cp_async_wait<0>();
+    shared_for_wgmma();
+    __syncthreads();
+}
+
+/* ---- to the children --------------------------------------------------------------------------------------------- */
+
+enum { UP_GROUPS = 2, UP_THREADS = UP_GROUPS * GROUP, RESULT = CELLS * UP_CHILDREN * 64 };
+enum { UP_SHARED = WEIGHTS + UP_GROUPS * (HALO + RESULT) };
+
+__device__ __forceinline__ void group_barrier(int group) {
+    asm volatile("bar.sync %0, %1;\n" ::"r"(group + 1), "n"((int)GROUP) : "memory");
+}
+
+/* entry: of the row whose address this lane gives, in the tile at `halo`. */
+__device__ __forceinline__ void children_sums(float (&sum)[UP_CHILDREN][4][4], uint32_t halo, int entry,
+                                              uint32_t weights, int lane) {
+    uint32_t x[3][2][4]; /* of the offset that is multiplied, of the one before and of the next */
+    auto     load = [&](int k) {
+        const int move = halo_move<SIDE>(k), turn = halo_turn(k);
+#pragma unroll
+        for (int step = 0; step < 2; step++)
+            ldmatrix_x4(x[k % 3][step], halo + halo_chunk(entry, move, turn, 2 * step));
+    };
+    load(0);
+#pragma unroll
+    for (int k = 0; k < 27; k++) {
+        if (k + 1 < 27) load(k + 1);
+        pin(x[k % 3]);
+        wgmma_begin();
+#pragma unroll
+        for (int step = 0; step < 2; step++)
+#pragma unroll
+            for (int child = 0; child < UP_CHILDREN; child++) {
+                const int jx = k % 3 - (child >> 2), jy = k / 3 % 3 - (child >> 1 & 1), jz = k / 9 - (child & 1);
+                if (jx >> 1 == 0 && jy >> 1 == 0 && jz >> 1 == 0)
+                    matrix_sum(sum[child], x[k % 3][step],
+                               weights + (child * UP_PARENTS + jx + 2 * jy + 4 * jz) * MATRIX, step, lane);
+            }
+        wgmma_commit();
+        wgmma_wait<1>(); /* the products of offset k-1, whose registers offset k+2 takes */
+    }
+    wgmma_wait<0>();
+#pragma unroll
+    for (int child = 0; child < UP_CHILDREN; child++) pin(sum[child]);
+}
+
+/* Where a warp keeps 16 bytes of its results: of one of its 16 parents, a child and a quarter of the channels. */
+__device__ __forceinline__ int result_at(int row, int child, int quarter) {
+    return (row * UP_CHILDREN + (child ^ (row >> 2 & 1))) * 64 + ((quarter ^ (row & 3)) << 4);
+}
+
+__global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows_args a) {
+    extern __shared__ __align__(1024) unsigned char room[];
+    __shared__ uint32_t                             slot[SLOTS];
+
+    const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
+    unsigned char *own = room + WEIGHTS + group * (HALO + RESULT), *out = own + HALO + warp * (RESULT / 4);
+    const uint32_t weights = smem_addr(room), halo = smem_addr(own);
+    const int      entry = halo_entry<SIDE>(warp * 16 + lane % 16) ^ (lane / 16 << 4);
+    const int64_t  stride = gridDim.x * (int64_t)UP_GROUPS;
+
+    parent_slots(slot);
+    load_weights<UP_THREADS>(a.w, weights);
+    int64_t tile = blockIdx.x * (int64_t)UP_GROUPS + group;
+    load_slots<GROUP, 4>(a.x, CELLS, 0, near_of(a.g, tile), slot, SLOTS, halo, thread);
+    cp_async_commit();
+    int32_t near = near_of(a.g, tile + stride); /* beyond the last tile: none, and zeros are loaded */
+    for (; tile < a.g.n_tiles; tile += stride) {
+        cp_async_wait<0>();
+        group_barrier(group);
+        float sum[UP_CHILDREN][4][4] = {};
+        children_sums(sum, halo, entry, weights, lane);
+        group_barrier(group); /* nobody reads the parents any more */
+        load_slots<GROUP, 4>(a.x, CELLS, 0, near, slot, SLOTS, halo, thread);
+        cp_async_commit();
+        near = near_of(a.g, tile + 2 * stride);
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            int   col = n * 8 + lane % 4 * 2;
+            float b0 = a.bias ? a.bias[col] : 0.0f, b1 = a.bias ? a.bias[col + 1] : 0.0f;
+#pragma unroll
+            for (int child = 0; child < UP_CHILDREN; child++)
+#pragma unroll
+                for (int h = 0; h < 2; h++)
+                    *reinterpret_cast<uint32_t *>(out + result_at(lane / 4 + 8 * h, child, n) + lane % 4 * 4) =
+                        pack_bf16(sum[child][n][2 * h] + b0, sum[child][n][2 * h + 1] + b1);
+        }
+        __syncwarp();
+        const int64_t row0 = (tile * CELLS + warp * 16) * UP_CHILDREN;
+#pragma unroll 4
+        for (int i = lane; i < 16 * UP_CHILDREN * 4; i += 32) {
+            int           row = i / (UP_CHILDREN * 4), child = i / 4 % UP_CHILDREN;
+            pack<bf16, 8> v = *reinterpret_cast<const pack<bf16, 8> *>(out + result_at(row, child, i % 4));
+            conv_store(a.silu, a.pre, a.y, row0 * WIDTH + i * 8, v);
+        }
+        __syncwarp(); /* before the next results take the place of these */
+    }
+    cp_async_wait<0>();
+}
+
+/* ---- to the parents ---------------------------------------------------------------------------------------------- */
+
+enum { DOWN_THREADS = 2 * GROUP, EDGE = 10, LINE = 12, HALF = EDGE * EDGE * LINE * 32, ADDED = CELLS * WIDTH * 4 };
+enum { DOWN_SHARED = WEIGHTS + 2 * HALF + ADDED };
+
+__device__ __forceinline__ int child_twist(int X, int Y) {
+    return (Y & 1) << 5 | (X & 1) << 4; /* of halves of coordinates */
+}
+
+__device__ __forceinline__ void child_slots(uint32_t *slot) {
+    for (int i = threadIdx.x; i < EDGE * EDGE * EDGE; i += DOWN_THREADS) {
+        int t, cell, X = i / (EDGE * EDGE), Y = i / EDGE % EDGE, Z = i % EDGE;
+        halo_source<2 * SIDE>(i, &t, &cell);
+        slot[i] = slot_word(t, cell, ((X * EDGE + Y) * LINE + Z) * 32 ^ child_twist(X >> 1, Y >> 1));
+    }
+}
+
+/* The cells of one warpgroup: those with i = 2*group and 2*group + 1 of (i,j,l), 0 <= i,j,l < 4. Cell i of an axis is
+ * child !(i & 1) of a parent for which this parent is the upper one if i < 2. */
+__device__ __forceinline__ void parent_sums(float (&sum)[2][4][4], uint32_t children, int at, int twist, int group,
+                                            uint32_t weights, int half, int lane) {
+    uint32_t d[3][4][4]; /* as in children_sums */
+    twist ^= child_twist(group, 0);
+    at += group * 2 * (EDGE * LINE * 32);
+    weights += (group ? 0 : 1) * MATRIX;
+    auto load = [&](int ij) {
+        const int i = ij >> 2, j = ij & 3;
+#pragma unroll
+        for (int l = 0; l < 4; l++)
+            ldmatrix_x4(d[ij % 3][l],
+                        children + ((at + ((i * EDGE + j) * LINE + l) * 32) ^ twist ^ child_twist(0, j >> 1)));
+    };
+    load(0);
+#pragma unroll
+    for (int ij = 0; ij < 8; ij++) {
+        const int i = ij >> 2, j = ij & 3;
+        if (ij + 1 < 8) load(ij + 1);
+        pin(d[ij % 3]);
+        wgmma_begin();
+#pragma unroll
+        for (int l = 0; l < 4; l++) {
+            const int child = (i & 1 ? 0 : 4) | (j & 1 ? 0 : 2) | (l & 1 ? 0 : 1), parent = (j < 2) << 1 | (l < 2) << 2;
+            matrix_sum(sum[l & 1], d[ij % 3][l], weights + (child * UP_PARENTS + parent) * MATRIX, half, lane);
+        }
+        wgmma_commit();
+        wgmma_wait<1>();
+    }
+    wgmma_wait<0>();
+    pin(sum[0]);
+    pin(sum[1]);
+}
+
+__global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_rows_args a) {
+    extern __shared__ __align__(1024) unsigned char room[];
+    __shared__ uint32_t                             slot[EDGE * EDGE * EDGE];
+
+    const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
+    const uint32_t weights = smem_addr(room), children = weights + WEIGHTS;
+    float4        *added = reinterpret_cast<float4 *>(room + WEIGHTS + 2 * HALF);
+    /* Of the row whose address this lane gives: its parent's first cell. */
+    const int row = warp * 16 + lane % 16, x = conv_gather(row >> 2), y = conv_gather(row >> 1), z = conv_gather(row);
+    const int at = ((x * EDGE + y) * LINE + z) * 64 | lane / 16 << 4, twist = child_twist(x, y);
+    const int64_t n_steps = a.g.n_tiles > blockIdx.x ? 2 * ((a.g.n_tiles - 1 - blockIdx.x) / gridDim.x + 1) : 0;
+    auto          tile_of = [&](int64_t s) { return blockIdx.x + s / 2 * gridDim.x; };
+    int32_t       near = near_of(a.g, tile_of(0)), near_next = near_of(a.g, tile_of(2));
+    auto          load = [&](int64_t s) {
+        const int half = (int)(s & 1);
+        if (half == 0 && s > 0) {
+            near = near_next;
+            near_next = near_of(a.g, tile_of(s + 2));
+        }
+        load_slots<DOWN_THREADS, 2>(a.x, CELLS * UP_CHILDREN, half * 16, near, slot, EDGE * EDGE * EDGE,
+                                    children + half * HALF, threadIdx.x);
+    };
+
+    child_slots(slot);
+    load_weights<DOWN_THREADS>(a.w, weights);
+    if (n_steps > 0) load(0);
+    cp_async_commit();
+    float sum[2][4][4] = {};
+    for (int64_t s = 0; s < n_steps; s++) {
+        const int half = (int)(s & 1);
+        cp_async_wait<0>();
+        __syncthreads(); /* this half is there, and nobody reads the other one any more */
+        if (s + 1 < n_steps) load(s + 1);
+        cp_async_commit();
+        parent_sums(sum, children + half * HALF, at, twist, group, weights, half, lane);
+        if (half == 0) continue;
+        if (group == 1)
+#pragma unroll
+            for (int n = 0; n < 4; n++)
+                added[n * GROUP + thread] = make_float4(sum[0][n][0] + sum[1][n][0], sum[0][n][1] + sum[1][n][1],
+                                                        sum[0][n][2] + sum[1][n][2], sum[0][n][3] + sum[1][n][3]);
+        __syncthreads();
+        if (group == 0) {
+            bf16 *out = a.y + (tile_of(s) * CELLS + warp * 16 + lane / 4) * WIDTH + lane % 4 * 2;
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                float4 more = added[n * GROUP + thread];
+                *reinterpret_cast<uint32_t *>(out + n * 8) =
+                    pack_bf16(sum[0][n][0] + sum[1][n][0] + more.x, sum[0][n][1] + sum[1][n][1] + more.y);
+                *reinterpret_cast<uint32_t *>(out + 8 * WIDTH + n * 8) =
+                    pack_bf16(sum[0][n][2] + sum[1][n][2] + more.z, sum[0][n][3] + sum[1][n][3] + more.w);
+            }
+        }
+#pragma unroll
+        for (int t = 0; t < 2; t++)
+#pragma unroll
+            for (int n = 0; n < 4; n++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) sum[t][n][e] = 0.0f;
+    }
+}
+
+/* ---- dw ---------------------------------------------------------------------------------------------------------- */
+
+enum { DW_GROUPS = 4, DW_THREADS = DW_GROUPS * GROUP, PAIRS = UP_PARENTS / 2, D_TILE = CELLS * 64 };
+enum { DW_STAGES = 4, DW_STAGE = HALO + DW_GROUPS * D_TILE, DW_SHARED = DW_STAGES * DW_STAGE };
+
+/* Blocks: x = parts, y = halves of the children. */
+__global__ void __launch_bounds__(DW_THREADS, 1) up_dw_kernel(const conv_dw_args a) {
+    extern __shared__ __align__(1024) unsigned char room[];
+    __shared__ uint32_t                             slot[SLOTS];
+
+    const int     group = threadIdx.x / GROUP, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const int     child0 = blockIdx.y * DW_GROUPS, child = child0 + group;
+    const int64_t begin = blockIdx.x * a.g.n_tiles / gridDim.x,
+                  end = (blockIdx.x + (int64_t)1) * a.g.n_tiles / gridDim.x;
+    const uint32_t base = smem_addr(room);
+    int32_t        near = near_of(a.g, begin);
+    auto           load = [&](int     stage,
+                    int64_t tile) { /* tile after tile */
+                                    const uint32_t x = base + stage * DW_STAGE, d = x + HALO;
+                                    load_slots<DW_THREADS, 4>(a.x, CELLS, 0, near, slot, SLOTS, x, threadIdx.x);
+                                    near = near_of(a.g, tile + 1);
+#pragma unroll
+                                    for (int i = threadIdx.x; i < CELLS * DW_GROUPS * 4; i += DW_THREADS) {
+                                        int row = i / (DW_GROUPS * 4), of = i / 4 % DW_GROUPS;
+                                        cp_async_16(d + of * D_TILE + tile_chunk<WIDTH>(row, i % 4),
+                                                    a.d + ((tile * CELLS + row) * UP_CHILDREN + child0 + of) * WIDTH +
+                                                        i % 4 * 8,
+                                                    16);
+                                    }
+    };
+    /* A warp's 16 lines: a half of the channels of x at one parent of each pair. */
+    const int entry = halo_entry<SIDE>(lane / 16 * 8 + lane % 8) ^ ((warp % 2 * 2 + (lane / 8 & 1)) << 4);
+    int       line[PAIRS];
+#pragma unroll
+    for (int p = 0; p < PAIRS; p++) {
+        int k = up_offset(child, 2 * p + warp / 2);
+        line[p] = halo_chunk(entry, halo_move<SIDE>(k), halo_turn(k), 0);
+    }
+    parent_slots(slot);
+    __syncthreads();
+
+    float sum[PAIRS][4][4] = {};
+    for (int s = 0; s < DW_STAGES - 1; s++) {
+        if (begin + s < end) load(s, begin + s);
+        cp_async_commit();
+    }
+    for (int64_t tile = begin; tile < end; tile++) {
+        const int stage = (int)((tile - begin) % DW_STAGES);
+        cp_async_wait<DW_STAGES - 2>();
+        shared_for_wgmma();
+        __syncthreads(); /* the tile is there, and the one before, whose place the next takes, has been multiplied */
+        if (tile + DW_STAGES - 1 < end) load((stage + DW_STAGES - 1) % DW_STAGES, tile + DW_STAGES - 1);
+        cp_async_commit();
+        const uint32_t x = base + stage * DW_STAGE, d = x + HALO + group * D_TILE;
+        uint32_t       l[3][2][4]; /* of two pairs, as in children_sums */
+        auto           lines = [&](int t) {
+            /* 16 parents further in the order of Morton: two cells along y, or along x */
+            const int s = t / 2, move = ((s & 1) * 2 * 6 + (s >> 1) * 2 * 36) * 64;
+#pragma unroll
+            for (int p = 0; p < 2; p++) ldmatrix_x4_trans(l[t % 3][p], x + line[t % 2 * 2 + p] + move);
+        };
+        lines(0);
+#pragma unroll
+        for (int t = 0; t < 8; t++) {
+            if (t + 1 < 8) lines(t + 1);
+            pin(l[t % 3]);
+            wgmma_begin();
+#pragma unroll
+            for (int p = 0; p < 2; p++) matrix_sum(sum[t % 2 * 2 + p], l[t % 3][p], d, t / 2, lane);
+            wgmma_commit();
+            wgmma_wait<1>();
+        }
+        wgmma_wait<0>();
+#pragma unroll
+        for (int p = 0; p < PAIRS; p++) pin(sum[p]);
+    }
+    cp_async_wait<0>();
+
+#pragma unroll
+    for (int p = 0; p < PAIRS; p++)
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                int m = child * UP_PARENTS + 2 * p + warp / 2, i = warp % 2 * 16 + lane / 4 + 8 * h;
+                *reinterpret_cast<float2 *>(a.partial + ((blockIdx.x * (int64_t)UP_MATRICES + m) * WIDTH + i) * WIDTH +
+                                            n * 8 + lane % 4 * 2) = make_float2(sum[p][n][2 * h], sum[p][n][2 * h + 1]);
+            }
+}
+
+/* A matrix of the 27 is part of one of each child's eight. */
+__global__ void __launch_bounds__(256) fold_kernel(const float *sum, int64_t count, float *dw) {
+    int64_t at = (int64_t)blockIdx.x * 256 + threadIdx.x;
+    if (at >= 27 * count) return;
+    int   k = (int)(at / count);
+    float all = 0.0f;
+#pragma unroll
+    for (int child = 0; child < UP_CHILDREN; child++)
+        all += sum[(child * UP_PARENTS + up_parent(child, k)) * count + at % count];
+    dw[at] += all;
+}
+
+static bool serves(const ctx *c, const conv_grid *g, int64_t I, int64_t O, size_t shared) {
+    return c->cuda->major == 9 && g->side == SIDE && I == WIDTH && O == WIDTH &&
+           c->cuda->shared_limit >= shared + 4096; /* the slots */
+}
+
+static unsigned blocks_of(const ctx *c, int64_t work) {
+    return (unsigned)(work < c->cuda->multiprocessors ? work : c->cuda->multiprocessors);
+}
+
+} // namespace
+
+bool conv_up_children(ctx *c, const conv_sum *a) {
+    if (!serves(c, &a->g, a->Cin, a->Cout, UP_SHARED)) return false;
+    conv_rows_args r = gather_rows_of<true>(c, a, WIDTH, WIDTH);
+    conv_allow_shared(children_kernel, UP_SHARED);
+    children_kernel<<<blocks_of(c, ceil_div(a->g.n_tiles, UP_GROUPS)), UP_THREADS, UP_SHARED, stream_of(c)>>>(r);
+    LAUNCHED(c);
+    return true;
+}
+
+bool conv_up_parents(ctx *c, const conv_sum *a) {
+    if (!serves(c, &a->g, a->Cin, a->Cout, DOWN_SHARED)) return false;
+    conv_rows_args r = gather_rows_of<true>(c, a, WIDTH, WIDTH);
+    conv_allow_shared(parents_kernel, DOWN_SHARED);
+    parents_kernel<<<blocks_of(c, a->g.n_tiles), DOWN_THREADS, DOWN_SHARED, stream_of(c)>>>(r);
+    LAUNCHED(c);
+    return true;
+}
+
+bool conv_up_dw(ctx *c, const conv_dw *a) {
+    if (!serves(c, &a->g, a->I, a->O, DW_SHARED)) return false;
+    int64_t      parts = c->cuda->multiprocessors / 2;
+    conv_dw_args r = {};
+    if (parts > a->g.n_tiles) parts = a->g.n_tiles;
+    r.g = a->g;
+    r.x = (const bf16 *)a->x;
+    r.d = (const bf16 *)a->d;
+    r.partial = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * UP_MATRICES * WIDTH * WIDTH));
+    conv_allow_shared(up_dw_kernel, DW_SHARED);
+    up_dw_kernel<<<dim3((unsigned)parts, UP_CHILDREN / DW_GROUPS), DW_THREADS, DW_SHARED, stream_of(c)>>>(r);
+    LAUNCHED(c);
+    conv_up_fold(c, a, r.partial, parts);
+    return true;
+}
+
+void conv_up_fold(ctx *c, const conv_dw *a, const float *partial, int64_t parts) {
+    int64_t count = a->I * a->O;
+    size_t  bytes = sizeof(float) * (size_t)(UP_MATRICES * count);
+    float  *sum = (float *)arena_alloc(&c->scratch, bytes);
+    CUDA_DO(cudaMemsetAsync(sum, 0, bytes, stream_of(c)));
+    partials_add(c, sum, partial, parts, UP_MATRICES * count);
+    fold_kernel<<<(unsigned)ceil_div(27 * count, 256), 256, 0, stream_of(c)>>>(sum, count, a->dw);
+    LAUNCHED(c);
+}
