@@ -1,5 +1,6 @@
 #include "data_prep/prep.h"
 #include "core/rng.h"
+#include "data/split.h"
 #include "data_prep/catalog.h"
 #include "data_prep/claims.h"
 #include "data_prep/queue.h"
@@ -298,8 +299,7 @@ static bool read_heldout(run *r, status *st) {
 static int split_of(const run *r, const char *name) {
     if (r->o->heldout_list)
         return r->n_heldout && bsearch(&name, r->heldout, (size_t)r->n_heldout, sizeof *r->heldout, compare_names);
-    /* another hash than the id, which also decides views and order */
-    return r->o->heldout_share > 0 && (double)(hash_bytes(name, strlen(name), 1) >> 11) * 0x1p-53 < r->o->heldout_share;
+    return split_in_share(name, r->o->heldout_share);
 }
 
 /* ---- writing -------------------------------------------------------------------------------------------------- */

@@ -41,7 +41,7 @@ typedef struct {
     bool        dedupe;               /* a shape whose tiles another one has to the bit is rejected */
     int64_t     min_tiles, max_tiles; /* a shape outside is rejected; max 0: no limit */
     const char *heldout_list;         /* file with one source name per line, or NULL */
-    double      heldout_share;        /* [0,1): of the shapes, by hash of the name; used when there is no list */
+    double      heldout_share;        /* [0,1): of the shapes (data/split.h); used when there is no list */
     double      half_thickness, cap_share, sharp_degrees, sharp_voxels; /* sdf.h */
     bool        dry_run;                                                /* says what would be done, writes nothing */
 } prep_options;

@@ -193,7 +193,8 @@ static bool tokens_info(const char *path, status *st) {
 }
 
 static bool path_info(const char *path, const options *o, status *st) {
-    static const char *const kind[] = {"shard", "latents", "tokens", "checkpoint", "unfinished, ignored", "unknown"};
+    static const char *const kind[] = {"shard",      "selection",           "latents", "tokens",
+                                       "checkpoint", "unfinished, ignored", "unknown"};
     found                   *list;
     int                      n;
     if (!find_below(path, &list, &n, st)) return false;
@@ -204,8 +205,8 @@ static bool path_info(const char *path, const options *o, status *st) {
         j = i + 1;
         if (o->command.dry_run) {
             printf("%s: %s\n", list[i].path, kind[list[i].kind]);
-        } else if (list[i].kind == FOUND_SHARD) {
-            for (; j < n && list[j].kind == FOUND_SHARD; j++) {
+        } else if (list[i].kind == FOUND_SHARD || list[i].kind == FOUND_SELECTION) {
+            for (; j < n && (list[j].kind == FOUND_SHARD || list[j].kind == FOUND_SELECTION); j++) {
                 folder_of(list[j].path, there);
                 if (strcmp(here, there) != 0) break;
             }

@@ -18,6 +18,8 @@ void shard_close(shard *s) {
     if (h) {
         if (h->file >= 0) H5Fclose(h->file);
         free(h->png_first);
+        free(h->tile_at);
+        free(h->view_at);
         free(h);
     }
     free(s->id);
@@ -35,10 +37,8 @@ void shard_close(shard *s) {
     *s = (shard){0};
 }
 
-static bool read_attributes(shard *s, hid_t f, status *st) {
-    char    format[64];
+static bool read_attributes(shard *s, hid_t f, const char *format, status *st) {
     int64_t version, resolution, complete;
-    if (!h5_get_text(f, "format", format, sizeof format, st)) return false;
     if (strcmp(format, "d3s2-shard")) return status_set(st, ST_DATA, "%s: is a %s file, not a shard", s->path, format);
     if (!h5_get_i64(f, "version", &version, st)) return false;
     if (version != SHARD_VERSION)
@@ -102,17 +102,41 @@ static bool read_tables(shard *s, shard_handle *h, status *st) {
            offsets_ok(s, "view/png_first", h->png_first, s->n_views, png_bytes, st);
 }
 
-bool shard_open(shard *s, const char *path, status *st) {
+static int64_t *copy_of(const int64_t *first, int64_t n) {
+    int64_t *at = malloc((size_t)(n + 1) * sizeof *at);
+    CHECK(at, "no memory for a table of %lld samples", (long long)n);
+    memcpy(at, first, (size_t)n * sizeof *at);
+    return at;
+}
+
+bool shard_open_at(shard *s, const char *path, int depth, status *st) {
+    char format[64];
     *s = (shard){0};
     if (strlen(path) >= sizeof s->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
-    shard_handle *h = malloc(sizeof *h);
+    hid_t file = h5_file_open(path, st);
+    if (file < 0) return false;
+    bool ok = h5_get_text(file, "format", format, sizeof format, st);
+    if (!ok || strcmp(format, "d3s2-selection") == 0) {
+        ok = ok && selection_open(s, path, file, depth, st);
+        h5_file_close(file);
+        return ok;
+    }
+    shard_handle *h = calloc(1, sizeof *h);
     CHECK(h, "no memory for a shard");
-    *h = (shard_handle){.file = h5_file_open(path, st)};
+    h->file = file;
     strcpy(s->path, path);
     s->file = h;
-    if (h->file >= 0 && read_attributes(s, h->file, st) && read_tables(s, h, st)) return true;
-    shard_close(s);
-    return false;
+    if (!read_attributes(s, file, format, st) || !read_tables(s, h, st)) {
+        shard_close(s);
+        return false;
+    }
+    h->tile_at = copy_of(s->first, s->n_samples);
+    h->view_at = copy_of(s->view_first, s->n_samples);
+    return true;
+}
+
+bool shard_open(shard *s, const char *path, status *st) {
+    return shard_open_at(s, path, 0, st);
 }
 
 /* Names the sample in front of what went wrong below. */
@@ -126,7 +150,7 @@ bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t
     const shard_handle *h = s->file;
     CHECK(i >= 0 && i < s->n_samples && view >= 0 && view < s->view_first[i + 1] - s->view_first[i],
           "%s: no view %d of sample %lld", s->path, view, (long long)i);
-    int64_t  row = s->view_first[i] + view, first = h->png_first[row], n = h->png_first[row + 1] - first;
+    int64_t  row = h->view_at[i] + view, first = h->png_first[row], n = h->png_first[row + 1] - first;
     uint64_t want;
     status   why = {0};
     uint8_t *bytes = malloc((size_t)n + 1);
@@ -160,13 +184,13 @@ static void make_room(sample *x, int64_t n) {
 
 static bool read_tiles(const shard *s, int64_t i, sample *out, status *st) {
     const shard_handle *h = s->file;
-    int64_t             n = s->first[i + 1] - s->first[i];
+    int64_t             n = s->first[i + 1] - s->first[i], at = h->tile_at[i];
     status              why = {0};
     out->n_tiles = n;
     make_room(out, n);
-    if (!h5_table_rows(h->coord, H5T_NATIVE_UINT16, s->first[i], n, out->coord, &why) ||
-        !h5_table_rows(h->value, h5_half(), s->first[i], n, out->value, &why) ||
-        !h5_table_rows(h->sharp, H5T_NATIVE_UINT8, s->first[i], n, out->sharp, &why) ||
+    if (!h5_table_rows(h->coord, H5T_NATIVE_UINT16, at, n, out->coord, &why) ||
+        !h5_table_rows(h->value, h5_half(), at, n, out->value, &why) ||
+        !h5_table_rows(h->sharp, H5T_NATIVE_UINT8, at, n, out->sharp, &why) ||
         sample_hash(n, out->coord, out->value, out->sharp) != s->hash[i])
         return sample_fault(s, i, "its tiles do not match their checksum", st);
     return true;

@@ -7,6 +7,7 @@ d3s2_test(test_io_checkpoint LABELS unit SOURCES unit/test_io_checkpoint.c LIBS 
 d3s2_test(test_checkpoint_damage LABELS unit SOURCES unit/test_checkpoint_damage.c LIBS d3s2_io)
 d3s2_test(test_io_chunks LABELS unit SOURCES unit/test_io_chunks.c LIBS d3s2_io)
 d3s2_test(test_shard LABELS unit SOURCES unit/test_shard.c LIBS d3s2_data)
+d3s2_test(test_selection LABELS unit SOURCES unit/test_selection.c LIBS d3s2_data)
 d3s2_test(test_tile_cells LABELS unit SOURCES unit/test_tile_cells.c LIBS d3s2_data)
 d3s2_test(test_vmath LABELS "unit" SOURCES unit/test_vmath.c LIBS d3s2_kernels_cpu)
 d3s2_test(test_precision LABELS "unit" SOURCES unit/test_precision.c LIBS d3s2_model d3s2_rig)
