@@ -27,7 +27,8 @@ typedef struct {
     int         resolutions[PREP_MAX_GRIDS]; /* several grids in place of `resolution` */
     int         n_resolutions;               /* 0: that one */
     double      tau_voxels;                  /* (0,16]; 0: R/256 of each grid */
-    int         views;                       /* per shape, >= 0 */
+    const char *images;                      /* folder of pictures to take as views (pictures.h), or NULL */
+    int         views;                       /* per shape, >= 0; without images */
     int         view_size;                   /* pixels of a side */
     int         view_samples;                /* per pixel and axis, 1..16 */
     int         up_axis;                     /* of the meshes: 1 = y, 2 = z */

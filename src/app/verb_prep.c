@@ -61,6 +61,7 @@ bool verb_prep(app *a, status *st) {
     p.n_resolutions = o->prep.resolutions.n;
     for (int i = 0; i < p.n_resolutions; i++) p.resolutions[i] = (int)o->prep.resolutions.v[i];
     p.tau_voxels = o->prep.tau_voxels;
+    p.images = o->prep.images[0] ? o->prep.images : NULL;
     p.views = (int)o->prep.views;
     p.view_size = (int)o->prep.view_size;
     p.view_samples = ceil_root(o->prep.spp);
