@@ -82,8 +82,10 @@ run prep prep.input="$tmp/twins" prep.output="$tmp/orbit" $small prep.cameras=or
 expect_ok "ok " check "$tmp/orbit"
 
 # ---- what it looks like
-expect_ok "solid parts" info "$tmp/all-data" info.sheet="$tmp/sheet.png"
-[ "$(head -c 4 "$tmp/sheet.png" | tail -c 3)" = PNG ] || fail "info: no contact sheet"
+expect_ok "solid parts" info "$tmp/all-data" info.sheet="$tmp/sheet.png" # the data set and both sides of its split
+for sheet in sheet sheet-2 sheet-3; do
+    [ "$(head -c 4 "$tmp/$sheet.png" | tail -c 3)" = PNG ] || fail "info: no contact sheet $sheet.png"
+done
 expect 74 "none/sheet.png" info "$tmp/all-data" info.sheet="$tmp/none/sheet.png"
 
 # ---- one run at a time in a folder
