@@ -1,9 +1,10 @@
 #include "data/selection.h"
 #include "data/shard_internal.h"
-#include "io/atomic_file.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+static const file_kind kind = {"d3s2-selection", "a selection of samples", "run `d3s2 split` again", SELECTION_VERSION};
 
 bool selection_write(const char *path, const char *shard_path, const shard *s, const int64_t *row, int64_t n,
                      status *st) {
@@ -11,12 +12,11 @@ bool selection_write(const char *path, const char *shard_path, const shard *s, c
     uint64_t *id = malloc((size_t)(n + 1) * sizeof *id);
     CHECK(id, "no memory for %lld ids", (long long)n);
     for (int64_t i = 0; i < n; i++) id[i] = s->id[row[i]];
-    hid_t f = atomic_part_name(path, part, st) ? h5_file_create(part, st) : -1;
+    hid_t f = sample_file_create(path, part, st);
     bool  ok = f >= 0 && h5_group(f, "sample", st) && h5_table_put(f, "sample/row", H5T_STD_I64LE, 0, n, row, st) &&
-              h5_table_put(f, "sample/id", H5T_STD_U64LE, 0, n, id, st) &&
-              h5_set_text(f, "format", "d3s2-selection", st) && h5_set_i64(f, "version", SELECTION_VERSION, st) &&
+              h5_table_put(f, "sample/id", H5T_STD_U64LE, 0, n, id, st) && sample_file_set_kind(f, &kind, st) &&
               h5_set_text(f, "shard", shard_path, st) && h5_set_i64(f, "n_samples", n, st) &&
-              h5_set_i64(f, "complete", 1, st);
+              sample_file_set_complete(f, st);
     free(id);
     if (!ok && f >= 0) h5_file_discard(f, part);
     return ok && h5_file_finish(f, part, st) && atomic_publish(part, path, st);
@@ -29,19 +29,12 @@ typedef struct {
 } selection;
 
 static bool read_selection(const char *path, hid_t f, selection *x, status *st) {
-    int64_t version, complete;
-    char    name[PATH_CAP], folder[PATH_CAP];
-    if (!h5_get_i64(f, "version", &version, st)) return false;
-    if (version != SELECTION_VERSION)
-        return status_set(st, ST_DATA,
-                          "%s: has selection format version %lld, this program reads version %d: run "
-                          "`d3s2 split` again or use the matching program",
-                          path, (long long)version, SELECTION_VERSION);
-    if (!h5_get_text(f, "shard", name, sizeof name, st) || !h5_get_i64(f, "n_samples", &x->n, st) ||
-        !h5_get_i64(f, "complete", &complete, st))
+    char name[PATH_CAP], folder[PATH_CAP];
+    if (!sample_file_check(f, path, &kind, st) || !h5_get_text(f, "shard", name, sizeof name, st) ||
+        !h5_get_i64(f, "n_samples", &x->n, st))
         return false;
-    if (complete != 1 || x->n < 0 || x->n > INT32_MAX)
-        return status_set(st, ST_DATA, "%s: was never completed: run `d3s2 split` again", path);
+    if (x->n < 0 || x->n > INT32_MAX)
+        return status_set(st, ST_DATA, "%s: impossible number of samples: %lld", path, (long long)x->n);
     folder_of(path, folder);
     return (name[0] == '/' ? snprintf(x->shard, sizeof x->shard, "%s", name) > 0
                            : join_path(folder, name, x->shard, st)) &&

@@ -1,12 +1,13 @@
 /* Reading shards: tables at open, tiles and images on demand, everything verified before it is handed out. */
 #include "data/shard_internal.h"
-#include "io/atomic_file.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <xxhash.h>
+
+const file_kind shard_kind = {"d3s2-shard", "a shard", "prepare it again", SHARD_VERSION};
 
 static void free_texts(char **t, int64_t n) {
     for (int64_t i = 0; t && i < n; i++) free(t[i]);
@@ -37,20 +38,12 @@ void shard_close(shard *s) {
     *s = (shard){0};
 }
 
-static bool read_attributes(shard *s, hid_t f, const char *format, status *st) {
-    int64_t version, resolution, complete;
-    if (strcmp(format, "d3s2-shard")) return status_set(st, ST_DATA, "%s: is a %s file, not a shard", s->path, format);
-    if (!h5_get_i64(f, "version", &version, st)) return false;
-    if (version != SHARD_VERSION)
-        return status_set(st, ST_DATA,
-                          "%s: has shard format version %lld, this program reads version %d: prepare the "
-                          "data again or use the matching program",
-                          s->path, (long long)version, SHARD_VERSION);
-    if (!h5_get_i64(f, "complete", &complete, st) || !h5_get_i64(f, "resolution", &resolution, st) ||
+static bool read_attributes(shard *s, hid_t f, status *st) {
+    int64_t resolution;
+    if (!sample_file_check(f, s->path, &shard_kind, st) || !h5_get_i64(f, "resolution", &resolution, st) ||
         !h5_get_f64(f, "tau_voxels", &s->meta.tau_voxels, st) || !h5_get_i64(f, "n_samples", &s->n_samples, st) ||
         !h5_get_i64(f, "n_tiles", &s->n_tiles, st) || !h5_get_i64(f, "n_views", &s->n_views, st))
         return false;
-    if (complete != 1) return status_set(st, ST_DATA, "%s: was never completed: prepare it again", s->path);
     if (resolution < 8 || resolution > 8 * 65536 || resolution % 8 || !(s->meta.tau_voxels > 0) ||
         !isfinite(s->meta.tau_voxels) || s->n_samples < 0 || s->n_samples > INT32_MAX || s->n_tiles < 0 ||
         s->n_views < 0 || s->n_views > INT32_MAX)
@@ -61,16 +54,6 @@ static bool read_attributes(shard *s, hid_t f, const char *format, status *st) {
                           (long long)s->n_tiles, (long long)s->n_views);
     s->meta.resolution = (int)resolution;
     return true;
-}
-
-/* first[0] = 0, never falling, ends at total. */
-static bool offsets_ok(const shard *s, const char *name, const int64_t *first, int64_t n, int64_t total, status *st) {
-    bool ok = first[0] == 0 && first[n] == total;
-    for (int64_t i = 0; ok && i < n; i++) ok = first[i] <= first[i + 1];
-    return ok || status_set(st, ST_DATA,
-                            "%s: %s: the offsets are not a rising list from 0 to %lld: the file is "
-                            "damaged, prepare it again",
-                            s->path, name, (long long)total);
 }
 
 static bool read_tables(shard *s, shard_handle *h, status *st) {
@@ -97,9 +80,9 @@ static bool read_tables(shard *s, shard_handle *h, status *st) {
     h->view_hash = h5_table_open(f, "view/hash", u64, 0, s->n_views, NULL, st);
     h->png = h5_table_open(f, "view/png", H5T_NATIVE_UINT8, 0, -1, &png_bytes, st);
     return h->coord >= 0 && h->value >= 0 && h->sharp >= 0 && h->camera >= 0 && h->view_hash >= 0 && h->png >= 0 &&
-           offsets_ok(s, "sample/first", s->first, n, s->n_tiles, st) &&
-           offsets_ok(s, "view/first", s->view_first, n, s->n_views, st) &&
-           offsets_ok(s, "view/png_first", h->png_first, s->n_views, png_bytes, st);
+           sample_file_offsets(s->path, &shard_kind, "sample/first", s->first, n, s->n_tiles, st) &&
+           sample_file_offsets(s->path, &shard_kind, "view/first", s->view_first, n, s->n_views, st) &&
+           sample_file_offsets(s->path, &shard_kind, "view/png_first", h->png_first, s->n_views, png_bytes, st);
 }
 
 static int64_t *copy_of(const int64_t *first, int64_t n) {
@@ -126,7 +109,7 @@ bool shard_open_at(shard *s, const char *path, int depth, status *st) {
     h->file = file;
     strcpy(s->path, path);
     s->file = h;
-    if (!read_attributes(s, file, format, st) || !read_tables(s, h, st)) {
+    if (!read_attributes(s, file, st) || !read_tables(s, h, st)) {
         shard_close(s);
         return false;
     }
