@@ -35,9 +35,9 @@ static bool way(const char *from, int depth, const char *to, char out[PATH_CAP],
         if (from[i] != to[i] || !from[i]) break;
     }
     for (const char *p = from + common; *p; p++) depth += *p == '/' && p[1];
-    for (; depth > 0 && n + 4 < PATH_CAP; depth--) n += (size_t)sprintf(out + n, "../");
-    const char *rest = to + common + (to[common] == '/');
-    return snprintf(out + n, PATH_CAP - n, "%s", *rest ? rest : ".") < (int)(PATH_CAP - n) ||
+    for (; depth > 0 && n + 4 < PATH_CAP; depth--) n += (size_t)sprintf(out + n, n ? "/.." : "..");
+    const char *rest = to + common; /* "" or "/..." */
+    return snprintf(out + n, PATH_CAP - n, "%s", rest) < (int)(PATH_CAP - n) ||
            status_set(st, ST_USAGE, "%s: the way to it from %s is too long", to, from);
 }
 
