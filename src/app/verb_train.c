@@ -40,7 +40,7 @@ bool verb_tokens(app *a, status *st) {
     log_info("tokens: %lld views in %.1f s%s, %.0f tokens of each", (long long)r.n_views, r.seconds,
              a->world->size > 1 ? " on all ranks" : "", r.n_mine ? (double)r.n_tokens / (double)r.n_mine : 0);
     if (r.n_mine)
-        log_info("tokens: %.2f views/s without the start; the network alone on one rank %.2f views/s, %.0f tokens/s",
+        log_info("tokens: %.4g views/s without the start; the network alone on one rank %.4g views/s, %.0f tokens/s",
                  (double)r.n_views / r.run_seconds, (double)r.n_mine / r.network_seconds,
                  (double)(r.n_mine * r.network_tokens) / r.network_seconds);
     return true;
