@@ -28,7 +28,11 @@ static void expect_refused(const char *path, const char *word, const char *eithe
     status st = {0};
     double t0 = now_seconds();
     if (import_scene(path, &limits, &s, &st)) fail_msg("%s: taken", path);
-    if (st.code != ST_DATA || !strstr(st.text, path) || !(strstr(st.text, word) || strstr(st.text, either)))
+    bool known = strstr(st.text, word) || strstr(st.text, either);
+#if defined(__SANITIZE_ADDRESS__)
+    known |= strstr(st.text, "ended early") != NULL; /* its allocator ends the process that gets no memory */
+#endif
+    if (st.code != ST_DATA || !strstr(st.text, path) || !known)
         fail_msg("code %d, text \"%s\"; wanted \"%s\"", st.code, st.text, word);
     assert_true(now_seconds() - t0 < 3 * limits.seconds);
     assert_null(s.material);
