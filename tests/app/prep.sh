@@ -81,6 +81,13 @@ mv "$tmp/moved.h5" "$set/shard-0000-00000.h5"
 run prep prep.input="$tmp/twins" prep.output="$tmp/orbit" $small prep.cameras=orbit
 expect_ok "ok " check "$tmp/orbit"
 
+# ---- the user's own pictures; what they must be: tests/unit/test_prep_pictures.c
+expect 66 "prep.images" prep prep.input="$tmp/twins" prep.output="$tmp/pictured" $small prep.images="$tmp/none"
+mkdir "$tmp/pictures"
+run prep prep.input="$tmp/twins" prep.output="$tmp/pictured" $small prep.images="$tmp/pictures"
+[ "$(grep -c "no picture of it: neither $tmp/pictures/[ab]-[1-6].png" "$tmp/pictured/rejects.jsonl")" -eq 12 ] ||
+    fail "pictures: $(cat "$tmp/pictured/rejects.jsonl")"
+
 # ---- what it looks like
 expect_ok "solid parts" info "$tmp/all-data" info.sheet="$tmp/sheet.png" # the data set and both sides of its split
 for sheet in sheet sheet-2 sheet-3; do
