@@ -145,7 +145,9 @@ static void read_texture(const char *model, char *name, image *out) {
     }
 }
 
-static bool read_materials(stream *in, const char *path, scene *s) {
+/* A small file may hold a large picture, and each of many materials may name it: all of them together have `room`
+ * bytes, and the mesh's time. */
+static bool read_materials(stream *in, const char *path, int64_t room, scene *s) {
     for (int i = 0; i < s->n_materials; i++) {
         scene_material *m = &s->material[i];
         int64_t         n_path = 0, n_blob = 0;
@@ -165,6 +167,10 @@ static bool read_materials(stream *in, const char *path, scene *s) {
         } else if (n_path > 0) {
             read_texture(path, name, &m->texture);
         }
+        room -= (int64_t)m->texture.width * m->texture.height * m->texture.channels;
+        if (room < 0) in->state = STREAM_LARGE;
+        if (now_seconds() > in->deadline) in->state = STREAM_LATE;
+        if (in->state != STREAM_GOOD) return false;
     }
     return true;
 }
@@ -240,7 +246,7 @@ static bool receive(stream *in, const char *path, const import_limits *limits, s
     s->material = calloc((size_t)h.n_materials, sizeof *s->material);
     if (!s->material) return status_set(st, ST_DATA, "%s: out of memory", path);
     s->n_materials = (int)h.n_materials;
-    return read_materials(in, path, s) && check_scene(path, s, st);
+    return read_materials(in, path, limits->mbytes * 1048576, s) && check_scene(path, s, st);
 }
 
 /* Why the stream broke off, from the child's end. */

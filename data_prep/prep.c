@@ -1,7 +1,9 @@
 #include "data_prep/prep.h"
 #include "core/rng.h"
+#include "data/split.h"
 #include "data_prep/catalog.h"
 #include "data_prep/claims.h"
+#include "data_prep/pictures.h"
 #include "data_prep/queue.h"
 #include "io/folder_lock.h"
 
@@ -82,6 +84,9 @@ static bool check_options(const prep_options *o, status *st) {
     }
     if (!(o->tau_voxels >= 0 && o->tau_voxels <= 16))
         return status_set(st, ST_USAGE, "tau of %g voxels: it must be 0 to 16", o->tau_voxels);
+    struct stat info;
+    if (o->images && (stat(o->images, &info) != 0 || !S_ISDIR(info.st_mode)))
+        return status_set(st, ST_NO_INPUT, "%s: is no folder (prep.images)", o->images);
     if (o->views < 0 || o->view_size < 1 || o->view_size > 8192 || o->view_samples < 1 || o->view_samples > 16)
         return status_set(st, ST_USAGE, "%d views of %d pixels with %d samples: out of range", o->views, o->view_size,
                           o->view_samples);
@@ -167,6 +172,19 @@ static void rejects_path(const run *r, char path[PATH_SIZE]) {
     snprintf(path, PATH_SIZE, "%s/rejects.jsonl", r->o->output);
 }
 
+/* Of all that a mesh's rejection depends on beside its file. */
+static void settings_of(const run *r, const char *name, char text[24]) {
+    uint64_t h = r->settings;
+    if (r->o->images) {
+        pictures p;
+        status   none = {0};
+        pictures_find(r->o->images, name, &p, &none);
+        h = hash_bytes(&p.stamp, sizeof p.stamp, h);
+        pictures_free(&p);
+    }
+    snprintf(text, 24, "%016llx", (unsigned long long)h);
+}
+
 /* A rejection holds for the same file and the same settings. A torn last line of a killed run is no JSON and is
  * skipped. */
 static void read_rejects(run *r) {
@@ -184,7 +202,7 @@ static void read_rejects(run *r) {
             const char *same = json_string_value(json_object_get(j, "settings"));
             snprintf(file, sizeof file, "%s%s%s", *source == '/' ? "" : r->files.root, *source == '/' ? "" : "/",
                      source);
-            snprintf(settings, sizeof settings, "%016llx", (unsigned long long)r->settings);
+            settings_of(r, source, settings);
             if (stat(file, &info) == 0 && same && strcmp(same, settings) == 0 &&
                 json_integer_value(json_object_get(j, "size")) == (json_int_t)info.st_size &&
                 json_integer_value(json_object_get(j, "mtime")) == (json_int_t)info.st_mtime)
@@ -298,8 +316,7 @@ static bool read_heldout(run *r, status *st) {
 static int split_of(const run *r, const char *name) {
     if (r->o->heldout_list)
         return r->n_heldout && bsearch(&name, r->heldout, (size_t)r->n_heldout, sizeof *r->heldout, compare_names);
-    /* another hash than the id, which also decides views and order */
-    return r->o->heldout_share > 0 && (double)(hash_bytes(name, strlen(name), 1) >> 11) * 0x1p-53 < r->o->heldout_share;
+    return split_in_share(name, r->o->heldout_share);
 }
 
 /* ---- writing -------------------------------------------------------------------------------------------------- */
@@ -319,7 +336,7 @@ static bool reject(run *r, const char *name, const char *path, const status *why
     char        file[PATH_SIZE], settings[24];
     struct stat info = {0};
     if (stat(path, &info) != 0) info.st_size = -1;
-    snprintf(settings, sizeof settings, "%016llx", (unsigned long long)r->settings);
+    settings_of(r, name, settings);
     json_t *j = json_pack("{s:s, s:o, s:I, s:I, s:s}", "source", name, "reason", json_text(why->text), "size",
                           (json_int_t)info.st_size, "mtime", (json_int_t)info.st_mtime, "settings", settings);
     char   *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
@@ -463,10 +480,12 @@ bool prep_run(const prep_options *o, int rank, int size, prep_result *result, st
             if (r.todo[i]) index[n++] = i;
         r.r.found = r.files.n;
         r.r.skipped = r.files.n - n;
-        log_info("prep: %lld mesh files in %s, %lld done or rejected before, %lld to do on %d rank%s; %d views of %d "
-                 "pixels",
-                 (long long)r.files.n, o->input, (long long)r.r.skipped, (long long)n, size, size > 1 ? "s" : "",
-                 o->views, o->view_size);
+        log_info("prep: %lld mesh files in %s, %lld done or rejected before, %lld to do on %d rank%s",
+                 (long long)r.files.n, o->input, (long long)r.r.skipped, (long long)n, size, size > 1 ? "s" : "");
+        if (o->images)
+            log_info("prep: views are the pictures in %s", o->images);
+        else
+            log_info("prep: %d views of %d pixels", o->views, o->view_size);
         for (int k = 0; k < r.n_grids; k++)
             log_info("prep: resolution %d, tau %g voxels", r.grid[k].resolution, r.grid[k].tau_voxels);
         if (!o->dry_run) {

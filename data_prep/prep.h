@@ -27,7 +27,8 @@ typedef struct {
     int         resolutions[PREP_MAX_GRIDS]; /* several grids in place of `resolution` */
     int         n_resolutions;               /* 0: that one */
     double      tau_voxels;                  /* (0,16]; 0: R/256 of each grid */
-    int         views;                       /* per shape, >= 0 */
+    const char *images;                      /* folder of pictures to take as views (pictures.h), or NULL */
+    int         views;                       /* per shape, >= 0; without images */
     int         view_size;                   /* pixels of a side */
     int         view_samples;                /* per pixel and axis, 1..16 */
     int         up_axis;                     /* of the meshes: 1 = y, 2 = z */
@@ -41,7 +42,7 @@ typedef struct {
     bool        dedupe;               /* a shape whose tiles another one has to the bit is rejected */
     int64_t     min_tiles, max_tiles; /* a shape outside is rejected; max 0: no limit */
     const char *heldout_list;         /* file with one source name per line, or NULL */
-    double      heldout_share;        /* [0,1): of the shapes, by hash of the name; used when there is no list */
+    double      heldout_share;        /* [0,1): of the shapes (data/split.h); used when there is no list */
     double      half_thickness, cap_share, sharp_degrees, sharp_voxels; /* sdf.h */
     bool        dry_run;                                                /* says what would be done, writes nothing */
 } prep_options;

@@ -1,6 +1,7 @@
 #include "core/rng.h"
 #include "data_prep/import.h"
 #include "data_prep/normalize.h"
+#include "data_prep/pictures.h"
 #include "data_prep/prep.h"
 #include "data_prep/sdf.h"
 #include "data_prep/views.h"
@@ -42,7 +43,7 @@ static json_t *rounded(double x) {
 }
 
 /* Quality figures, one line: who filters a data set wants them (docs/data.md). */
-static char *report_of(const mesh *m, const sdf_shape *shape, const sdf_field *f, const char *title) {
+static char *report_of(const mesh *m, const sdf_shape *shape, const sdf_field *f, const char *title, int n_pictures) {
     const surface *s = &shape->s;
     double         area = 0;
     int            solid = 0, closed = 0;
@@ -51,6 +52,7 @@ static char *report_of(const mesh *m, const sdf_shape *shape, const sdf_field *f
     double  closed_area = f->leaks ? 0 : shape->c.area, voxels = 512.0 * (double)f->n_tiles;
     json_t *j = json_object();
     if (*title) json_object_set_new(j, "title", json_string(title));
+    if (n_pictures) json_object_set_new(j, "pictures", json_integer(n_pictures));
     json_object_set_new(j, "faces", json_integer(m->n_faces));
     json_object_set_new(j, "dropped_faces", json_integer(s->n_dropped));
     json_object_set_new(j, "parts", json_integer(s->n_parts));
@@ -85,7 +87,7 @@ static sdf_options options_of(const prep_options *o, const prep_grid *g) {
 }
 
 static bool build_tiles(const prep_options *o, const prep_grid *g, const mesh *m, const sdf_shape *s, const char *path,
-                        const char *title, sample *out, status *st) {
+                        const char *title, int n_pictures, sample *out, status *st) {
     sdf_options so = options_of(o, g);
     sdf_field   f = {0};
     sdf_tiles   t = {0};
@@ -96,7 +98,7 @@ static bool build_tiles(const prep_options *o, const prep_grid *g, const mesh *m
                           path, (long long)t.n_tiles, g->resolution, (long long)o->min_tiles, (long long)o->max_tiles);
     if (good && t.n_tiles == 0) good = status_set(st, ST_DATA, "%s: it has no voxel near its surface", path);
     if (good) {
-        out->report = report_of(m, s, &f, title);
+        out->report = report_of(m, s, &f, title, n_pictures);
         out->n_tiles = t.n_tiles;
         out->coord = t.coord;
         out->value = t.value;
@@ -132,8 +134,8 @@ static void copy_common(sample *to, const sample *from) {
     }
 }
 
-static bool fill_grids(const prep_options *o, const scene *sc, unsigned which, const char *path, const char *title,
-                       sample *out, status *st) {
+static bool fill_grids(const prep_options *o, const scene *sc, const pictures *p, unsigned which, const char *path,
+                       const char *title, sample *out, status *st) {
     prep_grid    grid[PREP_MAX_GRIDS];
     int          n = prep_grids(o, grid), first = -1;
     view_options vo = {o->views, o->view_size, o->view_samples, o->up_axis, o->orbit, o->seed};
@@ -145,7 +147,7 @@ static bool fill_grids(const prep_options *o, const scene *sc, unsigned which, c
     if (!good) return false;
     for (int k = 0; k < n && good; k++) {
         if (!(which >> k & 1)) continue;
-        good = build_tiles(o, &grid[k], &sc->m, &s, path, title, &out[k], st);
+        good = build_tiles(o, &grid[k], &sc->m, &s, path, title, p->n, &out[k], st);
         if (good) sample_count(&out[k]);
     }
     sdf_shape_free(&s);
@@ -153,7 +155,7 @@ static bool fill_grids(const prep_options *o, const scene *sc, unsigned which, c
         if (!(which >> k & 1)) continue;
         if (first < 0) {
             first = k;
-            good = views_render(sc, &vo, out[k].id, &out[k], st);
+            good = o->images ? pictures_read(p, &out[k], st) : views_render(sc, &vo, out[k].id, &out[k], st);
         } else {
             copy_common(&out[k], &out[first]);
         }
@@ -167,21 +169,26 @@ bool prep_sample(const prep_options *o, const char *path, const char *name, cons
     prep_grid     grid[PREP_MAX_GRIDS];
     int           n = prep_grids(o, grid);
     scene         sc;
+    pictures      p = {0};
     sample       *first = NULL;
     for (int k = n - 1; k >= 0; k--) {
         out[k] = (sample){0};
         if (which >> k & 1) first = &out[k];
     }
     CHECK(first, "%s: asked for no grid", path);
-    if (!import_scene(path, &limits, &sc, st)) return false;
+    if ((o->images && !pictures_find(o->images, name, &p, st)) || !import_scene(path, &limits, &sc, st)) {
+        pictures_free(&p);
+        return false;
+    }
     first->id = hash_text(name);
     first->source = strdup(name);
     first->category = strdup(category);
     CHECK(first->source && first->category, "no memory for the name of %s", path);
     bool good = hash_file(path, &first->source_hash, st) && normalize_of(&sc.m, path, first->center, &first->scale, st);
     if (good) normalize_apply(&sc.m, first->center, first->scale);
-    good = good && fill_grids(o, &sc, which, path, title, out, st);
+    good = good && fill_grids(o, &sc, &p, which, path, title, out, st);
     scene_free(&sc);
+    pictures_free(&p);
     for (int k = 0; k < n && !good; k++) sample_free(&out[k]);
     return good;
 }

@@ -13,6 +13,18 @@ static const verb verbs[] = {
      "out over the ranks; shards that are already complete are kept.",
      "prep", "mpirun -np 4 d3s2 prep prep.input=meshes prep.output=data prep.resolution=128 prep.heldout_count=8", "",
      VERB_ALL_RANKS, verb_prep},
+    {"split", "sets samples of a data set aside for evaluation",
+     "d3s2 split FOLDER... prep.heldout_share=SHARE | prep.heldout_count=N",
+     "Makes FOLDER/split/train and FOLDER/split/heldout, which every verb takes like folders of shards: small files "
+     "that say\n"
+     "which samples of which shard are meant, so nothing is copied and the data set must stay where it is beside them. "
+     "The\n"
+     "names of the sources decide, as in `d3s2 prep`: the same shapes in every grid, and shapes added later do not "
+     "move "
+     "others.\n"
+     "A split that is there is replaced as a whole.",
+     "split prep.heldout_count prep.heldout_share", "d3s2 split data/r256 data/r512 prep.heldout_share=0.05", "",
+     VERB_RANK0, verb_split},
     {"check", "verifies shards, latents and checkpoints", "d3s2 check PATH...",
      "Opens everything below the given files and folders, reads it whole and verifies order, ranges and checksums. "
      "Prints a\n"

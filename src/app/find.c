@@ -39,6 +39,8 @@ static void add_h5(found_list *l, const char *path) {
         add(l, FOUND_DAMAGED, path, st.text);
     } else if (!strcmp(format, "d3s2-shard")) {
         add(l, FOUND_SHARD, path, "");
+    } else if (!strcmp(format, "d3s2-selection")) {
+        add(l, FOUND_SELECTION, path, "");
     } else if (!strcmp(format, "d3s2-latents")) {
         add(l, FOUND_LATENTS, path, "");
     } else if (!strcmp(format, "d3s2-tokens")) {

@@ -1,9 +1,10 @@
-/* What lies below a path: shards, latents, condition tokens, checkpoints. */
+/* What lies below a path: shards and selections of them, latents, condition tokens, checkpoints. */
 #pragma once
 #include "io/atomic_file.h"
 
 typedef enum {
     FOUND_SHARD,
+    FOUND_SELECTION, /* of a shard's samples */
     FOUND_LATENTS,
     FOUND_TOKENS,
     FOUND_CHECKPOINT,

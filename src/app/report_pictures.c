@@ -67,13 +67,14 @@ static void mesh_picture(html *h, const report_file *f, const char *name, const 
     caption(h, f, what, name);
 }
 
-static bool camera_of(const json_t *shape, camera *cam) {
+/* That of the view; where it is unknown (a user's picture) from the front, a little above. */
+static camera camera_of(const json_t *shape) {
     const json_t *list = json_object_get(shape, "camera");
-    float         v[VIEW_CAMERA_FLOATS];
-    if (json_array_size(list) != VIEW_CAMERA_FLOATS) return false;
-    for (int i = 0; i < VIEW_CAMERA_FLOATS; i++) v[i] = (float)json_number_value(json_array_get(list, (size_t)i));
-    *cam = camera_unpack(v);
-    return cam->width > 0 && cam->height > 0;
+    float         v[VIEW_CAMERA_FLOATS] = {0};
+    for (size_t i = 0; i < VIEW_CAMERA_FLOATS; i++) v[i] = (float)json_number_value(json_array_get(list, i));
+    camera cam = camera_unpack(v);
+    bool   known = cam.width > 0 && cam.height > 0 && cam.fx > 0;
+    return known ? cam : camera_orbit(30, 20, 40, 4.8, 1, PICTURE, PICTURE);
 }
 
 static void shape_title(html *h, const json_t *shape) {
@@ -89,8 +90,7 @@ static void shape_title(html *h, const json_t *shape) {
 }
 
 static void generated_row(html *h, const report_file *f, const json_t *shape) {
-    camera cam;
-    if (!camera_of(shape, &cam)) return;
+    camera cam = camera_of(shape);
     shape_title(h, shape);
     file_picture(h, f, text_of(shape, "image"), "view given");
     mesh_picture(h, f, text_of(shape, "truth"), "truth (stored tiles)", &cam);

@@ -61,7 +61,7 @@ bool shape_view_read(const dataset *d, int64_t i, int view, const char *path, ne
     if (e->views > 0) {
         if (!shard_read_view(&d->shards[e->shard], e->at, view, &out->png, &out->png_size, out->camera, st))
             return false;
-        out->has_camera = true;
+        out->has_camera = out->camera[16] > 0; /* 0: a user's picture */
     }
     if (*path) {
         free(out->png);

@@ -83,8 +83,18 @@ static bool check_shard(const char *path, char what[64], status *st) {
     return ok;
 }
 
+/* The samples themselves are checked where they are. */
+static bool check_selection(const char *path, char what[64], status *st) {
+    shard s;
+    if (!shard_open(&s, path, st)) return false;
+    snprintf(what, 64, "%lld samples, %lld tiles", (long long)s.n_samples, (long long)s.n_tiles);
+    shard_close(&s);
+    return true;
+}
+
 bool verb_check(app *a, status *st) {
-    static const char *const kind[] = {"shard", "latents", "tokens", "checkpoint", "unfinished", "unknown"};
+    static const char *const kind[] = {"shard",      "selection",  "latents", "tokens",
+                                       "checkpoint", "unfinished", "unknown"};
     int                      n_bad = 0, n_all = 0;
     if (a->opt->command.n_args == 0) return status_set(st, ST_USAGE, "check needs a path: d3s2 check PATH...");
     for (int p = 0; p < a->opt->command.n_args; p++) {
@@ -99,6 +109,8 @@ bool verb_check(app *a, status *st) {
                 snprintf(what, sizeof what, "not read");
             else if (list[i].kind == FOUND_SHARD)
                 ok = check_shard(list[i].path, what, &one);
+            else if (list[i].kind == FOUND_SELECTION)
+                ok = check_selection(list[i].path, what, &one);
             else if (list[i].kind == FOUND_LATENTS)
                 ok = check_latents(list[i].path, what, &one);
             else if (list[i].kind == FOUND_TOKENS)

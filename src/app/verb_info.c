@@ -159,15 +159,26 @@ static void print_shards(const char *where, const shard *s, int n_shards) {
     free(cat);
 }
 
-/* Shards of one folder are one data set. */
-static bool folder_info(const found *list, int n, const options *o, status *st) {
-    char folder[PATH_CAP];
+/* SHEET.png, and SHEET-2.png and so on for further folders. */
+static void sheet_path(const char *name, int number, char path[PATH_CAP + 16]) {
+    const char *dot = strrchr(name, '.');
+    int         n = dot && !strchr(dot, '/') ? (int)(dot - name) : (int)strlen(name);
+    if (number == 1)
+        snprintf(path, PATH_CAP + 16, "%s", name);
+    else
+        snprintf(path, PATH_CAP + 16, "%.*s-%d%s", n, name, number, name + n);
+}
+
+/* Shards of one folder are one data set, the `number`th that is told of. */
+static bool folder_info(const found *list, int n, int number, const options *o, status *st) {
+    char folder[PATH_CAP], sheet[PATH_CAP + 16];
     folder_of(list[0].path, folder);
     shard *s;
     int    n_shards;
     if (!shard_open_all(n == 1 ? list[0].path : folder, &s, &n_shards, st)) return false;
     print_shards(n == 1 ? list[0].path : folder, s, n_shards);
-    bool ok = !o->info.sheet[0] || sheet_write(o->info.sheet, s, n_shards, (int)o->info.columns, o->info.shapes, st);
+    sheet_path(o->info.sheet, number, sheet);
+    bool ok = !o->info.sheet[0] || sheet_write(sheet, s, n_shards, (int)o->info.columns, o->info.shapes, st);
     shard_close_all(s, n_shards);
     return ok;
 }
@@ -192,8 +203,9 @@ static bool tokens_info(const char *path, status *st) {
     return true;
 }
 
-static bool path_info(const char *path, const options *o, status *st) {
-    static const char *const kind[] = {"shard", "latents", "tokens", "checkpoint", "unfinished, ignored", "unknown"};
+static bool path_info(const char *path, const options *o, int *n_folders, status *st) {
+    static const char *const kind[] = {"shard",      "selection",           "latents", "tokens",
+                                       "checkpoint", "unfinished, ignored", "unknown"};
     found                   *list;
     int                      n;
     if (!find_below(path, &list, &n, st)) return false;
@@ -204,12 +216,12 @@ static bool path_info(const char *path, const options *o, status *st) {
         j = i + 1;
         if (o->command.dry_run) {
             printf("%s: %s\n", list[i].path, kind[list[i].kind]);
-        } else if (list[i].kind == FOUND_SHARD) {
-            for (; j < n && list[j].kind == FOUND_SHARD; j++) {
+        } else if (list[i].kind == FOUND_SHARD || list[i].kind == FOUND_SELECTION) {
+            for (; j < n && (list[j].kind == FOUND_SHARD || list[j].kind == FOUND_SELECTION); j++) {
                 folder_of(list[j].path, there);
                 if (strcmp(here, there) != 0) break;
             }
-            ok = folder_info(list + i, j - i, o, st);
+            ok = folder_info(list + i, j - i, ++*n_folders, o, st);
         } else if (list[i].kind == FOUND_LATENTS) {
             ok = latents_info(list[i].path, st);
         } else if (list[i].kind == FOUND_TOKENS) {
@@ -226,7 +238,8 @@ static bool path_info(const char *path, const options *o, status *st) {
 
 bool verb_info(app *a, status *st) {
     if (a->flag || a->opt->command.n_args == 0) return print_device();
+    int n_folders = 0;
     for (int i = 0; i < a->opt->command.n_args; i++)
-        if (!path_info(a->opt->command.arg[i], a->opt, st)) return false;
+        if (!path_info(a->opt->command.arg[i], a->opt, &n_folders, st)) return false;
     return true;
 }

@@ -1,6 +1,6 @@
 /* d3s2 prep: options to prep_run, and which shapes are set aside. */
 #include "app/verbs.h"
-#include "core/rng.h"
+#include "data/split.h"
 #include "data_prep/prep.h"
 #include "io/atomic_file.h"
 
@@ -8,36 +8,25 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct {
-    uint64_t    hash;
-    const char *name;
-} pick;
-
-static int compare_pick(const void *a, const void *b) {
-    const pick *x = a, *y = b;
-    return x->hash != y->hash ? (x->hash < y->hash ? -1 : 1) : strcmp(x->name, y->name);
-}
-
-/* The `count` names with the lowest hash: the choice does not depend on the order of files, and adding files changes
- * little of it. */
+/* The names set aside, one a line. */
 static bool write_heldout(const options *o, int64_t count, const char *path, status *st) {
     file_list l;
     if (!file_list_read(o->prep.input, &l, st)) return false;
     int64_t n = o->prep.max_shapes > 0 && o->prep.max_shapes < l.n ? o->prep.max_shapes : l.n;
     bool   ok = count < n || status_set(st, ST_USAGE, "prep.heldout_count=%lld leaves none of %lld meshes for training",
                                         (long long)count, (long long)n);
-    pick  *p = malloc(sizeof *p * (size_t)(n + 1));
+    bool  *held = calloc((size_t)(n + 1), sizeof *held);
     size_t size = 1;
-    CHECK(p, "no memory for %lld names", (long long)n);
-    for (int64_t i = 0; i < n; i++) p[i] = (pick){hash_text(l.name[i]), l.name[i]};
-    qsort(p, (size_t)n, sizeof *p, compare_pick);
-    for (int64_t i = 0; i < count && ok; i++) size += strlen(p[i].name) + 1;
+    CHECK(held, "no memory for %lld names", (long long)n);
+    split_lowest(l.name, n, count, held);
+    for (int64_t i = 0; i < n; i++) size += held[i] ? strlen(l.name[i]) + 1 : 0;
     char *text = calloc(size, 1), *at = text;
     CHECK(text, "no memory for %lld names", (long long)count);
-    for (int64_t i = 0; i < count && ok; i++) at += sprintf(at, "%s\n", p[i].name);
+    for (int64_t i = 0; i < n; i++)
+        if (held[i]) at += sprintf(at, "%s\n", l.name[i]);
     ok = ok && make_folder(o->prep.output, st) && atomic_write(path, text, (int64_t)(at - text), st);
     free(text);
-    free(p);
+    free(held);
     file_list_free(&l);
     return ok;
 }
@@ -72,6 +61,7 @@ bool verb_prep(app *a, status *st) {
     p.n_resolutions = o->prep.resolutions.n;
     for (int i = 0; i < p.n_resolutions; i++) p.resolutions[i] = (int)o->prep.resolutions.v[i];
     p.tau_voxels = o->prep.tau_voxels;
+    p.images = o->prep.images[0] ? o->prep.images : NULL;
     p.views = (int)o->prep.views;
     p.view_size = (int)o->prep.view_size;
     p.view_samples = ceil_root(o->prep.spp);

@@ -36,9 +36,13 @@ bool verb_tokens(app *a, status *st) {
     if (o->command.n_args)
         return status_set(st, ST_USAGE, "tokens takes no argument '%.80s': say tokens.input=FOLDER", o->command.arg[0]);
     if (!tokenize_run(o, a->world, &r, st)) return false;
-    if (!o->command.dry_run)
-        log_info("tokens: %lld views in %.1f s%s, %.0f tokens of each", (long long)r.n_views, r.seconds,
-                 a->world->size > 1 ? " on all ranks" : "", r.n_views ? (double)r.n_tokens / (double)r.n_views : 0);
+    if (o->command.dry_run) return true;
+    log_info("tokens: %lld views in %.1f s%s, %.0f tokens of each", (long long)r.n_views, r.seconds,
+             a->world->size > 1 ? " on all ranks" : "", r.n_mine ? (double)r.n_tokens / (double)r.n_mine : 0);
+    if (r.n_mine)
+        log_info("tokens: %.4g views/s without the start; the network alone on one rank %.4g views/s, %.0f tokens/s",
+                 (double)r.n_views / r.run_seconds, (double)r.n_mine / r.network_seconds,
+                 (double)(r.n_mine * r.network_tokens) / r.network_seconds);
     return true;
 }
 

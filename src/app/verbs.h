@@ -31,6 +31,7 @@ typedef struct {
 } verb;
 
 bool verb_prep(app *a, status *st);
+bool verb_split(app *a, status *st);
 bool verb_check(app *a, status *st);
 bool verb_info(app *a, status *st);
 bool verb_train(app *a, status *st);

@@ -1,16 +1,15 @@
 /* Encoded samples on disk; the same rules as shards. */
 #include "data/latents.h"
-#include "io/atomic_file.h"
-#include "io/h5.h"
+#include "data/sample_file.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include <xxhash.h>
 
-enum { LATENTS_VERSION = 1, MAX_CHANNELS = 4096, CHUNK_BYTES = 128 << 10 };
+static const file_kind kind = {"d3s2-latents", "encoded latents", "encode it again", 1};
+enum { MAX_CHANNELS = 4096, CHUNK_BYTES = 128 << 10 };
 
 typedef struct {
     hid_t file, coord, mean, logvar;
@@ -62,22 +61,16 @@ latents_writer *latents_create(const char *path, const latents *meta, status *st
           "latents of %d channels, resolution %d, tau %g voxels", meta->channels, meta->resolution, meta->tau_voxels);
     latents_writer *w = calloc(1, sizeof *w);
     CHECK(w, "no memory for a latent writer");
-    w->file = -1;
-    if (!atomic_part_name(path, w->part, st)) goto fail;
+    if ((w->file = sample_file_create(path, w->part, st)) < 0) goto fail;
     strcpy(w->meta.path, path);
     w->meta.vae = meta->vae;
     w->meta.channels = meta->channels;
     w->meta.resolution = meta->resolution;
     w->meta.tau_voxels = meta->tau_voxels;
     memcpy(w->meta.shard, meta->shard, sizeof w->meta.shard);
-    if (access(path, F_OK) == 0) {
-        status_set(st, ST_IO, "%s: exists already: remove it or write to another folder", path);
-        goto fail;
-    }
     int64_t chunk = CHUNK_BYTES / (4 * meta->channels);
     /* Means and log-variances are noise to a compressor and are stored as they are. */
-    if ((w->file = h5_file_create(w->part, st)) < 0 || !h5_group(w->file, "tile", st) ||
-        !h5_group(w->file, "sample", st) || !h5_group(w->file, "latent", st) ||
+    if (!h5_group(w->file, "tile", st) || !h5_group(w->file, "sample", st) || !h5_group(w->file, "latent", st) ||
         (w->coord = h5_table_create(w->file, "tile/coord", H5T_STD_U16LE, 3, 2048, 4, st)) < 0 ||
         (w->mean = h5_table_create(w->file, "latent/mean", H5T_IEEE_F32LE, meta->channels, chunk, 0, st)) < 0 ||
         (w->logvar = h5_table_create(w->file, "latent/logvar", H5T_IEEE_F32LE, meta->channels, chunk, 0, st)) < 0)
@@ -117,11 +110,11 @@ bool latents_finish(latents_writer *w, status *st) {
     if (w->failed || !h5_table_put(f, "sample/id", H5T_STD_U64LE, 0, m->n_samples, m->id, st) ||
         !h5_table_put(f, "sample/first", H5T_STD_I64LE, 0, m->n_samples + 1, m->first, st) ||
         !h5_table_put(f, "sample/hash", H5T_STD_U64LE, 0, m->n_samples, m->hash, st) ||
-        !h5_set_text(f, "format", "d3s2-latents", st) || !h5_set_i64(f, "version", LATENTS_VERSION, st) ||
-        !h5_set_u64(f, "vae", m->vae, st) || !h5_set_i64(f, "channels", m->channels, st) ||
-        !h5_set_i64(f, "resolution", m->resolution, st) || !h5_set_f64(f, "tau_voxels", m->tau_voxels, st) ||
-        !h5_set_text(f, "shard", m->shard, st) || !h5_set_i64(f, "n_samples", m->n_samples, st) ||
-        !h5_set_i64(f, "n_tiles", m->n_tiles, st) || !h5_set_i64(f, "complete", 1, st)) {
+        !sample_file_set_kind(f, &kind, st) || !h5_set_u64(f, "vae", m->vae, st) ||
+        !h5_set_i64(f, "channels", m->channels, st) || !h5_set_i64(f, "resolution", m->resolution, st) ||
+        !h5_set_f64(f, "tau_voxels", m->tau_voxels, st) || !h5_set_text(f, "shard", m->shard, st) ||
+        !h5_set_i64(f, "n_samples", m->n_samples, st) || !h5_set_i64(f, "n_tiles", m->n_tiles, st) ||
+        !sample_file_set_complete(f, st)) {
         latents_abandon(w);
         return false;
     }
@@ -141,23 +134,12 @@ void latents_close(latents *l) {
 }
 
 static bool read_header(latents *l, hid_t f, status *st) {
-    char    format[64];
-    int64_t version, channels, resolution, complete;
-    if (!h5_get_text(f, "format", format, sizeof format, st)) return false;
-    if (strcmp(format, "d3s2-latents"))
-        return status_set(st, ST_DATA, "%s: is a %s file, not encoded latents", l->path, format);
-    if (!h5_get_i64(f, "version", &version, st)) return false;
-    if (version != LATENTS_VERSION)
-        return status_set(st, ST_DATA,
-                          "%s: has latent format version %lld, this program reads version %d: encode "
-                          "again or use the matching program",
-                          l->path, (long long)version, LATENTS_VERSION);
-    if (!h5_get_u64(f, "vae", &l->vae, st) || !h5_get_i64(f, "channels", &channels, st) ||
-        !h5_get_i64(f, "resolution", &resolution, st) || !h5_get_f64(f, "tau_voxels", &l->tau_voxels, st) ||
-        !h5_get_text(f, "shard", l->shard, sizeof l->shard, st) || !h5_get_i64(f, "n_samples", &l->n_samples, st) ||
-        !h5_get_i64(f, "n_tiles", &l->n_tiles, st) || !h5_get_i64(f, "complete", &complete, st))
+    int64_t channels, resolution;
+    if (!sample_file_check(f, l->path, &kind, st) || !h5_get_u64(f, "vae", &l->vae, st) ||
+        !h5_get_i64(f, "channels", &channels, st) || !h5_get_i64(f, "resolution", &resolution, st) ||
+        !h5_get_f64(f, "tau_voxels", &l->tau_voxels, st) || !h5_get_text(f, "shard", l->shard, sizeof l->shard, st) ||
+        !h5_get_i64(f, "n_samples", &l->n_samples, st) || !h5_get_i64(f, "n_tiles", &l->n_tiles, st))
         return false;
-    if (complete != 1) return status_set(st, ST_DATA, "%s: was never completed: encode it again", l->path);
     if (channels < 1 || channels > MAX_CHANNELS || resolution < 8 || resolution > 8 * 65536 || resolution % 8 ||
         !(l->tau_voxels > 0) || !isfinite(l->tau_voxels) || l->n_samples < 0 || l->n_samples > INT32_MAX ||
         l->n_tiles < 0)
@@ -181,12 +163,7 @@ static bool read_tables(latents *l, latents_handle *h, status *st) {
         (h->mean = h5_table_open(f, "latent/mean", H5T_NATIVE_FLOAT, l->channels, l->n_tiles, NULL, st)) < 0 ||
         (h->logvar = h5_table_open(f, "latent/logvar", H5T_NATIVE_FLOAT, l->channels, l->n_tiles, NULL, st)) < 0)
         return false;
-    bool ok = l->first[0] == 0 && l->first[n] == l->n_tiles;
-    for (int64_t i = 0; ok && i < n; i++) ok = l->first[i] <= l->first[i + 1];
-    return ok || status_set(st, ST_DATA,
-                            "%s: sample/first: the offsets are not a rising list from 0 to %lld: the file "
-                            "is damaged, encode it again",
-                            l->path, (long long)l->n_tiles);
+    return sample_file_offsets(l->path, &kind, "sample/first", l->first, n, l->n_tiles, st);
 }
 
 bool latents_open(latents *l, const char *path, status *st) {

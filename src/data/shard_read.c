@@ -1,12 +1,13 @@
 /* Reading shards: tables at open, tiles and images on demand, everything verified before it is handed out. */
 #include "data/shard_internal.h"
-#include "io/atomic_file.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <xxhash.h>
+
+const file_kind shard_kind = {"d3s2-shard", "a shard", "prepare it again", SHARD_VERSION};
 
 static void free_texts(char **t, int64_t n) {
     for (int64_t i = 0; t && i < n; i++) free(t[i]);
@@ -18,6 +19,8 @@ void shard_close(shard *s) {
     if (h) {
         if (h->file >= 0) H5Fclose(h->file);
         free(h->png_first);
+        free(h->tile_at);
+        free(h->view_at);
         free(h);
     }
     free(s->id);
@@ -36,21 +39,11 @@ void shard_close(shard *s) {
 }
 
 static bool read_attributes(shard *s, hid_t f, status *st) {
-    char    format[64];
-    int64_t version, resolution, complete;
-    if (!h5_get_text(f, "format", format, sizeof format, st)) return false;
-    if (strcmp(format, "d3s2-shard")) return status_set(st, ST_DATA, "%s: is a %s file, not a shard", s->path, format);
-    if (!h5_get_i64(f, "version", &version, st)) return false;
-    if (version != SHARD_VERSION)
-        return status_set(st, ST_DATA,
-                          "%s: has shard format version %lld, this program reads version %d: prepare the "
-                          "data again or use the matching program",
-                          s->path, (long long)version, SHARD_VERSION);
-    if (!h5_get_i64(f, "complete", &complete, st) || !h5_get_i64(f, "resolution", &resolution, st) ||
+    int64_t resolution;
+    if (!sample_file_check(f, s->path, &shard_kind, st) || !h5_get_i64(f, "resolution", &resolution, st) ||
         !h5_get_f64(f, "tau_voxels", &s->meta.tau_voxels, st) || !h5_get_i64(f, "n_samples", &s->n_samples, st) ||
         !h5_get_i64(f, "n_tiles", &s->n_tiles, st) || !h5_get_i64(f, "n_views", &s->n_views, st))
         return false;
-    if (complete != 1) return status_set(st, ST_DATA, "%s: was never completed: prepare it again", s->path);
     if (resolution < 8 || resolution > 8 * 65536 || resolution % 8 || !(s->meta.tau_voxels > 0) ||
         !isfinite(s->meta.tau_voxels) || s->n_samples < 0 || s->n_samples > INT32_MAX || s->n_tiles < 0 ||
         s->n_views < 0 || s->n_views > INT32_MAX)
@@ -61,16 +54,6 @@ static bool read_attributes(shard *s, hid_t f, status *st) {
                           (long long)s->n_tiles, (long long)s->n_views);
     s->meta.resolution = (int)resolution;
     return true;
-}
-
-/* first[0] = 0, never falling, ends at total. */
-static bool offsets_ok(const shard *s, const char *name, const int64_t *first, int64_t n, int64_t total, status *st) {
-    bool ok = first[0] == 0 && first[n] == total;
-    for (int64_t i = 0; ok && i < n; i++) ok = first[i] <= first[i + 1];
-    return ok || status_set(st, ST_DATA,
-                            "%s: %s: the offsets are not a rising list from 0 to %lld: the file is "
-                            "damaged, prepare it again",
-                            s->path, name, (long long)total);
 }
 
 static bool read_tables(shard *s, shard_handle *h, status *st) {
@@ -97,22 +80,46 @@ static bool read_tables(shard *s, shard_handle *h, status *st) {
     h->view_hash = h5_table_open(f, "view/hash", u64, 0, s->n_views, NULL, st);
     h->png = h5_table_open(f, "view/png", H5T_NATIVE_UINT8, 0, -1, &png_bytes, st);
     return h->coord >= 0 && h->value >= 0 && h->sharp >= 0 && h->camera >= 0 && h->view_hash >= 0 && h->png >= 0 &&
-           offsets_ok(s, "sample/first", s->first, n, s->n_tiles, st) &&
-           offsets_ok(s, "view/first", s->view_first, n, s->n_views, st) &&
-           offsets_ok(s, "view/png_first", h->png_first, s->n_views, png_bytes, st);
+           sample_file_offsets(s->path, &shard_kind, "sample/first", s->first, n, s->n_tiles, st) &&
+           sample_file_offsets(s->path, &shard_kind, "view/first", s->view_first, n, s->n_views, st) &&
+           sample_file_offsets(s->path, &shard_kind, "view/png_first", h->png_first, s->n_views, png_bytes, st);
+}
+
+static int64_t *copy_of(const int64_t *first, int64_t n) {
+    int64_t *at = malloc((size_t)(n + 1) * sizeof *at);
+    CHECK(at, "no memory for a table of %lld samples", (long long)n);
+    memcpy(at, first, (size_t)n * sizeof *at);
+    return at;
+}
+
+bool shard_open_at(shard *s, const char *path, int depth, status *st) {
+    char format[64];
+    *s = (shard){0};
+    if (strlen(path) >= sizeof s->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
+    hid_t file = h5_file_open(path, st);
+    if (file < 0) return false;
+    bool ok = h5_get_text(file, "format", format, sizeof format, st);
+    if (!ok || strcmp(format, "d3s2-selection") == 0) {
+        ok = ok && selection_open(s, path, file, depth, st);
+        h5_file_close(file);
+        return ok;
+    }
+    shard_handle *h = calloc(1, sizeof *h);
+    CHECK(h, "no memory for a shard");
+    h->file = file;
+    strcpy(s->path, path);
+    s->file = h;
+    if (!read_attributes(s, file, st) || !read_tables(s, h, st)) {
+        shard_close(s);
+        return false;
+    }
+    h->tile_at = copy_of(s->first, s->n_samples);
+    h->view_at = copy_of(s->view_first, s->n_samples);
+    return true;
 }
 
 bool shard_open(shard *s, const char *path, status *st) {
-    *s = (shard){0};
-    if (strlen(path) >= sizeof s->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
-    shard_handle *h = malloc(sizeof *h);
-    CHECK(h, "no memory for a shard");
-    *h = (shard_handle){.file = h5_file_open(path, st)};
-    strcpy(s->path, path);
-    s->file = h;
-    if (h->file >= 0 && read_attributes(s, h->file, st) && read_tables(s, h, st)) return true;
-    shard_close(s);
-    return false;
+    return shard_open_at(s, path, 0, st);
 }
 
 /* Names the sample in front of what went wrong below. */
@@ -126,7 +133,7 @@ bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t
     const shard_handle *h = s->file;
     CHECK(i >= 0 && i < s->n_samples && view >= 0 && view < s->view_first[i + 1] - s->view_first[i],
           "%s: no view %d of sample %lld", s->path, view, (long long)i);
-    int64_t  row = s->view_first[i] + view, first = h->png_first[row], n = h->png_first[row + 1] - first;
+    int64_t  row = h->view_at[i] + view, first = h->png_first[row], n = h->png_first[row + 1] - first;
     uint64_t want;
     status   why = {0};
     uint8_t *bytes = malloc((size_t)n + 1);
@@ -160,13 +167,13 @@ static void make_room(sample *x, int64_t n) {
 
 static bool read_tiles(const shard *s, int64_t i, sample *out, status *st) {
     const shard_handle *h = s->file;
-    int64_t             n = s->first[i + 1] - s->first[i];
+    int64_t             n = s->first[i + 1] - s->first[i], at = h->tile_at[i];
     status              why = {0};
     out->n_tiles = n;
     make_room(out, n);
-    if (!h5_table_rows(h->coord, H5T_NATIVE_UINT16, s->first[i], n, out->coord, &why) ||
-        !h5_table_rows(h->value, h5_half(), s->first[i], n, out->value, &why) ||
-        !h5_table_rows(h->sharp, H5T_NATIVE_UINT8, s->first[i], n, out->sharp, &why) ||
+    if (!h5_table_rows(h->coord, H5T_NATIVE_UINT16, at, n, out->coord, &why) ||
+        !h5_table_rows(h->value, h5_half(), at, n, out->value, &why) ||
+        !h5_table_rows(h->sharp, H5T_NATIVE_UINT8, at, n, out->sharp, &why) ||
         sample_hash(n, out->coord, out->value, out->sharp) != s->hash[i])
         return sample_fault(s, i, "its tiles do not match their checksum", st);
     return true;

@@ -2,12 +2,10 @@
  * finish. */
 #include "data/shard_internal.h"
 #include "core/half.h"
-#include "io/atomic_file.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 /* With the vector instructions that this file is compiled for: the library has the oldest only, and samples are 50 MB.
  */
 #define XXH_INLINE_ALL
@@ -132,15 +130,9 @@ shard_writer *shard_create(const char *path, const shard_meta *meta, status *st)
           "shard of resolution %d, tau %g voxels", meta->resolution, meta->tau_voxels);
     shard_writer *w = calloc(1, sizeof *w);
     CHECK(w, "no memory for a shard writer");
-    w->file = -1;
     w->meta = *meta;
-    if (!atomic_part_name(path, w->part, st)) goto fail;
+    if ((w->file = sample_file_create(path, w->part, st)) < 0) goto fail;
     strcpy(w->path, path);
-    if (access(path, F_OK) == 0) {
-        status_set(st, ST_IO, "%s: exists already: remove it or write to another folder", path);
-        goto fail;
-    }
-    if ((w->file = h5_file_create(w->part, st)) < 0) goto fail;
     if (!h5_group(w->file, "tile", st) || !h5_group(w->file, "sample", st) || !h5_group(w->file, "view", st) ||
         (w->coord = h5_table_create(w->file, "tile/coord", H5T_STD_U16LE, 3, CHUNK_COORD, DEFLATE, st)) < 0 ||
         (w->value = h5_table_create(w->file, "tile/value", h5_half(), TILE_CELLS, CHUNK_VALUE, DEFLATE, st)) < 0 ||
@@ -221,16 +213,16 @@ static bool put_tables(shard_writer *w, status *st) {
 
 static bool put_attributes(shard_writer *w, status *st) {
     hid_t f = w->file;
-    return h5_set_text(f, "format", "d3s2-shard", st) && h5_set_i64(f, "version", SHARD_VERSION, st) &&
-           h5_set_text(f, "tool", "d3s2 prep", st) && h5_set_i64(f, "resolution", w->meta.resolution, st) &&
-           h5_set_f64(f, "tau_voxels", w->meta.tau_voxels, st) && h5_set_text(f, "sign", "positive outside", st) &&
+    return sample_file_set_kind(f, &shard_kind, st) && h5_set_text(f, "tool", "d3s2 prep", st) &&
+           h5_set_i64(f, "resolution", w->meta.resolution, st) && h5_set_f64(f, "tau_voxels", w->meta.tau_voxels, st) &&
+           h5_set_text(f, "sign", "positive outside", st) &&
            h5_set_text(f, "units",
                        "value = clamp(distance / tau, -1, 1), tau = tau_voxels / resolution in the unit cube "
                        "[-0.5, 0.5]^3",
                        st) &&
            h5_set_text(f, "grid", "corner aligned: voxel i at i/(R-1) - 0.5", st) &&
            h5_set_i64(f, "n_samples", w->n, st) && h5_set_i64(f, "n_tiles", w->first[w->n], st) &&
-           h5_set_i64(f, "n_views", w->n_views, st) && h5_set_i64(f, "complete", 1, st);
+           h5_set_i64(f, "n_views", w->n_views, st) && sample_file_set_complete(f, st);
 }
 
 bool shard_finish(shard_writer *w, status *st) {

@@ -2,15 +2,14 @@
 #include "core/half.h"
 #include "core/rng.h"
 #include "data/condition.h"
-#include "io/atomic_file.h"
-#include "io/h5.h"
+#include "data/sample_file.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-enum { TOKENS_VERSION = 1, MAX_WIDTH = 65536, MAX_VARIANTS = 1024, MAX_SPECIAL = 1024, CHUNK_BYTES = 128 << 10 };
+static const file_kind kind = {"d3s2-tokens", "condition tokens", "run `d3s2 tokens` again", 1};
+enum { MAX_WIDTH = 65536, MAX_VARIANTS = 1024, MAX_SPECIAL = 1024, CHUNK_BYTES = 128 << 10 };
 
 typedef struct {
     hid_t file, value, coord;
@@ -71,8 +70,7 @@ tokens_writer *tokens_create(const char *path, const token_file *meta, status *s
           "tokens of %d numbers, images of %d pixels, %d variants", meta->width, meta->size, meta->variants);
     tokens_writer *w = calloc(1, sizeof *w);
     CHECK(w, "no memory for a token writer");
-    w->file = -1;
-    if (!atomic_part_name(path, w->part, st)) goto fail;
+    if ((w->file = sample_file_create(path, w->part, st)) < 0) goto fail;
     w->meta = (token_file){.encoder = meta->encoder,
                            .width = meta->width,
                            .size = meta->size,
@@ -81,14 +79,9 @@ tokens_writer *tokens_create(const char *path, const token_file *meta, status *s
                            .foreground = meta->foreground};
     strcpy(w->meta.path, path);
     memcpy(w->meta.shard, meta->shard, sizeof w->meta.shard);
-    if (access(path, F_OK) == 0) {
-        status_set(st, ST_IO, "%s: exists already: remove it or write to another folder", path);
-        goto fail;
-    }
     int64_t chunk = CHUNK_BYTES / (2 * meta->width) + 1;
     /* Tokens are noise to a compressor and are stored as they are. */
-    if ((w->file = h5_file_create(w->part, st)) < 0 || !h5_group(w->file, "token", st) ||
-        !h5_group(w->file, "sample", st) || !h5_group(w->file, "view", st) ||
+    if (!h5_group(w->file, "token", st) || !h5_group(w->file, "sample", st) || !h5_group(w->file, "view", st) ||
         (w->value = h5_table_create(w->file, "token/value", H5T_STD_U16LE, meta->width, chunk, 0, st)) < 0 ||
         (w->coord = h5_table_create(w->file, "token/coord", H5T_STD_U16LE, 3, 4096, 4, st)) < 0)
         goto fail;
@@ -140,13 +133,12 @@ bool tokens_finish(tokens_writer *w, status *st) {
         !h5_table_put(f, "sample/first", H5T_STD_I64LE, 0, m->n_samples + 1, m->view_first, st) ||
         !h5_table_put(f, "view/first", H5T_STD_I64LE, 0, m->n_views + 1, m->first, st) ||
         !h5_table_put(f, "view/hash", H5T_STD_U64LE, 0, m->n_views, m->hash, st) ||
-        !h5_set_text(f, "format", "d3s2-tokens", st) || !h5_set_i64(f, "version", TOKENS_VERSION, st) ||
-        !h5_set_u64(f, "encoder", m->encoder, st) || !h5_set_i64(f, "width", m->width, st) ||
-        !h5_set_i64(f, "size", m->size, st) || !h5_set_i64(f, "special", m->special, st) ||
-        !h5_set_i64(f, "variants", m->variants, st) || !h5_set_i64(f, "foreground", m->foreground, st) ||
-        !h5_set_text(f, "shard", m->shard, st) || !h5_set_i64(f, "n_samples", m->n_samples, st) ||
-        !h5_set_i64(f, "n_views", m->n_views, st) || !h5_set_i64(f, "n_tokens", m->n_tokens, st) ||
-        !h5_set_i64(f, "complete", 1, st)) {
+        !sample_file_set_kind(f, &kind, st) || !h5_set_u64(f, "encoder", m->encoder, st) ||
+        !h5_set_i64(f, "width", m->width, st) || !h5_set_i64(f, "size", m->size, st) ||
+        !h5_set_i64(f, "special", m->special, st) || !h5_set_i64(f, "variants", m->variants, st) ||
+        !h5_set_i64(f, "foreground", m->foreground, st) || !h5_set_text(f, "shard", m->shard, st) ||
+        !h5_set_i64(f, "n_samples", m->n_samples, st) || !h5_set_i64(f, "n_views", m->n_views, st) ||
+        !h5_set_i64(f, "n_tokens", m->n_tokens, st) || !sample_file_set_complete(f, st)) {
         tokens_abandon(w);
         return false;
     }
@@ -174,25 +166,14 @@ void tokens_close(token_file *t) {
 }
 
 static bool read_header(token_file *t, hid_t f, status *st) {
-    char    format[64];
-    int64_t version, width, size, special, variants, foreground, complete;
-    if (!h5_get_text(f, "format", format, sizeof format, st)) return false;
-    if (strcmp(format, "d3s2-tokens"))
-        return status_set(st, ST_DATA, "%s: is a %s file, not condition tokens", t->path, format);
-    if (!h5_get_i64(f, "version", &version, st)) return false;
-    if (version != TOKENS_VERSION)
-        return status_set(st, ST_DATA,
-                          "%s: has token format version %lld, this program reads version %d: run `d3s2 tokens` again "
-                          "or use the matching program",
-                          t->path, (long long)version, TOKENS_VERSION);
-    if (!h5_get_u64(f, "encoder", &t->encoder, st) || !h5_get_i64(f, "width", &width, st) ||
-        !h5_get_i64(f, "size", &size, st) || !h5_get_i64(f, "special", &special, st) ||
-        !h5_get_i64(f, "variants", &variants, st) || !h5_get_i64(f, "foreground", &foreground, st) ||
-        !h5_get_text(f, "shard", t->shard, sizeof t->shard, st) || !h5_get_i64(f, "n_samples", &t->n_samples, st) ||
-        !h5_get_i64(f, "n_views", &t->n_views, st) || !h5_get_i64(f, "n_tokens", &t->n_tokens, st) ||
-        !h5_get_i64(f, "complete", &complete, st))
+    int64_t width, size, special, variants, foreground;
+    if (!sample_file_check(f, t->path, &kind, st) || !h5_get_u64(f, "encoder", &t->encoder, st) ||
+        !h5_get_i64(f, "width", &width, st) || !h5_get_i64(f, "size", &size, st) ||
+        !h5_get_i64(f, "special", &special, st) || !h5_get_i64(f, "variants", &variants, st) ||
+        !h5_get_i64(f, "foreground", &foreground, st) || !h5_get_text(f, "shard", t->shard, sizeof t->shard, st) ||
+        !h5_get_i64(f, "n_samples", &t->n_samples, st) || !h5_get_i64(f, "n_views", &t->n_views, st) ||
+        !h5_get_i64(f, "n_tokens", &t->n_tokens, st))
         return false;
-    if (complete != 1) return status_set(st, ST_DATA, "%s: was never completed: run `d3s2 tokens` again", t->path);
     if (width < 1 || width > MAX_WIDTH || size < 1 || size > 65536 || special < 0 || special > MAX_SPECIAL ||
         variants < 1 || variants > MAX_VARIANTS || t->n_samples < 0 || t->n_samples > INT32_MAX || t->n_views < 0 ||
         t->n_tokens < 0)
@@ -209,15 +190,6 @@ static bool read_header(token_file *t, hid_t f, status *st) {
     return true;
 }
 
-static bool rises(const token_file *t, const char *name, const int64_t *first, int64_t n, int64_t end, status *st) {
-    bool ok = first[0] == 0 && first[n] == end;
-    for (int64_t i = 0; ok && i < n; i++) ok = first[i] <= first[i + 1];
-    return ok || status_set(st, ST_DATA,
-                            "%s: %s: the offsets are not a rising list from 0 to %lld: the file is damaged, run `d3s2 "
-                            "tokens` again",
-                            t->path, name, (long long)end);
-}
-
 static bool read_tables(token_file *t, tokens_handle *h, status *st) {
     hid_t f = h->file;
     if (!(t->id = h5_table_get(f, "sample/id", H5T_NATIVE_UINT64, 0, t->n_samples, st)) ||
@@ -226,8 +198,8 @@ static bool read_tables(token_file *t, tokens_handle *h, status *st) {
         !(t->hash = h5_table_get(f, "view/hash", H5T_NATIVE_UINT64, 0, t->n_views, st)) ||
         (h->value = h5_table_open(f, "token/value", H5T_NATIVE_UINT16, t->width, t->n_tokens, NULL, st)) < 0 ||
         (h->coord = h5_table_open(f, "token/coord", H5T_NATIVE_UINT16, 3, t->n_tokens, NULL, st)) < 0 ||
-        !rises(t, "sample/first", t->view_first, t->n_samples, t->n_views, st) ||
-        !rises(t, "view/first", t->first, t->n_views, t->n_tokens, st))
+        !sample_file_offsets(t->path, &kind, "sample/first", t->view_first, t->n_samples, t->n_views, st) ||
+        !sample_file_offsets(t->path, &kind, "view/first", t->first, t->n_views, t->n_tokens, st))
         return false;
     for (int64_t i = 0; i < t->n_views; i++)
         if (t->first[i + 1] - t->first[i] > tokens_most(t))

@@ -16,7 +16,7 @@ var *nn_linear_of(tape *t, var *x, act_kind in_act, param *w, param *b, act_kind
 void nn_linear_two(tape *t, var *x, param *w0, param *w1, var **y);
 /* nn_linear(nn_linear(x, w0, b0, act), w1, b1, ACT_NONE), whose backward makes the inner gradient in one pass. */
 var *nn_mlp(tape *t, var *x, param *w0, param *b0, act_kind act, param *w1, param *b1);
-/* The same with W (I,O): a 1x1x1 convolution. */
+/* nn_linear with W (I,O): a 1x1x1 convolution. */
 var *nn_conv1(tape *t, var *x, param *w, param *b);
 /* x in another float dtype; x itself when it has it. The gradient is cast back. */
 var *nn_cast(tape *t, var *x, dtype dt);

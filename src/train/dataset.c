@@ -141,7 +141,8 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
             int64_t tiles = s->first[k + 1] - s->first[k];
             bool    open = r->max_open_share > 0 && r->max_open_share < 1 &&
                         shard_figure(s, k, "open_edge_share", 0) > r->max_open_share;
-            if (open || tiles == 0 || tiles < r->min_tiles || (r->max_tiles > 0 && tiles > r->max_tiles)) {
+            bool many = r->max_parts > 0 && shard_figure(s, k, "parts", 0) > (double)r->max_parts;
+            if (open || many || tiles == 0 || tiles < r->min_tiles || (r->max_tiles > 0 && tiles > r->max_tiles)) {
                 d->n_left_out++;
                 continue;
             }
@@ -162,7 +163,8 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
     if (d->n == 0)
         return status_set(
             st, ST_NO_INPUT,
-            "%s holds no sample to train on (%lld left out by data.min_tiles, data.max_tiles and data.max_open_share)",
+            "%s holds no sample to train on (%lld left out by data.min_tiles, data.max_tiles, data.max_open_share and "
+            "data.max_parts)",
             r->shards, (long long)d->n_left_out);
     for (int f = 0; f < d->n_folders; f++)
         if (d->folder[f].n == 0)

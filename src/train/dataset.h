@@ -51,6 +51,7 @@ typedef struct {
     int         resolution;                /* 0: what the shards say */
     int64_t     min_tiles, max_tiles;      /* samples with fewer or more are left out; 0: no bound */
     double      max_open_share;            /* of edges; 0 or 1: no bound */
+    int64_t     max_parts;                 /* of the mesh; 0: no bound */
     int64_t     crop_tiles;                /* training sees no more tiles of a sample; 0: sees all */
     int64_t     cache_mb;                  /* room for samples that were read; 0: none */
 } dataset_request;

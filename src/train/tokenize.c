@@ -16,6 +16,7 @@ typedef struct {
     place         where;
     progress      bar;
     int64_t       done, written;
+    double        network_seconds;
 } tokenizer;
 
 static const char *base_name(const char *path) {
@@ -75,7 +76,9 @@ static bool encode_sample(tokenizer *t, const shard *s, int64_t at, tokens_write
             each[i] = &v[i];
             ok = read_view(t, s, at, first + i, &v[i], st);
         }
+        double t0 = now_seconds();
         if (ok) image_encoder_run(&t->e, each, here, t->o.tokens.foreground);
+        t->network_seconds += now_seconds() - t0;
         for (int i = 0; i < here; i++) {
             ok = ok && tokens_append_view(w, v[i].n_tokens, v[i].token, v[i].coord, st);
             t->written += ok ? v[i].n_tokens : 0;
@@ -167,19 +170,23 @@ bool tokenize_run(const options *o, const comm *c, tokenize_report *r, status *s
         const dinov2_config *m = &t->e.m.cfg;
         int                 *owner = malloc((size_t)t->d.n_shards * sizeof *owner);
         CHECK(owner, "no memory for %d shards", t->d.n_shards);
+        double begin = now_seconds();
         share(t, c, owner);
-        int64_t mine = tally(t, owner, c->rank, r);
+        r->n_mine = tally(t, owner, c->rank, r);
+        r->network_tokens = dinov2_tokens(m);
         log_info(
             "tokens: DINOv2 of width %d, %d blocks, %d heads, %d registers, on %s; %lld views of %lld shards to do, "
             "%lld shards are there",
             m->width, m->blocks, m->heads, m->registers, t->where.text, (long long)r->n_views,
             (long long)(r->n_shards - r->n_skipped), (long long)r->n_skipped);
         if (!o->command.dry_run) {
-            progress_begin(&t->bar, "tokens", 0, mine);
+            progress_begin(&t->bar, "tokens", 0, r->n_mine);
             encode_mine(t, owner, c->rank, st);
         }
         free(owner);
         ok = comm_agree(c, st);
+        r->run_seconds = now_seconds() - begin;
+        r->network_seconds = t->network_seconds;
     }
     image_encoder_close(&t->e);
     dataset_close(&t->d);

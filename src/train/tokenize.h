@@ -6,6 +6,9 @@
 typedef struct {
     int64_t n_shards, n_skipped, n_samples, n_views, n_tokens; /* of all ranks; n_tokens: written by this one */
     double  seconds;
+    int64_t n_mine;                       /* views of this rank */
+    double  run_seconds, network_seconds; /* since weights and tables were read; of it, in this rank's network */
+    int64_t network_tokens;               /* of a view there: all patches, class, registers */
 } tokenize_report;
 
 /* Collective. Writes tokens.output/<shard name> for every shard of tokens.input; files that are complete and of the

@@ -77,6 +77,7 @@ static bool open_data(trainer *t, status *st) {
                          .min_tiles = o->data.min_tiles,
                          .max_tiles = o->data.max_tiles,
                          .max_open_share = o->data.max_open_share,
+                         .max_parts = o->data.max_parts,
                          .crop_tiles = dit ? 0 : o->vae.crop_tiles,
                          .cache_mb = o->data.cache_mb};
     if (dataset_open(&t->data, &r, st)) check_shares(o, &t->data, st);

@@ -4,7 +4,7 @@ set -u
 . "$(dirname "$0")/lib.sh"
 
 # ---- help and verbs
-for verb in prep check info train encode tokens sample eval report export import; do
+for verb in prep split check info train encode tokens sample eval report export import; do
     expect_ok "d3s2 $verb" "$verb" --help
     expect_ok "d3s2 $verb" help "$verb"
     for part in usage: example: --dry-run; do grep -qF -- "$part" "$tmp/out" || fail "$verb --help: no $part"; done

@@ -2,7 +2,8 @@
 # What data preparation promises about a folder: duplicates, splits, one run at a time, files made to hurt.   prep.sh D3S2 MPIRUN
 # SHARD_TOOL
 set -u
-. "$(dirname "$0")/lib.sh"
+here=$(dirname "$0")
+. "$here/lib.sh"
 tool=$3
 small="prep.resolution=32 prep.views=1 prep.view_size=32 prep.min_tiles=1 prep.shapes_per_shard=4"
 
@@ -38,13 +39,60 @@ run prep prep.input="$tmp/twins" prep.output="$tmp/split-2" $share
 rm "$tmp/twins/c-1.obj"
 expect 64 "give one" prep prep.input="$tmp/twins" prep.output="$tmp/o" $share prep.heldout_count=2
 
+# ---- the same of a data set that is there: by the same names, without touching a shard, whole or not at all
+set=$tmp/all-data
+content "$set" >"$tmp/before"
+run split "$set" prep.heldout_share=0.4
+content "$set" | grep -v ' ./split/' | cmp -s - "$tmp/before" || fail "split: the data set changed"
+"$tool" list "$set"/split/heldout/shard-*.h5 | sort | cmp -s - "$tmp/held" || fail "split: not what prep holds out"
+"$tool" list "$set"/split/*/shard-*.h5 | sort >"$tmp/both"
+"$tool" list "$set"/shard-*.h5 | sort | cmp -s - "$tmp/both" || fail "split: the sides together are not the data set"
+expect_ok "ok       selection" check "$set/split"
+expect_ok "$set/split/heldout: " info "$set/split/heldout"
+content "$set/split" >"$tmp/before"
+mkdir "$set/split.part" "$set/split.part/train" # of a run that was killed
+cp "$set/shard-0000-00000.h5" "$set/split.part/train/old.h5"
+run split "$set/" prep.heldout_share=0.4
+content "$set/split" | cmp -s - "$tmp/before" || fail "split: a second run makes another one"
+[ ! -e "$set/split.part" ] && [ ! -e "$set/split.old.part" ] || fail "split: something is left"
+expect_ok "(not written)" split "$set" prep.heldout_count=2 --dry-run
+content "$set/split" | cmp -s - "$tmp/before" || fail "split: --dry-run writes"
+run split "$set" prep.heldout_count=2
+[ "$("$tool" list "$set"/split/heldout/shard-*.h5 | wc -l)" -eq 2 ] || fail "split: not two held out"
+cp "$tmp/twins/a-1.obj" "$tmp/twins/c-1.obj"
+run prep prep.input="$tmp/twins" prep.output="$set" $small
+rm "$tmp/twins/c-1.obj"
+run split "$set" prep.heldout_share=0.4 split.output="$tmp/elsewhere/deep/"
+"$tool" list "$tmp"/elsewhere/deep/heldout/shard-*.h5 | grep -v '^c-' | sort | cmp -s - "$tmp/held" || fail "split: adding a mesh moves others"
+run train --config "$here/tiny.yaml" data.train="$tmp/elsewhere/deep/train" data.heldout="$set/split/heldout" train.run="$tmp/vae"
+run encode encode.input="$tmp/elsewhere/deep/train" encode.vae="$tmp/vae" encode.output="$tmp/latents"
+expect_ok "ok       latents" check "$tmp/latents"
+expect 64 "one of them" split "$set"
+expect 64 "one of them" split "$set" prep.heldout_share=0.4 prep.heldout_count=2
+expect 64 "needs a folder" split prep.heldout_share=0.4
+expect 64 "of 7 samples 7 would be held out" split "$tmp/split-2/train" prep.heldout_count=12
+expect 66 "$tmp/none" split "$tmp/none" prep.heldout_count=2
+expect 64 "was not made by" split "$set" prep.heldout_count=2 split.output="$tmp/twins"
+mv "$set/shard-0000-00000.h5" "$tmp/moved.h5"
+expect 66 "selects from another file" info "$tmp/elsewhere/deep/train"
+mv "$tmp/moved.h5" "$set/shard-0000-00000.h5"
+
 # ---- cameras all around: other pictures of the same shapes
 run prep prep.input="$tmp/twins" prep.output="$tmp/orbit" $small prep.cameras=orbit
 expect_ok "ok " check "$tmp/orbit"
 
+# ---- the user's own pictures; what they must be: tests/unit/test_prep_pictures.c
+expect 66 "prep.images" prep prep.input="$tmp/twins" prep.output="$tmp/pictured" $small prep.images="$tmp/none"
+mkdir "$tmp/pictures"
+run prep prep.input="$tmp/twins" prep.output="$tmp/pictured" $small prep.images="$tmp/pictures"
+[ "$(grep -c "no picture of it: neither $tmp/pictures/[ab]-[1-6].png" "$tmp/pictured/rejects.jsonl")" -eq 12 ] ||
+    fail "pictures: $(cat "$tmp/pictured/rejects.jsonl")"
+
 # ---- what it looks like
-expect_ok "solid parts" info "$tmp/all-data" info.sheet="$tmp/sheet.png"
-[ "$(head -c 4 "$tmp/sheet.png" | tail -c 3)" = PNG ] || fail "info: no contact sheet"
+expect_ok "solid parts" info "$tmp/all-data" info.sheet="$tmp/sheet.png" # the data set and both sides of its split
+for sheet in sheet sheet-2 sheet-3; do
+    [ "$(head -c 4 "$tmp/$sheet.png" | tail -c 3)" = PNG ] || fail "info: no contact sheet $sheet.png"
+done
 expect 74 "none/sheet.png" info "$tmp/all-data" info.sheet="$tmp/none/sheet.png"
 
 # ---- one run at a time in a folder

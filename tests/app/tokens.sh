@@ -19,6 +19,8 @@ run encode encode.input="$tmp/data" encode.vae="$tmp/vae" encode.output="$tmp/la
 # ---- tokens: two ranks write what one writes, to the byte; what is there is kept
 make="tokens --config $tiny --encoder dinov2 tokens.input=$tmp/data"
 run $make --weights "$tmp/net.safetensors" tokens.output="$tmp/tokens"
+grep -Eq "tokens: [0-9.]+ views/s without the start; the network alone on one rank [0-9.]+ views/s, [1-9][0-9]* tokens/s" "$tmp/err" ||
+    fail "tokens: no rate"
 sleep 1 # no file holds the time it was made
 both 0 "" $make --weights "$tmp/net.safetensors" tokens.output="$tmp/tokens-2"
 for f in "$tmp"/tokens/*.h5; do

@@ -1,10 +1,11 @@
-/* Files of this program in HDF5, mutated: shards, latents, condition tokens. What is taken is read whole. */
+/* Files of this program in HDF5, mutated: shards, selections of their samples, latents, condition tokens. What is taken
+ * is read whole. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "data/latents.h"
-#include "data/shard.h"
+#include "data/selection.h"
 #include "data/tokens.h"
 #include "fuzz/fuzz.h"
 #include "harness/harness.h"
@@ -97,30 +98,43 @@ static void write_tokens(const char *path) {
           "%s", st.text);
 }
 
+static void write_selection(const char *path, const char *of) {
+    shard  s;
+    status st = {0};
+    CHECK(shard_open(&s, of, &st) && selection_write(path, of, &s, (const int64_t[]){0}, 1, &st), "%s", st.text);
+    shard_close(&s);
+}
+
+enum { N_FILES = 4 };
+
 int main(int argc, char **argv) {
-    static const char *const files[3] = {"shards/part-0.h5", "latents/part-0.h5", "tokens.h5"};
-    uint8_t                 *bytes[3];
-    int64_t                  size[3];
-    char                     path[PATH_CAP];
+    static const char *const files[N_FILES] = {"shards/part-0.h5", "latents/part-0.h5", "tokens.h5", "selection.h5"};
+    uint8_t                 *bytes[N_FILES];
+    int64_t                  size[N_FILES];
+    char                     path[PATH_CAP], of[PATH_CAP];
     status                   st = {0};
     fixture_spec             spec = {.n_samples = 1, .per_shard = 1, .resolution = 16, .vae = 7};
     fixture_write(temp_folder(), &spec);
     snprintf(path, sizeof path, "%.400s/tokens.h5", temp_folder());
     write_tokens(path);
-    for (int i = 0; i < 3; i++) {
+    snprintf(path, sizeof path, "%.400s/selection.h5", temp_folder());
+    snprintf(of, sizeof of, "%.400s/shards/part-0.h5", temp_folder());
+    write_selection(path, of);
+    for (int i = 0; i < N_FILES; i++) {
         snprintf(path, sizeof path, "%.400s/%s", temp_folder(), files[i]);
         CHECK(read_whole_file(path, 1 << 20, &bytes[i], &size[i], &st), "%s", st.text);
     }
-    fuzz_target t[3] = {{.name = "shard", .count = 500, .run = run_shard},
-                        {.name = "latents", .count = 500, .run = run_latents},
-                        {.name = "tokens", .count = 500, .run = run_tokens}};
-    for (int i = 0; i < 3; i++) {
+    fuzz_target t[N_FILES] = {{.name = "shard", .count = 500, .run = run_shard},
+                              {.name = "latents", .count = 500, .run = run_latents},
+                              {.name = "tokens", .count = 500, .run = run_tokens},
+                              {.name = "selection", .count = 500, .run = run_shard}};
+    for (int i = 0; i < N_FILES; i++) {
         t[i].seed = (const uint8_t **)(uintptr_t)&bytes[i];
         t[i].size = &size[i];
         t[i].n_seeds = 1;
         t[i].most = 2 * size[i];
     }
-    fuzz_main(argc, argv, t, 3);
-    for (int i = 0; i < 3; i++) free(bytes[i]);
+    fuzz_main(argc, argv, t, N_FILES);
+    for (int i = 0; i < N_FILES; i++) free(bytes[i]);
     return 0;
 }

@@ -73,7 +73,7 @@ static void write_reports(const char *path, const char *const *report, int n) {
     assert_true(shard_finish(w, &st));
 }
 
-static void test_open_share(void **state) {
+static void test_figures(void **state) {
     static const char *const report[] = {"{\"open_edge_share\": 0}", "{\"open_edge_share\": 0.04, \"parts\": 3}",
                                          "{\"open_edge_share\": 0.5}", "{}", "no JSON"};
     char                     folder[PATH_CAP], path[PATH_CAP];
@@ -90,12 +90,18 @@ static void test_open_share(void **state) {
     assert_true(shard_figure(&d.shards[0], 1, "parts", -1) == 3 && shard_figure(&d.shards[0], 4, "parts", -1) == -1);
     dataset_close(&d);
     r.max_open_share = 1;
+    r.max_parts = 2;
+    assert_true(dataset_open(&d, &r, &st));
+    assert_int_equal(d.n, 4);
+    for (int64_t i = 0; i < d.n; i++) assert_true(d.ids[i] != 2);
+    dataset_close(&d);
+    r.max_parts = 3;
     assert_true(dataset_open(&d, &r, &st));
     assert_int_equal(d.n, 5);
     dataset_close(&d);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tiles), cmocka_unit_test(test_open_share)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_tiles), cmocka_unit_test(test_figures)};
     return cmocka_run_group_tests_name("dataset", tests, set_up, NULL);
 }
