@@ -19,16 +19,15 @@ bool eval_picture(const dataset *d, int64_t i, const mesh *truth, const mesh *ow
     const data_entry *e = &d->entry[i];
     image             row = sheet_new(EVAL_PICTURES_ACROSS * EVAL_PICTURE, EVAL_PICTURE), im = {0};
     float             packed[VIEW_CAMERA_FLOATS];
-    camera            cam;
+    camera            cam = {0};
     bool              ok = true;
     if (e->views > 0) {
         ok = sheet_view(&d->shards[e->shard], e->at, &im, packed, st);
         if (ok) sheet_place(&row, 0, 0, EVAL_PICTURE, &im);
         if (ok) cam = camera_unpack(packed);
         image_free(&im);
-    } else {
-        cam = camera_framing(truth, 30, 25, 50, VIEW_FILL, 1, EVAL_PICTURE, EVAL_PICTURE);
     }
+    if (!camera_known(&cam)) cam = camera_framing(truth, 30, 25, 50, VIEW_FILL, 1, EVAL_PICTURE, EVAL_PICTURE);
     ok = ok && add_surface(&row, 1, truth, &cam, st) && add_surface(&row, 2, own, &cam, st) &&
          image_write_png(path, &row, st);
     image_free(&row);

@@ -73,8 +73,7 @@ static camera camera_of(const json_t *shape) {
     float         v[VIEW_CAMERA_FLOATS] = {0};
     for (size_t i = 0; i < VIEW_CAMERA_FLOATS; i++) v[i] = (float)json_number_value(json_array_get(list, i));
     camera cam = camera_unpack(v);
-    bool   known = cam.width > 0 && cam.height > 0 && cam.fx > 0;
-    return known ? cam : camera_orbit(30, 20, 40, 4.8, 1, PICTURE, PICTURE);
+    return camera_known(&cam) ? cam : camera_orbit(30, 20, 40, 4.8, 1, PICTURE, PICTURE);
 }
 
 static void shape_title(html *h, const json_t *shape) {
