@@ -1,11 +1,12 @@
-# The whole program, by shell scripts. Exit code 77: skipped.
+# The whole program, by shell scripts: NAME or NAME-CASE of NAME.sh. Exit code 77: skipped. Label long: by hand.
 add_executable(shard_tool app/shard_tool.c)
 target_link_libraries(shard_tool PRIVATE d3s2_data d3s2_dino_weights)
 add_library(jump_clock MODULE app/jump_clock.c)
 target_link_libraries(jump_clock PRIVATE ${CMAKE_DL_LIBS})
 function(d3s2_script name labels seconds)
   math(EXPR timeout "${seconds} * ${D3S2_TEST_PATIENCE}")
-  add_test(NAME app_${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/app/${name}.sh $<TARGET_FILE:d3s2> ${MPIEXEC_EXECUTABLE}
+  string(REGEX REPLACE "-.*" "" script ${name})
+  add_test(NAME app_${name} COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/app/${script}.sh $<TARGET_FILE:d3s2> ${MPIEXEC_EXECUTABLE}
            $<TARGET_FILE:shard_tool> ${ARGN})
   set(environment "${D3S2_TEST_ENVIRONMENT};OMP_NUM_THREADS=1;${D3S2_MPI_ENVIRONMENT}")
   if(NOT labels MATCHES "gpu")
@@ -28,6 +29,9 @@ else()
 endif()
 d3s2_script(hang "train;mpi" 600)
 d3s2_script(faults "train;mpi" 600)
+d3s2_script(endurance "train;mpi" 600 turns 160 20)
+d3s2_script(endurance-turns "long" 14400 turns 100000 200)
+d3s2_script(endurance-mtbf "long" 4500 mtbf 3600)
 d3s2_script(prep "unit;mpi" 300)
 d3s2_script(tokens "train;mpi" 300)
 d3s2_script(gpu "gpu;mpi" 600)
