@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "core/host_memory.h"
+
 typedef struct {
     int64_t tiles, index;
 } by_size;
@@ -320,6 +322,12 @@ bool sizing_run(stepper *w, const options *o, const dataset *heldout, sizing *z,
                   .slab_bytes = optimizer_bytes(w->t->p, o, w->c),
                   .most_values = TASK_SUMS * most_samples(w, o)};
     if (z->micro_tokens == 0 && !choose_micro(w, o, heldout, &z->micro_tokens, st)) return false;
+    if (!on_gpu && w->e.bound == 0) { /* after the choice above, which is to be the same on hosts of one kind */
+        int rank, ranks;
+        comm_local(w->c, &rank, &ranks);
+        w->e.bound = host_memory_left() / (size_t)ranks;
+        w->e.host_bound = true;
+    }
     if (on_gpu) {
         by_size *all = by_sizes(w->d);
         x = extremes_of(w, o, all, heldout, z->micro_tokens);
