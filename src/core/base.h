@@ -65,6 +65,7 @@ typedef enum {
     ST_INTERNAL = 70,
     ST_HUNG = 71,    /* a rank hung or is gone: another start may go well */
     ST_MEMORY = 72,  /* a rank does not get the memory it needs */
+    ST_SUSPECT = 73, /* a rank computes other results than the others: leave its host out */
     ST_IO = 74,      /* write failed: disk full, no permission */
     ST_REQUEUE = 75, /* stopped on request after a checkpoint: run again */
     ST_CONFIG = 78   /* configuration does not fit a checkpoint or a data set */

@@ -8,6 +8,7 @@
 #include "core/fault.h"
 #include "io/config_check.h"
 #include "ops/elementwise.h"
+#include "train/arithmetic.h"
 #include "train/rank_log.h"
 #include "train/replicas.h"
 #include "train/run_folder.h"
@@ -34,6 +35,7 @@ typedef struct {
     goodput              good; /* rank 0 */
     stragglers          *slow;
     replica_check        replicas;
+    arithmetic_check     arithmetic;
     int                  rank_log;
     double               rank_log_last;
     int64_t              first_step; /* steps of the checkpoint the run goes on from, -1: none */
@@ -346,6 +348,9 @@ static bool loop(trainer *t, status *st) {
         }
         if (o->train.check_replicas_every > 0 && w->s.step % o->train.check_replicas_every == 0 &&
             !replicas_check(&t->replicas, &w->e.c, t->c, &w->x, w->s.step, st))
+            return false;
+        if (o->train.check_arithmetic_every > 0 && w->s.step % o->train.check_arithmetic_every == 0 &&
+            !arithmetic_run(&t->arithmetic, w, w->s.step / o->train.check_arithmetic_every, st))
             return false;
         if (!evaluate(t, st)) return false;
         if (ckpt_due(w->s.step, o->train.checkpoint_every)) save_on_the_way(t, &span);
