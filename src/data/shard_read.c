@@ -14,12 +14,7 @@ static void free_texts(char **t, int64_t n) {
 }
 
 void shard_close(shard *s) {
-    shard_handle *h = s->file;
-    if (h) {
-        if (h->file >= 0) H5Fclose(h->file);
-        free(h->png_first);
-        free(h);
-    }
+    shard_handle_free(s->file);
     free(s->id);
     free(s->hash);
     free(s->source_hash);
@@ -75,7 +70,7 @@ static bool offsets_ok(const shard *s, const char *name, const int64_t *first, i
 
 static bool read_tables(shard *s, shard_handle *h, status *st) {
     hid_t   f = h->file, u64 = H5T_NATIVE_UINT64, i64 = H5T_NATIVE_INT64, f64 = H5T_NATIVE_DOUBLE;
-    int64_t n = s->n_samples, png_bytes;
+    int64_t n = s->n_samples;
     if (!(s->id = h5_table_get(f, "sample/id", u64, 0, n, st)) ||
         !(s->hash = h5_table_get(f, "sample/hash", u64, 0, n, st)) ||
         !(s->source_hash = h5_table_get(f, "sample/source_hash", u64, 0, n, st)) ||
@@ -90,29 +85,23 @@ static bool read_tables(shard *s, shard_handle *h, status *st) {
         !(s->report = h5_strings_get(f, "sample/report", n, st)) ||
         !(h->png_first = h5_table_get(f, "view/png_first", i64, 0, s->n_views + 1, st)))
         return false;
-    h->coord = h5_table_open(f, "tile/coord", H5T_NATIVE_UINT16, 3, s->n_tiles, NULL, st);
-    h->value = h5_table_open(f, "tile/value", h5_half(), TILE_CELLS, s->n_tiles, NULL, st);
-    h->sharp = h5_table_open(f, "tile/sharp", H5T_NATIVE_UINT8, TILE_SHARP_BYTES, s->n_tiles, NULL, st);
-    h->camera = h5_table_open(f, "view/camera", H5T_NATIVE_FLOAT, VIEW_CAMERA_FLOATS, s->n_views, NULL, st);
-    h->view_hash = h5_table_open(f, "view/hash", u64, 0, s->n_views, NULL, st);
-    h->png = h5_table_open(f, "view/png", H5T_NATIVE_UINT8, 0, -1, &png_bytes, st);
-    return h->coord >= 0 && h->value >= 0 && h->sharp >= 0 && h->camera >= 0 && h->view_hash >= 0 && h->png >= 0 &&
-           offsets_ok(s, "sample/first", s->first, n, s->n_tiles, st) &&
+    return shard_file(s, st) && offsets_ok(s, "sample/first", s->first, n, s->n_tiles, st) &&
            offsets_ok(s, "view/first", s->view_first, n, s->n_views, st) &&
-           offsets_ok(s, "view/png_first", h->png_first, s->n_views, png_bytes, st);
+           offsets_ok(s, "view/png_first", h->png_first, s->n_views, h->png_first[s->n_views], st);
+}
+
+static bool open_in(shard *s, const char *path, shard_pool *pool, status *st) {
+    *s = (shard){0};
+    if (strlen(path) >= sizeof s->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
+    strcpy(s->path, path);
+    shard_handle *h = s->file = shard_handle_new(pool);
+    if (shard_file_open(s, st) && read_attributes(s, h->file, st) && read_tables(s, h, st)) return true;
+    shard_close(s);
+    return false;
 }
 
 bool shard_open(shard *s, const char *path, status *st) {
-    *s = (shard){0};
-    if (strlen(path) >= sizeof s->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
-    shard_handle *h = malloc(sizeof *h);
-    CHECK(h, "no memory for a shard");
-    *h = (shard_handle){.file = h5_file_open(path, st)};
-    strcpy(s->path, path);
-    s->file = h;
-    if (h->file >= 0 && read_attributes(s, h->file, st) && read_tables(s, h, st)) return true;
-    shard_close(s);
-    return false;
+    return open_in(s, path, NULL, st);
 }
 
 /* Names the sample in front of what went wrong below. */
@@ -123,9 +112,10 @@ static bool sample_fault(const shard *s, int64_t i, const char *what, status *st
 
 bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t *png_size, float camera[24],
                      status *st) {
-    const shard_handle *h = s->file;
     CHECK(i >= 0 && i < s->n_samples && view >= 0 && view < s->view_first[i + 1] - s->view_first[i],
           "%s: no view %d of sample %lld", s->path, view, (long long)i);
+    const shard_handle *h = shard_file(s, st);
+    if (!h) return false;
     int64_t  row = s->view_first[i] + view, first = h->png_first[row], n = h->png_first[row + 1] - first;
     uint64_t want;
     status   why = {0};
@@ -159,9 +149,10 @@ static void make_room(sample *x, int64_t n) {
 }
 
 static bool read_tiles(const shard *s, int64_t i, sample *out, status *st) {
-    const shard_handle *h = s->file;
+    const shard_handle *h = shard_file(s, st);
     int64_t             n = s->first[i + 1] - s->first[i];
     status              why = {0};
+    if (!h) return false;
     out->n_tiles = n;
     make_room(out, n);
     if (!h5_table_rows(h->coord, H5T_NATIVE_UINT16, s->first[i], n, out->coord, &why) ||
@@ -253,10 +244,11 @@ bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status 
     if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no shard (*.h5): run `d3s2 prep` first", folder_or_file);
     shard *s = calloc((size_t)n, sizeof *s);
     CHECK(s, "no memory for %d shards", n);
-    bool ok = true;
+    bool        ok = true;
+    shard_pool *pool = shard_pool_new();
     for (int i = 0; ok && i < n; i++) {
-        ok = one ? shard_open(&s[i], folder_or_file, st)
-                 : join_path(folder_or_file, names[i], path, st) && shard_open(&s[i], path, st);
+        ok = one ? open_in(&s[i], folder_or_file, pool, st)
+                 : join_path(folder_or_file, names[i], path, st) && open_in(&s[i], path, pool, st);
         if (ok && (s[i].meta.resolution != s[0].meta.resolution || s[i].meta.tau_voxels != s[0].meta.tau_voxels))
             ok = status_set(st, ST_DATA,
                             "%s has resolution %d and tau %g voxels, %s has %d and %g: keep one kind per "
@@ -264,6 +256,7 @@ bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status 
                             s[i].path, s[i].meta.resolution, s[i].meta.tau_voxels, s[0].path, s[0].meta.resolution,
                             s[0].meta.tau_voxels);
     }
+    shard_pool_release(pool);
     free_names(names, one ? 0 : n);
     if (!ok) {
         shard_close_all(s, n);

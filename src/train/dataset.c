@@ -170,14 +170,32 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
     return ids_unique(d, st);
 }
 
+/* Tables are read once and go round: what is asked of the file system does not grow with the number of ranks. */
+static bool open_shards(const dataset_request *r, const char *path, shard **out, int *n, status *st) {
+    const comm *c = r->c;
+    if (!c || c->size == 1) return shard_open_all(path, out, n, st);
+    char   *packed = NULL;
+    int64_t bytes = 0;
+    if (c->rank == 0 && shard_open_all(path, out, n, st)) packed = shard_pack_all(*out, *n, &bytes);
+    if (!comm_agree(c, st)) return false;
+    comm_bcast(c, &bytes, sizeof bytes, 0);
+    if (c->rank > 0) packed = malloc((size_t)bytes);
+    CHECK(packed, "no memory for %lld bytes of tables", (long long)bytes);
+    comm_bcast(c, packed, bytes, 0);
+    if (c->rank > 0) shard_unpack_all(packed, bytes, out, n);
+    free(packed);
+    return true;
+}
+
 /* The shards of one more folder, behind those that are there. */
-static bool open_folder(dataset *d, const char *path, int resolution, status *st) {
+static bool open_folder(dataset *d, const dataset_request *r, const char *path, status *st) {
     shard *more;
     int    n;
     if (d->n_folders == DATA_FOLDERS)
         return status_set(st, ST_USAGE, "%s: more than %d folders of data", path, DATA_FOLDERS);
-    if (!shard_open_all(path, &more, &n, st)) return false;
+    if (!open_shards(r, path, &more, &n, st)) return false;
     const shard_meta *m = &more[0].meta;
+    int               resolution = r->resolution;
     if (resolution > 0 && resolution != m->resolution) {
         status_set(st, ST_CONFIG, "%s: resolution is %d, data.resolution says %d: leave it out or choose other data",
                    more[0].path, m->resolution, resolution);
@@ -199,13 +217,13 @@ static bool open_folder(dataset *d, const char *path, int resolution, status *st
 }
 
 static bool open_folders(dataset *d, const dataset_request *r, status *st) {
-    if (!r->several) return open_folder(d, r->shards, r->resolution, st);
+    if (!r->several) return open_folder(d, r, r->shards, st);
     for (const char *at = r->shards; *at;) {
         char path[PATH_CAP];
         int  n = (int)strcspn(at, ",");
         if (snprintf(path, sizeof path, "%.*s", n, at) >= PATH_CAP)
             return status_set(st, ST_USAGE, "%s: a path of this list is too long", r->shards);
-        if (!open_folder(d, path, r->resolution, st)) return false;
+        if (!open_folder(d, r, path, st)) return false;
         at += n + (at[n] == ',');
     }
     return true;

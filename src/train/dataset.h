@@ -6,6 +6,7 @@
 #include "data/latents.h"
 #include "data/shard.h"
 #include "data/tokens.h"
+#include "dist/comm.h"
 #include "train/sample_cache.h"
 
 typedef struct {
@@ -53,11 +54,12 @@ typedef struct {
     double      max_open_share;            /* of edges; 0 or 1: no bound */
     int64_t     crop_tiles;                /* training sees no more tiles of a sample; 0: sees all */
     int64_t     cache_mb;                  /* room for samples that were read; 0: none */
+    const comm *c; /* of the ranks that open the same shards: one reads the tables for all; NULL: each for itself */
 } dataset_request;
 
-/* An id may occur once at each resolution. Latents and condition tokens go with one folder, and must fit: a file for
- * every shard; latents of the same ids and tile counts, the coordinates of each shard's first sample; tokens of the
- * same ids and numbers of views. */
+/* Collective, with r->c. An id may occur once at each resolution. Latents and condition tokens go with one folder, and
+ * must fit: a file for every shard; latents of the same ids and tile counts, the coordinates of each shard's first
+ * sample; tokens of the same ids and numbers of views. */
 bool dataset_open(dataset *d, const dataset_request *r, status *st);
 void dataset_close(dataset *d);
 

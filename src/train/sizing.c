@@ -249,10 +249,11 @@ static bool choose_on_cpu(stepper *w, lone_batch *l, int64_t *micro, status *st)
     return true;
 }
 
-/* Tokens that fit, taking memory as proportional to tokens. Rank 0 decides: the plan must be one. */
+/* Tokens that fit, taking memory as proportional to tokens. Rank 0 decides and is the only one to look: the plan must
+ * be one. */
 static bool choose_micro(stepper *w, const options *o, const dataset *heldout, int64_t *micro, status *st) {
     lone_batch l = {0};
-    if (load_worst(w, o, 0, 0, &l, st)) {
+    if (w->c->rank == 0 && load_worst(w, o, 0, 0, &l, st)) {
         if (w->where.dev != DEV_CPU)
             choose_on_gpu(w, o, heldout, &l, micro, st);
         else

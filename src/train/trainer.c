@@ -70,7 +70,8 @@ static bool open_data(trainer *t, status *st) {
         status_set(st, ST_USAGE, "data.train is not given: the folder of shards to train on");
         return comm_agree(t->c, st);
     }
-    dataset_request r = {.shards = o->data.train,
+    dataset_request r = {.c = t->c,
+                         .shards = o->data.train,
                          .several = true,
                          .latents = dit ? o->data.latents : NULL,
                          .tokens = stored ? o->data.tokens : NULL,
