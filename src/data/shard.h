@@ -94,14 +94,12 @@ double shard_figure(const shard *s, int64_t i, const char *name, double missing)
  * views decode. Reports the first fault of each sample through *st (first) and the count of bad samples. */
 bool shard_check(const char *path, int64_t *n_bad, status *st);
 
-/* Files of one shard_open_all that are open at once; the one not read from for longest is closed for another. */
-enum { SHARD_FILES = 128 };
-
-/* All *.h5 shards of a folder (or one file), sorted by name; malloc'ed array. Resolutions and tau must agree. */
+/* All *.h5 shards of a folder (or one file), sorted by name; malloc'ed array. Resolutions and tau must agree. Not all
+ * of their files stay open (file_pool.h). */
 bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status *st);
 void shard_close_all(shard *shards, int n);
 
 /* All tables as bytes (malloc'ed), for ranks that need not read them from the files, and back. The files must be there
  * under the same names when samples are read. */
-char *shard_pack_all(const shard *shards, int n, int64_t *bytes);
-void  shard_unpack_all(const char *packed, int64_t bytes, shard **out, int *n_out);
+char  *shard_pack_all(const shard *shards, int n, int64_t *bytes);
+shard *shard_unpack_all(const char *packed, int64_t bytes, int *n);

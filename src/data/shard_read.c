@@ -13,8 +13,46 @@ static void free_texts(char **t, int64_t n) {
     free(t);
 }
 
+shard_handle *shard_handle_new(file_pool *pool) {
+    shard_handle *h = calloc(1, sizeof *h);
+    CHECK(h, "no memory for a shard");
+    pooled_init(&h->f, pool);
+    return h;
+}
+
+/* Their numbers of rows say that the file is the one whose tables were read; that its content is, the hashes of its
+ * samples say. */
+static bool open_tables(const shard *s, shard_handle *h, status *st) {
+    hid_t f = h->f.file;
+    h->coord = h5_table_open(f, "tile/coord", H5T_NATIVE_UINT16, 3, s->n_tiles, NULL, st);
+    h->value = h5_table_open(f, "tile/value", h5_half(), TILE_CELLS, s->n_tiles, NULL, st);
+    h->sharp = h5_table_open(f, "tile/sharp", H5T_NATIVE_UINT8, TILE_SHARP_BYTES, s->n_tiles, NULL, st);
+    h->camera = h5_table_open(f, "view/camera", H5T_NATIVE_FLOAT, VIEW_CAMERA_FLOATS, s->n_views, NULL, st);
+    h->view_hash = h5_table_open(f, "view/hash", H5T_NATIVE_UINT64, 0, s->n_views, NULL, st);
+    h->png = h5_table_open(f, "view/png", H5T_NATIVE_UINT8, 0, h->png_first[s->n_views], NULL, st);
+    return h->coord >= 0 && h->value >= 0 && h->sharp >= 0 && h->camera >= 0 && h->view_hash >= 0 && h->png >= 0;
+}
+
+/* The handle with the file and its tables of tiles and views open; NULL when the file is gone or another one by now. */
+static const shard_handle *opened(const shard *s, status *st) {
+    shard_handle *h = s->file;
+    if (!pooled_open(&h->f, s->path, st)) return NULL;
+    if (h->tables == h->f.opened) return h;
+    if (!open_tables(s, h, st)) {
+        pooled_close(&h->f);
+        return NULL;
+    }
+    h->tables = h->f.opened;
+    return h;
+}
+
 void shard_close(shard *s) {
-    shard_handle_free(s->file);
+    shard_handle *h = s->file;
+    if (h) {
+        pooled_free(&h->f);
+        free(h->png_first);
+        free(h);
+    }
     free(s->id);
     free(s->hash);
     free(s->source_hash);
@@ -69,7 +107,7 @@ static bool offsets_ok(const shard *s, const char *name, const int64_t *first, i
 }
 
 static bool read_tables(shard *s, shard_handle *h, status *st) {
-    hid_t   f = h->file, u64 = H5T_NATIVE_UINT64, i64 = H5T_NATIVE_INT64, f64 = H5T_NATIVE_DOUBLE;
+    hid_t   f = h->f.file, u64 = H5T_NATIVE_UINT64, i64 = H5T_NATIVE_INT64, f64 = H5T_NATIVE_DOUBLE;
     int64_t n = s->n_samples;
     if (!(s->id = h5_table_get(f, "sample/id", u64, 0, n, st)) ||
         !(s->hash = h5_table_get(f, "sample/hash", u64, 0, n, st)) ||
@@ -85,17 +123,17 @@ static bool read_tables(shard *s, shard_handle *h, status *st) {
         !(s->report = h5_strings_get(f, "sample/report", n, st)) ||
         !(h->png_first = h5_table_get(f, "view/png_first", i64, 0, s->n_views + 1, st)))
         return false;
-    return shard_file(s, st) && offsets_ok(s, "sample/first", s->first, n, s->n_tiles, st) &&
+    return opened(s, st) && offsets_ok(s, "sample/first", s->first, n, s->n_tiles, st) &&
            offsets_ok(s, "view/first", s->view_first, n, s->n_views, st) &&
            offsets_ok(s, "view/png_first", h->png_first, s->n_views, h->png_first[s->n_views], st);
 }
 
-static bool open_in(shard *s, const char *path, shard_pool *pool, status *st) {
+static bool open_in(shard *s, const char *path, file_pool *pool, status *st) {
     *s = (shard){0};
     if (strlen(path) >= sizeof s->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
     strcpy(s->path, path);
     shard_handle *h = s->file = shard_handle_new(pool);
-    if (shard_file_open(s, st) && read_attributes(s, h->file, st) && read_tables(s, h, st)) return true;
+    if (pooled_open(&h->f, path, st) && read_attributes(s, h->f.file, st) && read_tables(s, h, st)) return true;
     shard_close(s);
     return false;
 }
@@ -114,7 +152,7 @@ bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t
                      status *st) {
     CHECK(i >= 0 && i < s->n_samples && view >= 0 && view < s->view_first[i + 1] - s->view_first[i],
           "%s: no view %d of sample %lld", s->path, view, (long long)i);
-    const shard_handle *h = shard_file(s, st);
+    const shard_handle *h = opened(s, st);
     if (!h) return false;
     int64_t  row = s->view_first[i] + view, first = h->png_first[row], n = h->png_first[row + 1] - first;
     uint64_t want;
@@ -149,7 +187,7 @@ static void make_room(sample *x, int64_t n) {
 }
 
 static bool read_tiles(const shard *s, int64_t i, sample *out, status *st) {
-    const shard_handle *h = shard_file(s, st);
+    const shard_handle *h = opened(s, st);
     int64_t             n = s->first[i + 1] - s->first[i];
     status              why = {0};
     if (!h) return false;
@@ -244,8 +282,8 @@ bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status 
     if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no shard (*.h5): run `d3s2 prep` first", folder_or_file);
     shard *s = calloc((size_t)n, sizeof *s);
     CHECK(s, "no memory for %d shards", n);
-    bool        ok = true;
-    shard_pool *pool = shard_pool_new();
+    bool       ok = true;
+    file_pool *pool = file_pool_new();
     for (int i = 0; ok && i < n; i++) {
         ok = one ? open_in(&s[i], folder_or_file, pool, st)
                  : join_path(folder_or_file, names[i], path, st) && open_in(&s[i], path, pool, st);
@@ -256,7 +294,7 @@ bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status 
                             s[i].path, s[i].meta.resolution, s[i].meta.tau_voxels, s[0].path, s[0].meta.resolution,
                             s[0].meta.tau_voxels);
     }
-    shard_pool_release(pool);
+    file_pool_release(pool);
     free_names(names, one ? 0 : n);
     if (!ok) {
         shard_close_all(s, n);

@@ -2,6 +2,7 @@
 #include "harness/harness.h"
 #include "core/half.h"
 #include "core/rng.h"
+#include "data/file_pool.h"
 #include "data/latents.h"
 #include "data/shard.h"
 #include "io/atomic_file.h"
@@ -511,7 +512,7 @@ static void latent_files(void **state) {
 
 /* ---- more shards than files may be open ------------------------------------------------------------------------- */
 
-enum { MANY = SHARD_FILES + 30 };
+enum { MANY = POOL_FILES + 30 };
 
 static void copy_file(const char *from, const char *to) {
     static char bytes[1 << 20];
@@ -563,7 +564,7 @@ static void read_many(const shard *s, int before) {
         assert_int_equal(got.n_tiles, want.n_tiles);
         assert_memory_equal(got.value, want.value, (size_t)want.n_tiles * TILE_CELLS * 2);
         sample_free(&want);
-        assert_true(open_files() <= before + SHARD_FILES);
+        assert_true(open_files() <= before + POOL_FILES);
     }
     sample_free(&got);
 }
@@ -577,13 +578,13 @@ static void many_files(void **state) {
     (void)state;
     if (!shard_open_all(folder, &s, &n, &st)) fail_msg("%s", st.text);
     assert_int_equal(n, MANY);
-    assert_int_equal(open_files(), before + SHARD_FILES);
+    assert_int_equal(open_files(), before + POOL_FILES);
     read_many(s, before);
     /* The tables as bytes are all that another rank needs. */
     char *packed = shard_pack_all(s, n, &bytes);
     shard_close_all(s, n);
     assert_int_equal(open_files(), before);
-    shard_unpack_all(packed, bytes, &again, &n_again);
+    again = shard_unpack_all(packed, bytes, &n_again);
     assert_int_equal(n_again, MANY);
     char *packed_again = shard_pack_all(again, n_again, &bytes_again);
     assert_int_equal(bytes, bytes_again);
@@ -594,7 +595,7 @@ static void many_files(void **state) {
     shard_close_all(again, n_again);
     assert_int_equal(open_files(), before);
     /* A file that is gone since its tables were read, or is another one. */
-    shard_unpack_all(packed, bytes, &again, &n_again);
+    again = shard_unpack_all(packed, bytes, &n_again);
     free(packed);
     sample got;
     unlink(again[5].path);
