@@ -1,5 +1,5 @@
 /* The data of a run as one list: all shards of a folder, or of several one after the other, and, for the transformer,
- * their latents. Tables are small and read at the start; tiles, views and latents are read by index. Every rank opens
+ * their latents. Tables are small and read at the start; tiles, views and latents are read by index. Every rank has
  * the same files in the same order, so an index means the same sample everywhere. Reading is not thread-safe: one
  * thread at a time. */
 #pragma once
