@@ -67,10 +67,11 @@ _Noreturn void fatal_at(const char *file, int line, const char *func, const char
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    bool memory = !strncmp(text, "no memory", 9);
-    if (memory)
+    bool   memory = !strncmp(text, "no memory", 9);
+    size_t bytes = memory ? host_memory_left() : SIZE_MAX; /* that: nobody knows */
+    if (bytes < SIZE_MAX)
         snprintf(left, sizeof left, "; %.0f MB are left here: free some, or start fewer ranks on this host",
-                 (double)host_memory_left() / 1e6);
+                 (double)bytes / 1e6);
     snprintf(message, sizeof message, "d3s2: fatal: rank %d of %d on %s: %s:%d: %s: %s%s", log_state.rank,
              log_state.size, host, file, line, func, text, left);
     if (hook) hook(message);
