@@ -114,6 +114,7 @@ job_end() {
             say "stopped after a checkpoint: requeued"
             requeue
             ;;
+        73) die "code 73, see the line above: a host computes wrongly; leave it out (sbatch --exclude) and submit again" ;;
         64 | 65 | 66 | 74 | 78) die "code $code, see the line above: another start would end the same way, mend it and submit again" ;;
     esac
     if [ -n "$asked" ]; then

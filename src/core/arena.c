@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/device.h"
+#include "core/fault.h"
 
 enum { ALIGN = 64 };
 
@@ -11,10 +12,16 @@ static arena sized(const char *name, size_t bytes) {
     return (arena){.name = name, .size = (bytes + ALIGN - 1) / ALIGN * ALIGN};
 }
 
+bool arena_try(arena *a, const char *name, size_t bytes) {
+    *a = sized(name, bytes);
+    if (!fault_at("arena.new")) a->base = aligned_alloc(ALIGN, a->size ? a->size : ALIGN);
+    if (!a->base) *a = (arena){.name = name};
+    return a->base != NULL;
+}
+
 arena arena_new(const char *name, size_t bytes) {
-    arena a = sized(name, bytes);
-    a.base = aligned_alloc(ALIGN, a.size ? a.size : ALIGN);
-    CHECK(a.base, "no memory for arena %s: %.1f MB", name, (double)bytes / 1e6);
+    arena a;
+    CHECK(arena_try(&a, name, bytes), "no memory for arena %s: %.1f MB", name, (double)bytes / 1e6);
     return a;
 }
 

@@ -18,7 +18,8 @@ typedef struct {
     const char *name; /* for the message when it is full */
 } arena;
 
-arena arena_new(const char *name, size_t bytes); /* CPU memory; release with arena_free */
+arena arena_new(const char *name, size_t bytes);           /* CPU memory; release with arena_free */
+bool  arena_try(arena *a, const char *name, size_t bytes); /* the same; false: there is not so much, *a is empty */
 /* Memory of the CPU, or of the open GPU (core/device.h). */
 arena arena_new_on(const char *name, size_t bytes, device_kind dev);
 /* CPU memory that the GPU copies from and to without a detour; plain memory when no GPU is open. All of it is taken at

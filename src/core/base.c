@@ -1,4 +1,5 @@
 #include "core/base.h"
+#include "core/host_memory.h"
 
 #include <pthread.h>
 #include <stdio.h>
@@ -60,19 +61,24 @@ static void write_tee(const char *kind, const char *text) {
 }
 
 _Noreturn void fatal_at(const char *file, int line, const char *func, const char *fmt, ...) {
-    char    host[64] = "?", text[1024], message[1400];
+    char    host[64] = "?", text[1024], message[1600], left[128] = "";
     va_list ap;
     gethostname(host, sizeof host - 1);
     va_start(ap, fmt);
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    snprintf(message, sizeof message, "d3s2: fatal: rank %d of %d on %s: %s:%d: %s: %s", log_state.rank, log_state.size,
-             host, file, line, func, text);
+    bool   memory = !strncmp(text, "no memory", 9);
+    size_t bytes = memory ? host_memory_left() : SIZE_MAX; /* that: nobody knows */
+    if (bytes < SIZE_MAX)
+        snprintf(left, sizeof left, "; %.0f MB are left here: free some, or start fewer ranks on this host",
+                 (double)bytes / 1e6);
+    snprintf(message, sizeof message, "d3s2: fatal: rank %d of %d on %s: %s:%d: %s: %s%s", log_state.rank,
+             log_state.size, host, file, line, func, text, left);
     if (hook) hook(message);
     fprintf(stderr, "%s\n", message);
     write_tee("", message);
-    abort_job(ST_INTERNAL);
-    _Exit(ST_INTERNAL);
+    abort_job(memory ? ST_MEMORY : ST_INTERNAL);
+    _Exit(memory ? ST_MEMORY : ST_INTERNAL);
 }
 
 bool status_set(status *s, status_code code, const char *fmt, ...) {

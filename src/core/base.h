@@ -39,6 +39,7 @@ _Noreturn
 #endif
 void fatal_at(const char *file, int line, const char *func, const char *fmt, ...) PRINTF_LIKE(4, 5);
 
+/* A text that begins with "no memory" is no bug: the job ends with ST_MEMORY, the line with what the host has left. */
 #define FATAL(...) fatal_at(__FILE__, __LINE__, __func__, __VA_ARGS__)
 /* CHECK(condition, "what does not fit: %d", n): stays on in release builds. */
 #define CHECK(cond, ...)                                                                                               \
@@ -63,6 +64,8 @@ typedef enum {
     ST_NO_INPUT = 66, /* a file is missing or unreadable */
     ST_INTERNAL = 70,
     ST_HUNG = 71,    /* a rank hung or is gone: another start may go well */
+    ST_MEMORY = 72,  /* a rank does not get the memory it needs */
+    ST_SUSPECT = 73, /* a rank computes other results than the others: leave its host out */
     ST_IO = 74,      /* write failed: disk full, no permission */
     ST_REQUEUE = 75, /* stopped on request after a checkpoint: run again */
     ST_CONFIG = 78   /* configuration does not fit a checkpoint or a data set */

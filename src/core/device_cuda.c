@@ -130,8 +130,8 @@ void *device_alloc(size_t bytes) {
         size_t free_bytes = 0, total = 0;
         cudaGetLastError();
         cudaMemGetInfo(&free_bytes, &total);
-        FATAL("%.1f MB on GPU %d: %s; %.1f of %.1f MB are free", (double)bytes / 1e6, opened, cudaGetErrorString(e),
-              (double)free_bytes / 1e6, (double)total / 1e6);
+        FATAL("no memory on GPU %d for %.1f MB: %s, %.1f of %.1f MB are free; on the host", opened, (double)bytes / 1e6,
+              cudaGetErrorString(e), (double)free_bytes / 1e6, (double)total / 1e6);
     }
     CHECK((uintptr_t)p % ALIGN == 0, "GPU memory at %p is not aligned to %d", p, (int)ALIGN);
     atomic_fetch_add(&counted.allocations, 1);
@@ -146,7 +146,7 @@ void *device_host_alloc(size_t bytes) {
     void *p = NULL;
     enter(__func__);
     cudaError_t e = cudaHostAlloc(&p, bytes ? bytes : ALIGN, cudaHostAllocPortable);
-    CHECK(e == cudaSuccess, "%.1f MB of pinned memory: %s", (double)bytes / 1e6, cudaGetErrorString(e));
+    CHECK(e == cudaSuccess, "no memory: %.1f MB of pinned memory: %s", (double)bytes / 1e6, cudaGetErrorString(e));
     atomic_fetch_add(&counted.allocations, 1);
     return p;
 }

@@ -32,7 +32,7 @@ typedef struct {
     action_kind action;
     long        value;
     char        point[POINT_CAP];
-    long        from, to, passed;
+    long        from, to, every, passed;
     int         rank; /* -1: any */
 } fault;
 
@@ -92,7 +92,7 @@ static void parse_one(fault *f, const char *text) {
     char copy[256], *at;
     if (strlen(text) >= sizeof copy) bad_text(text, "too long");
     strcpy(copy, text);
-    *f = (fault){.from = 1, .to = 1, .rank = -1};
+    *f = (fault){.from = 1, .to = 1, .every = 1, .rank = -1};
     if (!(at = strchr(copy, '@'))) bad_text(text, "no @point");
     *at++ = 0;
     parse_action(f, text, copy);
@@ -106,10 +106,12 @@ static void parse_one(fault *f, const char *text) {
         f->to = f->from;
         if (*p == '-') {
             p++;
-            if (!*p || *p == ',')
+            if (!*p || *p == ',' || *p == '/')
                 f->to = LONG_MAX;
             else if (!take_number(&p, &f->to) || f->to < f->from)
-                bad_text(text, "passes are n, n-m or n-");
+                bad_text(text, "passes are n, n-m or n-, then perhaps /k");
+            if (*p == '/' && (p++, !take_number(&p, &f->every) || f->every < 1))
+                bad_text(text, "/k behind the passes is a number from 1");
         }
     }
     long rank;
@@ -187,7 +189,9 @@ bool fault_at(const char *point) {
         fault *f = &faults.list[i];
         if (strcmp(f->point, point)) continue;
         f->passed++;
-        if (f->passed >= f->from && f->passed <= f->to && (f->rank < 0 || f->rank == faults.rank)) due[n++] = *f;
+        if (f->passed >= f->from && f->passed <= f->to && (f->passed - f->from) % f->every == 0 &&
+            (f->rank < 0 || f->rank == faults.rank))
+            due[n++] = *f;
     }
     pthread_mutex_unlock(&faults.lock);
     bool mine = false;

@@ -7,7 +7,8 @@
  *   action  kill (SIGKILL), stop (SIGSTOP), exit[=code] (70), delay=milliseconds: done inside fault_at
  *           fail[=errno] (EIO; a name or a number), nan: the caller does it
  *   point   a name that some call of fault_at has
- *   passes  n: the nth pass of this process, n-m: those, n-: from then on; without it the first
+ *   passes  n: the nth pass of this process, n-m: those, n-: from then on, n-m/k, n-/k: every kth of them;
+ *           without it the first
  *   rank    only there; without it on every rank
  *
  * A mistake in the text is fatal, at the first point or at fault_rank. What happens is told on stderr ("fault: ..."),

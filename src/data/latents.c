@@ -1,5 +1,6 @@
 /* Encoded samples on disk; the same rules as shards. */
 #include "data/latents.h"
+#include "data/pack.h"
 #include "data/sample_file.h"
 
 #include <inttypes.h>
@@ -12,7 +13,9 @@ static const file_kind kind = {"d3s2-latents", "encoded latents", "encode it aga
 enum { MAX_CHANNELS = 4096, CHUNK_BYTES = 128 << 10 };
 
 typedef struct {
-    hid_t file, coord, mean, logvar;
+    pooled_file f;
+    int64_t     tables; /* which opening of the file the tables are of */
+    hid_t       coord, mean, logvar;
 } latents_handle;
 
 struct latents_writer {
@@ -123,9 +126,32 @@ bool latents_finish(latents_writer *w, status *st) {
     return ok;
 }
 
+static latents_handle *handle_new(file_pool *pool) {
+    latents_handle *h = calloc(1, sizeof *h);
+    CHECK(h, "no memory for latents");
+    pooled_init(&h->f, pool);
+    return h;
+}
+
+/* The handle with the file and its tables open; NULL when the file is gone or another one by now. */
+static const latents_handle *opened(const latents *l, status *st) {
+    latents_handle *h = l->file;
+    if (!pooled_open(&h->f, l->path, st)) return NULL;
+    if (h->tables == h->f.opened) return h;
+    hid_t f = h->f.file;
+    if ((h->coord = h5_table_open(f, "tile/coord", H5T_NATIVE_UINT16, 3, l->n_tiles, NULL, st)) < 0 ||
+        (h->mean = h5_table_open(f, "latent/mean", H5T_NATIVE_FLOAT, l->channels, l->n_tiles, NULL, st)) < 0 ||
+        (h->logvar = h5_table_open(f, "latent/logvar", H5T_NATIVE_FLOAT, l->channels, l->n_tiles, NULL, st)) < 0) {
+        pooled_close(&h->f);
+        return NULL;
+    }
+    h->tables = h->f.opened;
+    return h;
+}
+
 void latents_close(latents *l) {
     latents_handle *h = l->file;
-    if (h && h->file >= 0) H5Fclose(h->file);
+    if (h) pooled_free(&h->f);
     free(h);
     free(l->id);
     free(l->first);
@@ -154,34 +180,35 @@ static bool read_header(latents *l, hid_t f, status *st) {
 }
 
 static bool read_tables(latents *l, latents_handle *h, status *st) {
-    hid_t   f = h->file;
+    hid_t   f = h->f.file;
     int64_t n = l->n_samples;
     if (!(l->id = h5_table_get(f, "sample/id", H5T_NATIVE_UINT64, 0, n, st)) ||
         !(l->first = h5_table_get(f, "sample/first", H5T_NATIVE_INT64, 0, n + 1, st)) ||
-        !(l->hash = h5_table_get(f, "sample/hash", H5T_NATIVE_UINT64, 0, n, st)) ||
-        (h->coord = h5_table_open(f, "tile/coord", H5T_NATIVE_UINT16, 3, l->n_tiles, NULL, st)) < 0 ||
-        (h->mean = h5_table_open(f, "latent/mean", H5T_NATIVE_FLOAT, l->channels, l->n_tiles, NULL, st)) < 0 ||
-        (h->logvar = h5_table_open(f, "latent/logvar", H5T_NATIVE_FLOAT, l->channels, l->n_tiles, NULL, st)) < 0)
+        !(l->hash = h5_table_get(f, "sample/hash", H5T_NATIVE_UINT64, 0, n, st)) || !opened(l, st))
         return false;
     return sample_file_offsets(l->path, &kind, "sample/first", l->first, n, l->n_tiles, st);
 }
 
-bool latents_open(latents *l, const char *path, status *st) {
+static bool open_in(latents *l, const char *path, file_pool *pool, status *st) {
     *l = (latents){0};
     if (strlen(path) >= sizeof l->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
-    latents_handle *h = malloc(sizeof *h);
-    CHECK(h, "no memory for latents");
-    *h = (latents_handle){.file = h5_file_open(path, st)};
     strcpy(l->path, path);
-    l->file = h;
-    if (h->file >= 0 && read_header(l, h->file, st) && read_tables(l, h, st)) return true;
+    latents_handle *h = l->file = handle_new(pool);
+    if (pooled_open(&h->f, path, st) && read_header(l, h->f.file, st) && read_tables(l, h, st)) return true;
     latents_close(l);
     return false;
 }
 
+bool latents_open(latents *l, const char *path, status *st) {
+    return open_in(l, path, NULL, st);
+}
+
 bool latents_read(const latents *l, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st) {
-    const latents_handle *h = l->file;
     CHECK(i >= 0 && i < l->n_samples, "%s: no sample %lld of %lld", l->path, (long long)i, (long long)l->n_samples);
+    const latents_handle *h = opened(l, st);
+    *coord = NULL;
+    *mean = *logvar = NULL;
+    if (!h) return false;
     int64_t n = l->first[i + 1] - l->first[i];
     size_t  rows = (size_t)(n ? n : 1), width = (size_t)l->channels * sizeof(float);
     status  why = {0};
@@ -214,9 +241,10 @@ bool latents_open_all(const char *folder, latents **out, int *n_out, status *st)
     if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no latents (*.h5): run `d3s2 encode` first", folder);
     latents *l = calloc((size_t)n, sizeof *l);
     CHECK(l, "no memory for %d latent files", n);
-    bool ok = true;
+    bool       ok = true;
+    file_pool *pool = file_pool_new();
     for (int i = 0; ok && i < n; i++) {
-        ok = join_path(folder, names[i], path, st) && latents_open(&l[i], path, st);
+        ok = join_path(folder, names[i], path, st) && open_in(&l[i], path, pool, st);
         if (ok && l[i].vae != l[0].vae)
             ok = status_set(st, ST_CONFIG,
                             "%s was encoded by VAE %016" PRIx64 ", %s by %016" PRIx64 ": encode all "
@@ -230,6 +258,7 @@ bool latents_open_all(const char *folder, latents **out, int *n_out, status *st)
                             l[i].path, l[i].channels, l[i].resolution, l[i].tau_voxels, l[0].path, l[0].channels,
                             l[0].resolution, l[0].tau_voxels);
     }
+    file_pool_release(pool);
     free_names(names, n);
     if (!ok) {
         latents_close_all(l, n);
@@ -243,4 +272,28 @@ bool latents_open_all(const char *folder, latents **out, int *n_out, status *st)
 void latents_close_all(latents *l, int n) {
     for (int i = 0; i < n; i++) latents_close(&l[i]);
     free(l);
+}
+
+static void pack_latents(packing *p, void *item) {
+    latents *l = item;
+    if (p->reading) l->file = handle_new(p->pool);
+    PACK_FIELD(p, l->path);
+    PACK_FIELD(p, l->vae);
+    PACK_FIELD(p, l->channels);
+    PACK_FIELD(p, l->resolution);
+    PACK_FIELD(p, l->tau_voxels);
+    PACK_FIELD(p, l->shard);
+    PACK_FIELD(p, l->n_samples);
+    PACK_FIELD(p, l->n_tiles);
+    PACK_TABLE(p, l->id, l->n_samples);
+    PACK_TABLE(p, l->first, l->n_samples + 1);
+    PACK_TABLE(p, l->hash, l->n_samples);
+}
+
+char *latents_pack_all(const latents *l, int n, int64_t *bytes) {
+    return pack_list(l, n, sizeof *l, pack_latents, bytes);
+}
+
+latents *latents_unpack_all(const char *packed, int64_t bytes, int *n) {
+    return unpack_list(packed, bytes, sizeof(latents), pack_latents, n);
 }

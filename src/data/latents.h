@@ -28,10 +28,13 @@ bool latents_append(latents_writer *w, uint64_t id, int64_t n_tiles, const uint1
 bool latents_finish(latents_writer *w, status *st);
 void latents_abandon(latents_writer *w);
 
-bool latents_open(latents *l, const char *path, status *st);
-void latents_close(latents *l);
+bool     latents_open(latents *l, const char *path, status *st);
+void     latents_close(latents *l);
 /* Malloc'ed arrays, verified against the hash. */
-bool latents_read(const latents *l, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st);
-/* All *.h5 latent files of a folder; channels, resolution and VAE fingerprint must agree. */
-bool latents_open_all(const char *folder, latents **out, int *n_out, status *st);
-void latents_close_all(latents *l, int n);
+bool     latents_read(const latents *l, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st);
+/* All *.h5 latent files of a folder; channels, resolution and VAE fingerprint must agree. Not all stay open. */
+bool     latents_open_all(const char *folder, latents **out, int *n_out, status *st);
+void     latents_close_all(latents *l, int n);
+/* As shard_pack_all. */
+char    *latents_pack_all(const latents *l, int n, int64_t *bytes);
+latents *latents_unpack_all(const char *packed, int64_t bytes, int *n);

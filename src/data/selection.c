@@ -80,14 +80,14 @@ static void keep_rows(shard *s, const selection *x) {
     s->n_samples = at;
 }
 
-bool selection_open(shard *s, const char *path, hid_t file, int depth, status *st) {
+bool selection_open(shard *s, const char *path, hid_t file, file_pool *pool, int depth, status *st) {
     selection x = {0};
     status    why = {0};
     bool      ok = read_selection(path, file, &x, st);
     if (ok && depth == SELECTION_DEPTH)
         ok = status_set(st, ST_DATA, "%s: selects from a selection of a selection, and so on: run `d3s2 split` again",
                         path);
-    if (ok && !shard_open_at(s, x.shard, depth + 1, &why))
+    if (ok && !shard_open_in(s, x.shard, pool, depth + 1, &why))
         ok = status_set(st, why.code, "%.200s selects from another file: %.300s", path, why.text);
     if (ok && !(ok = fits(path, &x, s, st))) shard_close(s);
     if (ok) {

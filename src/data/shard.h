@@ -58,7 +58,7 @@ void          shard_abandon(shard_writer *w); /* removes the .part file */
 
 /* ---- reading -------------------------------------------------------------------------------------------------- */
 
-/* Small tables of a shard; the tiles stay in the file. */
+/* Small tables of a shard; the tiles stay in the file, which is opened when something is read of it. */
 typedef struct {
     char       path[512];
     shard_meta meta;
@@ -68,7 +68,7 @@ typedef struct {
     int64_t   *n_in, *n_sharp;          /* [n_samples] */
     char     **source, **category, **report;
     double    *center, *scale; /* [n_samples,3], [n_samples] */
-    void      *file;           /* open handle, hidden */
+    void      *file;           /* hidden handle */
 } shard;
 
 /* Checks format, version, completeness, sizes of all tables and offsets before anything is allocated from them; a
@@ -96,6 +96,12 @@ double shard_figure(const shard *s, int64_t i, const char *name, double missing)
  * views decode. Reports the first fault of each sample through *st (first) and the count of bad samples. */
 bool shard_check(const char *path, int64_t *n_bad, status *st);
 
-/* All *.h5 shards of a folder (or one file), sorted by name; malloc'ed array. Resolutions and tau must agree. */
+/* All *.h5 shards of a folder (or one file), sorted by name; malloc'ed array. Resolutions and tau must agree. Not all
+ * of their files stay open (file_pool.h). */
 bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status *st);
 void shard_close_all(shard *shards, int n);
+
+/* All tables as bytes (malloc'ed), for ranks that need not read them from the files, and back. The files must be there
+ * under the same names when samples are read. */
+char  *shard_pack_all(const shard *shards, int n, int64_t *bytes);
+shard *shard_unpack_all(const char *packed, int64_t bytes, int *n);

@@ -14,10 +14,43 @@ static void free_texts(char **t, int64_t n) {
     free(t);
 }
 
+shard_handle *shard_handle_new(file_pool *pool) {
+    shard_handle *h = calloc(1, sizeof *h);
+    CHECK(h, "no memory for a shard");
+    pooled_init(&h->f, pool);
+    return h;
+}
+
+/* Their numbers of rows say that the file is the one whose tables were read; that its content is, the hashes of its
+ * samples say. */
+static bool open_tables(shard_handle *h, status *st) {
+    hid_t f = h->f.file;
+    h->coord = h5_table_open(f, "tile/coord", H5T_NATIVE_UINT16, 3, h->n_tiles, NULL, st);
+    h->value = h5_table_open(f, "tile/value", h5_half(), TILE_CELLS, h->n_tiles, NULL, st);
+    h->sharp = h5_table_open(f, "tile/sharp", H5T_NATIVE_UINT8, TILE_SHARP_BYTES, h->n_tiles, NULL, st);
+    h->camera = h5_table_open(f, "view/camera", H5T_NATIVE_FLOAT, VIEW_CAMERA_FLOATS, h->n_views, NULL, st);
+    h->view_hash = h5_table_open(f, "view/hash", H5T_NATIVE_UINT64, 0, h->n_views, NULL, st);
+    h->png = h5_table_open(f, "view/png", H5T_NATIVE_UINT8, 0, h->png_first[h->n_views], NULL, st);
+    return h->coord >= 0 && h->value >= 0 && h->sharp >= 0 && h->camera >= 0 && h->view_hash >= 0 && h->png >= 0;
+}
+
+/* The handle with the file and its tables of tiles and views open; NULL when the file is gone or another one by now. */
+static const shard_handle *opened(const shard *s, status *st) {
+    shard_handle *h = s->file;
+    if (!pooled_open(&h->f, h->path, st)) return NULL;
+    if (h->tables == h->f.opened) return h;
+    if (!open_tables(h, st)) {
+        pooled_close(&h->f);
+        return NULL;
+    }
+    h->tables = h->f.opened;
+    return h;
+}
+
 void shard_close(shard *s) {
     shard_handle *h = s->file;
     if (h) {
-        if (h->file >= 0) H5Fclose(h->file);
+        pooled_free(&h->f);
         free(h->png_first);
         free(h->tile_at);
         free(h->view_at);
@@ -57,8 +90,10 @@ static bool read_attributes(shard *s, hid_t f, status *st) {
 }
 
 static bool read_tables(shard *s, shard_handle *h, status *st) {
-    hid_t   f = h->file, u64 = H5T_NATIVE_UINT64, i64 = H5T_NATIVE_INT64, f64 = H5T_NATIVE_DOUBLE;
-    int64_t n = s->n_samples, png_bytes;
+    hid_t   f = h->f.file, u64 = H5T_NATIVE_UINT64, i64 = H5T_NATIVE_INT64, f64 = H5T_NATIVE_DOUBLE;
+    int64_t n = s->n_samples;
+    h->n_tiles = s->n_tiles;
+    h->n_views = s->n_views;
     if (!(s->id = h5_table_get(f, "sample/id", u64, 0, n, st)) ||
         !(s->hash = h5_table_get(f, "sample/hash", u64, 0, n, st)) ||
         !(s->source_hash = h5_table_get(f, "sample/source_hash", u64, 0, n, st)) ||
@@ -73,16 +108,10 @@ static bool read_tables(shard *s, shard_handle *h, status *st) {
         !(s->report = h5_strings_get(f, "sample/report", n, st)) ||
         !(h->png_first = h5_table_get(f, "view/png_first", i64, 0, s->n_views + 1, st)))
         return false;
-    h->coord = h5_table_open(f, "tile/coord", H5T_NATIVE_UINT16, 3, s->n_tiles, NULL, st);
-    h->value = h5_table_open(f, "tile/value", h5_half(), TILE_CELLS, s->n_tiles, NULL, st);
-    h->sharp = h5_table_open(f, "tile/sharp", H5T_NATIVE_UINT8, TILE_SHARP_BYTES, s->n_tiles, NULL, st);
-    h->camera = h5_table_open(f, "view/camera", H5T_NATIVE_FLOAT, VIEW_CAMERA_FLOATS, s->n_views, NULL, st);
-    h->view_hash = h5_table_open(f, "view/hash", u64, 0, s->n_views, NULL, st);
-    h->png = h5_table_open(f, "view/png", H5T_NATIVE_UINT8, 0, -1, &png_bytes, st);
-    return h->coord >= 0 && h->value >= 0 && h->sharp >= 0 && h->camera >= 0 && h->view_hash >= 0 && h->png >= 0 &&
-           sample_file_offsets(s->path, &shard_kind, "sample/first", s->first, n, s->n_tiles, st) &&
+    return opened(s, st) && sample_file_offsets(s->path, &shard_kind, "sample/first", s->first, n, s->n_tiles, st) &&
            sample_file_offsets(s->path, &shard_kind, "view/first", s->view_first, n, s->n_views, st) &&
-           sample_file_offsets(s->path, &shard_kind, "view/png_first", h->png_first, s->n_views, png_bytes, st);
+           sample_file_offsets(s->path, &shard_kind, "view/png_first", h->png_first, s->n_views,
+                               h->png_first[s->n_views], st);
 }
 
 static int64_t *copy_of(const int64_t *first, int64_t n) {
@@ -92,24 +121,22 @@ static int64_t *copy_of(const int64_t *first, int64_t n) {
     return at;
 }
 
-bool shard_open_at(shard *s, const char *path, int depth, status *st) {
+bool shard_open_in(shard *s, const char *path, file_pool *pool, int depth, status *st) {
     char format[64];
     *s = (shard){0};
     if (strlen(path) >= sizeof s->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
-    hid_t file = h5_file_open(path, st);
-    if (file < 0) return false;
-    bool ok = h5_get_text(file, "format", format, sizeof format, st);
-    if (!ok || strcmp(format, "d3s2-selection") == 0) {
-        ok = ok && selection_open(s, path, file, depth, st);
-        h5_file_close(file);
+    shard_handle *h = s->file = shard_handle_new(pool);
+    strcpy(s->path, path);
+    strcpy(h->path, path);
+    bool ok = pooled_open(&h->f, path, st) && h5_get_text(h->f.file, "format", format, sizeof format, st);
+    if (ok && strcmp(format, "d3s2-selection") == 0) {
+        shard selected = {0};
+        ok = selection_open(&selected, path, h->f.file, pool, depth, st);
+        shard_close(s);
+        *s = selected;
         return ok;
     }
-    shard_handle *h = calloc(1, sizeof *h);
-    CHECK(h, "no memory for a shard");
-    h->file = file;
-    strcpy(s->path, path);
-    s->file = h;
-    if (!read_attributes(s, file, st) || !read_tables(s, h, st)) {
+    if (!ok || !read_attributes(s, h->f.file, st) || !read_tables(s, h, st)) {
         shard_close(s);
         return false;
     }
@@ -119,7 +146,7 @@ bool shard_open_at(shard *s, const char *path, int depth, status *st) {
 }
 
 bool shard_open(shard *s, const char *path, status *st) {
-    return shard_open_at(s, path, 0, st);
+    return shard_open_in(s, path, NULL, 0, st);
 }
 
 /* Names the sample in front of what went wrong below. */
@@ -130,9 +157,10 @@ static bool sample_fault(const shard *s, int64_t i, const char *what, status *st
 
 bool shard_read_view(const shard *s, int64_t i, int view, uint8_t **png, int64_t *png_size, float camera[24],
                      status *st) {
-    const shard_handle *h = s->file;
     CHECK(i >= 0 && i < s->n_samples && view >= 0 && view < s->view_first[i + 1] - s->view_first[i],
           "%s: no view %d of sample %lld", s->path, view, (long long)i);
+    const shard_handle *h = opened(s, st);
+    if (!h) return false;
     int64_t  row = h->view_at[i] + view, first = h->png_first[row], n = h->png_first[row + 1] - first;
     uint64_t want;
     status   why = {0};
@@ -166,9 +194,10 @@ static void make_room(sample *x, int64_t n) {
 }
 
 static bool read_tiles(const shard *s, int64_t i, sample *out, status *st) {
-    const shard_handle *h = s->file;
-    int64_t             n = s->first[i + 1] - s->first[i], at = h->tile_at[i];
-    status              why = {0};
+    const shard_handle *h = opened(s, st);
+    if (!h) return false;
+    int64_t n = s->first[i + 1] - s->first[i], at = h->tile_at[i];
+    status  why = {0};
     out->n_tiles = n;
     make_room(out, n);
     if (!h5_table_rows(h->coord, H5T_NATIVE_UINT16, at, n, out->coord, &why) ||
@@ -271,10 +300,11 @@ bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status 
     if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no shard (*.h5): run `d3s2 prep` first", folder_or_file);
     shard *s = calloc((size_t)n, sizeof *s);
     CHECK(s, "no memory for %d shards", n);
-    bool ok = true;
+    bool       ok = true;
+    file_pool *pool = file_pool_new();
     for (int i = 0; ok && i < n; i++) {
-        ok = one ? shard_open(&s[i], folder_or_file, st)
-                 : join_path(folder_or_file, names[i], path, st) && shard_open(&s[i], path, st);
+        ok = one ? shard_open_in(&s[i], folder_or_file, pool, 0, st)
+                 : join_path(folder_or_file, names[i], path, st) && shard_open_in(&s[i], path, pool, 0, st);
         if (ok && (s[i].meta.resolution != s[0].meta.resolution || s[i].meta.tau_voxels != s[0].meta.tau_voxels))
             ok = status_set(st, ST_DATA,
                             "%s has resolution %d and tau %g voxels, %s has %d and %g: keep one kind per "
@@ -282,6 +312,7 @@ bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status 
                             s[i].path, s[i].meta.resolution, s[i].meta.tau_voxels, s[0].path, s[0].meta.resolution,
                             s[0].meta.tau_voxels);
     }
+    file_pool_release(pool);
     free_names(names, one ? 0 : n);
     if (!ok) {
         shard_close_all(s, n);

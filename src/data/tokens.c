@@ -2,6 +2,7 @@
 #include "core/half.h"
 #include "core/rng.h"
 #include "data/condition.h"
+#include "data/pack.h"
 #include "data/sample_file.h"
 
 #include <inttypes.h>
@@ -12,7 +13,9 @@ static const file_kind kind = {"d3s2-tokens", "condition tokens", "run `d3s2 tok
 enum { MAX_WIDTH = 65536, MAX_VARIANTS = 1024, MAX_SPECIAL = 1024, CHUNK_BYTES = 128 << 10 };
 
 typedef struct {
-    hid_t file, value, coord;
+    pooled_file f;
+    int64_t     tables; /* which opening of the file the tables are of */
+    hid_t       value, coord;
 } tokens_handle;
 
 struct tokens_writer {
@@ -154,9 +157,31 @@ int64_t tokens_most(const token_file *t) {
 
 /* ---- reading --------------------------------------------------------------------------------------------------- */
 
+static tokens_handle *handle_new(file_pool *pool) {
+    tokens_handle *h = calloc(1, sizeof *h);
+    CHECK(h, "no memory for tokens");
+    pooled_init(&h->f, pool);
+    return h;
+}
+
+/* The handle with the file and its tables open; NULL when the file is gone or another one by now. */
+static const tokens_handle *opened(const token_file *t, status *st) {
+    tokens_handle *h = t->file;
+    if (!pooled_open(&h->f, t->path, st)) return NULL;
+    if (h->tables == h->f.opened) return h;
+    hid_t f = h->f.file;
+    if ((h->value = h5_table_open(f, "token/value", H5T_NATIVE_UINT16, t->width, t->n_tokens, NULL, st)) < 0 ||
+        (h->coord = h5_table_open(f, "token/coord", H5T_NATIVE_UINT16, 3, t->n_tokens, NULL, st)) < 0) {
+        pooled_close(&h->f);
+        return NULL;
+    }
+    h->tables = h->f.opened;
+    return h;
+}
+
 void tokens_close(token_file *t) {
     tokens_handle *h = t->file;
-    if (h && h->file >= 0) h5_file_close(h->file);
+    if (h) pooled_free(&h->f);
     free(h);
     free(t->id);
     free(t->view_first);
@@ -191,13 +216,11 @@ static bool read_header(token_file *t, hid_t f, status *st) {
 }
 
 static bool read_tables(token_file *t, tokens_handle *h, status *st) {
-    hid_t f = h->file;
+    hid_t f = h->f.file;
     if (!(t->id = h5_table_get(f, "sample/id", H5T_NATIVE_UINT64, 0, t->n_samples, st)) ||
         !(t->view_first = h5_table_get(f, "sample/first", H5T_NATIVE_INT64, 0, t->n_samples + 1, st)) ||
         !(t->first = h5_table_get(f, "view/first", H5T_NATIVE_INT64, 0, t->n_views + 1, st)) ||
-        !(t->hash = h5_table_get(f, "view/hash", H5T_NATIVE_UINT64, 0, t->n_views, st)) ||
-        (h->value = h5_table_open(f, "token/value", H5T_NATIVE_UINT16, t->width, t->n_tokens, NULL, st)) < 0 ||
-        (h->coord = h5_table_open(f, "token/coord", H5T_NATIVE_UINT16, 3, t->n_tokens, NULL, st)) < 0 ||
+        !(t->hash = h5_table_get(f, "view/hash", H5T_NATIVE_UINT64, 0, t->n_views, st)) || !opened(t, st) ||
         !sample_file_offsets(t->path, &kind, "sample/first", t->view_first, t->n_samples, t->n_views, st) ||
         !sample_file_offsets(t->path, &kind, "view/first", t->first, t->n_views, t->n_tokens, st))
         return false;
@@ -208,25 +231,29 @@ static bool read_tables(token_file *t, tokens_handle *h, status *st) {
     return true;
 }
 
-bool tokens_open(token_file *t, const char *path, status *st) {
+static bool open_in(token_file *t, const char *path, file_pool *pool, status *st) {
     *t = (token_file){0};
     if (strlen(path) >= sizeof t->path) return status_set(st, ST_USAGE, "%.200s...: the path is too long", path);
-    tokens_handle *h = malloc(sizeof *h);
-    CHECK(h, "no memory for tokens");
-    *h = (tokens_handle){.file = h5_file_open(path, st)};
     strcpy(t->path, path);
-    t->file = h;
-    if (h->file >= 0 && read_header(t, h->file, st) && read_tables(t, h, st)) return true;
+    tokens_handle *h = t->file = handle_new(pool);
+    if (pooled_open(&h->f, path, st) && read_header(t, h->f.file, st) && read_tables(t, h, st)) return true;
     tokens_close(t);
     return false;
 }
 
+bool tokens_open(token_file *t, const char *path, status *st) {
+    return open_in(t, path, NULL, st);
+}
+
 bool tokens_read(const token_file *t, int64_t i, int64_t view, int64_t *n, float **token, int32_t **coord, status *st) {
-    const tokens_handle *h = t->file;
     CHECK(i >= 0 && i < t->n_samples && view >= 0 && view < t->view_first[i + 1] - t->view_first[i],
           "%s: no view %lld of sample %lld of %lld", t->path, (long long)view, (long long)i, (long long)t->n_samples);
-    int64_t at = t->view_first[i] + view, first = t->first[at];
-    status  why = {0};
+    const tokens_handle *h = opened(t, st);
+    int64_t              at = t->view_first[i] + view, first = t->first[at];
+    status               why = {0};
+    *token = NULL;
+    *coord = NULL;
+    if (!h) return false;
     *n = t->first[at + 1] - first;
     size_t    numbers = (size_t)*n * (size_t)t->width + 1;
     uint16_t *bits = malloc(numbers * sizeof *bits), *place = malloc(((size_t)*n * 3 + 1) * sizeof *place);
@@ -262,9 +289,10 @@ bool tokens_open_all(const char *folder, token_file **out, int *n_out, status *s
         return status_set(st, ST_NO_INPUT, "%s: holds no condition tokens (*.h5): run `d3s2 tokens` first", folder);
     token_file *t = calloc((size_t)n, sizeof *t);
     CHECK(t, "no memory for %d token files", n);
-    bool ok = true;
+    bool       ok = true;
+    file_pool *pool = file_pool_new();
     for (int i = 0; ok && i < n; i++) {
-        ok = join_path(folder, names[i], path, st) && tokens_open(&t[i], path, st);
+        ok = join_path(folder, names[i], path, st) && open_in(&t[i], path, pool, st);
         if (ok &&
             (t[i].encoder != t[0].encoder || t[i].width != t[0].width || t[i].size != t[0].size ||
              t[i].special != t[0].special || t[i].variants != t[0].variants || t[i].foreground != t[0].foreground))
@@ -273,6 +301,7 @@ bool tokens_open_all(const char *folder, token_file **out, int *n_out, status *s
                             "one folder",
                             t[i].path, t[0].path);
     }
+    file_pool_release(pool);
     free_names(names, n);
     if (!ok) {
         tokens_close_all(t, n);
@@ -286,4 +315,32 @@ bool tokens_open_all(const char *folder, token_file **out, int *n_out, status *s
 void tokens_close_all(token_file *t, int n) {
     for (int i = 0; i < n; i++) tokens_close(&t[i]);
     free(t);
+}
+
+static void pack_tokens(packing *p, void *item) {
+    token_file *t = item;
+    if (p->reading) t->file = handle_new(p->pool);
+    PACK_FIELD(p, t->path);
+    PACK_FIELD(p, t->encoder);
+    PACK_FIELD(p, t->width);
+    PACK_FIELD(p, t->size);
+    PACK_FIELD(p, t->special);
+    PACK_FIELD(p, t->variants);
+    PACK_FIELD(p, t->foreground);
+    PACK_FIELD(p, t->shard);
+    PACK_FIELD(p, t->n_samples);
+    PACK_FIELD(p, t->n_views);
+    PACK_FIELD(p, t->n_tokens);
+    PACK_TABLE(p, t->id, t->n_samples);
+    PACK_TABLE(p, t->view_first, t->n_samples + 1);
+    PACK_TABLE(p, t->first, t->n_views + 1);
+    PACK_TABLE(p, t->hash, t->n_views);
+}
+
+char *tokens_pack_all(const token_file *t, int n, int64_t *bytes) {
+    return pack_list(t, n, sizeof *t, pack_tokens, bytes);
+}
+
+token_file *tokens_unpack_all(const char *packed, int64_t bytes, int *n) {
+    return unpack_list(packed, bytes, sizeof(token_file), pack_tokens, n);
 }

@@ -35,7 +35,10 @@ bool    tokens_open(token_file *t, const char *path, status *st);
 void    tokens_close(token_file *t);
 int64_t tokens_most(const token_file *t); /* of one view, at most */
 /* View `view` of sample i: malloc'ed (n,width) and (n,3), verified against the hash. */
-bool tokens_read(const token_file *t, int64_t i, int64_t view, int64_t *n, float **token, int32_t **coord, status *st);
-/* All *.h5 files of a folder; encoder, width, size, variants and foreground must agree. */
-bool tokens_open_all(const char *folder, token_file **out, int *n_out, status *st);
-void tokens_close_all(token_file *t, int n);
+bool  tokens_read(const token_file *t, int64_t i, int64_t view, int64_t *n, float **token, int32_t **coord, status *st);
+/* All *.h5 files of a folder; encoder, width, size, variants and foreground must agree. Not all stay open. */
+bool  tokens_open_all(const char *folder, token_file **out, int *n_out, status *st);
+void  tokens_close_all(token_file *t, int n);
+/* As shard_pack_all. */
+char *tokens_pack_all(const token_file *t, int n, int64_t *bytes);
+token_file *tokens_unpack_all(const char *packed, int64_t bytes, int *n);

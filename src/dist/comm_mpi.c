@@ -13,7 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { ABORT_SECONDS = 8 };
+enum { ABORT_SECONDS = 5 };
 
 static bool started_here;
 
@@ -163,16 +163,16 @@ void comm_host_memory_free(void *p, size_t bytes, int size) {
     munmap(p, bytes * (size_t)size);
 }
 
-static void *kill_late(void *unused) {
-    (void)unused;
-    sleep(ABORT_SECONDS);
+static void *kill_late(void *seconds) {
+    sleep((unsigned)(uintptr_t)seconds);
     raise(SIGKILL);
     return NULL;
 }
 
 void comm_abort(const comm *c, int code) {
     pthread_t t;
-    pthread_create(&t, NULL, kill_late, NULL);
+    /* Giving up NCCL's kernels may take its 5 seconds before MPI is told. */
+    pthread_create(&t, NULL, kill_late, (void *)(uintptr_t)(c->nccl ? ABORT_SECONDS + 3 : ABORT_SECONDS));
     if (c->nccl) nccl_give_up(c->nccl);
     if (c->mpi) MPI_Abort(MPI_COMM_WORLD, code);
     _exit(code);

@@ -176,3 +176,18 @@ uint64_t params_fingerprint(const params *p) {
     free(room);
     return h;
 }
+
+uint64_t slab_hash(device_kind dev, const float *slab, int64_t n) {
+    enum { PIECE = 1 << 22 /* floats copied from a GPU at a time */ };
+    uint64_t h = 0;
+    if (dev == DEV_CPU) return hash_bytes(slab, (size_t)n * sizeof *slab, h);
+    float *via = malloc((size_t)PIECE * sizeof *via);
+    CHECK(via, "no memory to look at a slab");
+    for (int64_t at = 0; at < n; at += PIECE) {
+        int64_t count = n - at < PIECE ? n - at : PIECE;
+        slab_read(dev, slab, at, count, via);
+        h = hash_bytes(via, (size_t)count * sizeof *via, h);
+    }
+    free(via);
+    return h;
+}

@@ -69,5 +69,7 @@ uint64_t params_fingerprint(const params *p);
 
 /* Floats [first, first + count) of a slab on `dev` to and from host memory. On a GPU in order with the compute stream;
  * both return when the copy is done. */
-void slab_read(device_kind dev, const float *slab, int64_t first, int64_t count, float *out);
-void slab_write(device_kind dev, float *slab, int64_t first, int64_t count, const float *in);
+void     slab_read(device_kind dev, const float *slab, int64_t first, int64_t count, float *out);
+/* XXH3 of its first n floats. */
+uint64_t slab_hash(device_kind dev, const float *slab, int64_t n);
+void     slab_write(device_kind dev, float *slab, int64_t first, int64_t count, const float *in);

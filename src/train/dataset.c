@@ -27,6 +27,37 @@ void dataset_close(dataset *d) {
     *d = (dataset){0};
 }
 
+/* Tables are read by one rank and go round: what is asked of the file system does not grow with the number of ranks. */
+static bool reads_tables(const comm *c) {
+    return !c || c->rank == 0;
+}
+
+/* Collective. True: it went well where they were read, and the other ranks have the bytes. */
+static bool go_round(const comm *c, char **packed, int64_t *bytes, status *st) {
+    if (!comm_agree(c, st)) return false;
+    comm_bcast(c, bytes, sizeof *bytes, 0);
+    if (c->rank > 0) *packed = malloc((size_t)*bytes);
+    CHECK(*packed, "no memory for %lld bytes of tables", (long long)*bytes);
+    comm_bcast(c, *packed, *bytes, 0);
+    return true;
+}
+
+/* OPEN_ALL(kind, type): kind_open_all for the ranks of c; NULL: this process alone. */
+#define OPEN_ALL(kind, type)                                                                                           \
+    static bool open_##kind(const comm *c, const char *path, type **out, int *n, status *st) {                         \
+        char   *packed = NULL;                                                                                         \
+        int64_t bytes = 0;                                                                                             \
+        if (!c || c->size == 1) return kind##_open_all(path, out, n, st);                                              \
+        if (c->rank == 0 && kind##_open_all(path, out, n, st)) packed = kind##_pack_all(*out, *n, &bytes);             \
+        if (!go_round(c, &packed, &bytes, st)) return false;                                                           \
+        if (c->rank > 0) *out = kind##_unpack_all(packed, bytes, n);                                                   \
+        free(packed);                                                                                                  \
+        return true;                                                                                                   \
+    }
+OPEN_ALL(shard, shard)
+OPEN_ALL(latents, latents)
+OPEN_ALL(tokens, token_file)
+
 static bool coords_agree(const shard *s, const latents *l, status *st) {
     sample    a = {0};
     uint16_t *coord = NULL;
@@ -42,7 +73,8 @@ static bool coords_agree(const shard *s, const latents *l, status *st) {
     return ok;
 }
 
-static bool latents_fit(const shard *s, const latents *l, status *st) {
+/* look: into the files, too. */
+static bool latents_fit(const shard *s, const latents *l, bool look, status *st) {
     if (l->n_samples != s->n_samples || l->resolution != s->meta.resolution || l->tau_voxels != s->meta.tau_voxels)
         return status_set(st, ST_DATA,
                           "%s: made from another version of %s (%lld samples at %d, the shard has %lld at %d): "
@@ -53,11 +85,11 @@ static bool latents_fit(const shard *s, const latents *l, status *st) {
         if (l->id[i] != s->id[i] || l->first[i + 1] - l->first[i] != s->first[i + 1] - s->first[i])
             return status_set(st, ST_DATA, "%s: sample %lld is not the one of %s: encode the shards again", l->path,
                               (long long)i, s->path);
-    return s->n_samples == 0 || coords_agree(s, l, st);
+    return !look || s->n_samples == 0 || coords_agree(s, l, st);
 }
 
-static bool join_latents(dataset *d, const char *folder, status *st) {
-    if (!latents_open_all(folder, &d->lat, &d->n_lat, st)) return false;
+static bool join_latents(dataset *d, const comm *c, const char *folder, status *st) {
+    if (!open_latents(c, folder, &d->lat, &d->n_lat, st)) return false;
     for (int i = 0; i < d->n_shards; i++) {
         const char *name = base_name(d->shards[i].path);
         int         at = 0;
@@ -67,7 +99,7 @@ static bool join_latents(dataset *d, const char *folder, status *st) {
         d->lat_of[i] = at;
         d->vae = d->lat[at].vae;
         d->channels = d->lat[at].channels;
-        if (!latents_fit(&d->shards[i], &d->lat[at], st)) return false;
+        if (!latents_fit(&d->shards[i], &d->lat[at], reads_tables(c), st)) return false;
     }
     return true;
 }
@@ -81,8 +113,8 @@ static bool tokens_fit(const shard *s, const token_file *t, status *st) {
            status_set(st, ST_DATA, "%s: made from another version of %s: run `d3s2 tokens` again", t->path, s->path);
 }
 
-static bool join_tokens(dataset *d, const char *folder, status *st) {
-    if (!tokens_open_all(folder, &d->tok, &d->n_tok, st)) return false;
+static bool join_tokens(dataset *d, const comm *c, const char *folder, status *st) {
+    if (!open_tokens(c, folder, &d->tok, &d->n_tok, st)) return false;
     for (int i = 0; i < d->n_shards; i++) {
         const char *name = base_name(d->shards[i].path);
         int         at = 0;
@@ -174,13 +206,14 @@ static bool list_samples(dataset *d, const dataset_request *r, status *st) {
 }
 
 /* The shards of one more folder, behind those that are there. */
-static bool open_folder(dataset *d, const char *path, int resolution, status *st) {
+static bool open_folder(dataset *d, const dataset_request *r, const char *path, status *st) {
     shard *more;
     int    n;
     if (d->n_folders == DATA_FOLDERS)
         return status_set(st, ST_USAGE, "%s: more than %d folders of data", path, DATA_FOLDERS);
-    if (!shard_open_all(path, &more, &n, st)) return false;
+    if (!open_shard(r->c, path, &more, &n, st)) return false;
     const shard_meta *m = &more[0].meta;
+    int               resolution = r->resolution;
     if (resolution > 0 && resolution != m->resolution) {
         status_set(st, ST_CONFIG, "%s: resolution is %d, data.resolution says %d: leave it out or choose other data",
                    more[0].path, m->resolution, resolution);
@@ -202,13 +235,13 @@ static bool open_folder(dataset *d, const char *path, int resolution, status *st
 }
 
 static bool open_folders(dataset *d, const dataset_request *r, status *st) {
-    if (!r->several) return open_folder(d, r->shards, r->resolution, st);
+    if (!r->several) return open_folder(d, r, r->shards, st);
     for (const char *at = r->shards; *at;) {
         char path[PATH_CAP];
         int  n = (int)strcspn(at, ",");
         if (snprintf(path, sizeof path, "%.*s", n, at) >= PATH_CAP)
             return status_set(st, ST_USAGE, "%s: a path of this list is too long", r->shards);
-        if (!open_folder(d, path, r->resolution, st)) return false;
+        if (!open_folder(d, r, path, st)) return false;
         at += n + (at[n] == ',');
     }
     return true;
@@ -226,8 +259,11 @@ bool dataset_open(dataset *d, const dataset_request *r, status *st) {
             ok = status_set(st, ST_CONFIG, "%s: latents and condition tokens go with one folder of shards, not with %d",
                             r->shards, d->n_folders);
     }
-    ok = ok && (!r->latents || !r->latents[0] || join_latents(d, r->latents, st)) &&
-         (!r->tokens || !r->tokens[0] || join_tokens(d, r->tokens, st)) && list_samples(d, r, st);
+    if (ok && r->latents && r->latents[0]) {
+        ok = join_latents(d, r->c, r->latents, st);
+        if (r->c) ok = comm_agree(r->c, st); /* one rank has looked into the files */
+    }
+    ok = ok && (!r->tokens || !r->tokens[0] || join_tokens(d, r->c, r->tokens, st)) && list_samples(d, r, st);
     if (ok) d->cache = sample_cache_new(d->n, (size_t)r->cache_mb << 20);
     if (!ok) dataset_close(d);
     return ok;

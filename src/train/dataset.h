@@ -1,11 +1,12 @@
 /* The data of a run as one list: all shards of a folder, or of several one after the other, and, for the transformer,
- * their latents. Tables are small and read at the start; tiles, views and latents are read by index. Every rank opens
+ * their latents. Tables are small and read at the start; tiles, views and latents are read by index. Every rank has
  * the same files in the same order, so an index means the same sample everywhere. Reading is not thread-safe: one
  * thread at a time. */
 #pragma once
 #include "data/latents.h"
 #include "data/shard.h"
 #include "data/tokens.h"
+#include "dist/comm.h"
 #include "train/sample_cache.h"
 
 typedef struct {
@@ -54,11 +55,12 @@ typedef struct {
     int64_t     max_parts;                 /* of the mesh; 0: no bound */
     int64_t     crop_tiles;                /* training sees no more tiles of a sample; 0: sees all */
     int64_t     cache_mb;                  /* room for samples that were read; 0: none */
+    const comm *c; /* of the ranks that open the same shards: one reads the tables for all; NULL: each for itself */
 } dataset_request;
 
-/* An id may occur once at each resolution. Latents and condition tokens go with one folder, and must fit: a file for
- * every shard; latents of the same ids and tile counts, the coordinates of each shard's first sample; tokens of the
- * same ids and numbers of views. */
+/* Collective, with r->c. An id may occur once at each resolution. Latents and condition tokens go with one folder, and
+ * must fit: a file for every shard; latents of the same ids and tile counts, the coordinates of each shard's first
+ * sample; tokens of the same ids and numbers of views. */
 bool dataset_open(dataset *d, const dataset_request *r, status *st);
 void dataset_close(dataset *d);
 

@@ -154,7 +154,7 @@ static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
                    "encode.input (shards), encode.output (folder for latents) and encode.vae (checkpoint) are "
                    "needed");
     if (!comm_agree(c, st)) return false;
-    dataset_request r = {.shards = o->encode.input};
+    dataset_request r = {.c = c, .shards = o->encode.input};
     if (!place_open(&e->where, o, c, false, st)) return false;
     engine_init(&e->e, &e->where, 0, RECOMPUTE_OFF);
     (void)(dataset_open(&e->d, &r, st) && load_vae(o->encode.vae, o->encode.ema, &e->e.c, &e->m, &e->weights, st));

@@ -1,9 +1,25 @@
 #include "train/engine.h"
 
+#include <stdio.h>
+#include <unistd.h>
+
+#include "core/fault.h"
+#include "core/host_memory.h"
 #include "kernels/backend.h"
+
+enum { TRIES = 3 };
 
 /* Address space, not memory: the records of a tape are small beside the activations. */
 static const size_t BOOK_BYTES = (size_t)256 << 20;
+
+/* The rank and its host, for messages about memory. */
+static const char *who(void) {
+    static _Thread_local char text[96];
+    char                      host[64] = "?";
+    gethostname(host, sizeof host - 1);
+    snprintf(text, sizeof text, "rank %d on %s", log_rank(), host);
+    return text;
+}
 
 void engine_init(engine *e, const place *p, size_t bound, recompute_rule rule) {
     *e = (engine){.bound = bound,
@@ -72,12 +88,19 @@ bool engine_measure(engine *e, task *t, const micro_batch *b, engine_need *need,
         need->recomputed = high;
         if (need->bytes <= e->bound) return true;
     }
-    return status_set(st, ST_CONFIG,
-                      "a micro-batch of %lld tiles in %lld samples needs %.0f MB with %d of %d segments recomputed, "
-                      "%s %.0f: raise it, or lower train.micro_tokens or data.max_tiles%s",
-                      (long long)b->n_tiles, (long long)b->n_samples, (double)need->bytes / 1e6, need->recomputed, n,
-                      e->frozen ? "the memory taken for train.memory_mb is" : "train.memory_mb allows",
-                      (double)e->bound / 1e6, e->rule == RECOMPUTE_OFF ? ", or set train.recompute=auto" : "");
+    char rank[128] = "";
+    if (e->host_bound) snprintf(rank, sizeof rank, "%s: ", who());
+    return status_set(st, e->host_bound ? ST_MEMORY : ST_CONFIG,
+                      "%sa micro-batch of %lld tiles in %lld samples needs %.0f MB with %d of %d segments recomputed, "
+                      "%s %.0f: %s, or "
+                      "lower train.micro_tokens or data.max_tiles%s",
+                      rank, (long long)b->n_tiles, (long long)b->n_samples, (double)need->bytes / 1e6, need->recomputed,
+                      n,
+                      e->host_bound ? "its share of the host's memory is"
+                      : e->frozen   ? "the memory taken for train.memory_mb is"
+                                    : "train.memory_mb allows",
+                      (double)e->bound / 1e6, e->host_bound ? "start fewer ranks on a host" : "raise it",
+                      e->rule == RECOMPUTE_OFF ? ", or set train.recompute=auto" : "");
 }
 
 size_t engine_measure_forward(engine *e, task *t, const micro_batch *b) {
@@ -92,6 +115,7 @@ static bool make_room(engine *e, arena *a, const char *name, size_t bytes, size_
     size_t      roomy = bytes + bytes / 8;
     if (most > 0 && roomy > most) roomy = most;
     arena_free(a);
+    if (dev == DEV_CPU) return !fault_at("engine.room") && (arena_try(a, name, roomy) || arena_try(a, name, bytes));
     *a = arena_new_on(name, roomy, dev);
     return true;
 }
@@ -103,20 +127,42 @@ bool engine_room(engine *e, size_t bytes, int64_t n_tiles) {
            make_room(e, &e->c.scratch, "scratch", scratch, e->step.dev == DEV_CUDA ? scratch : 0);
 }
 
+static bool no_memory(const engine *e, const micro_batch *b, size_t bytes, status *st) {
+    return status_set(
+        st, ST_MEMORY,
+        "%s: no memory for %.0f MB of activations of a micro-batch of %lld tiles, %.0f MB are left: lower "
+        "train.micro_tokens or data.cache_mb, or start fewer ranks on a host%s",
+        who(), (double)bytes / 1e6, (long long)b->n_tiles, (double)host_memory_left() / 1e6,
+        e->rule == RECOMPUTE_OFF ? ", or set train.recompute=auto" : "");
+}
+
 bool engine_prepare(engine *e, task *t, const micro_batch *b, engine_need *need, status *st) {
-    if (!engine_measure(e, t, b, need, st)) return false;
-    if (!engine_room(e, need->bytes, b->n_tiles))
-        return status_set(st, ST_CONFIG,
-                          "a micro-batch of %lld tiles is larger than any that was foreseen (%.0f MB of "
-                          "scratch memory): set train.micro_tokens",
-                          (long long)b->n_tiles, (double)e->c.scratch.size / 1e6);
-    attach(e, &e->step, true, need->recomputed);
-    return true;
+    for (int tries = 1; engine_measure(e, t, b, need, st); tries++) {
+        if (engine_room(e, need->bytes, b->n_tiles)) {
+            attach(e, &e->step, true, need->recomputed);
+            return true;
+        }
+        if (e->frozen)
+            return status_set(st, ST_CONFIG,
+                              "a micro-batch of %lld tiles is larger than any that was foreseen (%.0f MB of "
+                              "scratch memory): set train.micro_tokens",
+                              (long long)b->n_tiles, (double)e->c.scratch.size / 1e6);
+        int    ignored;
+        size_t least = e->rule == RECOMPUTE_AUTO ? dry_pass(e, t, b, true, 1 << 20, &ignored) : need->bytes;
+        if (tries == TRIES || need->bytes <= least) return no_memory(e, b, need->bytes, st);
+        log_warn("no memory on this host for %.1f MB of activations: more is recomputed (%d of %d)",
+                 (double)need->bytes / 1e6, tries, (int)TRIES - 1);
+        e->bound = tries == TRIES - 1 ? least : (need->bytes + least) / 2;
+        e->host_bound = true;
+    }
+    return false;
 }
 
 bool engine_prepare_forward(engine *e, task *t, const micro_batch *b, status *st) {
     size_t bytes = engine_measure_forward(e, t, b);
-    if (!engine_room(e, bytes, b->n_tiles))
+    bool   room = engine_room(e, bytes, b->n_tiles);
+    if (!room && !e->frozen) return no_memory(e, b, bytes, st);
+    if (!room)
         return status_set(st, ST_CONFIG,
                           "a held-out sample of %lld tiles needs %.0f MB, %.0f were taken for training: lower "
                           "data.max_tiles or raise train.memory_mb",

@@ -2,7 +2,8 @@
  * arenas, no arithmetic) says exactly what its activations need; the step arena is made for that, and segments are
  * recomputed in backward, the first ones first, until it stays within the bound.
  *
- * On a GPU memory is taken once: after engine_freeze the arenas stay as they are, and their size is the bound. */
+ * Where the host does not give so much (CPU), more is recomputed and it is tried again, three times: bits stay the
+ * same. On a GPU memory is taken once: after engine_freeze the arenas stay as they are, and their size is the bound. */
 #pragma once
 #include "train/place.h"
 #include "train/task.h"
@@ -13,7 +14,8 @@ typedef struct {
     ctx            c;
     tape           t;
     arena          step, book;
-    size_t         bound; /* bytes of the step arena; 0: none */
+    size_t         bound;      /* bytes of the step arena; 0: none */
+    bool           host_bound; /* it is what the host has left, not train.memory_mb */
     recompute_rule rule;
     size_t         gpu_per_tile; /* for place_scratch_bytes; set by the owner, before there is room */
     bool           frozen;
@@ -31,7 +33,7 @@ void engine_free(engine *e);
  * engine's device (upload.h), or pretend to be. */
 bool   engine_measure(engine *e, task *t, const micro_batch *b, engine_need *need, status *st);
 size_t engine_measure_forward(engine *e, task *t, const micro_batch *b);
-/* Measures and makes room; then forward (recording) and backward may run. */
+/* Measures and makes room; then forward (recording) and backward may run. ST_MEMORY: the host has not got it. */
 bool   engine_prepare(engine *e, task *t, const micro_batch *b, engine_need *need, status *st);
 /* Room for a forward pass without recording. */
 bool   engine_prepare_forward(engine *e, task *t, const micro_batch *b, status *st);

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PIECE = 1 << 22 /* floats copied from a GPU at a time */, MOST_MENDED = 2 };
+enum { MOST_MENDED = 2 };
 
 typedef struct {
     uint64_t hash;
@@ -14,17 +14,7 @@ typedef struct {
 static uint64_t weights_hash(const params *p) {
     const float *w = p->w16 ? (const float *)(const void *)p->w16 : p->w; /* bits, whatever they mean */
     int64_t      n = p->w16 ? p->total / 2 : p->total;
-    uint64_t     h = 0;
-    if (p->dev == DEV_CPU) return hash_bytes(w, (size_t)n * sizeof *w, h);
-    float *via = malloc((size_t)PIECE * sizeof *via);
-    CHECK(via, "no memory to look at weights");
-    for (int64_t at = 0; at < n; at += PIECE) {
-        int64_t count = n - at < PIECE ? n - at : PIECE;
-        slab_read(p->dev, w, at, count, via);
-        h = hash_bytes(via, (size_t)count * sizeof *via, h);
-    }
-    free(via);
-    return h;
+    return slab_hash(p->dev, w, n);
 }
 
 int replicas_majority(const uint64_t *hash, int n) {

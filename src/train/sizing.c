@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "core/host_memory.h"
+
 typedef struct {
     int64_t tiles, index;
 } by_size;
@@ -247,10 +249,11 @@ static bool choose_on_cpu(stepper *w, lone_batch *l, int64_t *micro, status *st)
     return true;
 }
 
-/* Tokens that fit, taking memory as proportional to tokens. Rank 0 decides: the plan must be one. */
+/* Tokens that fit, taking memory as proportional to tokens. Rank 0 decides and is the only one to look: the plan must
+ * be one. */
 static bool choose_micro(stepper *w, const options *o, const dataset *heldout, int64_t *micro, status *st) {
     lone_batch l = {0};
-    if (load_worst(w, o, 0, 0, &l, st)) {
+    if (w->c->rank == 0 && load_worst(w, o, 0, 0, &l, st)) {
         if (w->where.dev != DEV_CPU)
             choose_on_gpu(w, o, heldout, &l, micro, st);
         else
@@ -320,6 +323,12 @@ bool sizing_run(stepper *w, const options *o, const dataset *heldout, sizing *z,
                   .slab_bytes = optimizer_bytes(w->t->p, o, w->c),
                   .most_values = TASK_SUMS * most_samples(w, o)};
     if (z->micro_tokens == 0 && !choose_micro(w, o, heldout, &z->micro_tokens, st)) return false;
+    if (!on_gpu && w->e.bound == 0) { /* after the choice above, which is to be the same on hosts of one kind */
+        int rank, ranks;
+        comm_local(w->c, &rank, &ranks);
+        w->e.bound = host_memory_left() / (size_t)ranks;
+        w->e.host_bound = true;
+    }
     if (on_gpu) {
         by_size *all = by_sizes(w->d);
         x = extremes_of(w, o, all, heldout, z->micro_tokens);

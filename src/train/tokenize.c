@@ -124,7 +124,7 @@ static bool open_all(tokenizer *t, const comm *c, status *st) {
     else if (o->cond.encoder == opt_cond_encoder_patches)
         status_set(st, ST_USAGE, "the patches encoder needs no stored tokens: give --encoder dinov2 --weights FILE");
     if (!comm_agree(c, st) || !place_open(&t->where, o, c, false, st)) return false;
-    dataset_request r = {.shards = o->tokens.input};
+    dataset_request r = {.c = c, .shards = o->tokens.input};
     (void)(dataset_open(&t->d, &r, st) && image_encoder_open(&t->e, o->cond.weights, (int)o->cond.size, &t->where, st));
     if (!comm_agree(c, st)) return false;
     if (c->rank == 0 && !o->command.dry_run) make_folder(o->tokens.output, st);

@@ -8,6 +8,7 @@
 #include "core/fault.h"
 #include "io/config_check.h"
 #include "ops/elementwise.h"
+#include "train/arithmetic.h"
 #include "train/levels.h"
 #include "train/rank_log.h"
 #include "train/replicas.h"
@@ -35,6 +36,7 @@ typedef struct {
     goodput              good; /* rank 0 */
     stragglers          *slow;
     replica_check        replicas;
+    arithmetic_check     arithmetic;
     int                  rank_log;
     double               rank_log_last;
     int64_t              first_step; /* steps of the checkpoint the run goes on from, -1: none */
@@ -69,7 +71,8 @@ static bool open_data(trainer *t, status *st) {
         status_set(st, ST_USAGE, "data.train is not given: the folder of shards to train on");
         return comm_agree(t->c, st);
     }
-    dataset_request r = {.shards = o->data.train,
+    dataset_request r = {.c = t->c,
+                         .shards = o->data.train,
                          .several = true,
                          .latents = dit ? o->data.latents : NULL,
                          .tokens = stored ? o->data.tokens : NULL,
@@ -348,6 +351,9 @@ static bool loop(trainer *t, status *st) {
         }
         if (o->train.check_replicas_every > 0 && w->s.step % o->train.check_replicas_every == 0 &&
             !replicas_check(&t->replicas, &w->e.c, t->c, &w->x, w->s.step, st))
+            return false;
+        if (o->train.check_arithmetic_every > 0 && w->s.step % o->train.check_arithmetic_every == 0 &&
+            !arithmetic_run(&t->arithmetic, w, w->s.step / o->train.check_arithmetic_every, st))
             return false;
         if (!evaluate(t, st)) return false;
         if (ckpt_due(w->s.step, o->train.checkpoint_every)) save_on_the_way(t, &span);

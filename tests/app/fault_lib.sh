@@ -20,12 +20,14 @@ job() {
         RC=$tmp/pid PRELOAD=$PRELOAD D3S2_FAULT=$fault "$mpirun" -np "$ranks" --oversubscribe $mpi_flags \
             sh -c 'echo $$ >"$RC.$OMPI_COMM_WORLD_RANK"; export LD_PRELOAD=$PRELOAD; exec "$0" "$@"' "$d3s2" train --config "$tiny" "$@" 2>&1
         echo $? >"$tmp/rc"
-    } | while IFS= read -r line; do echo "$(date +%s.%N) $line"; done >"$tmp/err"
+    } | $lines >"$tmp/err"
     rc=$(cat "$tmp/rc")
     [ -z "${D3S2_TEST_VERBOSE:-}" ] || cat "$tmp/err"
 }
 mpi_flags=
 PRELOAD=
+stamp() { while IFS= read -r line; do echo "$(date +%s.%N) $line"; done; }
+lines=stamp # what the lines go through
 
 code() { [ "$rc" -eq "$1" ] || fail "$2: code $rc, not $1"; }
 said() { grep -qE -- "$1" "$tmp/err" || fail "$2: no '$1'"; }

@@ -48,9 +48,20 @@ job 2 "nan@step.weight:3,rank=1" "$@" train.steps=5 train.sharded_optimizer=fals
 code 70 "a drifting replica of two"
 said "no majority agrees: rank 0 on .* rank 1 on" "a drifting replica of two"
 
+# ---- one rank's products are wrong now and then: all get the same spoiled sum, so the replicas stay equal
+new
+job 3 "nan@op.product:40-,rank=1" "$@" train.steps=8 train.check_arithmetic_every=4
+code 73 "wrong products"
+said "after step 4 not all ranks compute the same gradient of one sample; suspect: rank 1 on [^,;]*; what .* after step 0 may" "wrong products"
+! grep "other weights" "$tmp/err" || fail "wrong products: the replicas differ"
+new
+job 2 "nan@op.product:40-/37,rank=1" "$@" train.steps=40 train.check_arithmetic_every=4
+code 73 "a wrong product now and then"
+said "suspect: rank 1 on [^,;]* \(two results of one sample\);" "a wrong product now and then"
+
 # ---- a slow rank
 new
-job 3 "delay=200@step.forward:1-,rank=2" "$@" train.steps=22 train.check_replicas_every=0
+job 3 "delay=200@step.forward:1-,rank=2" "$@" train.steps=22 train.check_replicas_every=0 train.check_arithmetic_every=5
 code 0 "a slow rank"
 said "rank 2 on .* is slow: .* [0-9.]+ times" "a slow rank"
 [ "$(grep -c 'rank 2 on .* is slow' "$tmp/err")" -eq 1 ] || fail "a slow rank: told more than once"

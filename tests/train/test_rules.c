@@ -6,6 +6,7 @@
 
 #include "core/rng.h"
 #include "harness/harness.h"
+#include "train/arithmetic.h"
 #include "train/goodput.h"
 #include "train/replicas.h"
 #include "train/spike.h"
@@ -188,10 +189,33 @@ static void test_idle_starts(void **state) {
     assert_int_equal(g.idle_starts, 1);
 }
 
+/* Expected: a text of 0 and 1, one for each rank. */
+static void expect_suspects(const uint64_t (*hash)[2], int n, const char *expected) {
+    bool suspect[8];
+    int  found = arithmetic_judge(hash, n, suspect), wanted = 0;
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(suspect[i], expected[i] == '1');
+        wanted += suspect[i];
+    }
+    assert_int_equal(found, wanted);
+}
+
+static void test_arithmetic(void **state) {
+    (void)state;
+    expect_suspects((const uint64_t[][2]){{5, 5}}, 1, "0");
+    expect_suspects((const uint64_t[][2]){{5, 6}}, 1, "1");
+    expect_suspects((const uint64_t[][2]){{5, 5}, {5, 5}, {5, 5}}, 3, "000");
+    expect_suspects((const uint64_t[][2]){{5, 5}, {7, 7}, {5, 5}}, 3, "010");
+    expect_suspects((const uint64_t[][2]){{5, 5}, {5, 7}}, 2, "01");
+    expect_suspects((const uint64_t[][2]){{5, 5}, {7, 7}}, 2, "11"); /* one of them, nobody knows which */
+    expect_suspects((const uint64_t[][2]){{5, 5}, {7, 7}, {1, 2}, {5, 5}}, 4, "0110"); /* two at once */
+    expect_suspects((const uint64_t[][2]){{1, 2}, {3, 4}}, 2, "11");
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_stragglers), cmocka_unit_test(test_straggler_edges),
-                                       cmocka_unit_test(test_spikes),     cmocka_unit_test(test_spike_moments),
-                                       cmocka_unit_test(test_majority),   cmocka_unit_test(test_goodput),
-                                       cmocka_unit_test(test_idle_starts)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_stragglers),  cmocka_unit_test(test_straggler_edges),
+                                       cmocka_unit_test(test_spikes),      cmocka_unit_test(test_spike_moments),
+                                       cmocka_unit_test(test_majority),    cmocka_unit_test(test_goodput),
+                                       cmocka_unit_test(test_idle_starts), cmocka_unit_test(test_arithmetic)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -33,12 +33,14 @@ static const char *passes(const char *point) {
 
 static void counted(void **state) {
     (void)state;
-    use("fail@a; nan@b:3;fail@c:2-4; fail@d:5-;fail@e:1 ; nan@e:4");
+    use("fail@a; nan@b:3;fail@c:2-4; fail@d:5-;fail@e:1 ; nan@e:4;fail@f:2-/2;fail@g:1-5/3");
     assert_string_equal(passes("a"), "100000");
     assert_string_equal(passes("b"), "001000");
     assert_string_equal(passes("c"), "011100");
     assert_string_equal(passes("d"), "000011");
     assert_string_equal(passes("e"), "100100");
+    assert_string_equal(passes("f"), "010101");
+    assert_string_equal(passes("g"), "100100");
     assert_string_equal(passes("aa"), "000000");
     fault_reset();
     assert_string_equal(passes("b"), "001000");

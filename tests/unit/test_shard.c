@@ -2,15 +2,20 @@
 #include "harness/harness.h"
 #include "core/half.h"
 #include "core/rng.h"
+#include "data/file_pool.h"
 #include "data/latents.h"
 #include "data/shard.h"
+#include "io/atomic_file.h"
 #include "io/h5.h"
 #include "io/image.h"
 
+#include <fcntl.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -505,11 +510,142 @@ static void latent_files(void **state) {
     assert_non_null(strstr(st.text, "d3s2-latents"));
 }
 
+/* ---- more shards than files may be open ------------------------------------------------------------------------- */
+
+enum { MANY = POOL_FILES + 30 };
+
+static void copy_file(const char *from, const char *to) {
+    static char bytes[1 << 20];
+    FILE       *f = fopen(from, "rb"), *g = fopen(to, "wb");
+    assert_true(f && g);
+    for (size_t n; (n = fread(bytes, 1, sizeof bytes, f)) > 0;) assert_int_equal(fwrite(bytes, 1, n, g), n);
+    fclose(f);
+    assert_int_equal(fclose(g), 0);
+}
+
+static int open_files(void) {
+    char **names;
+    int    n;
+    status st = {0};
+    assert_true(list_folder("/proc/self/fd", "", &names, &n, &st));
+    free_names(names, n);
+    return n;
+}
+
+/* One sample a shard, with as many tiles as its number modulo 7 and one more. */
+static const char *many_shards(void) {
+    const char *folder = in_folder("many");
+    mkdir(folder, 0755);
+    for (int k = 0; k < MANY; k++) {
+        char path[256], first[256];
+        snprintf(path, sizeof path, "%s/shard-%04d.h5", folder, k);
+        snprintf(first, sizeof first, "%s/shard-%04d.h5", folder, k % 7);
+        if (k >= 7) {
+            copy_file(first, path);
+            continue;
+        }
+        status        st = {0};
+        shard_meta    meta = {64, 2.0};
+        sample        s = make_sample(k, k + 1, 1);
+        shard_writer *w = shard_create(path, &meta, &st);
+        if (!w || !shard_append(w, &s, &st) || !shard_finish(w, &st)) fail_msg("%s", st.text);
+        sample_free(&s);
+    }
+    return folder;
+}
+
+static void read_many(const shard *s, int before) {
+    sample got = {0};
+    for (int i = 0; i < 3 * MANY; i++) {
+        int    k = (int)(rng_uniform((rng_key){.seed = 3, .step = (uint64_t)i}, 0) * MANY);
+        status st = {0};
+        if (!shard_read_again(&s[k], 0, &got, &st)) fail_msg("%s", st.text);
+        sample want = make_sample(k % 7, k % 7 + 1, 0);
+        assert_int_equal(got.n_tiles, want.n_tiles);
+        assert_memory_equal(got.value, want.value, (size_t)want.n_tiles * TILE_CELLS * 2);
+        sample_free(&want);
+        assert_true(open_files() <= before + POOL_FILES);
+    }
+    sample_free(&got);
+}
+
+static void many_files(void **state) {
+    const char *folder = many_shards();
+    int         before = open_files(), n, n_again;
+    shard      *s, *again;
+    status      st = {0};
+    int64_t     bytes, bytes_again;
+    (void)state;
+    if (!shard_open_all(folder, &s, &n, &st)) fail_msg("%s", st.text);
+    assert_int_equal(n, MANY);
+    assert_int_equal(open_files(), before + POOL_FILES);
+    read_many(s, before);
+    /* The tables as bytes are all that another rank needs. */
+    char *packed = shard_pack_all(s, n, &bytes);
+    shard_close_all(s, n);
+    assert_int_equal(open_files(), before);
+    again = shard_unpack_all(packed, bytes, &n_again);
+    assert_int_equal(n_again, MANY);
+    char *packed_again = shard_pack_all(again, n_again, &bytes_again);
+    assert_int_equal(bytes, bytes_again);
+    assert_memory_equal(packed, packed_again, (size_t)bytes);
+    free(packed_again);
+    assert_int_equal(open_files(), before);
+    read_many(again, before);
+    shard_close_all(again, n_again);
+    assert_int_equal(open_files(), before);
+    /* A file that is gone since its tables were read, or is another one. */
+    again = shard_unpack_all(packed, bytes, &n_again);
+    free(packed);
+    sample got;
+    unlink(again[5].path);
+    assert_false(shard_read_sample(&again[5], 0, false, &got, &st));
+    assert_int_equal(st.code, ST_NO_INPUT);
+    assert_non_null(strstr(st.text, "shard-0005.h5: cannot open: No such file"));
+    st = (status){0};
+    copy_file(again[1].path, again[2].path);
+    assert_false(shard_read_sample(&again[2], 0, false, &got, &st));
+    assert_int_equal(st.code, ST_DATA);
+    assert_non_null(strstr(st.text, "shard-0002.h5"));
+    st = (status){0};
+    assert_true(shard_read_sample(&again[1], 0, true, &got, &st));
+    sample_free(&got);
+    shard_close_all(again, n_again);
+}
+
+/* Somebody holds a lock on the file, or the file system has none: nobody asks for one. */
+static void locked_file(void **state) {
+    const char *path = in_folder("locked.h5");
+    (void)state;
+    write_shard_of(path, 128);
+    fflush(NULL);
+    int    ready[2];
+    char   byte;
+    shard  s;
+    status st = {0};
+    assert_int_equal(pipe(ready), 0);
+    pid_t other = fork();
+    if (other == 0) {
+        int own = open(path, O_RDWR);
+        if (flock(own, LOCK_EX) != 0 || write(ready[1], "x", 1) != 1) _exit(1);
+        pause();
+    }
+    assert_int_equal(read(ready[0], &byte, 1), 1);
+    bool ok = shard_open(&s, path, &st);
+    kill(other, SIGKILL);
+    waitpid(other, NULL, 0);
+    close(ready[0]);
+    close(ready[1]);
+    if (!ok) fail_msg("%s", st.text);
+    shard_close(&s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),       cmocka_unit_test(cut_short),    cmocka_unit_test(any_length),
         cmocka_unit_test(any_bit),          cmocka_unit_test(flipped_byte), cmocka_unit_test(refusals),
         cmocka_unit_test(folder_of_shards), cmocka_unit_test(audit),        cmocka_unit_test(latent_files),
+        cmocka_unit_test(many_files),       cmocka_unit_test(locked_file),
     };
     log_init(0, 1, LOG_QUIET);
     return cmocka_run_group_tests(tests, NULL, NULL);

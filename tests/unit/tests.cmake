@@ -1,6 +1,7 @@
 d3s2_test(test_options LABELS unit SOURCES unit/test_options.c LIBS d3s2_io)
 d3s2_test(test_yaml_mutated LABELS unit SOURCES unit/test_yaml_mutated.c LIBS d3s2_io)
 d3s2_test(test_fault LABELS unit SOURCES unit/test_fault.c LIBS d3s2_core)
+d3s2_test(test_host_memory LABELS unit SOURCES unit/test_host_memory.c LIBS d3s2_core)
 d3s2_test(test_io_files LABELS unit SOURCES unit/test_io_files.c LIBS d3s2_io)
 d3s2_test(test_io_safetensors LABELS unit SOURCES unit/test_io_safetensors.c LIBS d3s2_io)
 d3s2_test(test_io_checkpoint LABELS unit SOURCES unit/test_io_checkpoint.c LIBS d3s2_io)

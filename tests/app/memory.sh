@@ -1,0 +1,49 @@
+#!/bin/sh
+# Memory runs out on one rank: it recomputes more and the run has the same losses; or one line with rank, host and sizes, and all end
+# within seconds with code 72. What can be known is told before the first step.   memory.sh D3S2 MPIRUN SHARD_TOOL
+set -u
+here=$(dirname "$0")
+. "$here/lib.sh"
+. "$here/fault_lib.sh"
+tiny=$here/tiny.yaml
+meshes "$tmp/meshes" 4
+run prep prep.input="$tmp/meshes" prep.output="$tmp/data" prep.resolution=32 prep.views=1 prep.view_size=32 prep.min_tiles=1
+set -- data.train="$tmp/data" train.batch_samples=4 train.checkpoint_every=0 train.steps=4
+losses() { sed 's/,"grad_norm".*//' "$1/metrics.jsonl"; }
+
+job 2 "" "$@" train.run="$tmp/golden"
+code 0 "memory enough"
+job 2 "fail=ENOMEM@engine.room:1,rank=1" "$@" train.run="$tmp/less"
+code 0 "less memory for activations"
+said "warning: rank 1: no memory on this host for [0-9.]+ MB of activations: more is recomputed" "less memory for activations"
+[ "$(losses "$tmp/less")" = "$(losses "$tmp/golden")" ] || fail "less memory for activations: other losses"
+
+# ends FAULT TEXT WHAT ARGS...
+ends() {
+    fault=$1 text=$2 what=$3
+    shift 3
+    job 2 "$fault" "$@" train.run="$tmp/run"
+    code 72 "$what"
+    said "$text" "$what"
+    later "$(when 'fault: rank 1')" "$(date +%s.%N)" 5 "$what: ended after"
+    rm -rf "$tmp/run"
+}
+ends "fail=ENOMEM@engine.room:1-,rank=1" "error: rank 1 on .*: no memory for [0-9]+ MB of activations of .* are left: lower train" \
+    "no memory for activations" "$@"
+ends "fail=ENOMEM@engine.room:1-,rank=1" "error: rank 1 on .*, or set train.recompute=auto" "no memory, nothing recomputed" "$@" \
+    train.recompute=off
+cp -r "$tmp/data" "$tmp/heldout"
+# Every evaluation takes memory for a batch.
+ends "fail=ENOMEM@arena.new:24,rank=1" "fatal: rank 1 of 2 on .*: no memory for arena .*: [0-9.]+ MB; [0-9]+ MB are left here" \
+    "no memory for a batch" "$@" train.steps=40 train.eval_every=1 data.heldout="$tmp/heldout"
+
+# A limit that is real: of address space. A sanitizer needs too much of that.
+if ! ldd "$d3s2" | grep -q asan; then
+    ulimit -v 1200000
+    "$d3s2" train --config "$tiny" "$@" train.run="$tmp/run" vae.width=256 'vae.enc_widths=[128,128,128]' \
+        'vae.dec_widths=[256,256,256]' --dry-run >"$tmp/out" 2>"$tmp/err"
+    rc=$?
+    code 72 "a model too large for this host"
+    said "error: rank 0 on .*(needs|no memory for) [0-9]+ MB" "a model too large for this host"
+fi
+finish "memory"
