@@ -182,10 +182,11 @@ static inline bool by_warpgroups(const ctx *c, const segment_problem<bf16> &p, i
            p.n_keys >= 192 * (int64_t)p.S && n_queries * p.hs >= 1024 * (int64_t)p.S;
 }
 
-/* Blocks for n tiles: one each, or, where windows are done and few tiles left, some that look for what there is. */
-static inline unsigned tile_blocks(const ctx *c, bool windows, int64_t n) {
+/* Blocks for n tiles: one each, or, where windows are done and few tiles left, as many as run at once (`resident` on a
+ * multiprocessor), which look for what there is. */
+static inline unsigned tile_blocks(const ctx *c, bool windows, int64_t n, int resident) {
     if (!windows) return (unsigned)n;
-    int64_t some = 2 * (int64_t)c->cuda->multiprocessors;
+    int64_t some = resident * (int64_t)c->cuda->multiprocessors;
     return (unsigned)(some < n ? some : n);
 }
 

@@ -360,7 +360,7 @@ template <class F> static void launch_dkv_shape(ctx *c, segment_problem<bf16> *p
     int64_t blocks = (int64_t)p->n_jobs * p->G * p->parts;
     CHECK(blocks < (int64_t)1 << 31, "attn_segment_bwd: %lld blocks", (long long)blocks);
     allow_shared(c, kernel, F::BYTES, "attn_segment_bwd");
-    kernel<<<tile_blocks(c, p->windows, blocks), F::THREADS, F::BYTES, stream_of(c)>>>(*p);
+    kernel<<<tile_blocks(c, p->windows, blocks, F::BLOCKS), F::THREADS, F::BYTES, stream_of(c)>>>(*p);
     LAUNCHED(c);
     segment_add_parts(c, *p);
 }

@@ -268,7 +268,8 @@ template <class F> static void launch_dq_shape(ctx *c, segment_problem<bf16> *p,
         if (p->windows) kernel = segment_dq_rest_kernel<F>;
     p->job = segment_row_jobs(c, a, F::ROWS, &p->n_jobs, !p->windows);
     allow_shared(c, kernel, F::BYTES, "attn_segment_bwd");
-    kernel<<<tile_blocks(c, p->windows, (int64_t)p->n_jobs * p->G), F::THREADS, F::BYTES, stream_of(c)>>>(*p);
+    kernel<<<tile_blocks(c, p->windows, (int64_t)p->n_jobs * p->G, F::BLOCKS), F::THREADS, F::BYTES, stream_of(c)>>>(
+        *p);
     LAUNCHED(c);
 }
 
