@@ -31,9 +31,10 @@ template <class T> struct segment_problem {
     int             n_jobs;
     const uint32_t *key_bound; /* (G): bits of the largest |k|^2 */
     /* backward */
-    float2         *stat;  /* (N,H): what dq found out for dk, dv: lse and delta (bf16: lse*log2 e, -delta) */
-    int             parts; /* the rows of every segment are cut into so many parts for dk, dv ... */
-    float          *part;  /* ... whose sums are (parts, n_keys, G, 2, D) if there are several */
+    bool            windows; /* segments that are windows (below) are done; the rest are few, if there are any */
+    float2         *stat;    /* (N,H): what dq found out for dk, dv: lse and delta (bf16: lse*log2 e, -delta) */
+    int             parts;   /* the rows of every segment are cut into so many parts for dk, dv ... */
+    float          *part;    /* ... whose sums are (parts, n_keys, G, 2, D) if there are several */
 };
 
 typedef struct {
@@ -145,15 +146,26 @@ template <class F> struct key_ring {
     }
 };
 
-/* attn_segment_jobs.cu. Tables are in scratch. Tiles of `tile` rows (hs a query) or keys; *n_jobs bounds their number.
- */
-attn_job *segment_row_jobs(ctx *c, const attn_segment_args *a, int tile, int *n_jobs);
-attn_job *segment_key_jobs(ctx *c, const attn_segment_args *a, int tile, int *n_jobs);
+/* A window: a segment of 1 to WINDOW_MOST keys and queries. Its number of keys, 0 for other segments. */
+enum { WINDOW_MOST = 256 };
+__device__ __forceinline__ int window_keys(const int32_t *q_first, const int32_t *k_first, int s) {
+    int queries = q_first[s + 1] - q_first[s], keys = k_first[s + 1] - k_first[s];
+    return queries > 0 && queries <= WINDOW_MOST && keys <= WINDOW_MOST ? keys : 0;
+}
+
+/* attn_segment_jobs.cu. Tables are in scratch. Tiles of `tile` rows (hs a query) or keys, with_windows or without;
+ * *n_jobs bounds their number. */
+attn_job *segment_row_jobs(ctx *c, const attn_segment_args *a, int tile, int *n_jobs, bool with_windows = true);
+attn_job *segment_key_jobs(ctx *c, const attn_segment_args *a, int tile, int *n_jobs, bool with_windows = true);
 uint32_t *segment_key_bound(ctx *c, const segment_problem<bf16> &p, int64_t M); /* (G) bits of the largest |k|^2 */
 /* Parts to cut the rows of each segment into, for dk and dv by tiles of `tile` keys; and memory for their sums. */
 template <class T> void segment_parts(ctx *c, segment_problem<T> *p, int64_t n_queries, int tile);
 template <class T> void segment_add_parts(ctx *c, const segment_problem<T> &p); /* their sum to dk, dv */
 template <class T> void segment_clear_unnamed(ctx *c, const segment_problem<T> &p, int64_t M);
+
+/* attn_segment_window.cu: dq, dk and dv of all windows, where that kernel serves; says so in p->windows. */
+void               segment_windows(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a);
+static inline void segment_windows(ctx *, segment_problem<float> *, const attn_segment_args *) {}
 
 /* Forward; backward for the queries, which fills stat; then for the keys. bf16 in attn_segment_fwd, _dq and _dkv.cu,
  * f32 in attn_segment_f32.cu. */
@@ -166,8 +178,16 @@ void segment_dkv(ctx *c, segment_problem<float> *p, const attn_segment_args *a);
 
 /* Whether products by warpgroups (dev/wgmma.cuh) serve: on Hopper, where the tiles of 128 rows and keys get full. */
 static inline bool by_warpgroups(const ctx *c, const segment_problem<bf16> &p, int64_t n_queries) {
-    return c->cuda && c->cuda->major == 9 && p.wide && p.D > 16 && p.D <= 64 && p.n_keys >= 192 * (int64_t)p.S &&
-           n_queries * p.hs >= 1024 * (int64_t)p.S;
+    return !p.windows && c->cuda && c->cuda->major == 9 && p.wide && p.D > 16 && p.D <= 64 &&
+           p.n_keys >= 192 * (int64_t)p.S && n_queries * p.hs >= 1024 * (int64_t)p.S;
+}
+
+/* Blocks for n tiles: one each, or, where windows are done and few tiles left, as many as run at once (`resident` on a
+ * multiprocessor), which look for what there is. */
+static inline unsigned tile_blocks(const ctx *c, bool windows, int64_t n, int resident) {
+    if (!windows) return (unsigned)n;
+    int64_t some = resident * (int64_t)c->cuda->multiprocessors;
+    return (unsigned)(some < n ? some : n);
 }
 
 /* Raises the block's limit of shared memory where needed, and says so when the card has less. */

@@ -9,7 +9,8 @@ static constexpr float LOG2_E = 1.4426950408889634f;
 
 template <int D_, int MT_, bool WIDE_, bool WGMMA_ = false> struct dkv_shape {
     static constexpr bool WIDE = WIDE_, WGMMA = WGMMA_;
-    static constexpr int  D = D_, MT = MT_; /* a warp has MT tiles of 16 keys */
+    static constexpr bool REST = D_ == 32 && WIDE && !WGMMA; /* segments that are no windows are left to it */
+    static constexpr int  D = D_, MT = MT_;                  /* a warp has MT tiles of 16 keys */
     static constexpr int  WARPS = WGMMA ? 8 : 4, THREADS = 32 * WARPS, WARP_KEYS = 16 * MT, KEYS = WARPS * WARP_KEYS;
     static constexpr int  ROWS = WGMMA ? 128 : 64, STEP = 32; /* of a tile; of a warpgroup's products */
     static constexpr int  STAGES = WGMMA ? 4 : D > 64 ? 2 : 3;
@@ -223,14 +224,9 @@ __device__ __forceinline__ void store_keys(uint32_t tile, const segment_problem<
 }
 
 template <class F>
-__global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
-    segment_dkv_kernel(const __grid_constant__ segment_problem<bf16> a) {
+__device__ __forceinline__ void dkv_tile(const segment_problem<bf16> &a, const attn_job &j, int g, int part) {
     constexpr int     D = F::D;
     extern __shared__ __align__(1024) unsigned char segment_shared[];
-    /* Blocks that run at the same time share a part of the rows. */
-    int            g = blockIdx.x % a.G, tile = blockIdx.x / a.G % a.n_jobs, part = blockIdx.x / a.G / a.n_jobs;
-    const attn_job j = a.job[tile];
-    if (j.segment < 0) return;
     int      n_keys = min(j.keys - j.at, F::KEYS), warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane % 4;
     uint32_t k_tile = smem_addr(segment_shared), v_tile = k_tile + F::OWN, ring = k_tile + 2 * F::OWN;
 
@@ -333,13 +329,38 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     store_keys<F>(v_tile, a, j, key0, keys, a.dv + g * a.D, a.v_bytes, lane);
 }
 
+template <class F>
+__global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
+    segment_dkv_kernel(const __grid_constant__ segment_problem<bf16> a) {
+    /* Blocks that run at the same time share a part of the rows. */
+    int            g = blockIdx.x % a.G, tile = blockIdx.x / a.G % a.n_jobs, part = blockIdx.x / a.G / a.n_jobs;
+    const attn_job j = a.job[tile];
+    if (j.segment >= 0) dkv_tile<F>(a, j, g, part);
+}
+
+/* The same where few blocks take what tiles there are. */
+template <class F>
+__global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
+    segment_dkv_rest_kernel(const __grid_constant__ segment_problem<bf16> a) {
+    for (int at = blockIdx.x; at < a.n_jobs * a.G; at += gridDim.x) {
+        int            tile = at / a.G;
+        const attn_job j = a.job[tile];
+        if (j.segment < 0) return;
+        dkv_tile<F>(a, j, at - tile * a.G, 0);
+        __syncthreads();
+    }
+}
+
 template <class F> static void launch_dkv_shape(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a) {
-    p->job = segment_key_jobs(c, a, F::KEYS, &p->n_jobs);
+    auto kernel = segment_dkv_kernel<F>;
+    if constexpr (F::REST)
+        if (p->windows) kernel = segment_dkv_rest_kernel<F>;
+    p->job = segment_key_jobs(c, a, F::KEYS, &p->n_jobs, !p->windows);
     segment_parts(c, p, a->q->dim[0], F::KEYS);
     int64_t blocks = (int64_t)p->n_jobs * p->G * p->parts;
     CHECK(blocks < (int64_t)1 << 31, "attn_segment_bwd: %lld blocks", (long long)blocks);
-    allow_shared(c, segment_dkv_kernel<F>, F::BYTES, "attn_segment_bwd");
-    segment_dkv_kernel<F><<<(unsigned)blocks, F::THREADS, F::BYTES, stream_of(c)>>>(*p);
+    allow_shared(c, kernel, F::BYTES, "attn_segment_bwd");
+    kernel<<<tile_blocks(c, p->windows, blocks, F::BLOCKS), F::THREADS, F::BYTES, stream_of(c)>>>(*p);
     LAUNCHED(c);
     segment_add_parts(c, *p);
 }

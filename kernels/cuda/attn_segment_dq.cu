@@ -7,7 +7,8 @@ static constexpr float LOG2_E = 1.4426950408889634f;
 
 template <int D_, int MT_, bool WIDE_, bool WGMMA_ = false> struct dq_shape {
     static constexpr bool WIDE = WIDE_, WGMMA = WGMMA_;
-    static constexpr int  D = D_, MT = MT_; /* a warp has MT tiles of 16 rows */
+    static constexpr bool REST = D_ == 32 && WIDE && !WGMMA; /* segments that are no windows are left to it */
+    static constexpr int  D = D_, MT = MT_;                  /* a warp has MT tiles of 16 rows */
     static constexpr int  WARPS = WGMMA ? 8 : 4, THREADS = 32 * WARPS, WARP_ROWS = 16 * MT, ROWS = WARPS * WARP_ROWS;
     static constexpr int  KEYS = WGMMA ? 128 : 64, STEP = 32; /* of a tile; of a warpgroup's products */
     static constexpr int  STAGES = WGMMA ? 4 : D > 64 ? 2 : 3;
@@ -170,15 +171,10 @@ __device__ __forceinline__ void group_tile(dq_rows<F> &w, uint32_t k_tile, float
     }
 }
 
-template <class F>
-__global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
-    segment_dq_kernel(const __grid_constant__ segment_problem<bf16> a) {
+template <class F> __device__ __forceinline__ void dq_tile(const segment_problem<bf16> &a, const attn_job &j, int g) {
     constexpr int     D = F::D;
     extern __shared__ __align__(1024) unsigned char segment_shared[];
-    int                                             tile = blockIdx.x / a.G, g = blockIdx.x - tile * a.G;
-    const attn_job                                  j = a.job[tile];
-    if (j.segment < 0) return;
-    int      warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane % 4;
+    int                                             warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane % 4;
     int      row0 = j.at + warp * F::WARP_ROWS, n_rows = min(j.rows - row0, F::WARP_ROWS); /* n_rows <= 0: none */
     uint32_t q_tile = smem_addr(segment_shared) + warp * (F::WARP_ROWS * D * 2), dout_tile = q_tile + F::OWN;
     uint32_t ring = smem_addr(segment_shared) + 2 * F::OWN;
@@ -245,10 +241,35 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     store_query_rows<D, F::WARP_ROWS, F::WIDE>(q_tile, a, j, g, row0, n_rows, a.dq, a.q_bytes);
 }
 
+template <class F>
+__global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
+    segment_dq_kernel(const __grid_constant__ segment_problem<bf16> a) {
+    int            tile = blockIdx.x / a.G;
+    const attn_job j = a.job[tile];
+    if (j.segment >= 0) dq_tile<F>(a, j, blockIdx.x - tile * a.G);
+}
+
+/* The same where few blocks take what tiles there are. */
+template <class F>
+__global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
+    segment_dq_rest_kernel(const __grid_constant__ segment_problem<bf16> a) {
+    for (int at = blockIdx.x; at < a.n_jobs * a.G; at += gridDim.x) {
+        int            tile = at / a.G;
+        const attn_job j = a.job[tile];
+        if (j.segment < 0) return;
+        dq_tile<F>(a, j, at - tile * a.G);
+        __syncthreads();
+    }
+}
+
 template <class F> static void launch_dq_shape(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a) {
-    p->job = segment_row_jobs(c, a, F::ROWS, &p->n_jobs);
-    allow_shared(c, segment_dq_kernel<F>, F::BYTES, "attn_segment_bwd");
-    segment_dq_kernel<F><<<(unsigned)p->n_jobs *(unsigned)p->G, F::THREADS, F::BYTES, stream_of(c)>>>(*p);
+    auto kernel = segment_dq_kernel<F>;
+    if constexpr (F::REST)
+        if (p->windows) kernel = segment_dq_rest_kernel<F>;
+    p->job = segment_row_jobs(c, a, F::ROWS, &p->n_jobs, !p->windows);
+    allow_shared(c, kernel, F::BYTES, "attn_segment_bwd");
+    kernel<<<tile_blocks(c, p->windows, (int64_t)p->n_jobs * p->G, F::BLOCKS), F::THREADS, F::BYTES, stream_of(c)>>>(
+        *p);
     LAUNCHED(c);
 }
 

@@ -6,14 +6,26 @@
 
 static const int SCAN_THREADS = 1024;
 
+/* What is to be cut into tiles: the rows or the keys of the segments. */
+struct tiled_segments {
+    const int32_t *q_first, *k_first;
+    int            S, hs, tile;
+    bool           rows, with_windows;
+
+    __device__ __forceinline__ int tiles_of(int s) const {
+        int n = rows ? (q_first[s + 1] - q_first[s]) * hs : k_first[s + 1] - k_first[s];
+        return with_windows || window_keys(q_first, k_first, s) == 0 ? (n + tile - 1) / tile : 0;
+    }
+};
+
 /* tile_first[s]: number of tiles before segment s, (S+1). One block; a thread adds up a run of segments. */
-__global__ void __launch_bounds__(SCAN_THREADS)
-    count_tiles_kernel(const int32_t *first, int S, int per_row, int tile, int32_t *tile_first) {
+__global__ void __launch_bounds__(SCAN_THREADS) count_tiles_kernel(const tiled_segments of, int32_t *tile_first) {
     __shared__ int32_t before[32];
+    const int          S = of.S;
     int     run = (S + SCAN_THREADS - 1) / SCAN_THREADS, s0 = min(S, (int)threadIdx.x * run), s1 = min(S, s0 + run);
     int     warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int32_t mine = 0;
-    for (int s = s0; s < s1; s++) mine += ((first[s + 1] - first[s]) * per_row + tile - 1) / tile;
+    for (int s = s0; s < s1; s++) mine += of.tiles_of(s);
     int32_t upto = mine;
 #pragma unroll
     for (int o = 1; o < 32; o *= 2) {
@@ -35,53 +47,53 @@ __global__ void __launch_bounds__(SCAN_THREADS)
     int32_t at = before[warp] + upto - mine;
     for (int s = s0; s < s1; s++) {
         tile_first[s] = at;
-        at += ((first[s + 1] - first[s]) * per_row + tile - 1) / tile;
+        at += of.tiles_of(s);
     }
     if (threadIdx.x == SCAN_THREADS - 1) tile_first[S] = at; /* the last run, empty or not, ends at S */
 }
 
-__global__ void fill_jobs_kernel(const int32_t *tile_first, const int32_t *q_first, const int32_t *k_first, int S,
-                                 int hs, int tile, int n_jobs, attn_job *job) {
+__global__ void fill_jobs_kernel(const tiled_segments of, const int32_t *tile_first, int n_jobs, attn_job *job) {
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= n_jobs) return;
     attn_job j = {-1, 0, 0, 0, 0, 0, {0, 0}};
-    if (t < tile_first[S]) {
-        int s = segment_of(tile_first, S, t);
+    if (t < tile_first[of.S]) {
+        int s = segment_of(tile_first, of.S, t);
         j.segment = s;
-        j.at = (t - tile_first[s]) * tile;
-        j.q0 = q_first[s];
-        j.rows = (q_first[s + 1] - j.q0) * hs;
-        j.k0 = k_first[s];
-        j.keys = k_first[s + 1] - j.k0;
+        j.at = (t - tile_first[s]) * of.tile;
+        j.q0 = of.q_first[s];
+        j.rows = (of.q_first[s + 1] - j.q0) * of.hs;
+        j.k0 = of.k_first[s];
+        j.keys = of.k_first[s + 1] - j.k0;
     }
     job[t] = j;
 }
 
-static attn_job *make_jobs(ctx *c, const attn_segment_args *a, bool of_rows, int64_t n, int per_row, int tile,
-                           int *n_jobs) {
-    int64_t S = a->q_first->dim[0] - 1, hs = a->q->dim[1] / a->k->dim[1], bound = n * per_row / tile + S;
-    CHECK(n * per_row < (int64_t)1 << 30 && bound * a->k->dim[1] < (int64_t)1 << 31,
-          "attn_segment: %lld rows in %lld segments are too many", (long long)(n * per_row), (long long)S);
+static attn_job *make_jobs(ctx *c, const attn_segment_args *a, tiled_segments of, int64_t n, int *n_jobs) {
+    int64_t S = a->q_first->dim[0] - 1, bound = n / of.tile + S;
+    CHECK(n < (int64_t)1 << 30 && bound * a->k->dim[1] < (int64_t)1 << 31,
+          "attn_segment: %lld rows in %lld segments are too many", (long long)n, (long long)S);
     *n_jobs = (int)bound;
     if (bound == 0) return NULL;
+    of.q_first = ptr<int32_t>(a->q_first), of.k_first = ptr<int32_t>(a->k_first), of.S = (int)S;
     int32_t  *tile_first = (int32_t *)arena_alloc(&c->scratch, (size_t)(S + 1) * sizeof *tile_first);
     attn_job *job = (attn_job *)arena_alloc(&c->scratch, (size_t)bound * sizeof *job);
-    count_tiles_kernel<<<1, SCAN_THREADS, 0, stream_of(c)>>>(ptr<int32_t>(of_rows ? a->q_first : a->k_first), (int)S,
-                                                             per_row, tile, tile_first);
+    count_tiles_kernel<<<1, SCAN_THREADS, 0, stream_of(c)>>>(of, tile_first);
     LAUNCHED(c);
-    fill_jobs_kernel<<<(unsigned)ceil_div(bound, 256), 256, 0, stream_of(c)>>>(
-        tile_first, ptr<int32_t>(a->q_first), ptr<int32_t>(a->k_first), (int)S, (int)hs, tile, (int)bound, job);
+    fill_jobs_kernel<<<(unsigned)ceil_div(bound, 256), 256, 0, stream_of(c)>>>(of, tile_first, (int)bound, job);
     LAUNCHED(c);
     return job;
 }
 
-attn_job *segment_row_jobs(ctx *c, const attn_segment_args *a, int tile, int *n_jobs) {
-    return make_jobs(c, a, true, a->q->dim[0], (int)(a->q->dim[1] / a->k->dim[1]), tile, n_jobs);
+attn_job *segment_row_jobs(ctx *c, const attn_segment_args *a, int tile, int *n_jobs, bool with_windows) {
+    tiled_segments of = {};
+    of.hs = (int)(a->q->dim[1] / a->k->dim[1]), of.tile = tile, of.rows = true, of.with_windows = with_windows;
+    return make_jobs(c, a, of, a->q->dim[0] * of.hs, n_jobs);
 }
 
-attn_job *segment_key_jobs(ctx *c, const attn_segment_args *a, int tile, int *n_jobs) {
-    int64_t n = tensor_given(a->k_order) ? a->k_order->dim[0] : a->k->dim[0];
-    return make_jobs(c, a, false, n, 1, tile, n_jobs);
+attn_job *segment_key_jobs(ctx *c, const attn_segment_args *a, int tile, int *n_jobs, bool with_windows) {
+    tiled_segments of = {};
+    of.hs = (int)(a->q->dim[1] / a->k->dim[1]), of.tile = tile, of.rows = false, of.with_windows = with_windows;
+    return make_jobs(c, a, of, tensor_given(a->k_order) ? a->k_order->dim[0] : a->k->dim[0], n_jobs);
 }
 
 /* ---- norms of the keys ------------------------------------------------------------------------------------------- */
@@ -128,6 +140,7 @@ template <class T> void segment_parts(ctx *c, segment_problem<T> *p, int64_t n_q
     int64_t blocks = (p->n_keys / tile + p->S) * p->G, want = 12 * (int64_t)(c->cuda ? c->cuda->multiprocessors : 132);
     int64_t parts = want / (blocks ? blocks : 1), most = p->S ? n_queries * p->hs / p->S / 512 : 1;
     if (parts > most) parts = most;
+    if (p->windows) parts = 1; /* a sum over parts is one of all keys */
     p->parts = parts > 1 ? (int)parts : 1;
     p->part = NULL;
     if (p->parts > 1)

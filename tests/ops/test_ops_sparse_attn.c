@@ -527,6 +527,27 @@ static void test_segment_tiles(void **state) {
         {.n_segments = 2, .queries = {600, 77}, .keys = {390, 200}, .H = 12, .G = 2, .D = 64, .ordered = true},
         {.n_segments = 1, .queries = {401}, .keys = {401}, .H = 8, .G = 2, .D = 24, .fused = true},
         {.n_segments = 1, .queries = {1100}, .keys = {257}, .H = 2, .G = 2, .D = 32, .unnamed = 3},
+        /* Windows, whose backward is one kernel: for every number of groups of 32 keys, whole and cut; beside segments
+         * that are none; heads that share keys in other numbers than 16; scores so large that a key that is not there
+         * would have an infinite weight. */
+        {.n_segments = 12,
+         .queries = {256, 1, 0, 40, 193, 150, 97, 16, 257, 3, 70, 20},
+         .keys = {256, 5, 4, 0, 193, 160, 97, 16, 20, 17, 225, 257},
+         .H = 32,
+         .G = 2,
+         .D = 32,
+         .ordered = true,
+         .unnamed = 3},
+        {.n_segments = 6, .queries = {70, 200, 31, 1, 64, 7}, .keys = {70, 200, 31, 1, 64, 7}, .H = 3, .G = 3, .D = 24},
+        {.n_segments = 3, .queries = {21, 7, 19}, .keys = {230, 7, 129}, .H = 10, .G = 2, .D = 32, .ordered = true},
+        {.n_segments = 4,
+         .queries = {70, 210, 5, 100},
+         .keys = {70, 210, 5, 100},
+         .H = 8,
+         .G = 2,
+         .D = 32,
+         .fused = true,
+         .stretch = 20},
     };
     (void)state;
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)

@@ -36,6 +36,11 @@ template <int N> __device__ __forceinline__ void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
 }
 
+/* A barrier of its own for THREADS threads of the block (whole warps), beside that of __syncthreads: id 1 to 15. */
+template <int THREADS> __device__ __forceinline__ void barrier_sync(int id) {
+    asm volatile("bar.sync %0, %1;\n" ::"r"(id), "n"(THREADS) : "memory");
+}
+
 /* Plain accesses by the same addresses. */
 __device__ __forceinline__ void shared_store(uint32_t dst, uint16_t x) {
     asm volatile("st.shared.b16 [%0], %1;\n" ::"r"(dst), "h"(x) : "memory");
@@ -48,6 +53,9 @@ __device__ __forceinline__ void shared_store(uint32_t dst, float x) {
 }
 __device__ __forceinline__ void shared_store(uint32_t dst, float2 x) {
     asm volatile("st.shared.v2.f32 [%0], {%1,%2};\n" ::"r"(dst), "f"(x.x), "f"(x.y) : "memory");
+}
+__device__ __forceinline__ void shared_load(uint32_t src, uint32_t &x) {
+    asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(x) : "r"(src) : "memory");
 }
 __device__ __forceinline__ void shared_load(uint32_t src, float &x) {
     asm volatile("ld.shared.f32 %0, [%1];\n" : "=f"(x) : "r"(src) : "memory");
@@ -94,6 +102,16 @@ __device__ __forceinline__ void ldmatrix_x2_trans(uint32_t (&r)[2], uint32_t add
                  : "=r"(r[0]), "=r"(r[1])
                  : "r"(addr)
                  : "memory");
+}
+
+/* The other way: four 8x8 matrices, r[i] of all lanes to the rows whose addresses lanes 8i..8i+7 give. From sm_90 on.
+ */
+__device__ __forceinline__ void stmatrix_x4(uint32_t addr, const uint32_t (&r)[4]) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(addr), "r"(r[0]), "r"(r[1]),
+                 "r"(r[2]), "r"(r[3])
+                 : "memory");
+#endif
 }
 
 /* c += A B */
