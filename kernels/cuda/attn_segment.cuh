@@ -155,6 +155,8 @@ template <class T> void segment_parts(ctx *c, segment_problem<T> *p, int64_t n_q
 template <class T> void segment_add_parts(ctx *c, const segment_problem<T> &p); /* their sum to dk, dv */
 template <class T> void segment_clear_unnamed(ctx *c, const segment_problem<T> &p, int64_t M);
 
+void segment_find_stat(ctx *c, const segment_problem<bf16> &p, int64_t n_queries); /* for the fused backward */
+
 /* Forward; backward for the queries, which fills stat; then for the keys. bf16 in attn_segment_fwd, _dq and _dkv.cu,
  * f32 in attn_segment_f32.cu. */
 void segment_fwd(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a);
@@ -168,6 +170,12 @@ void segment_dkv(ctx *c, segment_problem<float> *p, const attn_segment_args *a);
 static inline bool by_warpgroups(const ctx *c, const segment_problem<bf16> &p, int64_t n_queries) {
     return c->cuda && c->cuda->major == 9 && p.wide && p.D > 16 && p.D <= 64 && p.n_keys >= 192 * (int64_t)p.S &&
            n_queries * p.hs >= 1024 * (int64_t)p.S;
+}
+
+/* The whole backward by one kernel, if it serves (attn_segment_fused.cu); false: dq and dkv are to do it. */
+bool               segment_fused(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a);
+static inline bool segment_fused(ctx *, segment_problem<float> *, const attn_segment_args *) {
+    return false;
 }
 
 /* Raises the block's limit of shared memory where needed, and says so when the card has less. */
