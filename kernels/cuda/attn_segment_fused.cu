@@ -432,11 +432,14 @@ bool segment_fused(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a)
     typedef fused F;
     int64_t       N = a->q->dim[0];
     if (!serves(c, *p, N)) return false;
-    p->job = segment_key_jobs(c, a, 1 << 30, &p->n_jobs); /* one a segment with keys */
-    p->parts = row_parts(c, *p, N);
-    p->part = (float *)arena_alloc(&c->scratch, (size_t)(p->parts * p->n_keys * p->G) * 2 * F::D * sizeof(float));
-    float4 *partials =
-        (float4 *)arena_alloc(&c->scratch, (size_t)((N * p->hs / F::ROWS + p->S) * p->G) * F::PARTIAL * sizeof(float4));
+    int    parts = row_parts(c, *p, N);
+    size_t part_bytes = (size_t)(parts * p->n_keys * p->G) * 2 * F::D * sizeof(float);
+    size_t dq_bytes = (size_t)((N * p->hs / F::ROWS + p->S) * p->G) * F::PARTIAL * sizeof(float4);
+    if (part_bytes > 2 * dq_bytes + ((size_t)64 << 20)) return false; /* as many keys as queries: too much memory */
+    p->job = segment_key_jobs(c, a, 1 << 30, &p->n_jobs);             /* one a segment with keys */
+    p->parts = parts;
+    p->part = (float *)arena_alloc(&c->scratch, part_bytes);
+    float4 *partials = (float4 *)arena_alloc(&c->scratch, dq_bytes);
     segment_find_stat(c, *p, N);
     allow_shared(c, segment_fused_kernel, F::BYTES, "attn_segment_bwd");
     segment_fused_kernel<<<(unsigned)(p->n_jobs * p->G * p->parts), F::THREADS, F::BYTES, stream_of(c)>>>(*p, partials);
