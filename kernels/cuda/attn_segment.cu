@@ -35,6 +35,7 @@ template <class T> static void bwd(ctx *c, const attn_segment_args *a) {
     segment_clear_unnamed(c, p, a->k->dim[0]);
     p.stat = (float2 *)arena_alloc(&c->scratch, (size_t)(N * p.H) * sizeof *p.stat);
     segment_windows(c, &p, a);
+    if (segment_fused(c, &p, a)) return;
     if (N > 0) segment_dq(c, &p, a);
     if (p.n_keys > 0 && p.S > 0) segment_dkv(c, &p, a);
 }

@@ -163,6 +163,8 @@ template <class T> void segment_parts(ctx *c, segment_problem<T> *p, int64_t n_q
 template <class T> void segment_add_parts(ctx *c, const segment_problem<T> &p); /* their sum to dk, dv */
 template <class T> void segment_clear_unnamed(ctx *c, const segment_problem<T> &p, int64_t M);
 
+void segment_find_stat(ctx *c, const segment_problem<bf16> &p, int64_t n_queries); /* for the fused backward */
+
 /* attn_segment_window.cu: dq, dk and dv of all windows, where that kernel serves; says so in p->windows. */
 void               segment_windows(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a);
 static inline void segment_windows(ctx *, segment_problem<float> *, const attn_segment_args *) {}
@@ -188,6 +190,12 @@ static inline unsigned tile_blocks(const ctx *c, bool windows, int64_t n, int re
     if (!windows) return (unsigned)n;
     int64_t some = resident * (int64_t)c->cuda->multiprocessors;
     return (unsigned)(some < n ? some : n);
+}
+
+/* The whole backward by one kernel, if it serves (attn_segment_fused.cu); false: dq and dkv are to do it. */
+bool               segment_fused(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a);
+static inline bool segment_fused(ctx *, segment_problem<float> *, const attn_segment_args *) {
+    return false;
 }
 
 /* Raises the block's limit of shared memory where needed, and says so when the card has less. */

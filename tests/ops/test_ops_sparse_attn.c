@@ -526,6 +526,7 @@ static void test_segment_tiles(void **state) {
         {.n_segments = 4, .queries = {300, 3, 0, 130}, .keys = {1374, 65, 5, 0}, .H = 32, .G = 2, .D = 32},
         {.n_segments = 2, .queries = {600, 77}, .keys = {390, 200}, .H = 12, .G = 2, .D = 64, .ordered = true},
         {.n_segments = 1, .queries = {401}, .keys = {401}, .H = 8, .G = 2, .D = 24, .fused = true},
+        {.n_segments = 2, .queries = {300, 77}, .keys = {390, 200}, .H = 12, .G = 2, .D = 32, .ordered = true},
         {.n_segments = 1, .queries = {1100}, .keys = {257}, .H = 2, .G = 2, .D = 32, .unnamed = 3},
         /* Windows, whose backward is one kernel: for every number of groups of 32 keys, whole and cut; beside segments
          * that are none; heads that share keys in other numbers than 16; scores so large that a key that is not there
@@ -552,6 +553,21 @@ static void test_segment_tiles(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         if (optest_case(i)) segment_case(&shape[i], 10, false);
+}
+
+/* Long enough for the backward in one kernel (attn_segment_fused.cu): chunks of 384 keys, ends inside their tiles, a
+ * segment of one key, queries without keys and keys without queries, heads that do not divide a tile of rows. */
+static void test_segment_fused(void **state) {
+    static const segment_shape shape[] = {
+        {.n_segments = 4, .queries = {300, 3, 0, 130}, .keys = {1374, 400, 5, 0}, .H = 32, .G = 2, .D = 32},
+        {.n_segments = 1, .queries = {1100}, .keys = {385}, .H = 2, .G = 2, .D = 32, .unnamed = 3},
+        {.n_segments = 2, .queries = {400, 77}, .keys = {1537, 1}, .H = 6, .G = 1, .D = 32},
+        {.n_segments = 1, .queries = {150}, .keys = {600}, .H = 8, .G = 1, .D = 32, .stretch = 8},
+        {.n_segments = 2, .queries = {500, 300}, .keys = {500, 300}, .H = 8, .G = 2, .D = 32, .fused = true},
+        {.n_segments = 1, .queries = {1024}, .keys = {768}, .H = 1, .G = 1, .D = 32},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) segment_case(&shape[i], 10, false);
 }
 
 static void test_segment_head_widths(void **state) {
@@ -603,6 +619,7 @@ int main(int argc, char **argv) {
     };
     const struct CMUnitTest gpu[] = {
         cmocka_unit_test(test_segment_tiles),
+        cmocka_unit_test(test_segment_fused),
         cmocka_unit_test(test_segment_head_widths),
         cmocka_unit_test(test_select_tiles),
     };

@@ -32,6 +32,12 @@ __device__ __forceinline__ void wgmma_commit() {
 template <int N> __device__ __forceinline__ void wgmma_wait() {
     IF_WGMMA(asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(N) : "memory");)
 }
+/* ldmatrix_x4 backwards: r[i] to the matrix whose rows' addresses lanes 8i..8i+7 give. */
+__device__ __forceinline__ void stmatrix_x4(uint32_t addr, const uint32_t (&r)[4]) {
+    IF_WGMMA(asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(addr), "r"(r[0]),
+                          "r"(r[1]), "r"(r[2]), "r"(r[3])
+                          : "memory");)
+}
 /* The compiler must not move accesses of x over this place. */
 template <int N> __device__ __forceinline__ void pin(float (&x)[N][4]) {
 #pragma unroll
@@ -108,6 +114,26 @@ template <bool ROWS_K> __device__ __forceinline__ void wgmma_add(float (&c)[8][4
               "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]),
               "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"((int)ROWS_K));)
+}
+
+/* c = A B, or c += A B, with both in shared memory in tiles with rows of k, A's of 64 columns. */
+__device__ __forceinline__ void wgmma_set_shared(float (&c)[4][4], uint64_t a, uint64_t b) {
+    IF_WGMMA(asm volatile("{ .reg .pred add; setp.ne.b32 add, 0, 0;\n"
+                          "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
+                          "%9, %10, %11, %12, %13, %14, %15}, %16, %17, add, 1, 1, 1, 1; }\n"
+                          : "=f"(c[0][0]), "=f"(c[0][1]), "=f"(c[0][2]), "=f"(c[0][3]), "=f"(c[1][0]), "=f"(c[1][1]),
+                            "=f"(c[1][2]), "=f"(c[1][3]), "=f"(c[2][0]), "=f"(c[2][1]), "=f"(c[2][2]), "=f"(c[2][3]),
+                            "=f"(c[3][0]), "=f"(c[3][1]), "=f"(c[3][2]), "=f"(c[3][3])
+                          : "l"(a), "l"(b));)
+}
+__device__ __forceinline__ void wgmma_add_shared(float (&c)[4][4], uint64_t a, uint64_t b) {
+    IF_WGMMA(asm volatile("{ .reg .pred add; setp.ne.b32 add, 1, 0;\n"
+                          "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7, %8, "
+                          "%9, %10, %11, %12, %13, %14, %15}, %16, %17, add, 1, 1, 1, 1; }\n"
+                          : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
+                            "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
+                            "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3])
+                          : "l"(a), "l"(b));)
 }
 
 /* c = A B for n = 8*NT rows of B's tile from `row` on, k = D. */

@@ -1,0 +1,29 @@
+/* Barriers in shared memory (mbarrier) that count arrivals: when all have come, the phase ends and the next one begins.
+ * Phases are told apart by their parity, 0 first. Who arrives does not wait, so that warps may run apart. What was
+ * written before an arrival is seen behind the wait. For sm_90a, as the products of dev/wgmma.cuh. */
+#pragma once
+#include "kernels/cuda/dev/wgmma.cuh"
+
+static constexpr int MBARRIER_BYTES = 8;
+
+/* By one thread; a __syncthreads follows before anybody arrives. */
+__device__ __forceinline__ void mbarrier_init(uint32_t bar, int arrivals) {
+    IF_WGMMA(asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(bar), "r"(arrivals) : "memory");)
+}
+__device__ __forceinline__ void mbarrier_arrive(uint32_t bar) {
+    IF_WGMMA(asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(bar) : "memory");)
+}
+/* One arrival for the warp, behind what all of its lanes did. */
+__device__ __forceinline__ void mbarrier_arrive_warp(uint32_t bar) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) mbarrier_arrive(bar);
+}
+/* Waits for the end of the phase of this parity; a fresh barrier counts as if the phase before its first, of parity 1,
+ * had ended. Nobody may be two phases behind. */
+__device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity) {
+    IF_WGMMA(asm volatile("{ .reg .pred done;\n"
+                          "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                          "@!done bra again; }\n" ::"r"(bar),
+                          "r"(parity)
+                          : "memory");)
+}
