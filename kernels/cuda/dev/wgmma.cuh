@@ -32,12 +32,6 @@ __device__ __forceinline__ void wgmma_commit() {
 template <int N> __device__ __forceinline__ void wgmma_wait() {
     IF_WGMMA(asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(N) : "memory");)
 }
-/* ldmatrix_x4 backwards: r[i] to the matrix whose rows' addresses lanes 8i..8i+7 give. */
-__device__ __forceinline__ void stmatrix_x4(uint32_t addr, const uint32_t (&r)[4]) {
-    IF_WGMMA(asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(addr), "r"(r[0]),
-                          "r"(r[1]), "r"(r[2]), "r"(r[3])
-                          : "memory");)
-}
 /* The compiler must not move accesses of x over this place. */
 template <int N> __device__ __forceinline__ void pin(float (&x)[N][4]) {
 #pragma unroll
