@@ -151,43 +151,6 @@ __device__ __forceinline__ void walk_rows(dkv_keys<F> &w, uint32_t q, uint32_t d
     }
 }
 
-/* The sums of warps that had the same keys but other rows, added up in the order of the warps by the first of them.
- * `room`: one slot of SUMS floats a lane for each warp that gives. */
-template <class F>
-__device__ __forceinline__ void join_warps(dkv_keys<F> &w, uint32_t room, int group, int n_groups, int share,
-                                           int shares, int lane) {
-    __syncthreads();
-    if (share > 0) {
-        uint32_t to = room + ((share - 1) * n_groups + group) * (F::SUMS * 128) + lane * 4;
-#pragma unroll
-        for (int mt = 0; mt < F::MT; mt++)
-#pragma unroll
-            for (int dt = 0; dt < F::D / 8; dt++)
-#pragma unroll
-                for (int e = 0; e < 4; e++, to += 256) {
-                    shared_store(to, w.dk[mt][dt][e]);
-                    shared_store(to + 128, w.dv[mt][dt][e]);
-                }
-    }
-    __syncthreads();
-    if (share > 0) return;
-    for (int s = 1; s < shares; s++) {
-        uint32_t from = room + ((s - 1) * n_groups + group) * (F::SUMS * 128) + lane * 4;
-#pragma unroll
-        for (int mt = 0; mt < F::MT; mt++)
-#pragma unroll
-            for (int dt = 0; dt < F::D / 8; dt++)
-#pragma unroll
-                for (int e = 0; e < 4; e++, from += 256) {
-                    float x, y;
-                    shared_load(from, x);
-                    shared_load(from + 128, y);
-                    w.dk[mt][dt][e] += x;
-                    w.dv[mt][dt][e] += y;
-                }
-    }
-}
-
 /* Result of one product tile column by column pair: keys lane/4 and lane/4 + 8 of 16, `keys` of which are there. */
 template <class F>
 __device__ __forceinline__ void store_part(const segment_problem<bf16> &a, float *part, const float (&x)[F::D / 8][4],
@@ -303,7 +266,7 @@ __device__ __forceinline__ void dkv_tile(const segment_problem<bf16> &a, const a
         }
     }
     if constexpr (F::WGMMA && HAS_WGMMA) group_end<D>(w.dk[0], w.dv[0]);
-    if (!F::WGMMA && shares > 1) join_warps(w, ring, group, groups, share, shares, lane);
+    if (!F::WGMMA && shares > 1) join_sums<F>(w, ring, group, groups, share, shares, lane, [] { __syncthreads(); });
     if (share > 0 || keys <= 0) return;
 
     if (a.parts > 1) {

@@ -292,42 +292,6 @@ template <class F> __device__ __forceinline__ void add_keys(const segment_proble
     }
 }
 
-/* The sums of warps that had the same keys but other rows, in the order of the warps, to the first of them. */
-template <class F>
-__device__ __forceinline__ void join_sums(window_sums &w, uint32_t room, int groups, int group, int share, int shares,
-                                          int lane) {
-    window_team<F>::meet();
-    if (share > 0 && share < shares) {
-        uint32_t to = room + ((share - 1) * groups + group) * (F::SUMS * 128) + lane * 4;
-#pragma unroll
-        for (int mt = 0; mt < F::MT; mt++)
-#pragma unroll
-            for (int dt = 0; dt < F::D / 8; dt++)
-#pragma unroll
-                for (int e = 0; e < 4; e++, to += 256) {
-                    shared_store(to, w.dk[mt][dt][e]);
-                    shared_store(to + 128, w.dv[mt][dt][e]);
-                }
-    }
-    window_team<F>::meet();
-    if (share > 0) return;
-    for (int s = 1; s < shares; s++) {
-        uint32_t from = room + ((s - 1) * groups + group) * (F::SUMS * 128) + lane * 4;
-#pragma unroll
-        for (int mt = 0; mt < F::MT; mt++)
-#pragma unroll
-            for (int dt = 0; dt < F::D / 8; dt++)
-#pragma unroll
-                for (int e = 0; e < 4; e++, from += 256) {
-                    float x, y;
-                    shared_load(from, x);
-                    shared_load(from + 128, y);
-                    w.dk[mt][dt][e] += x;
-                    w.dv[mt][dt][e] += y;
-                }
-    }
-}
-
 /* One sum of the warp's keys, through `tile`, which is its own, to the tensor; their rows of it at k_row. */
 template <class F>
 __device__ __forceinline__ void store_sums(uint32_t tile, const float (&sum)[2][4][4], float scale, uint32_t k_row,
@@ -426,7 +390,8 @@ template <class F> __device__ __forceinline__ void end_sums(window_sums &w, cons
     const window_team<F> t;
     const window_part    part = window_part::of(t);
     if (part.shares > 1)
-        join_sums<F>(w, t.room + F::RING, F::WARPS / part.shares, part.group, part.share, part.shares, t.lane());
+        join_sums<F>(w, t.room + F::RING, part.group, F::WARPS / part.shares, part.share, part.shares, t.lane(),
+                     [] { window_team<F>::meet(); });
     if (part.share > 0) return;
     const uint32_t own = t.room + F::V + part.group * (F::WARP_KEYS * 2 * F::D); /* all have used it */
     const uint32_t k_row = t.room + F::K_ROW + part.group * (F::WARP_KEYS * 4);

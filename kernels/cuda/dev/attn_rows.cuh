@@ -85,3 +85,40 @@ __device__ __forceinline__ void stage_rows(uint32_t dst, const float (&acc)[D / 
         shared_store(at + 16 * D, pack_bf16(acc[dt][2] * scale1, acc[dt][3] * scale1));
     }
 }
+
+/* dk and dv of warps that had the same keys but other rows, added up in the order of the warps by the first of them.
+ * `room`: one slot of SUMS floats a lane for each warp that gives; `meet`: a barrier of all warps. */
+template <class F, class W, class M>
+__device__ __forceinline__ void join_sums(W &w, uint32_t room, int group, int n_groups, int share, int shares, int lane,
+                                          M meet) {
+    meet();
+    if (share > 0 && share < shares) {
+        uint32_t to = room + ((share - 1) * n_groups + group) * (F::SUMS * 128) + lane * 4;
+#pragma unroll
+        for (int mt = 0; mt < F::MT; mt++)
+#pragma unroll
+            for (int dt = 0; dt < F::D / 8; dt++)
+#pragma unroll
+                for (int e = 0; e < 4; e++, to += 256) {
+                    shared_store(to, w.dk[mt][dt][e]);
+                    shared_store(to + 128, w.dv[mt][dt][e]);
+                }
+    }
+    meet();
+    if (share > 0) return;
+    for (int s = 1; s < shares; s++) {
+        uint32_t from = room + ((s - 1) * n_groups + group) * (F::SUMS * 128) + lane * 4;
+#pragma unroll
+        for (int mt = 0; mt < F::MT; mt++)
+#pragma unroll
+            for (int dt = 0; dt < F::D / 8; dt++)
+#pragma unroll
+                for (int e = 0; e < 4; e++, from += 256) {
+                    float x, y;
+                    shared_load(from, x);
+                    shared_load(from + 128, y);
+                    w.dk[mt][dt][e] += x;
+                    w.dv[mt][dt][e] += y;
+                }
+    }
+}
