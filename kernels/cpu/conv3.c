@@ -209,6 +209,12 @@ static void conv_rows(ctx *c, const conv3_sum *a) {
         any_rows(c, a);
 }
 
+/* Whether conv3_up.c does a layer of the level above, with eight products a child; where it multiplies absent
+ * neighbours (see dense_pays) a third of the work is still less. */
+static bool up_pays(const conv3_args *a, int64_t I, int64_t O) {
+    return a->up && !a->g->mask.data && a->g->side >= 4 && I * O <= 64 * 64;
+}
+
 /* x of the level above, once for each child. */
 static tensor children_of(ctx *c, const conv3_args *a) {
     tensor x = arena_tensor(&c->scratch, DT_F32, DIMS(a->g->n_rows, a->x->dim[1]));
@@ -218,18 +224,19 @@ static tensor children_of(ctx *c, const conv3_args *a) {
 
 void conv3_fwd_cpu(ctx *c, const conv3_args *a) {
     int64_t I = a->w->dim[1], O = a->w->dim[2];
-    tensor  x = a->up ? children_of(c, a) : *a->x;
-    conv_rows(c, &(conv3_sum){.g = a->g,
-                              .x = F32(&x),
-                              .w = F32(a->w),
-                              .bias = F32(a->b),
-                              .k_step = I * O,
-                              .ci_step = O,
-                              .co_step = 1,
-                              .Cin = I,
-                              .Cout = O,
-                              .y = F32(a->y),
-                              .pre = a->act == ACT_NONE ? NULL : F32(a->pre)});
+    bool    up = up_pays(a, I, O);
+    tensor  x = a->up && !up ? children_of(c, a) : *a->x;
+    (up ? conv3_up_rows : conv_rows)(c, &(conv3_sum){.g = a->g,
+                                                     .x = F32(&x),
+                                                     .w = F32(a->w),
+                                                     .bias = F32(a->b),
+                                                     .k_step = I * O,
+                                                     .ci_step = O,
+                                                     .co_step = 1,
+                                                     .Cin = I,
+                                                     .Cout = O,
+                                                     .y = F32(a->y),
+                                                     .pre = a->act == ACT_NONE ? NULL : F32(a->pre)});
 }
 
 /* ---- dw, db --------------------------------------------------------------------------------------------------- */
@@ -388,26 +395,37 @@ static const float *silu_bwd(ctx *c, const float *dy, const float *pre, int64_t 
     return d;
 }
 
+/* dx by way of the children's. */
+static void any_dx(ctx *c, const conv3_args *a, const float *d, int64_t I, int64_t O) {
+    tensor dx = a->up ? arena_tensor(&c->scratch, DT_F32, DIMS(a->g->n_rows, I)) : *a->dx;
+    conv_rows(c, &(conv3_sum){.g = a->g,
+                              .x = d,
+                              .w = F32(a->w) + 26 * I * O,
+                              .k_step = -I * O,
+                              .ci_step = 1,
+                              .co_step = O,
+                              .Cin = O,
+                              .Cout = I,
+                              .y = F32(&dx)});
+    if (a->up) subdivide_bwd_cpu(c, &(subdivide_args){.dy = &dx, .dx = a->dx});
+}
+
 void conv3_bwd_cpu(ctx *c, const conv3_args *a) {
     int64_t      N = a->g->n_rows, I = a->w->dim[1], O = a->w->dim[2];
+    bool         up = up_pays(a, I, O);
     const float *d = a->act == ACT_NONE ? F32(a->dy) : silu_bwd(c, F32(a->dy), F32(a->pre), N * O);
     if (tensor_given(a->dx)) {
         size_t mark = arena_mark(&c->scratch);
-        tensor dx = a->up ? arena_tensor(&c->scratch, DT_F32, DIMS(N, I)) : *a->dx;
-        conv_rows(c, &(conv3_sum){.g = a->g,
-                                  .x = d,
-                                  .w = F32(a->w) + 26 * I * O,
-                                  .k_step = -I * O,
-                                  .ci_step = 1,
-                                  .co_step = O,
-                                  .Cin = O,
-                                  .Cout = I,
-                                  .y = F32(&dx)});
-        if (a->up) subdivide_bwd_cpu(c, &(subdivide_args){.dy = &dx, .dx = a->dx});
+        if (up)
+            conv3_up_dx(c, &(conv3_sum){.g = a->g, .x = d, .w = F32(a->w), .Cin = O, .Cout = I, .y = F32(a->dx)});
+        else
+            any_dx(c, a, d, I, O);
         arena_reset(&c->scratch, mark);
     }
-    tensor x = a->up ? children_of(c, a) : *a->x;
-    if (dense_pays(a->g, I, O)) {
+    tensor x = a->up && !up ? children_of(c, a) : *a->x;
+    if (up) {
+        conv3_up_dw(c, a->g, F32(&x), d, I, O, F32(a->dw));
+    } else if (dense_pays(a->g, I, O)) {
         conv3_dense_dw(c, a->g, F32(&x), d, I, O, F32(a->dw));
     } else {
         dw_job j = {.g = a->g, .x = F32(&x), .d = d, .I = I, .O = O};

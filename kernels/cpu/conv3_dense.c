@@ -1,105 +1,19 @@
-/* Submanifold convolution on dense levels of side 2, 4 and 8.
- *
- * A tile is copied once, with a border of one cell, into raster order (z fastest) and planes of 8 channels,
- * [C/8][(side+2)^3][8]; cells of absent tiles are zero. Every neighbour is then a constant distance away and nothing is
- * looked up. The work goes in units of 8 cells that follow each other in raster order: one z-line of side 8, two of
- * side 4, four of side 2. A step is one pair (dx,dy) and 8 input channels. Inside it an input, once loaded, serves the
- * three outputs at dz = -1, 0, 1: 24 multiply-adds with 10 to 16 loads of x and 3 of w.
+/* Submanifold convolution on dense levels of side 2, 4 and 8, on tiles in raster order (conv3_tiles.h). A step is one
+ * pair (dx,dy) and 8 input channels. Inside it an input, once loaded, serves the three outputs at dz = -1, 0, 1: 24
+ * multiply-adds with 10 to 16 loads of x and 3 of w.
  *
  * Weights and partial sums of dw have one layout, [Cout/8][step][ci 8][dz 3][co 8], step = (ci/8) * 9 + 3 (dx+1) +
  * dy+1. */
 #include <omp.h>
 #include <string.h>
 
-#include "kernels/cpu/conv3_parts.h"
-#include "kernels/cpu/mm.h"
-#include "kernels/cpu/vmath.h"
+#include "kernels/cpu/conv3_tiles.h"
 
 enum {
-    UNIT = 8,                /* cells */
     STEP_FLOATS = 8 * 3 * 8, /* weights of one step and 8 outputs */
     STEP_PRODUCTS = 8 * 3,   /* into one sum */
-    CHAIN_STEPS = CONV3_CHAIN / STEP_PRODUCTS,
-    CHAIN_UNITS = CONV3_CHAIN / UNIT, /* of a sum of dw */
-    DW_PARTS = 64,
-    DW_PART_ROWS = 256,      /* below, clearing and adding the parts costs more than a few % */
-    DW_PART_FLOATS = 8 << 20 /* all partial sums together */
+    CHAIN_STEPS = CONV3_CHAIN / STEP_PRODUCTS
 };
-
-/* ---- tiles in raster order ------------------------------------------------------------------------------------ */
-
-/* One level as all threads see it. */
-typedef struct {
-    const grid *g;
-    int         side, cells, plane; /* cells of a tile, floats of a plane of 8 channels with border */
-    int         batch;              /* tiles a thread takes at a time: 64 cells or more */
-    int32_t     unit_at[64];        /* place of a unit's corner (-1,-1,-1) in a plane with border, in floats */
-    uint16_t    morton[512];        /* of the cells in raster order */
-} level;
-
-static level level_new(const grid *g) {
-    int   side = g->side, edge = side + 2, cells = side * side * side;
-    level l = {.g = g,
-               .side = side,
-               .cells = cells,
-               .plane = edge * edge * edge * 8,
-               .batch = cells < CONV3_CHAIN ? CONV3_CHAIN / cells : 1};
-    for (int i = 0; i < cells; i++) l.morton[i] = (uint16_t)morton_encode(i / side / side, i / side % side, i % side);
-    for (int u = 0; u < cells / UNIT; u++) {
-        int line = u * UNIT / side;
-        l.unit_at[u] = (line / side * edge + line % side) * edge * 8;
-    }
-    return l;
-}
-
-/* n <= 8 channels of one cell; from NULL: an absent one. */
-static inline __attribute__((always_inline)) void copy_cell(const float *from, int64_t n, float *to) {
-    if (from && n == 8) {
-        v8_store(to, v8_load(from));
-        return;
-    }
-    v8_store(to, v8_set(0));
-    if (from) memcpy(to, from, (size_t)n * sizeof *to);
-}
-
-/* Copies one tile of x (N,C) with a border of 0 or 1 cells into [C/8][cells][8], zeros behind the last channel. */
-static inline __attribute__((always_inline)) void gather_side(const int S, const int border, const level *l,
-                                                              int64_t tile, const float *x, int64_t C, float *to) {
-    const int32_t *nb = I32(&l->g->nb) + tile * 27;
-    for (int64_t i = 0; i < C; i += 8) {
-        int64_t n = C - i < 8 ? C - i : 8;
-        for (int line = 0; line < (S + 2 * border) * (S + 2 * border); line++) {
-            int          lx = line / (S + 2 * border) - border, ly = line % (S + 2 * border) - border;
-            int          column = (lx >= 0) + (lx >= S) + 3 * ((ly >= 0) + (ly >= S));
-            int          first = l->morton[((lx & (S - 1)) * S + (ly & (S - 1))) * S];
-            const float *from[3];
-            for (int t = 0; t < 3; t++) {
-                int64_t other = nb[column + 9 * t];
-                from[t] = other < 0 ? NULL : x + (other * l->cells + first) * C + i;
-            }
-            if (border) copy_cell(from[0] ? from[0] + l->morton[S - 1] * C : NULL, n, to), to += 8;
-#pragma GCC unroll 8
-            for (int z = 0; z < S; z++, to += 8) copy_cell(from[1] ? from[1] + l->morton[z] * C : NULL, n, to);
-            if (border) copy_cell(from[2], n, to), to += 8;
-        }
-    }
-}
-
-static void gather(const level *l, int border, int64_t tile, const float *x, int64_t C, float *to) {
-#define GATHER(S)                                                                                                      \
-    if (border)                                                                                                        \
-        gather_side(S, 1, l, tile, x, C, to);                                                                          \
-    else                                                                                                               \
-        gather_side(S, 0, l, tile, x, C, to)
-    if (l->side == 8) {
-        GATHER(8);
-    } else if (l->side == 4) {
-        GATHER(4);
-    } else {
-        GATHER(2);
-    }
-#undef GATHER
-}
 
 /* Offset k of a step's (dx,dy) at dz. */
 static inline int step_offset(int64_t step, int dz) {
@@ -112,9 +26,6 @@ static int32_t step_at(const level *l, int64_t step) {
     int64_t edge = l->side + 2;
     return (int32_t)(step / 9 * l->plane + (step % 9 / 3 * edge + step % 3) * edge * 8);
 }
-
-/* The lines of a unit lie 8 * LINE_AT floats from its corner. */
-#define LINE_AT(S, line) (((line) / (S) * ((S) + 2) + (line) % (S)) * ((S) + 2))
 
 /* ---- forward and dx ------------------------------------------------------------------------------------------- */
 
@@ -170,28 +81,6 @@ static inline __attribute__((always_inline)) void unit_sum(const int S, const fl
     }
 }
 
-/* Columns [o, o + n) of a unit's cells into rows of y and pre. */
-static void put_unit(const conv3_sum *a, int64_t row0, const uint16_t *cell, int64_t o, int64_t n,
-                     const v8f total[UNIT]) {
-    float sum[UNIT * 8], out[UNIT * 8];
-    for (int j = 0; j < UNIT; j++) v8_store(sum + 8 * j, total[j]);
-    if (a->pre) {
-        vsigmoid_array(sum, out, UNIT * 8);
-        for (int j = 0; j < UNIT * 8; j++) out[j] *= sum[j];
-    }
-    const float *y = a->pre ? out : sum;
-    for (int j = 0; j < UNIT; j++) {
-        int64_t at = (row0 + cell[j]) * a->Cout + o;
-        if (n == 8) {
-            v8_store(a->y + at, v8_load(y + 8 * j));
-            if (a->pre) v8_store(a->pre + at, total[j]);
-        } else {
-            memcpy(a->y + at, y + 8 * j, (size_t)n * sizeof *y);
-            if (a->pre) memcpy(a->pre + at, sum + 8 * j, (size_t)n * sizeof *sum);
-        }
-    }
-}
-
 /* The tiles tile0 .. of one batch, gathered at x: eight outputs at a time, so that their weights stay in the cache. */
 static inline __attribute__((always_inline)) void batch_rows(const int S, const rows_job *j, int64_t tile0, int64_t n,
                                                              const float *x) {
@@ -207,7 +96,7 @@ static inline __attribute__((always_inline)) void batch_rows(const int S, const 
                 v8f total[UNIT];
                 for (int i = 0; i < UNIT; i++) total[i] = v8_load(bias);
                 unit_sum(S, x + t * tile_floats + j->l.unit_at[u], j->at, (int)j->n_steps, w, total);
-                put_unit(a, (tile0 + t) * S * S * S, j->l.morton + u * UNIT, o, n_o, total);
+                put_unit(a, (tile0 + t) * S * S * S, j->l.morton + u * UNIT, 1, o, n_o, total);
             }
     }
 }
@@ -217,7 +106,7 @@ void conv3_dense_rows(ctx *c, const conv3_sum *a) {
     int       n_threads = omp_get_max_threads();
     rows_job *j = arena_alloc(&c->scratch, sizeof *j);
     int32_t  *at = arena_alloc(&c->scratch, (size_t)n_steps * sizeof *at);
-    j->l = level_new(a->g);
+    j->l = level_new(a->g, a->g->side);
     for (int64_t s = 0; s < n_steps; s++) at[s] = step_at(&j->l, s);
     j->a = a;
     j->w = pack_weights(c, a, n_steps);
@@ -229,7 +118,7 @@ void conv3_dense_rows(ctx *c, const conv3_sum *a) {
     for (int64_t t0 = 0; t0 < n_tiles; t0 += batch) {
         float  *mine = x + omp_get_thread_num() * batch * tile_floats;
         int64_t n = n_tiles - t0 < batch ? n_tiles - t0 : batch;
-        for (int64_t t = 0; t < n; t++) gather(&j->l, 1, t0 + t, a->x, a->Cin, mine + t * tile_floats);
+        for (int64_t t = 0; t < n; t++) gather(&j->l, 1, t0 + t, a->x, a->Cin, a->Cin, mine + t * tile_floats);
         if (a->g->side == 8)
             batch_rows(8, j, t0, n, mine);
         else if (a->g->side == 4)
@@ -314,8 +203,8 @@ static void dw_part(const dw_job *j, int64_t part, int dx0, int dx1, float *x, f
     for (int64_t t0 = part * j->part_tiles; t0 < end; t0 += l->batch) {
         int64_t n = end - t0 < l->batch ? end - t0 : l->batch;
         for (int64_t t = 0; t < n; t++) {
-            gather(l, 1, t0 + t, j->x, j->I, x + t * x_floats);
-            gather(l, 0, t0 + t, j->d, j->O, d + t * d_floats);
+            gather(l, 1, t0 + t, j->x, j->I, j->I, x + t * x_floats);
+            gather(l, 0, t0 + t, j->d, j->O, j->O, d + t * d_floats);
         }
         if (l->side == 8)
             batch_dw(8, j, dx0, dx1, n, x, d, sum);
@@ -346,7 +235,7 @@ void conv3_dense_dw(ctx *c, const grid *g, const float *x, const float *d, int64
     int     n_threads = omp_get_max_threads();
     dw_job *j = arena_alloc(&c->scratch, sizeof *j);
     *j = (dw_job){.x = x, .d = d, .I = I, .O = O, .n_steps = (I + 7) / 8 * 9, .n_outs = (O + 7) / 8};
-    j->l = level_new(g);
+    j->l = level_new(g, g->side);
     /* The parts follow from the shapes alone; the threads only share them. */
     int64_t part = j->n_outs * j->n_steps * STEP_FLOATS, n_parts = DW_PART_FLOATS / part;
     if (n_parts > DW_PARTS) n_parts = DW_PARTS;

@@ -1,4 +1,4 @@
-/* What conv3.c (any level) and conv3_dense.c (dense levels) share. */
+/* What conv3.c (any level), conv3_dense.c (dense levels) and conv3_up.c (those below a subdivision) share. */
 #pragma once
 #include "kernels/backend.h"
 
@@ -17,3 +17,9 @@ typedef struct {
  * on the number of threads. */
 void conv3_dense_rows(ctx *c, const conv3_sum *a);
 void conv3_dense_dw(ctx *c, const grid *g, const float *x, const float *d, int64_t I, int64_t O, float *dw);
+
+/* The same of the level above, on dense levels of side 4 or 8: x (N/8,Cin), weights as they are stored. conv3_up_dx has
+ * dpre (N,Cin) as x, W's first offset as w, and dx (N/8,Cout) as y. */
+void conv3_up_rows(ctx *c, const conv3_sum *a);
+void conv3_up_dx(ctx *c, const conv3_sum *a);
+void conv3_up_dw(ctx *c, const grid *g, const float *x, const float *d, int64_t I, int64_t O, float *dw);

@@ -30,6 +30,11 @@ bool verb_encode(app *a, status *st) {
     return true;
 }
 
+/* Digits behind the point that leave a rate three or four. */
+static int digits(double rate) {
+    return rate >= 100 ? 0 : rate >= 1 ? 2 : 4;
+}
+
 bool verb_tokens(app *a, status *st) {
     const options  *o = a->opt;
     tokenize_report r = {0};
@@ -39,10 +44,11 @@ bool verb_tokens(app *a, status *st) {
     if (o->command.dry_run) return true;
     log_info("tokens: %lld views in %.1f s%s, %.0f tokens of each", (long long)r.n_views, r.seconds,
              a->world->size > 1 ? " on all ranks" : "", r.n_mine ? (double)r.n_tokens / (double)r.n_mine : 0);
-    if (r.n_mine)
-        log_info("tokens: %.4g views/s without the start; the network alone on one rank %.4g views/s, %.0f tokens/s",
-                 (double)r.n_views / r.run_seconds, (double)r.n_mine / r.network_seconds,
-                 (double)(r.n_mine * r.network_tokens) / r.network_seconds);
+    if (r.n_mine) {
+        double all = (double)r.n_views / r.run_seconds, network = (double)r.n_mine / r.network_seconds;
+        log_info("tokens: %.*f views/s without the start; the network alone on one rank %.*f views/s, %.0f tokens/s",
+                 digits(all), all, digits(network), network, network * (double)r.network_tokens);
+    }
     return true;
 }
 

@@ -16,7 +16,7 @@ d3s2_nccl_run(nccl_levels_1x2 "gpu;mpi" test_nccl_2 2 levels 2)
 d3s2_nccl_run(nccl_hang "gpu;mpi" test_nccl_2 2 hang)
 d3s2_nccl_run(nccl_hang_levels "gpu;mpi" test_nccl_4 4 hang 2)
 set_tests_properties(nccl_hang nccl_hang_levels PROPERTIES PASS_REGULAR_EXPRESSION
-  "fatal: rank 0 of [24] on .*step 7, GPU 0: sum of 1024 f32 did not end within 3 s" SKIP_REGULAR_EXPRESSION "skipped: ")
+  "fatal: rank [0-3] of [24] on .*step 7, GPU 0: sum of 1024 f32 did not end within 3 s" SKIP_REGULAR_EXPRESSION "skipped: ")
 
 # The same program over a pretended NCCL, which is MPI: what is asked of it, on any machine.
 d3s2_test(pretended_nccl_4 LABELS "mpi" SOURCES dist/test_nccl.c dist/pretend_nccl/pretend_nccl.c ${CMAKE_SOURCE_DIR}/src/dist/comm_nccl_cuda.c ${CMAKE_SOURCE_DIR}/src/dist/comm_nccl_levels_cuda.c
@@ -30,7 +30,7 @@ foreach(layout 2x2 4x1 1x4 3x2 2x3)
   math(EXPR ranks "${nodes} * ${places}")
   d3s2_nccl_run(pretended_nccl_levels_${layout} "mpi" pretended_nccl_4 ${ranks} levels ${places})
 endforeach()
-# All three groups of a rank are given up when its time is out.
+# All three groups of a rank are given up when its time is out. The first rank that leaves may end the others before they speak.
 d3s2_nccl_run(pretended_nccl_hang_levels "mpi" pretended_nccl_4 6 hang 3)
 set_tests_properties(pretended_nccl_hang_levels PROPERTIES PASS_REGULAR_EXPRESSION
-  "gave up group 3.*fatal: rank 0 of 6 on .*step 7, GPU 0: start of a sum did not end within 3 s")
+  "gave up group 3.*fatal: rank [0-5] of 6 on .*step 7, GPU 0: start of a sum did not end within 3 s")
