@@ -72,6 +72,7 @@ static float *pack_weights(ctx *c, const float *w, int64_t I, int64_t O, bool re
 /* total[cell] += the sum over all steps. x: where the unit's 2x2x2 cells begin. */
 static inline __attribute__((always_inline)) void unit_sum(const int S, const float *x, const int32_t *at, int n_steps,
                                                            const float *w, v8f total[UNIT]) {
+    const int inputs = UNIT / S * (S + 1);
     for (int s = 0; s < n_steps;) {
         v8f acc[UNIT];
 #pragma GCC unroll 8
@@ -81,7 +82,7 @@ static inline __attribute__((always_inline)) void unit_sum(const int S, const fl
             for (int i = 0; i < 8; i++, w += 16) {
                 v8f w0 = v8_load(w), w1 = v8_load(w + 8);
 #pragma GCC unroll 12
-                for (int p = 0; p < UNIT / S * (S + 1); p++) {
+                for (int p = 0; p < inputs; p++) {
                     int line = p / (S + 1), z = p % (S + 1);
                     v8f v = v8_set(in[8 * (LINE_AT(S, line) + z) + i]);
                     if (z < S) acc[line * S + z] += v * w0;
