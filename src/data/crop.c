@@ -7,8 +7,6 @@
 /* Squares of distances are small numbers, so the nearest are found by counting, in the order of their rows. row has
  * room for n; false: all of s. */
 static bool nearest_rows(const sample *s, int64_t n, int64_t centre, int64_t *row) {
-    CHECK(n > 0 && centre >= 0 && centre < s->n_tiles, "%lld tiles around tile %lld of %lld", (long long)n,
-          (long long)centre, (long long)s->n_tiles);
     if (s->n_tiles <= n) return false;
     int64_t *distance = malloc((size_t)s->n_tiles * sizeof *distance), most = 0, k = 0;
     CHECK(distance, "no memory for %lld tiles", (long long)s->n_tiles);
@@ -32,14 +30,16 @@ static bool nearest_rows(const sample *s, int64_t n, int64_t centre, int64_t *ro
     return true;
 }
 
-static int64_t *rows(int64_t n) {
+static int64_t *rows(const sample *s, int64_t n, int64_t centre) {
+    CHECK(n > 0 && centre >= 0 && centre < s->n_tiles, "%lld tiles around tile %lld of %lld", (long long)n,
+          (long long)centre, (long long)s->n_tiles);
     int64_t *row = malloc((size_t)n * sizeof *row);
     CHECK(row, "no memory for %lld tiles", (long long)n);
     return row;
 }
 
 void sample_crop(sample *s, int64_t n, int64_t centre) {
-    int64_t *row = rows(n);
+    int64_t *row = rows(s, n, centre);
     if (nearest_rows(s, n, centre, row)) {
         for (int64_t i = 0; i < n; i++) { /* rows only move down */
             memmove(s->coord + 3 * i, s->coord + 3 * row[i], 3 * sizeof *s->coord);
@@ -52,7 +52,7 @@ void sample_crop(sample *s, int64_t n, int64_t centre) {
 }
 
 void sample_assign_crop(sample *io, const sample *s, int64_t n, int64_t centre) {
-    int64_t *row = rows(n);
+    int64_t *row = rows(s, n, centre);
     if (nearest_rows(s, n, centre, row))
         sample_assign_rows(io, s, n, row);
     else
