@@ -9,11 +9,7 @@
 
 #include "kernels/cpu/conv3_tiles.h"
 
-enum {
-    STEP_FLOATS = 8 * 3 * 8, /* weights of one step and 8 outputs */
-    STEP_PRODUCTS = 8 * 3,   /* into one sum */
-    CHAIN_STEPS = CONV3_CHAIN / STEP_PRODUCTS
-};
+enum { STEP_FLOATS = 8 * 3 * 8 /* weights of one step and 8 outputs */ };
 
 /* Offset k of a step's (dx,dy) at dz. */
 static inline int step_offset(int64_t step, int dz) {
@@ -54,33 +50,6 @@ static float *pack_weights(ctx *c, const conv3_sum *a, int64_t n_steps) {
     return out;
 }
 
-/* total[cell] += the sum over all steps. x: the corner of the unit. */
-static inline __attribute__((always_inline)) void unit_sum(const int S, const float *x, const int32_t *at, int n_steps,
-                                                           const float *w, v8f total[UNIT]) {
-    const int inputs = UNIT / S * (S + 2);
-    for (int s = 0; s < n_steps;) {
-        v8f acc[UNIT];
-#pragma GCC unroll 8
-        for (int j = 0; j < UNIT; j++) acc[j] = v8_set(0);
-        for (int end = s + CHAIN_STEPS < n_steps ? s + CHAIN_STEPS : n_steps; s < end; s++) {
-            const float *in = x + at[s];
-            for (int i = 0; i < 8; i++, w += 24) {
-                v8f w0 = v8_load(w), w1 = v8_load(w + 8), w2 = v8_load(w + 16);
-#pragma GCC unroll 16
-                for (int p = 0; p < inputs; p++) {
-                    int line = p / (S + 2), z = p % (S + 2);
-                    v8f v = v8_set(in[8 * (LINE_AT(S, line) + z) + i]);
-                    if (z < S) acc[line * S + z] += v * w0;
-                    if (z > 0 && z <= S) acc[line * S + z - 1] += v * w1;
-                    if (z > 1) acc[line * S + z - 2] += v * w2;
-                }
-            }
-        }
-#pragma GCC unroll 8
-        for (int j = 0; j < UNIT; j++) total[j] += acc[j];
-    }
-}
-
 /* The tiles tile0 .. of one batch, gathered at x: eight outputs at a time, so that their weights stay in the cache. */
 static inline __attribute__((always_inline)) void batch_rows(const int S, const rows_job *j, int64_t tile0, int64_t n,
                                                              const float *x) {
@@ -95,7 +64,7 @@ static inline __attribute__((always_inline)) void batch_rows(const int S, const 
             for (int u = 0; u < S * S * S / UNIT; u++) {
                 v8f total[UNIT];
                 for (int i = 0; i < UNIT; i++) total[i] = v8_load(bias);
-                unit_sum(S, x + t * tile_floats + j->l.unit_at[u], j->at, (int)j->n_steps, w, total);
+                unit_sum(S, 3, x + t * tile_floats + j->l.unit_at[u], j->at, (int)j->n_steps, w, total);
                 put_unit(a, (tile0 + t) * S * S * S, j->l.morton + u * UNIT, 1, o, n_o, total);
             }
     }
@@ -137,39 +106,6 @@ typedef struct {
     level        l;
 } dw_job;
 
-/* sum[ci 4][dz][co 8] += x^T d over units that begin at x_at and d_at. x: four channels at (dx,dy,-1). */
-static inline __attribute__((always_inline)) void dw_units(const int S, const float *x, const int32_t *x_at,
-                                                           const float *d, const int32_t *d_at, int n, float *sum) {
-    v8f acc[4][3];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-#pragma GCC unroll 3
-        for (int z = 0; z < 3; z++) acc[i][z] = v8_set(0);
-    for (int u = 0; u < n; u++) {
-        const float *xu = x + x_at[u], *du = d + d_at[u];
-        for (int line = 0; line < UNIT / S; line++) {
-            v8f d0 = v8_set(0), d1 = d0, d2 = d0; /* d at z, z - 1, z - 2: inputs at dz = -1, 0, 1 */
-#pragma GCC unroll 10
-            for (int z = 0; z < S + 2; z++) {
-                d2 = d1;
-                d1 = d0;
-                if (z < S) d0 = v8_load(du + 8 * (S * line + z));
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; i++) {
-                    v8f v = v8_set(xu[8 * (LINE_AT(S, line) + z) + i]);
-                    if (z < S) acc[i][0] += v * d0;
-                    if (z > 0 && z <= S) acc[i][1] += v * d1;
-                    if (z > 1) acc[i][2] += v * d2;
-                }
-            }
-        }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-#pragma GCC unroll 3
-        for (int z = 0; z < 3; z++, sum += 8) v8_store(sum, v8_load(sum) + acc[i][z]);
-}
-
 /* Steps with dx in [dx0, dx1) (counted from 0) over one batch of n tiles, gathered at x and d. */
 static inline __attribute__((always_inline)) void batch_dw(const int S, const dw_job *j, int dx0, int dx1, int64_t n,
                                                            const float *x, const float *d, float *sum) {
@@ -187,8 +123,8 @@ static inline __attribute__((always_inline)) void batch_dw(const int S, const dw
                 for (int64_t s = i + 3 * dx0; s < i + 3 * dx1; s++) {
                     const float *xs = x + step_at(&j->l, s), *ds = d + o * S * S * S * 8;
                     float       *to = sum + (o * j->n_steps + s) * STEP_FLOATS;
-                    dw_units(S, xs, x_at + u, ds, d_at + u, m, to);
-                    dw_units(S, xs + 4, x_at + u, ds, d_at + u, m, to + STEP_FLOATS / 2);
+                    dw_units(S, 3, xs, x_at + u, ds, d_at + u, m, to);
+                    dw_units(S, 3, xs + 4, x_at + u, ds, d_at + u, m, to + STEP_FLOATS / 2);
                 }
     }
 }

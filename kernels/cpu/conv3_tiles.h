@@ -117,3 +117,68 @@ static inline void put_unit(const conv3_sum *a, int64_t row0, const uint16_t *ce
         }
     }
 }
+
+/* total[cell] += the sum over all steps of 8 input channels and NZ neighbours in z, which begin at x + at[step] for
+ * the unit's first cell. w [step][ci 8][tap][co 8]. An input, once loaded, serves NZ outputs. */
+static inline __attribute__((always_inline)) void unit_sum(const int S, const int NZ, const float *x, const int32_t *at,
+                                                           int n_steps, const float *w, v8f total[UNIT]) {
+    const int line_inputs = S + NZ - 1, inputs = UNIT / S * line_inputs, chain = CONV3_CHAIN / (8 * NZ);
+    for (int s = 0; s < n_steps;) {
+        v8f acc[UNIT];
+#pragma GCC unroll 8
+        for (int j = 0; j < UNIT; j++) acc[j] = v8_set(0);
+        for (int end = s + chain < n_steps ? s + chain : n_steps; s < end; s++) {
+            const float *in = x + at[s];
+            for (int i = 0; i < 8; i++, w += 8 * NZ) {
+                v8f k[3];
+#pragma GCC unroll 3
+                for (int tap = 0; tap < NZ; tap++) k[tap] = v8_load(w + 8 * tap);
+#pragma GCC unroll 16
+                for (int p = 0; p < inputs; p++) {
+                    int line = p / line_inputs, z = p % line_inputs;
+                    v8f v = v8_set(in[8 * (LINE_AT(S, line) + z) + i]);
+#pragma GCC unroll 3
+                    for (int tap = 0; tap < NZ; tap++)
+                        if (z >= tap && z - tap < S) acc[line * S + z - tap] += v * k[tap];
+                }
+            }
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < UNIT; j++) total[j] += acc[j];
+    }
+}
+
+/* sum[ci 4][tap][co 8] += x^T d over units that begin at x_at and d_at. x: four channels at the first neighbour in z.
+ */
+static inline __attribute__((always_inline)) void dw_units(const int S, const int NZ, const float *x,
+                                                           const int32_t *x_at, const float *d, const int32_t *d_at,
+                                                           int n, float *sum) {
+    v8f acc[4][3];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+#pragma GCC unroll 3
+        for (int tap = 0; tap < NZ; tap++) acc[i][tap] = v8_set(0);
+    for (int u = 0; u < n; u++) {
+        const float *xu = x + x_at[u], *du = d + d_at[u];
+        for (int line = 0; line < UNIT / S; line++) {
+            v8f d0 = v8_set(0), d1 = d0, d2 = d0; /* d at z, z - 1, z - 2 */
+#pragma GCC unroll 10
+            for (int z = 0; z < S + NZ - 1; z++) {
+                d2 = d1;
+                d1 = d0;
+                if (z < S) d0 = v8_load(du + 8 * (S * line + z));
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) {
+                    v8f v = v8_set(xu[8 * (LINE_AT(S, line) + z) + i]);
+                    if (z < S) acc[i][0] += v * d0;
+                    if (z > 0 && z <= S) acc[i][1] += v * d1;
+                    if (NZ > 2 && z > 1) acc[i][2] += v * d2;
+                }
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+#pragma GCC unroll 3
+        for (int tap = 0; tap < NZ; tap++, sum += 8) v8_store(sum, v8_load(sum) + acc[i][tap]);
+}

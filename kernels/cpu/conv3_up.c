@@ -16,9 +16,8 @@
 enum {
     CHILDREN = 8,
     TAPS = 8,
-    STEPS = 4,               /* pairs of taps in x and y */
-    STEP_FLOATS = 8 * 2 * 8, /* weights of one step and 8 outputs */
-    CHAIN_STEPS = CONV3_CHAIN / (8 * 2)
+    STEPS = 4,              /* pairs of taps in x and y */
+    STEP_FLOATS = 8 * 2 * 8 /* weights of one step and 8 outputs */
 };
 
 /* Of child c: in x, y, z. */
@@ -69,32 +68,6 @@ static float *pack_weights(ctx *c, const float *w, int64_t I, int64_t O, bool re
     return out;
 }
 
-/* total[cell] += the sum over all steps. x: where the unit's 2x2x2 cells begin. */
-static inline __attribute__((always_inline)) void unit_sum(const int S, const float *x, const int32_t *at, int n_steps,
-                                                           const float *w, v8f total[UNIT]) {
-    const int inputs = UNIT / S * (S + 1);
-    for (int s = 0; s < n_steps;) {
-        v8f acc[UNIT];
-#pragma GCC unroll 8
-        for (int j = 0; j < UNIT; j++) acc[j] = v8_set(0);
-        for (int end = s + CHAIN_STEPS < n_steps ? s + CHAIN_STEPS : n_steps; s < end; s++) {
-            const float *in = x + at[s];
-            for (int i = 0; i < 8; i++, w += 16) {
-                v8f w0 = v8_load(w), w1 = v8_load(w + 8);
-#pragma GCC unroll 12
-                for (int p = 0; p < inputs; p++) {
-                    int line = p / (S + 1), z = p % (S + 1);
-                    v8f v = v8_set(in[8 * (LINE_AT(S, line) + z) + i]);
-                    if (z < S) acc[line * S + z] += v * w0;
-                    if (z > 0) acc[line * S + z - 1] += v * w1;
-                }
-            }
-        }
-#pragma GCC unroll 8
-        for (int j = 0; j < UNIT; j++) total[j] += acc[j];
-    }
-}
-
 typedef struct {
     const conv3_sum *a; /* .g is the children's level */
     const float     *w;
@@ -106,7 +79,7 @@ typedef struct {
 static inline __attribute__((always_inline)) void add_unit(const int S, const rows_job *j, const float *x, int child,
                                                            int64_t o, bool reversed, v8f total[UNIT]) {
     const float *w = j->w + (child * ((j->a->Cout + 7) / 8) + o / 8) * j->n_steps * STEP_FLOATS;
-    unit_sum(S, x + shift_of(&j->l, child, reversed), j->at, (int)j->n_steps, w, total);
+    unit_sum(S, 2, x + shift_of(&j->l, child, reversed), j->at, (int)j->n_steps, w, total);
 }
 
 /* y of the children of n tiles; their parents' x, gathered, at x. */
@@ -202,36 +175,6 @@ typedef struct {
     level        l;
 } dw_job;
 
-/* sum[ci 4][tap in z][co 8] += x^T d over units that begin at x_at and d_at. x: four channels. */
-static inline __attribute__((always_inline)) void dw_units(const int S, const float *x, const int32_t *x_at,
-                                                           const float *d, const int32_t *d_at, int n, float *sum) {
-    v8f acc[4][2];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) acc[i][0] = acc[i][1] = v8_set(0);
-    for (int u = 0; u < n; u++) {
-        const float *xu = x + x_at[u], *du = d + d_at[u];
-        for (int line = 0; line < UNIT / S; line++) {
-            v8f d0 = v8_set(0), d1; /* d at z and z - 1 */
-#pragma GCC unroll 5
-            for (int z = 0; z <= S; z++) {
-                d1 = d0;
-                if (z < S) d0 = v8_load(du + 8 * (S * line + z));
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; i++) {
-                    v8f v = v8_set(xu[8 * (LINE_AT(S, line) + z) + i]);
-                    if (z < S) acc[i][0] += v * d0;
-                    if (z > 0) acc[i][1] += v * d1;
-                }
-            }
-        }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++, sum += 16) {
-        v8_store(sum, v8_load(sum) + acc[i][0]);
-        v8_store(sum + 8, v8_load(sum + 8) + acc[i][1]);
-    }
-}
-
 /* One child's share of a batch of n tiles, gathered at x and d. */
 static inline __attribute__((always_inline)) void batch_dw(const int S, const dw_job *j, int child, int64_t n,
                                                            const float *x, const float *d, float *sum) {
@@ -249,8 +192,8 @@ static inline __attribute__((always_inline)) void batch_dw(const int S, const dw
             for (int64_t s = 0; s < j->n_steps; s++) {
                 const float *xs = x + step_at(&j->l, s), *ds = d + o * S * S * S * 8;
                 float       *to = sum + (o * j->n_steps + s) * STEP_FLOATS;
-                dw_units(S, xs, x_at + u, ds, d_at + u, m, to);
-                dw_units(S, xs + 4, x_at + u, ds, d_at + u, m, to + STEP_FLOATS / 2);
+                dw_units(S, 2, xs, x_at + u, ds, d_at + u, m, to);
+                dw_units(S, 2, xs + 4, x_at + u, ds, d_at + u, m, to + STEP_FLOATS / 2);
             }
     }
 }
