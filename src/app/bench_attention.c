@@ -103,15 +103,15 @@ static void cross_b(bench_case *b, const int *s) {
  * large product, as in trained models, whose neighbouring queries choose similar blocks. position: (n,3). */
 static void add_places(tensor *x, const float *position, float amp) {
     int64_t n = x->dim[0], heads = x->dim[1], width = x->dim[2];
-    for (int64_t d = 0; d < width; d++) {
-        float u[3], phase = 2.39996f * (float)d, z = 2 * ((float)d + 0.5f) / (float)width - 1, r = sqrtf(1 - z * z);
-        u[0] = r * cosf(phase), u[1] = r * sinf(phase), u[2] = z; /* directions spread over the sphere */
-        for (int64_t i = 0; i < n; i++) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t d = 0; d < width; d++) { /* directions spread over the sphere */
             const float *p = position + 3 * i;
-            float        s = 1.41421356f * amp * cosf(0.2f * (u[0] * p[0] + u[1] * p[1] + u[2] * p[2]) + 7 * phase);
+            float phase = 2.39996f * (float)d, z = 2 * ((float)d + 0.5f) / (float)width - 1, r = sqrtf(1 - z * z);
+            float along = r * cosf(phase) * p[0] + r * sinf(phase) * p[1] + z * p[2];
+            float s = 1.41421356f * amp * cosf(0.2f * along + 7 * phase);
             for (int64_t h = 0; h < heads; h++) F32(x)[(i * heads + h) * width + d] += s;
         }
-    }
 }
 
 /* SSA tables over a shell. s: tokens, heads, key heads, width, blocks chosen, edge of a compression block, 1: queries

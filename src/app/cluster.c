@@ -79,7 +79,7 @@ cluster_steps cluster_simulate(const options *o, int ranks, double *step_s) {
         double most = slowest_of(o, load, ranks, step, &rank);
         double backward = (1 - o->cluster.forward) * (double)last_micro(&s, &cfg, rank) * 1e-9;
         double after = traffic_exposed(&t, backward, &busy);
-        double all = most + o->cluster.interference * t.transfer_s + after + fixed + t.share_s;
+        double all = most + o->cluster.interference * t.beside_s + after + fixed + t.share_s;
         if (step_s) step_s[step] = all;
         sum += all;
         mean += (double)s.cost / ranks * 1e-9;

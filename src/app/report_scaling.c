@@ -93,7 +93,7 @@ static void predicted_table(scaling_report *p, const options *o, int k) {
         cluster_faults       f = cluster_faults_of(o, p->ranks[k][i]);
         f.every = cluster_interval(&f, x->step_s);
         cluster_run r = cluster_live(&f, &x->step_s, 1);
-        double      goodput = r.productive / r.wall, comm = m->interference * x->transfer_s + x->exposed_s + x->share_s;
+        double      goodput = r.productive / r.wall, comm = m->interference * x->beside_s + x->exposed_s + x->share_s;
         html_add(&p->md, "| %d | %.1f | %.4g | %.1f %% | %.2f | %.1f | %.1f | %.3f | %.1f %% | %s |\n", p->ranks[k][i],
                  1e3 * x->step_s, x->tokens_s, 100 * x->efficiency, 1e3 * x->exposed_s, 1e3 * x->sums_s,
                  1e3 * x->share_s, x->balance, 100 * goodput,

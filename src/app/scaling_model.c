@@ -77,7 +77,7 @@ static scaling_point parts_at(const scaling_series *s, const options *o, int ran
     else
         traffic_even(&t, o, ranks, bytes, bytes / wide * width);
     p.exposed_s = traffic_exposed(&t, 1e-3 * backward, &p.sums_s);
-    p.transfer_s = t.transfer_s;
+    p.beside_s = t.beside_s;
     p.share_s = t.share_s;
     traffic_free(&t);
     if (r->spread > 0) {
@@ -93,14 +93,18 @@ static scaling_point parts_at(const scaling_series *s, const options *o, int ran
 
 scaling_model scaling_fit(const scaling_series *s, const options *o) {
     double        a[SERIES_ROWS * 2] = {0}, b[SERIES_ROWS] = {0}, weight[SERIES_ROWS] = {0}, x[2];
+    scaling_point p[SERIES_ROWS];
     scaling_model m = {.interference = o->cluster.interference};
-    int           terms = s->n > 1 ? 2 : 1; /* one row says nothing about interference */
+    int           terms = 1; /* one row, or rows without sums beside backward, say nothing about interference */
     for (int i = 0; i < s->n; i++) {
-        scaling_point p = parts_at(s, o, (int)s->row[i].ranks);
-        double        step = 1e-3 * s->row[i].step_ms;
-        a[terms * i] = 1 / p.balance;
-        if (terms == 2) a[terms * i + 1] = p.transfer_s;
-        b[i] = step - p.exposed_s - p.share_s - (terms == 1 ? m.interference * p.transfer_s : 0);
+        p[i] = parts_at(s, o, (int)s->row[i].ranks);
+        if (s->n > 1 && p[i].beside_s > 0) terms = 2;
+    }
+    for (int i = 0; i < s->n; i++) {
+        double step = 1e-3 * s->row[i].step_ms;
+        a[terms * i] = 1 / p[i].balance;
+        if (terms == 2) a[terms * i + 1] = p[i].beside_s;
+        b[i] = step - p[i].exposed_s - p[i].share_s - (terms == 1 ? m.interference * p[i].beside_s : 0);
         weight[i] = 1 / step;
     }
     m.error = fit_nonnegative(a, b, weight, s->n, terms, x);
@@ -112,7 +116,7 @@ scaling_model scaling_fit(const scaling_series *s, const options *o) {
 scaling_point scaling_at(const scaling_series *s, const scaling_model *m, const options *o, int ranks) {
     const step_row *first = &s->row[0];
     scaling_point   p = parts_at(s, o, ranks);
-    p.step_s = m->computing_s / p.balance + m->interference * p.transfer_s + p.exposed_s + p.share_s;
+    p.step_s = m->computing_s / p.balance + m->interference * p.beside_s + p.exposed_s + p.share_s;
     p.tokens_s = (double)(first->samples * first->tokens * ranks) / p.step_s;
     p.efficiency = p.tokens_s / ranks / (first->tokens_s / (double)first->ranks);
     return p;

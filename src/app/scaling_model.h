@@ -1,10 +1,11 @@
 /* Rows of one kind of step over numbers of ranks, and a model of them:
  *
- *   step(N) = computing / balance(N) + interference * transfer(N) + exposed(N) + share(N)
+ *   step(N) = computing / balance(N) + interference * beside(N) + exposed(N) + share(N)
  *
- * transfer (bytes over rate), exposed and share by the alpha-beta model (app/traffic.h) for the configured network if
- * its gradients have the bytes of the rows (or the rows do not say), else for even buckets; balance by the real plan on
- * sizes like the rows'; computing and interference are fitted to the rows (non-negative, relative errors). */
+ * beside (bytes over rate of sums that run beside backward), exposed and share by the alpha-beta model (app/traffic.h)
+ * for the configured network if its gradients have the bytes of the rows (or the rows do not say), else for even
+ * buckets; balance by the real plan on sizes like the rows'; computing and, where rows have sums beside backward,
+ * interference are fitted to the rows (non-negative, relative errors), else it is cluster.interference. */
 #pragma once
 #include "app/step_rows.h"
 #include "io/options.h"
@@ -27,7 +28,7 @@ typedef struct {
 } scaling_model;
 
 typedef struct {
-    double step_s, tokens_s, efficiency, exposed_s, sums_s, transfer_s, share_s, balance;
+    double step_s, tokens_s, efficiency, exposed_s, sums_s, beside_s, share_s, balance;
 } scaling_point;
 
 /* Of a weak series. */

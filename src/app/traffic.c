@@ -7,6 +7,7 @@
 #include "dist/buckets.h"
 #include "dist/comm_model.h"
 #include "train/optimizer.h"
+#include "train/overlap.h"
 
 static void *grab(int64_t n, size_t width) {
     void *p = calloc((size_t)(n > 0 ? n : 1), width);
@@ -19,6 +20,10 @@ static comm_links links_of(const options *o) {
                         .between = {o->cluster.between_us * 1e-6, o->cluster.between_gb_s * 1e9},
                         .node_gpus = (int)o->cluster.node_gpus,
                         .cards = (int)o->cluster.cards};
+}
+
+static int nodes_of(const options *o, int ranks) {
+    return (int)((ranks + o->cluster.node_gpus - 1) / o->cluster.node_gpus);
 }
 
 /* What training does by itself: train.reduce_levels=auto. */
@@ -80,7 +85,9 @@ static void make_room(traffic *t, int n) {
 static void add_bucket(traffic *t, const options *o, int ranks, int i, double at, double bytes, int pieces) {
     t->at[i] = at;
     t->seconds[i] = sum_seconds(o, ranks, bytes, pieces, true);
-    t->transfer_s += sum_seconds(o, ranks, bytes, pieces, false);
+    double transfer = sum_seconds(o, ranks, bytes, pieces, false);
+    t->transfer_s += transfer;
+    if (overlap_of(o, true, nodes_of(o, ranks))) t->beside_s += transfer;
 }
 
 /* Of gradients of so many bytes, and of the weights that go round behind them; `pieces`: ranks that own any. */
@@ -100,7 +107,7 @@ void traffic_of_network(traffic *t, const options *o, int ranks, int weight_widt
     int64_t      *slice = grab(ranks + 1, sizeof *slice);
     double        wide = o->train.reduce_dtype == opt_train_reduce_dtype_bf16 ? 2 : 4;
     for (int i = 0; i < p->n; i++) row[i] = (bucket_row){p->row[i]->offset, p->row[i]->count, p->row[i]->layer};
-    buckets_init(&b, &c, row, p->n, p->total, o->train.bucket_mb << 20);
+    buckets_init(&b, &c, row, p->n, p->total, overlap_bucket_bytes(o, true, nodes_of(o, ranks)));
     optimizer_slices(p, o, ranks, slice);
     make_room(t, b.n);
     for (int i = 0; i < b.n; i++) {
@@ -118,7 +125,7 @@ void traffic_of_network(traffic *t, const options *o, int ranks, int weight_widt
 }
 
 void traffic_even(traffic *t, const options *o, int ranks, double gradient_bytes, double weight_bytes) {
-    int    n = (int)fmax(1, ceil(gradient_bytes / (double)(o->train.bucket_mb << 20)));
+    int    n = (int)fmax(1, ceil(gradient_bytes / (double)overlap_bucket_bytes(o, true, nodes_of(o, ranks))));
     double bytes = gradient_bytes / n;
     int    pieces = (int)fmin(ranks, ceil((double)ranks / n) + 1);
     make_room(t, n);

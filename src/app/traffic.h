@@ -1,5 +1,5 @@
 /* What goes between the ranks in a step, and what it takes by the alpha-beta model (dist/comm_model.h) with the links
- * and the algorithm of the options cluster.*: gradients bucket by bucket while backward runs, then, with ZeRO-1, the
+ * and the algorithm of the options cluster.*: gradients bucket by bucket while backward runs or all at once behind it, then, with ZeRO-1, the
  * new weights. */
 #pragma once
 #include "io/options.h"
@@ -10,6 +10,7 @@ typedef struct {
     double *at;         /* [n] share of backward after which it is complete */
     double *ready;      /* [n] scratch */
     double  transfer_s; /* of all sums together without latencies: bytes over rate */
+    double  beside_s;   /* of it what runs beside backward (train.overlap) */
     double  share_s;    /* new weights to all ranks */
     double  bytes;      /* that a rank passes on */
     double  numbers;    /* parameters, padding included */

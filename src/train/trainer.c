@@ -10,6 +10,7 @@
 #include "ops/elementwise.h"
 #include "train/arithmetic.h"
 #include "train/levels.h"
+#include "train/overlap.h"
 #include "train/rank_log.h"
 #include "train/replicas.h"
 #include "train/run_folder.h"
@@ -169,7 +170,10 @@ static void make_buckets(trainer *t) {
     bucket_row   *row = malloc((size_t)p->n * sizeof *row);
     CHECK(row, "no memory for %d rows", p->n);
     for (int i = 0; i < p->n; i++) row[i] = (bucket_row){p->row[i]->offset, p->row[i]->count, p->row[i]->layer};
-    buckets_init(&t->w.b, t->c, row, p->n, p->total, t->o->train.bucket_mb << 20);
+    bool gpus = t->w.where.dev == DEV_CUDA;
+    int  nodes = comm_nodes_of(t->c, (int)t->o->train.node_ranks).n;
+    buckets_init(&t->w.b, t->c, row, p->n, p->total, overlap_bucket_bytes(t->o, gpus, nodes));
+    if (t->c->size > 1 && !overlap_of(t->o, gpus, nodes)) log_info("gradients are summed behind backward, all at once");
     free(row);
     if (t->w.x.sharded) buckets_slice(&t->w.b, t->w.x.slice);
     if (!t->narrow.base) return;

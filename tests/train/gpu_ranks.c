@@ -79,6 +79,7 @@ static void run_model(comm *c, const char *folder, const char *name, bool dit, i
     o.vae.centre_gain = 0;
     o.train.checkpoint_every = 0;
     o.train.eval_every = 0;
+    o.train.overlap = opt_train_overlap_on; /* in pieces, where the words do not say otherwise */
     o.train.bucket_mb = 1;
     for (int i = 0; i < n_set; i++) {
         const char *eq = strchr(set[i], '=');

@@ -65,8 +65,11 @@ foreach(ranks 1 2 4)
                  train.precision=${precision})
   endforeach()
 endforeach()
-d3s2_gpu_run(gpu_ranks ${gpu_folder} "gpu;mpi" plain-f32-2 2 train.device=cuda train.precision=f32 train.sharded_optimizer=false)
-d3s2_gpu_run(gpu_ranks ${gpu_folder} "gpu;mpi" reduce-bf16-2 2 train.device=cuda train.precision=bf16 train.reduce_dtype=bf16)
+d3s2_gpu_run(gpu_ranks ${gpu_folder} "gpu;mpi" plain-f32-2 2 train.device=cuda train.precision=f32 train.sharded_optimizer=false
+             train.overlap=auto)
+d3s2_gpu_run(gpu_ranks ${gpu_folder} "gpu;mpi" reduce-bf16-2 2 train.device=cuda train.precision=bf16 train.reduce_dtype=bf16
+             train.overlap=auto)
+d3s2_gpu_run(gpu_ranks ${gpu_folder} "gpu;mpi" whole-f32-4 4 train.device=cuda train.precision=f32 train.overlap=auto)
 # By levels, as two nodes of two GPUs.
 set(two_nodes train.reduce_levels=on train.node_ranks=2)
 d3s2_gpu_run(gpu_ranks ${gpu_folder} "gpu;mpi" levels-f32-4 4 train.device=cuda train.precision=f32 ${two_nodes})
@@ -82,6 +85,6 @@ foreach(ranks 2 4)
                train.precision=f32)
 endforeach()
 d3s2_gpu_run(gpu_ranks_pretended ${pretended_folder} "train;mpi" reduce-bf16-2 2 train.device=cuda train.precision=f32
-             train.reduce_dtype=bf16)
+             train.reduce_dtype=bf16 train.overlap=auto)
 d3s2_gpu_run(gpu_ranks_pretended ${pretended_folder} "train;mpi" levels-4 4 train.device=cuda train.precision=f32 ${two_nodes})
 d3s2_gpu_check(gpu_ranks_pretended ${pretended_folder} "train;mpi")

@@ -108,6 +108,7 @@ static void run_all(comm *c, const char *folder) {
         snprintf(data, sizeof data, "%.400s/data-%d", folder, c->size);
         snprintf(run, sizeof run, "%.400s/data-%d/%s", folder, c->size, mode[k]);
         fixture_options(&o, data, run, strncmp(mode[k], "dit", 3) == 0);
+        o.train.overlap = strstr(mode[k], "muon") ? opt_train_overlap_off : opt_train_overlap_on;
         o.train.bucket_mb = 1;
         o.train.lr = 1e-4; /* the published rate (R§3.10): AdamW's first steps multiply rounding by the rate over the gradient */
         o.train.sharded_optimizer = !strstr(mode[k], "plain");

@@ -84,6 +84,7 @@ static void test_traffic(void **state) {
             }
             near(sum, t.transfer_s, 1e-9);
             near(slow.transfer_s, t.transfer_s, 1e-9);
+            assert_true(t.beside_s == t.transfer_s);
             assert_true(more > sum && slow.share_s >= t.share_s && (t.share_s > 0) == sharded);
             if (reduce == 0 && sharded) near(sum, 4 * t.numbers / 340e9, 1e-9);
             traffic_free(&t);
@@ -94,6 +95,17 @@ static void test_traffic(void **state) {
     double busy;
     assert_true(traffic_exposed(&alone, 1, &busy) == 0 && busy == 0 && alone.bytes == 0 && alone.share_s == 0);
     traffic_free(&alone);
+    /* Inside one node one sum behind backward; with overlap the same bytes in pieces beside it. */
+    traffic node, pieces;
+    traffic_of_network(&node, &o, 8, 2);
+    o.train.overlap = opt_train_overlap_on;
+    traffic_of_network(&pieces, &o, 8, 2);
+    assert_true(node.n == 1 && node.at[0] == 1 && node.beside_s == 0 && pieces.n > 1);
+    near(node.transfer_s, pieces.transfer_s, 1e-9);
+    near(pieces.beside_s, pieces.transfer_s, 1e-12);
+    assert_true(traffic_exposed(&node, 1, &busy) > traffic_exposed(&pieces, 1, &busy));
+    traffic_free(&node);
+    traffic_free(&pieces);
 }
 
 /* ---- steps on a computed cluster ------------------------------------------------------------------------------------
@@ -272,6 +284,7 @@ static void test_series(void **state) {
 static void test_fit(void **state) {
     (void)state;
     fresh();
+    o.train.overlap = opt_train_overlap_on;
     scaling_series s = {.n = 1, .row = {row_of(1, 1, 45904, 448.4)}};
     scaling_model  want = {.computing_s = 0.4484, .interference = 1.5};
     for (int ranks = 2; ranks <= 8; ranks *= 2) {
@@ -295,7 +308,22 @@ static void test_fit(void **state) {
     s.n = 1;
     got = scaling_fit(&s, &o);
     near(got.computing_s, 0.4484, 1e-9);
-    assert_true(got.interference == 0);
+    assert_true(got.interference == o.cluster.interference);
+}
+
+/* Sums behind backward: nothing interferes inside a node, so one rank tells what four take (docs/scaling.md). */
+static void test_fit_without_overlap(void **state) {
+    (void)state;
+    fresh();
+    scaling_series s = {.n = 1, .row = {row_of(1, 8, 10655, 631.0)}};
+    scaling_model  got = scaling_fit(&s, &o);
+    scaling_point  four = scaling_at(&s, &got, &o, 4);
+    assert_true(four.beside_s == 0 && four.exposed_s > 0);
+    near(1e3 * four.step_s, 637.2, 0.005);
+    s.row[s.n++] = row_of(4, 8, 10655, 637.2);
+    got = scaling_fit(&s, &o);
+    assert_true(got.interference == o.cluster.interference && got.error < 0.005);
+    assert_true(scaling_at(&s, &got, &o, 16).beside_s > 0); /* two nodes */
 }
 
 /* ---- sizes and plots ------------------------------------------------------------------------------------------------
@@ -356,10 +384,11 @@ static void test_plot(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_collectives), cmocka_unit_test(test_overlap),  cmocka_unit_test(test_traffic),
-        cmocka_unit_test(test_steps),       cmocka_unit_test(test_accounts), cmocka_unit_test(test_interval),
-        cmocka_unit_test(test_rows),        cmocka_unit_test(test_series),   cmocka_unit_test(test_fit),
-        cmocka_unit_test(test_sizes),       cmocka_unit_test(test_plot)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_collectives), cmocka_unit_test(test_overlap),
+                                       cmocka_unit_test(test_traffic),     cmocka_unit_test(test_steps),
+                                       cmocka_unit_test(test_accounts),    cmocka_unit_test(test_interval),
+                                       cmocka_unit_test(test_rows),        cmocka_unit_test(test_series),
+                                       cmocka_unit_test(test_fit),         cmocka_unit_test(test_fit_without_overlap),
+                                       cmocka_unit_test(test_sizes),       cmocka_unit_test(test_plot)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
