@@ -88,15 +88,29 @@ static void grow(arena *a, const char *name, size_t bytes, device_kind dev, bool
     *a = pinned ? arena_new_pinned(name, bytes) : arena_new_on(name, bytes, dev);
 }
 
-static void run_pass(network *n, int64_t tiles, pass_fn pass, void *arg) {
+static size_t gpu_used(const network *n, size_t *all) {
+    size_t free_bytes;
+    *all = 0;
+    if (device_of(n) == DEV_CPU) return 0;
+    device_memory(&free_bytes, all);
+    return *all - free_bytes;
+}
+
+static void run_pass(network *n, const char *what, int64_t tiles, pass_fn pass, void *arg) {
     device_kind dev = device_of(n);
     arena       counting = arena_counting_on("work", dev);
+    size_t      all, had = n->c.scratch.size + n->work.size, before = gpu_used(n, &all);
     grow(&n->c.scratch, "scratch", place_scratch_bytes(dev, tiles, n->gpu_per_tile), dev, false);
     n->t = (tape){.c = &n->c, .step = &counting, .book = &n->book};
     n->c.dry = true;
     pass(n, arg);
     n->c.dry = false;
     grow(&n->work, "work", counting.peak, dev, false);
+    size_t has = n->c.scratch.size + n->work.size;
+    if (dev != DEV_CPU && has > had)
+        log_info("%s %lld tiles: %.0f MB for activations, %.0f scratch, so %.0f of the GPU's %.0f; %.0f in use", what,
+                 (long long)tiles, (double)n->work.size / 1e6, (double)n->c.scratch.size / 1e6,
+                 (double)(before + has - had) / 1e6, (double)all / 1e6, (double)gpu_used(n, &all) / 1e6);
     n->t = (tape){.c = &n->c, .step = &n->work, .book = &n->book};
     pass(n, arg);
 }
@@ -176,7 +190,7 @@ bool vae_encode(network *v, const tile_set *t, const float *value, float *mean, 
     tensor   sdf = to_network(&s, value, 512);
     vae_pass p = {.b = ssvae_batch_build(s.host, &v->vae.cfg, t->resolution, &s.coord, &s.first, F32(&sdf))};
     place_vae(v, &p);
-    run_pass(v, t->n, encode_pass, &p);
+    run_pass(v, "encoding", t->n, encode_pass, &p);
     from_network(&s, download_f32(&p.result->v, s.host), 2 * C, C, mean);
     return true;
 }
@@ -188,7 +202,7 @@ bool vae_decode(network *v, const tile_set *t, const float *z, float *value, sta
                   .z = to_network(&s, z, v->vae.cfg.latent_channels)};
     place_vae(v, &p);
     if (t->n > WHOLE_TILES) p.out = arena_alloc(s.host, (size_t)t->n * 512 * sizeof(float));
-    run_pass(v, t->n, decode_pass, &p);
+    run_pass(v, "decoding", t->n, decode_pass, &p);
     from_network(&s, p.out ? p.out : download_f32(&p.result->v, s.host), 512, 512, value);
     return true;
 }
@@ -263,7 +277,7 @@ bool dit_sample(network *d, const tile_set *t, const view_input *view, const sam
     if (!dit_setup(d, t, view, &s, &p, st)) return false;
     place_dit(d, &p);
     p.latents = arena_alloc(s.host, (size_t)t->n * (size_t)C * sizeof(float));
-    run_pass(d, t->n, sample_pass, &p);
+    run_pass(d, "sampling", t->n, sample_pass, &p);
     from_network(&s, p.latents, C, C, z);
     return true;
 }
@@ -285,7 +299,7 @@ bool dit_flow_loss(network *d, const tile_set *t, const view_input *view, const 
     place_dit(d, &p);
     for (p.at = 0; p.at < n_times; p.at++) {
         size_t mark = arena_mark(s.host);
-        run_pass(d, t->n, flow_pass, &p);
+        run_pass(d, "flow of", t->n, flow_pass, &p);
         const float *v = download_f32(&p.velocity->v, s.host), *want = download_f32(p.target, s.host);
         double       sum = 0;
         for (int64_t k = 0; k < t->n * C; k++)
