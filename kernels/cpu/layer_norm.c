@@ -75,6 +75,7 @@ static void bwd_rows(const layer_norm_args *a, int64_t b, int64_t lo, int64_t hi
     float       *xhat = tmp, *g = tmp + C, *part = tmp + 2 * C;
     for (int64_t n = lo; n < hi; n++) {
         const float *x = F32(a->x) + n * C, *dy = F32(a->dy) + n * C;
+        const float *before = tensor_given(a->dx_add) ? F32(a->dx_add) + n * C : NULL;
         float       *dx = F32(a->dx) + n * C, rstd = F32(a->rstd)[n], mean = F32(a->mean)[n];
         for (int64_t i = 0; i < C; i++) xhat[i] = (x[i] - mean) * rstd;
         if (mod_sums) {
@@ -95,8 +96,8 @@ static void bwd_rows(const layer_norm_args *a, int64_t b, int64_t lo, int64_t hi
         if (gamma)
             for (int64_t i = 0; i < C; i++) g[i] *= gamma[i];
         float s0 = (float)(row_sum(g, C) / (double)C), s1 = (float)(row_dot(g, xhat, C) / (double)C);
-        if (a->dx_add)
-            for (int64_t i = 0; i < C; i++) dx[i] += rstd * (g[i] - s0 - xhat[i] * s1);
+        if (before)
+            for (int64_t i = 0; i < C; i++) dx[i] = before[i] + rstd * (g[i] - s0 - xhat[i] * s1);
         else
             for (int64_t i = 0; i < C; i++) dx[i] = rstd * (g[i] - s0 - xhat[i] * s1);
     }

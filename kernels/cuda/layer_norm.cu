@@ -4,14 +4,15 @@
  * double, used as a float and the rest, so that a mean far from zero does not eat digits.
  * Backward needs two sums over rows per sample and column, P = sum dy xhat and S = sum dy: everything else follows from
  * them:   dscale = gamma P + beta S,  dshift = S,  dgamma += sum_b (1 + scale) P,  dbeta += sum_b (1 + scale) S.
- * It reads x and dy once for dx and the sums together. Rows that do not fit the registers, or the 16-byte pieces, take
- * the general kernels, which read them again from the cache. */
+ * It reads x and dy once for dx and the sums together, the next row while one is worked on. Rows that do not fit the
+ * registers, or the 16-byte pieces, take the general kernels, which read them again from the cache. */
+#include "kernels/cuda/dev/mma.cuh"
 #include "kernels/cuda/dev/row_pass.cuh"
 
 enum { FWD_WARPS = 8, BWD_WARPS = 4 };
 
 template <class T> struct norm_rows {
-    const T       *x, *scale, *shift, *dy;
+    const T       *x, *scale, *shift, *dy, *dx_add;
     const float   *gamma, *beta;
     const int32_t *first; /* NULL: no modulation */
     T             *y, *dx;
@@ -19,7 +20,6 @@ template <class T> struct norm_rows {
     int64_t        N, C;
     int            B;
     float          eps;
-    bool           dx_add;
 };
 
 template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a) {
@@ -40,7 +40,7 @@ template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a) {
     r.N = a->x->dim[0];
     r.C = a->x->dim[1];
     r.eps = (float)a->eps;
-    r.dx_add = a->dx_add;
+    r.dx_add = ptr<const T>(a->dx_add);
     return r;
 }
 
@@ -164,8 +164,8 @@ template <class T> static void forward(ctx *c, const layer_norm_args *a) {
 
 /* ---- backward: dx and the sums in one pass -------------------------------------------------------------------- */
 
-/* What dy becomes on the way to xhat, for V columns: dy gamma (1 + scale). Without gamma the scale stays packed, which
- * lets the widest bf16 kernel run with three blocks per multiprocessor. */
+/* What dy becomes on the way to xhat, for V columns: dy gamma (1 + scale). Without gamma the scale stays packed, for
+ * the registers of the widest bf16 kernel. */
 template <class T, int V, bool AFFINE> struct norm_factor {
     float f[V];
 
@@ -198,24 +198,24 @@ template <class T, int V> struct norm_factor<T, V, false> {
     }
 };
 
-/* Makes the compiler convert the packed values anew behind it, instead of keeping the converted ones in registers. */
-template <class T, int V> __device__ __forceinline__ void keep_packed(pack<T, V> &x) {
-    static_assert(sizeof x == 16, "one 16-byte access");
-    uint4 w = *reinterpret_cast<uint4 *>(&x);
-    asm volatile("" : "+r"(w.x), "+r"(w.y), "+r"(w.z), "+r"(w.w));
-    *reinterpret_cast<uint4 *>(&x) = w;
-}
+/* A row on its way: each lane copies the pieces that it reads itself, so no barrier is needed. */
+template <class T, int V, int K> struct norm_row { pack<T, V> x[K][32], dy[K][32], add[K][32]; };
+
+enum { BWD_STAGES = 2 };
 
 /* partial: [slot][P, S][C], or NULL. A block takes a chunk of rows, its warps take turns. */
 template <class T, int V, int K, bool AFFINE>
-__global__ void __launch_bounds__(32 * BWD_WARPS, sizeof(T) == 2 && !AFFINE ? 3 : 2)
+__global__ void __launch_bounds__(32 * BWD_WARPS, sizeof(T) == 2 ? 3 : 2)
     layer_norm_bwd_kernel(const norm_rows<T> r, const row_chunks chunks, float *partial) {
-    __shared__ float room[2 * K * V * 32];
-    int              lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int64_t          C = r.C;
+    extern __shared__ __align__(16) unsigned char shared_bytes[];
+
+    int                lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int64_t            C = r.C;
+    float             *room = reinterpret_cast<float *>(shared_bytes);
+    norm_row<T, V, K> *stage = reinterpret_cast<norm_row<T, V, K> *>(shared_bytes) + warp * BWD_STAGES;
     for_runs(chunks, (int)blockIdx.x, [&](int64_t lo, int64_t hi, int b, int64_t slot) {
         norm_factor<T, V, AFFINE> factor[K];
-        float                     sum[2][K][V];
+        float                     sum[2][K][V], next_mean = 0, next_rstd = 0;
 #pragma unroll
         for (int k = 0; k < K; k++) {
             int64_t col = (k * 32 + lane) * V;
@@ -223,49 +223,67 @@ __global__ void __launch_bounds__(32 * BWD_WARPS, sizeof(T) == 2 && !AFFINE ? 3 
 #pragma unroll
             for (int i = 0; i < V; i++) sum[0][k][i] = sum[1][k][i] = 0;
         }
-        for (int64_t n = lo + warp; n < hi; n += BWD_WARPS) {
-            pack<T, V> x[K], dy[K];
+        auto fetch = [&](int64_t n, norm_row<T, V, K> &to) {
+            if (n < hi) {
 #pragma unroll
-            for (int k = 0; k < K; k++) {
-                int64_t col = (k * 32 + lane) * V;
-                if (col < C) {
-                    x[k] = load_raw<T, V>(r.x + n * C + col);
-                    dy[k] = load_raw<T, V>(r.dy + n * C + col);
+                for (int k = 0; k < K; k++) {
+                    int64_t col = (k * 32 + lane) * V;
+                    if (col >= C) continue;
+                    cp_async_16(smem_addr(&to.x[k][lane]), r.x + n * C + col, 16);
+                    cp_async_16(smem_addr(&to.dy[k][lane]), r.dy + n * C + col, 16);
+                    if (r.dx_add) cp_async_16(smem_addr(&to.add[k][lane]), r.dx_add + n * C + col, 16);
                 }
+                next_mean = r.mean[n];
+                next_rstd = r.rstd[n];
             }
-            float mean = r.mean[n], rstd = r.rstd[n], s0 = 0, s1 = 0;
+            cp_async_commit();
+        };
+        int at = 0;
+        fetch(lo + warp, stage[0]);
+        for (int64_t n = lo + warp; n < hi; n += BWD_WARPS, at ^= 1) {
+            const norm_row<T, V, K> &in = stage[at];
+            float                    mean = next_mean, rstd = next_rstd, s0 = 0, s1 = 0;
+            fetch(n + BWD_WARPS, stage[at ^ 1]);
+            cp_async_wait<1>();
 #pragma unroll
             for (int k = 0; k < K; k++)
-                if ((k * 32 + lane) * V < C)
+                if ((k * 32 + lane) * V < C) {
+                    pack<T, V> x = in.x[k][lane], dy = in.dy[k][lane];
 #pragma unroll
                     for (int i = 0; i < V; i++) {
-                        float xhat = (to_float(x[k].v[i]) - mean) * rstd, d = to_float(dy[k].v[i]);
+                        float xhat = (to_float(x.v[i]) - mean) * rstd, d = to_float(dy.v[i]);
                         float g = factor[k].times(d, i);
                         s0 += g;
                         s1 += g * xhat;
                         sum[0][k][i] += d * xhat;
                         sum[1][k][i] += d;
                     }
+                }
             s0 = warp_sum(s0) / (float)C;
             s1 = warp_sum(s1) / (float)C;
+            asm volatile("" ::: "memory"); /* the row is read again instead of being kept in registers */
 #pragma unroll
             for (int k = 0; k < K; k++) {
                 int64_t col = (k * 32 + lane) * V;
                 if (col >= C) continue;
-                keep_packed(x[k]);
-                keep_packed(dy[k]);
-                float out[V];
-                if (r.dx_add) load_vec<T, V>(r.dx + n * C + col, out);
+                pack<T, V> x = in.x[k][lane], dy = in.dy[k][lane];
+                float      out[V];
 #pragma unroll
                 for (int i = 0; i < V; i++) {
-                    float xhat = (to_float(x[k].v[i]) - mean) * rstd;
-                    float v = rstd * (factor[k].times(to_float(dy[k].v[i]), i) - s0 - xhat * s1);
-                    out[i] = r.dx_add ? out[i] + v : v;
+                    float xhat = (to_float(x.v[i]) - mean) * rstd;
+                    out[i] = rstd * (factor[k].times(to_float(dy.v[i]), i) - s0 - xhat * s1);
+                }
+                if (r.dx_add) {
+                    pack<T, V> add = in.add[k][lane];
+#pragma unroll
+                    for (int i = 0; i < V; i++) out[i] = to_float(add.v[i]) + out[i];
                 }
                 store_vec<T, V>(r.dx + n * C + col, out);
             }
         }
         if (!partial) return;
+        cp_async_wait<0>();
+        __syncthreads(); /* room is the stages' memory */
         /* The warps add theirs in turn; the last one writes. */
         for (int w = 0; w < BWD_WARPS; w++) {
             if (warp == w)
@@ -338,7 +356,7 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
     for (int64_t i = lane; i < C; i += 32) {
         float xhat = (to_float(x[i]) - mean) * rstd;
         float v = rstd * (du(i) - s0 - xhat * s1);
-        r.dx[n * C + i] = from_float<T>(r.dx_add ? to_float(r.dx[n * C + i]) + v : v);
+        r.dx[n * C + i] = from_float<T>(r.dx_add ? to_float(r.dx_add[n * C + i]) + v : v);
     }
 }
 
@@ -406,13 +424,15 @@ static void gradients(ctx *c, const layer_norm_args *a, const norm_rows<T> &r, c
 
 template <class T, int V, int K, bool AFFINE>
 static void fused_backward(ctx *c, const layer_norm_args *a, const norm_rows<T> &r, bool sums) {
-    int        threads = 32 * BWD_WARPS;
-    int64_t    blocks = resident_blocks(layer_norm_bwd_kernel<T, V, K, AFFINE>, threads, 0) * c->cuda->multiprocessors;
+    auto kernel = layer_norm_bwd_kernel<T, V, K, AFFINE>;
+    int  threads = 32 * BWD_WARPS, bytes = (int)sizeof(norm_row<T, V, K>) * BWD_STAGES * BWD_WARPS;
+    CUDA_DO(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    int64_t    blocks = (int64_t)resident_blocks(kernel, threads, (size_t)bytes) * c->cuda->multiprocessors;
     row_chunks k = chunk_rows(r.N, r.first ? a->first : NULL, blocks, BWD_WARPS);
     float     *partial = NULL;
     if (sums) partial = (float *)arena_alloc(&c->scratch, sizeof(float) * 2 * (size_t)(slot_count(k) * r.C));
     if (k.n_chunks > 0) {
-        layer_norm_bwd_kernel<T, V, K, AFFINE><<<(unsigned)k.n_chunks, threads, 0, stream_of(c)>>>(r, k, partial);
+        kernel<<<(unsigned)k.n_chunks, threads, (size_t)bytes, stream_of(c)>>>(r, k, partial);
         LAUNCHED(c);
     }
     if (sums) gradients<T>(c, a, r, k, partial);
@@ -430,7 +450,7 @@ template <class T> static void backward(ctx *c, const layer_norm_args *a) {
     constexpr int V = 16 / (int)sizeof(T), K_MAX = 32 / V; /* 32 columns per lane */
     norm_rows<T>  r = norm_rows_of<T>(a);
     bool          sums = tensor_given(a->dgamma) || tensor_given(a->dscale);
-    bool          wide = wide_rows<T>(r.C, r.x, r.dy, r.dx, r.gamma, r.scale);
+    bool          wide = wide_rows<T>(r.C, r.x, r.dy, r.dx, r.dx_add, r.gamma, r.scale);
     if (wide && r.C <= 32 * V) {
         fused_backward<T, V, 1>(c, a, r, sums);
     } else if (wide && r.C <= 2 * 32 * V) {

@@ -48,7 +48,7 @@ void layer_norm_bwd_ref(ctx *c, const layer_norm_args *a) {
                         s0 += g;
                         s1 += g * xhat;
                     } else {
-                        double before = a->dx_add ? F32(a->dx)[n * C + i] : 0;
+                        double before = tensor_given(a->dx_add) ? F32(a->dx_add)[n * C + i] : 0;
                         F32(a->dx)[n * C + i] = (float)(before + rstd * (g - s0 / (double)C - xhat * s1 / (double)C));
                     }
                 }

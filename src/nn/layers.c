@@ -21,11 +21,11 @@ typedef struct {
 static void linear_back(tape *t, tape_entry *e) {
     linear_entry *l = (linear_entry *)e;
     grad_slots    s;
-    grad_open_adding(t, &s, 1, &l->x, l->a.in_act == ACT_NONE);
+    grad_open_adding(t, &s, 1, &l->x, l->a.in_act == ACT_NONE, 0);
     linear_args a = l->a;
     a.dy = &e->out->g;
     a.dx = grad_slot(&s, 0);
-    a.dx_add = s.add[0];
+    a.dx_add = s.add[0] != NULL;
     a.dw = param_grad(l->w);
     a.db = param_grad(l->b);
     linear_bwd(t->c, &a);
@@ -91,7 +91,7 @@ typedef struct {
 static void mlp_back(tape *t, tape_entry *e) {
     mlp_entry *l = (mlp_entry *)e;
     grad_slots s;
-    grad_open_adding(t, &s, 1, &l->x, 1);
+    grad_open_adding(t, &s, 1, &l->x, 1, 0);
     linear_args   in = l->a[0], out = l->a[1];
     const tensor *pre = in.pre;
     tensor        d = arena_tensor(t->step, pre->dt, pre->dim, pre->n_dims); /* gradient of pre; grad_close drops it */
@@ -106,7 +106,7 @@ static void mlp_back(tape *t, tape_entry *e) {
     in.y = in.pre = NULL;
     in.dy = &d;
     in.dx = grad_slot(&s, 0);
-    in.dx_add = s.add[0];
+    in.dx_add = s.add[0] != NULL;
     in.dw = param_grad(l->w[0]);
     in.db = param_grad(l->b[0]);
     linear_bwd(t->c, &in);
@@ -194,7 +194,7 @@ typedef struct {
 static void layer_norm_back(tape *t, tape_entry *e) {
     layer_norm_entry *l = (layer_norm_entry *)e;
     grad_slots        s;
-    grad_open_adding(t, &s, 3, l->x, 1);
+    grad_open_adding(t, &s, 3, l->x, 1, 1);
     layer_norm_args a = l->a;
     a.dy = &e->out->g;
     a.dx = grad_need(t, &s, 0);
@@ -330,13 +330,8 @@ typedef struct {
 
 static void residual_back(tape *t, tape_entry *e) {
     residual_entry *l = (residual_entry *)e;
-    if (!l->in[1]) { /* y = x + h: dy goes to both; a copy first, then the buffer itself */
-        if (l->in[0]->needs_grad) {
-            grad_slots s;
-            grad_open(t, &s, 1, l->in);
-            copy_fwd(t->c, &(xy_args){.x = &e->out->g, .y = grad_slot(&s, 0)});
-            grad_close(t, &s);
-        }
+    if (!l->in[1]) { /* y = x + h */
+        grad_pass(t, e->out, l->in[0]);
     } else {
         grad_slots s;
         grad_open(t, &s, 2, l->in);
@@ -379,8 +374,10 @@ static void split_back(tape *t, tape_entry *e) {
     grad_open(t, &s, 1, &l->x);
     for (int i = 0; i < l->n; i++) {
         var *p = l->part[i];
-        if (!p->g.data) p->g = arena_tensor(t->step, p->v.dt, p->v.dim, p->v.n_dims);
-        if (!p->g_live) zero_fwd(t->c, &(xy_args){.y = &p->g});
+        if (!p->g_live) {
+            p->g = arena_tensor(t->step, p->v.dt, p->v.dim, p->v.n_dims);
+            zero_fwd(t->c, &(xy_args){.y = &p->g});
+        }
         a.part[i] = &p->g;
     }
     a.x = grad_slot(&s, 0);

@@ -31,6 +31,7 @@ void layer_norm_bwd(ctx *c, const layer_norm_args *a) {
     check(c, a, __func__);
     WANT_SAME(a->dy, a->x);
     WANT_SAME(a->dx, a->x);
+    if (tensor_given(a->dx_add)) WANT_SAME(a->dx_add, a->x);
     WANT_BOTH_OR_NEITHER(a->dgamma, a->dbeta);
     WANT_BOTH_OR_NEITHER(a->dscale, a->dshift);
     if (tensor_given(a->dgamma)) {
