@@ -165,7 +165,11 @@ static void table_f(bench_case *b, const int *s) {
                                      .y = bench_out(b, DT_F32, DIMS(s[0], s[1]))};
 }
 static void table_b(bench_case *b, const int *s) {
-    b->args.table = (add_table_args){.index = table_index(b, s),
+    tensor *order = bench_i32(b, DIMS(s[0])), *first = bench_i32(b, DIMS(s[2] + 1));
+    for (int64_t i = 0; i < s[0]; i++) I32(order)[i] = (int32_t)(i * 7919 % s[0]);
+    for (int64_t k = 0; k <= s[2]; k++) I32(first)[k] = (int32_t)(s[0] * k / s[2]);
+    b->args.table = (add_table_args){.order = order,
+                                     .first = first,
                                      .dy = bench_in(b, DIMS(s[0], s[1])),
                                      .dtable = bench_out(b, DT_F32, DIMS(s[2], s[1]))};
 }

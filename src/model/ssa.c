@@ -83,7 +83,8 @@ var *ssa_forward(tape *t, const ssa_config *cfg, const ssa_layer *l, var *x, con
     var *gate = nn_linear(t, x, l->gate, NULL, ACT_NONE);
 
     /* The place in the block is added to the keys that are compressed only. */
-    var *ck = compress(t, cfg, &l->key, nn_add_table(t, k, l->pe, &b->pe_index), b);
+    var *placed = nn_add_table(t, k, l->pe, &b->pe_index, &b->pe_order, &b->pe_first);
+    var *ck = compress(t, cfg, &l->key, placed, b);
     var *cv = compress(t, cfg, &l->value, v, b);
 
     tensor        lse, block;

@@ -430,14 +430,14 @@ var *nn_embed_time(tape *t, const tensor *times, int64_t width) {
     return y;
 }
 
-var *nn_add_table(tape *t, var *x, param *table, const tensor *index) {
+var *nn_add_table(tape *t, var *x, param *table, const tensor *index, const tensor *order, const tensor *first) {
     int64_t   width = x->v.dim[1];
     var      *y = tape_new(t, x->v.dim[0], width, true);
     tensor   *rows = tape_keep(t, tensor_view(&table->w, DIMS(table->count / width, width)));
     add_entry l = {.e = {.bwd = add_back, .out = y},
                    .x = x,
                    .table = table,
-                   .a = {.x = &x->v, .table = rows, .index = index, .y = &y->v}};
+                   .a = {.x = &x->v, .table = rows, .index = index, .order = order, .first = first, .y = &y->v}};
     add_table_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
     return y;

@@ -33,7 +33,8 @@ void nn_split(tape *t, var *x, int n, const int64_t *width, var **out);
 var *nn_embed_ape(tape *t, var *x, const tensor *coord, double factor);
 /* Rows of embed_time for times (B); no gradient. */
 var *nn_embed_time(tape *t, const tensor *times, int64_t width);
-var *nn_add_table(tape *t, var *x, param *table, const tensor *index);
+/* order, first: the rows of each index (ops/elementwise.h), read by backward. */
+var *nn_add_table(tape *t, var *x, param *table, const tensor *index, const tensor *order, const tensor *first);
 var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
 /* Of x's eight children each (subdivide of ops/pool.h), which are nowhere: x is of the level above g. */
 var *nn_conv3_up(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);

@@ -165,10 +165,12 @@ static void add_table_args_list(add_table_args *a, op_id op, op_tensors *l) {
     bool bwd = op == OP_add_table_bwd;
     IN_FWD(x, AS_ACT);
     IN_FWD(table, AS_FIXED);
-    IN(index, AS_FIXED);
+    IN_FWD(index, AS_FIXED);
     OUT_FWD(y, AS_ACT);
     if (!bwd) return;
     IN(dy, AS_ACT);
+    IN(order, AS_FIXED);
+    IN(first, AS_FIXED);
     ACC(dtable, AS_FIXED);
 }
 
