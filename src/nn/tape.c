@@ -11,6 +11,7 @@ void tape_begin(tape *t) {
     arena_reset(t->book, 0);
     t->last = NULL;
     t->n_segments = 0;
+    t->spare = (tensor){0};
 }
 
 var *tape_leaf(tape *t, tensor v, bool needs_grad) {
@@ -192,10 +193,30 @@ static void range_end(const tape *t) {
     if (!t->c->dry && t->c->be->dev == DEV_CUDA) device_range_pop();
 }
 
+static bool same_shape(const tensor *x, const tensor *y) {
+    return x->dt == y->dt && x->n_dims == y->n_dims && memcmp(x->dim, y->dim, sizeof x->dim) == 0;
+}
+
+/* Memory for the gradient of a segment's input. */
+static void input_room(tape *t, var *x) {
+    if (!x->room.data && t->spare.data && same_shape(&t->spare, &x->v)) {
+        x->room = t->spare;
+        t->spare = (tensor){0};
+    }
+    grad_room(t, x);
+}
+
+/* The gradient of a segment's output is not needed behind its backward, unless it was lent to an input. */
+static void output_done(tape *t, const segment_entry *s) {
+    for (int i = 0; i < s->n_in; i++)
+        if (s->in[i] && s->in[i]->g_live && s->in[i]->g.data == s->out->room.data) return;
+    if (s->out->room.data) t->spare = s->out->room;
+}
+
 static void segment_gradients(tape *t, segment_entry *s) {
     range_begin(t, "backward of segment", s->layer);
     for (int i = 0; i < s->n_in; i++)
-        if (s->in[i] && s->in[i]->needs_grad) grad_room(t, s->in[i]);
+        if (s->in[i] && s->in[i]->needs_grad) input_room(t, s->in[i]);
     size_t step_mark = arena_mark(t->step), book_mark = arena_mark(t->book);
     var   *out = s->inner_out;
     if (s->recompute) {
@@ -214,8 +235,10 @@ static void segment_gradients(tape *t, segment_entry *s) {
         if (s->in[i] && s->in[i]->needs_grad && grad_lent(s->in[i]) &&
             (char *)s->in[i]->g.data >= t->step->base + step_mark)
             grad_own(t, s->in[i]);
+    if ((char *)t->spare.data >= t->step->base + step_mark) t->spare = (tensor){0};
     arena_reset(t->step, step_mark);
     arena_reset(t->book, book_mark);
+    output_done(t, s);
     range_end(t);
 }
 

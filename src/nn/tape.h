@@ -7,7 +7,8 @@
  * elsewhere.
  *
  * A segment (a transformer block, a conv block) is the unit of memory: its inner gradients live only during its
- * backward; with recompute its inner activations live only during its forward and are made again in backward; without
+ * backward, and what its output's gradient took serves again before it; with recompute its inner activations live only
+ * during its forward and are made again in backward; without
  * recording (sampling, evaluation) its inner activations are dropped as soon as its output is there. When its backward
  * is done, its parameters' gradients of this micro-batch are complete and `on_layer_done` fires: reduction may start.
  * It fires for every recorded segment, in reverse order, also for one that no gradient reached, so that all ranks see
@@ -42,6 +43,7 @@ struct tape {
     int    recompute_first; /* segments 0 .. recompute_first-1 are recomputed in backward; one alone saves nothing */
     int    n_segments;      /* counted in the forward pass */
     tape_entry *last;
+    tensor      spare; /* memory of a gradient that nobody needs any more, for that of the next segment's input */
     void (*on_layer_done)(void *user, int layer);
     void *user;
 };
