@@ -3,6 +3,7 @@
  * fills in the gradient fields, and the forward that fills in the rest. */
 #include "nn/layers.h"
 
+#include <string.h>
 #include "kernels/backend.h"
 
 static tensor *step_tensor(tape *t, dtype dt, const int64_t *dims, int n_dims) {
@@ -67,18 +68,68 @@ var *nn_linear_of(tape *t, var *x, act_kind in_act, param *w, param *b, act_kind
     return linear(t, x, in_act, w, b, act, false, dt);
 }
 
-void nn_linear_two(tape *t, var *x, param *w0, param *w1, var **y) {
-    int64_t n0 = w0->dim[0], n1 = w1->dim[0];
-    if (w1->offset != w0->offset + w0->count) { /* rows of an odd size are padded */
-        y[0] = nn_linear(t, x, w0, NULL, ACT_NONE);
-        y[1] = nn_linear(t, x, w1, NULL, ACT_NONE);
-        return;
+/* Matrices one below the other, zeros below them: a parameter that lives as long as the records. */
+typedef struct {
+    tape_entry e;
+    param     *part[LINEAR_MANY], *all;
+    int        n;
+} stack_entry;
+
+static void stack_back(tape *t, tape_entry *e) {
+    stack_entry *l = (stack_entry *)e;
+    for (int64_t i = 0, row = 0; i < l->n; row += l->part[i++]->dim[0]) {
+        tensor g = tensor_rows(&l->all->g, row, l->part[i]->dim[0]);
+        add_fwd(t->c, &(xy_args){.x = &g, .y = &l->part[i]->g});
     }
-    CHECK(w0->dim[1] == w1->dim[1] && w0->w.dt == w1->w.dt, "%s and %s have other inputs", w0->name, w1->name);
-    param *both = arena_alloc(t->book, sizeof *both);
-    *both = *w0;
-    both->dim[0] = both->w.dim[0] = both->g.dim[0] = n0 + n1;
-    nn_split(t, nn_linear(t, x, both, NULL, ACT_NONE), 2, (const int64_t[]){n0, n1}, y);
+}
+
+static param *stack(tape *t, int n, param *const *w, int64_t rows) {
+    int64_t     row = 0, inner = w[0]->dim[1];
+    stack_entry l = {.e = {.bwd = stack_back}, .n = n, .all = arena_alloc(t->book, sizeof *l.all)};
+    *l.all = (param){.dim = {rows, inner}, .n_dims = 2, .w = arena_tensor(t->step, w[0]->w.dt, DIMS(rows, inner))};
+    for (int i = 0; i < n; row += w[i++]->dim[0]) {
+        CHECK(w[i]->dim[1] == inner && w[i]->w.dt == w[0]->w.dt, "%s and %s have other inputs", w[i]->name, w[0]->name);
+        tensor to = tensor_rows(&l.all->w, row, w[i]->dim[0]);
+        copy_fwd(t->c, &(xy_args){.x = &w[i]->w, .y = &to});
+        l.part[i] = w[i];
+    }
+    tensor rest = tensor_rows(&l.all->w, row, rows - row);
+    zero_fwd(t->c, &(xy_args){.y = &rest});
+    if (!t->recording || !param_grad(w[0])) return l.all;
+    l.all->g = arena_tensor(t->step, DT_F32, DIMS(rows, inner));
+    zero_fwd(t->c, &(xy_args){.y = &l.all->g});
+    tape_record(t, &l, sizeof l);
+    return l.all;
+}
+
+/* The product is as wide as whole pieces of 16 bytes in bf16, and the matrices that are go first: products and splits
+ * by columns are slow otherwise. */
+void nn_linear_many(tape *t, var *x, int n, param *const *w, var **y) {
+    enum { PIECE = 8 };
+    int64_t width[LINEAR_MANY + 1], total = 0, rest = 0;
+    var    *part[LINEAR_MANY + 1];
+    int     whole = 0; /* so many of the first are whole pieces */
+    CHECK(n >= 1 && n <= LINEAR_MANY, "%d products at once", n);
+    while (whole < n && w[whole]->dim[0] % PIECE == 0) whole++;
+    for (int i = 0; i < n; i++) {
+        width[i] = w[i]->dim[0];
+        total += width[i];
+        if (i >= whole) rest += width[i];
+    }
+    int64_t fill = (PIECE - total % PIECE) % PIECE;
+    var    *all = nn_linear(t, x, stack(t, n, w, total + fill), NULL, ACT_NONE);
+    width[n] = fill;
+    if (whole > 0) {
+        int64_t first = width[whole];
+        width[whole] = rest + fill;
+        nn_split(t, all, whole + (rest > 0), width, part);
+        width[whole] = first;
+        memcpy(y, part, (size_t)whole * sizeof *y);
+        all = part[whole];
+    }
+    if (rest == 0) return;
+    nn_split(t, all, n - whole + (fill > 0), width + whole, part);
+    memcpy(y + whole, part, (size_t)(n - whole) * sizeof *y);
 }
 
 typedef struct {

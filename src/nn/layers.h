@@ -12,8 +12,10 @@ var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act);
 var *nn_linear_as(tape *t, var *x, param *w, param *b, act_kind act, dtype dt);
 /* The same of in_act(x), which is nowhere. */
 var *nn_linear_of(tape *t, var *x, act_kind in_act, param *w, param *b, act_kind act, dtype dt);
-/* y[0] = x w0^T, y[1] = x w1^T: one product, which reads x once, where w1 follows w0 in the parameter table. */
-void nn_linear_two(tape *t, var *x, param *w0, param *w1, var **y);
+/* y[i] = x w[i]^T, w[i] (O_i,I): one product, which reads x once, and one for each gradient. For layers that are thin
+ * beside x: w is copied. */
+enum { LINEAR_MANY = 5 };
+void nn_linear_many(tape *t, var *x, int n, param *const *w, var **y);
 /* nn_linear(nn_linear(x, w0, b0, act), w1, b1, ACT_NONE), whose backward makes the inner gradient in one pass. */
 var *nn_mlp(tape *t, var *x, param *w0, param *b0, act_kind act, param *w1, param *b1);
 /* nn_linear with W (I,O): a 1x1x1 convolution. */

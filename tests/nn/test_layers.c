@@ -8,39 +8,41 @@
 enum { ROWS = 7, INNER = 16 };
 
 typedef struct {
-    float y[2][ROWS * 8], dx[ROWS * INNER], dw[2][8 * INNER];
+    float y[3][ROWS * 8], dx[ROWS * INNER], dw[3][8 * INNER];
 } result;
 
-/* Two products of x, `first` and 8 outputs wide; `joined`: by one call. */
-static void two_products(const char *back_end, int64_t first, int64_t inner, bool joined, result *out) {
+/* Three products of x, `wide` outputs each; `joined`: by one call. */
+static void three_products(const char *back_end, const int64_t *wide, bool joined, result *out) {
     rig    r;
     params p;
     rig_open(&r, back_end, 16);
     params_init(&p);
-    int64_t wide[2] = {first, 8};
-    param  *w[2];
-    for (int i = 0; i < 2; i++) w[i] = params_add(&p, 0, INIT_NORMAL, 1, DIMS(wide[i], inner), "w%d", i);
+    param *w[3];
+    for (int i = 0; i < 3; i++) w[i] = params_add(&p, 0, INIT_NORMAL, 1, DIMS(wide[i], INNER), "w%d", i);
     rig_params(&r, &p);
     params_randomize(&p, 5);
     rig_weights_done(&r, &p);
     float x[ROWS * INNER], dy[ROWS * 8];
-    fill_rule(x, ROWS * inner, 1, 1);
-    tape_begin(&r.t);
-    var *in = tape_leaf(&r.t, tensor_wrap(x, DT_F32, DIMS(ROWS, inner)), true), *y[2];
-    if (joined)
-        nn_linear_two(&r.t, in, w[0], w[1], y);
-    else
-        for (int i = 0; i < 2; i++) y[i] = nn_linear(&r.t, in, w[i], NULL, ACT_NONE);
+    fill_rule(x, ROWS * INNER, 1, 1);
     memset(out, 0, sizeof *out);
-    for (int i = 0; i < 2; i++) {
-        fill_rule(dy, ROWS * wide[i], 2 + (uint32_t)i, 1);
-        tensor g = tensor_wrap(dy, DT_F32, DIMS(ROWS, wide[i]));
-        tape_seed(&r.t, y[i], &g);
-        memcpy(out->y[i], F32(&y[i]->v), tensor_bytes(&y[i]->v));
+    for (int round = 0; round < 2; round++) { /* gradients of weights add up */
+        tape_begin(&r.t);
+        poison(r.t.step->base, r.t.step->size);
+        var *in = tape_leaf(&r.t, tensor_wrap(x, DT_F32, DIMS(ROWS, INNER)), true), *y[3];
+        if (joined)
+            nn_linear_many(&r.t, in, 3, w, y);
+        else
+            for (int i = 0; i < 3; i++) y[i] = nn_linear(&r.t, in, w[i], NULL, ACT_NONE);
+        for (int i = 0; i < 3; i++) {
+            fill_rule(dy, ROWS * wide[i], 2 + (uint32_t)i, 1);
+            tensor g = tensor_wrap(dy, DT_F32, DIMS(ROWS, wide[i]));
+            tape_seed(&r.t, y[i], &g);
+            memcpy(out->y[i], F32(&y[i]->v), tensor_bytes(&y[i]->v));
+        }
+        tape_backward(&r.t);
+        memcpy(out->dx, F32(&in->g), tensor_bytes(&in->g));
     }
-    tape_backward(&r.t);
-    memcpy(out->dx, F32(&in->g), tensor_bytes(&in->g));
-    for (int i = 0; i < 2; i++) memcpy(out->dw[i], F32(&w[i]->g), tensor_bytes(&w[i]->g));
+    for (int i = 0; i < 3; i++) memcpy(out->dw[i], F32(&w[i]->g), tensor_bytes(&w[i]->g));
     params_free(&p);
     rig_close(&r);
 }
@@ -56,24 +58,24 @@ static void expect_alike(const float *a, const float *b, int n, const char *what
     expect_le(worst, 1e-6 * largest, what);
 }
 
-static void test_linear_two(void **state) {
-    /* Side by side in the table, and with padding between them. */
-    static const int64_t first[] = {8, 3, 3}, inner[] = {INNER, INNER, 5};
+/* Widths of whole pieces, with a rest, and nothing but a rest. */
+static void test_linear_many(void **state) {
+    static const int64_t wide[][3] = {{8, 8, 8}, {8, 8, 3}, {8, 3, 8}, {3, 8, 1}, {2, 3, 3}};
     (void)state;
     for (int b = 0; b < 2; b++)
-        for (int i = 0; i < 3; i++) {
-            result one, two;
-            two_products(b ? "cpu" : "ref", first[i], inner[i], true, &one);
-            two_products(b ? "cpu" : "ref", first[i], inner[i], false, &two);
-            for (int k = 0; k < 2; k++) {
-                expect_alike(one.y[k], two.y[k], ROWS * 8, "y");
-                expect_alike(one.dw[k], two.dw[k], 8 * INNER, "dw");
+        for (int i = 0; i < 5; i++) {
+            result one, three;
+            three_products(b ? "cpu" : "ref", wide[i], true, &one);
+            three_products(b ? "cpu" : "ref", wide[i], false, &three);
+            for (int k = 0; k < 3; k++) {
+                expect_alike(one.y[k], three.y[k], ROWS * 8, "y");
+                expect_alike(one.dw[k], three.dw[k], 8 * INNER, "dw");
             }
-            expect_alike(one.dx, two.dx, ROWS * INNER, "dx");
+            expect_alike(one.dx, three.dx, ROWS * INNER, "dx");
         }
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear_two)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear_many)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
