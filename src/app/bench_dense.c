@@ -58,6 +58,7 @@ static void layer_norm(bench_case *b, const int *s, bool bwd) {
     b->n_out = 0;
     a->dy = bench_in(b, DIMS(s[0], s[1]));
     a->dx = bench_out(b, DT_F32, DIMS(s[0], s[1]));
+    a->dx_add = bench_in(b, DIMS(s[0], s[1])); /* as behind a residual */
     if (s[3]) {
         a->dscale = bench_out(b, DT_F32, DIMS(s[2], s[1]));
         a->dshift = bench_out(b, DT_F32, DIMS(s[2], s[1]));
