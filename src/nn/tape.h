@@ -7,12 +7,11 @@
  * elsewhere.
  *
  * A segment (a transformer block, a conv block) is the unit of memory: its inner gradients live only during its
- * backward, and what its output's gradient took serves again before it; with recompute its inner activations live only
- * during its forward and are made again in backward; without
- * recording (sampling, evaluation) its inner activations are dropped as soon as its output is there. When its backward
- * is done, its parameters' gradients of this micro-batch are complete and `on_layer_done` fires: reduction may start.
- * It fires for every recorded segment, in reverse order, also for one that no gradient reached, so that all ranks see
- * one sequence.
+ * backward, and the memory of its output's gradient serves the next segment; with recompute its inner activations live
+ * only during its forward and are made again in backward; without recording (sampling, evaluation) its inner
+ * activations are dropped as soon as its output is there. When its backward is done, its parameters' gradients of this
+ * micro-batch are complete and `on_layer_done` fires: reduction may start. It fires for every recorded segment, in
+ * reverse order, also for one that no gradient reached, so that all ranks see one sequence.
  *
  * Memory: values and gradients come from the `step` arena (device memory), records from `book` (host memory). Both are
  * reset by tape_begin. With ctx.dry and a counting step arena the same code only counts. */
