@@ -99,23 +99,21 @@ void add_table_fwd_cpu(ctx *c, const add_table_args *a) {
     }
 }
 
-/* Threads own columns, so that rows meet in one order. */
 void add_table_bwd_cpu(ctx *c, const add_table_args *a) {
-    int64_t N = a->dy->dim[0], K = a->dtable->dim[0], C = a->dy->dim[1];
-    double *sum = arena_alloc(&c->scratch, (size_t)(K * C) * sizeof *sum);
-#pragma omp parallel if (N * C > SMALL_LOOP)
-    {
-        int64_t lo, hi;
-        rows_part(C, 8, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
-        for (int64_t k = 0; k < K; k++)
-            for (int64_t i = lo; i < hi; i++) sum[k * C + i] = F32(a->dtable)[k * C + i];
-        for (int64_t n = 0; n < N; n++) {
-            const float *dy = F32(a->dy) + n * C;
-            double      *row = sum + (int64_t)I32(a->index)[n] * C;
-            for (int64_t i = lo; i < hi; i++) row[i] += dy[i];
+    int64_t        N = a->dy->dim[0], K = a->dtable->dim[0], C = a->dy->dim[1];
+    const int32_t *first = I32(a->first), *order = I32(a->order);
+    int64_t        threads = omp_get_max_threads();
+    double        *room = arena_alloc(&c->scratch, (size_t)(threads * C) * sizeof *room);
+#pragma omp parallel for schedule(static) if (N * C > SMALL_LOOP)
+    for (int64_t k = 0; k < K; k++) {
+        float  *row = F32(a->dtable) + k * C;
+        double *sum = room + omp_get_thread_num() * C;
+        for (int64_t i = 0; i < C; i++) sum[i] = row[i];
+        for (int32_t j = first[k]; j < first[k + 1]; j++) {
+            const float *dy = F32(a->dy) + order[j] * C;
+            for (int64_t i = 0; i < C; i++) sum[i] += dy[i];
         }
-        for (int64_t k = 0; k < K; k++)
-            for (int64_t i = lo; i < hi; i++) F32(a->dtable)[k * C + i] = (float)sum[k * C + i];
+        for (int64_t i = 0; i < C; i++) row[i] = (float)sum[i];
     }
 }
 

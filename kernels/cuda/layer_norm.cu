@@ -4,26 +4,27 @@
  * double, used as a float and the rest, so that a mean far from zero does not eat digits.
  * Backward needs two sums over rows per sample and column, P = sum dy xhat and S = sum dy: everything else follows from
  * them:   dscale = gamma P + beta S,  dshift = S,  dgamma += sum_b (1 + scale) P,  dbeta += sum_b (1 + scale) S.
- * It reads x and dy once for dx and the sums together. Rows that do not fit the registers, or the 16-byte pieces, take
- * the general kernels, which read them again from the cache. */
+ * It reads x and dy once for dx and the sums together, the next row while one is worked on. Rows that do not fit the
+ * registers, or the 16-byte pieces, take the general kernels, which read them again from the cache. */
+#include "kernels/cuda/dev/mma.cuh"
 #include "kernels/cuda/dev/row_pass.cuh"
 
 enum { FWD_WARPS = 8, BWD_WARPS = 4 };
 
 template <class T> struct norm_rows {
-    const T       *x, *scale, *shift, *dy;
+    const T       *x, *scale, *shift, *dy, *dx_add;
+    const T       *h, *gate; /* forward behind a residual */
     const float   *gamma, *beta;
-    const int32_t *first; /* NULL: no modulation */
-    T             *y, *dx;
+    const int32_t *first; /* NULL: no modulation, no gate */
+    T             *sum, *y, *dx;
     float         *mean, *rstd;
     int64_t        N, C;
     int            B;
     float          eps;
-    bool           dx_add;
 };
 
-template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a) {
-    bool         modulated = tensor_given(a->scale);
+template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a, bool fwd) {
+    bool         by_sample = tensor_given(a->scale) || (fwd && tensor_given(a->gate));
     norm_rows<T> r = {};
     r.x = ptr<const T>(a->x);
     r.dy = ptr<const T>(a->dy);
@@ -33,14 +34,19 @@ template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a) {
     r.beta = ptr<const float>(a->beta);
     r.scale = ptr<const T>(a->scale);
     r.shift = ptr<const T>(a->shift);
-    r.first = modulated ? ptr<const int32_t>(a->first) : NULL;
-    r.B = modulated ? (int)(a->first->dim[0] - 1) : 1;
+    if (fwd && tensor_given(a->h)) {
+        r.h = ptr<const T>(a->h);
+        r.gate = ptr<const T>(a->gate);
+        r.sum = ptr<T>(a->sum);
+    }
+    r.first = by_sample ? ptr<const int32_t>(a->first) : NULL;
+    r.B = by_sample ? (int)(a->first->dim[0] - 1) : 1;
     r.mean = ptr<float>(a->mean);
     r.rstd = ptr<float>(a->rstd);
     r.N = a->x->dim[0];
     r.C = a->x->dim[1];
     r.eps = (float)a->eps;
-    r.dx_add = a->dx_add;
+    r.dx_add = ptr<const T>(a->dx_add);
     return r;
 }
 
@@ -59,12 +65,30 @@ __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_fwd_kernel(const no
     int64_t n = (int64_t)blockIdx.x * FWD_WARPS + threadIdx.x / 32, C = r.C;
     if (n >= r.N) return;
 
-    float  v[K][V], squares = 0;
-    double sum = 0;
+    float      v[K][V], squares = 0;
+    double     sum = 0;
+    int64_t    b = r.first ? segment_of(r.first, r.B, n) : 0;
+    pack<T, V> x[K], h[K];
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int64_t col = (k * 32 + lane) * V;
-        if (col < C) load_vec<T, V>(r.x + n * C + col, v[k]);
+        if (col >= C) continue;
+        x[k] = load_raw<T, V>(r.x + n * C + col);
+        if (r.h) h[k] = load_raw<T, V>(r.h + n * C + col);
+    }
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        int64_t col = (k * 32 + lane) * V;
+        if (col >= C) continue;
+        if (r.h) {
+            float gate[V];
+            if (r.gate) load_vec<T, V>(r.gate + b * C + col, gate);
+#pragma unroll
+            for (int i = 0; i < V; i++)
+                x[k].v[i] = from_float<T>(to_float(x[k].v[i]) + (r.gate ? gate[i] : 1.0f) * to_float(h[k].v[i]));
+            store_raw<T, V>(r.sum + n * C + col, x[k]);
+        }
+        unpack<T, V>(x[k], v[k]);
     }
 #pragma unroll
     for (int k = 0; k < K; k++)
@@ -89,7 +113,6 @@ __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_fwd_kernel(const no
         r.mean[n] = mean;
         r.rstd[n] = rstd;
     }
-    int64_t b = r.first ? segment_of(r.first, r.B, n) : 0;
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int64_t col = (k * 32 + lane) * V;
@@ -118,9 +141,16 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
     int     lane = threadIdx.x % 32;
     int64_t n = (int64_t)blockIdx.x * FWD_WARPS + threadIdx.x / 32, C = r.C;
     if (n >= r.N) return;
+    int64_t  b = r.first ? segment_of(r.first, r.B, n) : 0;
     const T *x = r.x + n * C;
     double   sum = 0;
     float    squares = 0;
+    if (r.h) {
+        for (int64_t i = lane; i < C; i += 32)
+            r.sum[n * C + i] = from_float<T>(to_float(x[i]) +
+                                             (r.gate ? to_float(r.gate[b * C + i]) : 1.0f) * to_float(r.h[n * C + i]));
+        x = r.sum + n * C;
+    }
     for (int64_t i = lane; i < C; i += 32) sum += to_float(x[i]);
     sum = warp_sum(sum) / (double)C;
     float mean = (float)sum, rest = (float)(sum - mean);
@@ -133,7 +163,6 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
         r.mean[n] = mean;
         r.rstd[n] = rstd;
     }
-    int64_t b = r.first ? segment_of(r.first, r.B, n) : 0;
     for (int64_t i = lane; i < C; i += 32) {
         float u = ((to_float(x[i]) - mean) - rest) * rstd;
         if (r.gamma) u = u * r.gamma[i] + r.beta[i];
@@ -144,12 +173,12 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
 
 template <class T> static void forward(ctx *c, const layer_norm_args *a) {
     constexpr int V = 16 / (int)sizeof(T);
-    norm_rows<T>  r = norm_rows_of<T>(a);
+    norm_rows<T>  r = norm_rows_of<T>(a, true);
     if (r.N == 0) return;
     unsigned     blocks = (unsigned)ceil_div(r.N, FWD_WARPS);
     int          threads = 32 * FWD_WARPS;
     cudaStream_t s = stream_of(c);
-    if (!wide_rows<T>(r.C, r.x, r.y, r.gamma, r.beta, r.scale, r.shift) || r.C > 8 * 32 * V)
+    if (!wide_rows<T>(r.C, r.x, r.h, r.gate, r.sum, r.y, r.gamma, r.beta, r.scale, r.shift) || r.C > 8 * 32 * V)
         layer_norm_fwd_any_kernel<T><<<blocks, threads, 0, s>>>(r);
     else if (r.C <= 32 * V)
         layer_norm_fwd_kernel<T, V, 1><<<blocks, threads, 0, s>>>(r);
@@ -164,8 +193,8 @@ template <class T> static void forward(ctx *c, const layer_norm_args *a) {
 
 /* ---- backward: dx and the sums in one pass -------------------------------------------------------------------- */
 
-/* What dy becomes on the way to xhat, for V columns: dy gamma (1 + scale). Without gamma the scale stays packed, which
- * lets the widest bf16 kernel run with three blocks per multiprocessor. */
+/* What dy becomes on the way to xhat, for V columns: dy gamma (1 + scale). Without gamma the scale stays packed, for
+ * the registers of the widest bf16 kernel. */
 template <class T, int V, bool AFFINE> struct norm_factor {
     float f[V];
 
@@ -198,24 +227,24 @@ template <class T, int V> struct norm_factor<T, V, false> {
     }
 };
 
-/* Makes the compiler convert the packed values anew behind it, instead of keeping the converted ones in registers. */
-template <class T, int V> __device__ __forceinline__ void keep_packed(pack<T, V> &x) {
-    static_assert(sizeof x == 16, "one 16-byte access");
-    uint4 w = *reinterpret_cast<uint4 *>(&x);
-    asm volatile("" : "+r"(w.x), "+r"(w.y), "+r"(w.z), "+r"(w.w));
-    *reinterpret_cast<uint4 *>(&x) = w;
-}
+/* A row on its way: each lane copies the pieces that it reads itself, so no barrier is needed. */
+template <class T, int V, int K> struct norm_row { pack<T, V> x[K][32], dy[K][32], add[K][32]; };
+
+enum { BWD_STAGES = 2 };
 
 /* partial: [slot][P, S][C], or NULL. A block takes a chunk of rows, its warps take turns. */
 template <class T, int V, int K, bool AFFINE>
-__global__ void __launch_bounds__(32 * BWD_WARPS, sizeof(T) == 2 && !AFFINE ? 3 : 2)
+__global__ void __launch_bounds__(32 * BWD_WARPS, sizeof(T) == 2 ? 3 : 2)
     layer_norm_bwd_kernel(const norm_rows<T> r, const row_chunks chunks, float *partial) {
-    __shared__ float room[2 * K * V * 32];
-    int              lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    int64_t          C = r.C;
+    extern __shared__ __align__(16) unsigned char shared_bytes[];
+
+    int                lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int64_t            C = r.C;
+    float             *room = reinterpret_cast<float *>(shared_bytes);
+    norm_row<T, V, K> *stage = reinterpret_cast<norm_row<T, V, K> *>(shared_bytes) + warp * BWD_STAGES;
     for_runs(chunks, (int)blockIdx.x, [&](int64_t lo, int64_t hi, int b, int64_t slot) {
         norm_factor<T, V, AFFINE> factor[K];
-        float                     sum[2][K][V];
+        float                     sum[2][K][V], next_mean = 0, next_rstd = 0;
 #pragma unroll
         for (int k = 0; k < K; k++) {
             int64_t col = (k * 32 + lane) * V;
@@ -223,49 +252,67 @@ __global__ void __launch_bounds__(32 * BWD_WARPS, sizeof(T) == 2 && !AFFINE ? 3 
 #pragma unroll
             for (int i = 0; i < V; i++) sum[0][k][i] = sum[1][k][i] = 0;
         }
-        for (int64_t n = lo + warp; n < hi; n += BWD_WARPS) {
-            pack<T, V> x[K], dy[K];
+        auto fetch = [&](int64_t n, norm_row<T, V, K> &to) {
+            if (n < hi) {
 #pragma unroll
-            for (int k = 0; k < K; k++) {
-                int64_t col = (k * 32 + lane) * V;
-                if (col < C) {
-                    x[k] = load_raw<T, V>(r.x + n * C + col);
-                    dy[k] = load_raw<T, V>(r.dy + n * C + col);
+                for (int k = 0; k < K; k++) {
+                    int64_t col = (k * 32 + lane) * V;
+                    if (col >= C) continue;
+                    cp_async_16(smem_addr(&to.x[k][lane]), r.x + n * C + col, 16);
+                    cp_async_16(smem_addr(&to.dy[k][lane]), r.dy + n * C + col, 16);
+                    if (r.dx_add) cp_async_16(smem_addr(&to.add[k][lane]), r.dx_add + n * C + col, 16);
                 }
+                next_mean = r.mean[n];
+                next_rstd = r.rstd[n];
             }
-            float mean = r.mean[n], rstd = r.rstd[n], s0 = 0, s1 = 0;
+            cp_async_commit();
+        };
+        int at = 0;
+        fetch(lo + warp, stage[0]);
+        for (int64_t n = lo + warp; n < hi; n += BWD_WARPS, at ^= 1) {
+            const norm_row<T, V, K> &in = stage[at];
+            float                    mean = next_mean, rstd = next_rstd, s0 = 0, s1 = 0;
+            fetch(n + BWD_WARPS, stage[at ^ 1]);
+            cp_async_wait<1>();
 #pragma unroll
             for (int k = 0; k < K; k++)
-                if ((k * 32 + lane) * V < C)
+                if ((k * 32 + lane) * V < C) {
+                    pack<T, V> x = in.x[k][lane], dy = in.dy[k][lane];
 #pragma unroll
                     for (int i = 0; i < V; i++) {
-                        float xhat = (to_float(x[k].v[i]) - mean) * rstd, d = to_float(dy[k].v[i]);
+                        float xhat = (to_float(x.v[i]) - mean) * rstd, d = to_float(dy.v[i]);
                         float g = factor[k].times(d, i);
                         s0 += g;
                         s1 += g * xhat;
                         sum[0][k][i] += d * xhat;
                         sum[1][k][i] += d;
                     }
+                }
             s0 = warp_sum(s0) / (float)C;
             s1 = warp_sum(s1) / (float)C;
+            asm volatile("" ::: "memory"); /* the row is read again instead of being kept in registers */
 #pragma unroll
             for (int k = 0; k < K; k++) {
                 int64_t col = (k * 32 + lane) * V;
                 if (col >= C) continue;
-                keep_packed(x[k]);
-                keep_packed(dy[k]);
-                float out[V];
-                if (r.dx_add) load_vec<T, V>(r.dx + n * C + col, out);
+                pack<T, V> x = in.x[k][lane], dy = in.dy[k][lane];
+                float      out[V];
 #pragma unroll
                 for (int i = 0; i < V; i++) {
-                    float xhat = (to_float(x[k].v[i]) - mean) * rstd;
-                    float v = rstd * (factor[k].times(to_float(dy[k].v[i]), i) - s0 - xhat * s1);
-                    out[i] = r.dx_add ? out[i] + v : v;
+                    float xhat = (to_float(x.v[i]) - mean) * rstd;
+                    out[i] = rstd * (factor[k].times(to_float(dy.v[i]), i) - s0 - xhat * s1);
+                }
+                if (r.dx_add) {
+                    pack<T, V> add = in.add[k][lane];
+#pragma unroll
+                    for (int i = 0; i < V; i++) out[i] = to_float(add.v[i]) + out[i];
                 }
                 store_vec<T, V>(r.dx + n * C + col, out);
             }
         }
         if (!partial) return;
+        cp_async_wait<0>();
+        __syncthreads(); /* room is the stages' memory */
         /* The warps add theirs in turn; the last one writes. */
         for (int w = 0; w < BWD_WARPS; w++) {
             if (warp == w)
@@ -338,7 +385,7 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
     for (int64_t i = lane; i < C; i += 32) {
         float xhat = (to_float(x[i]) - mean) * rstd;
         float v = rstd * (du(i) - s0 - xhat * s1);
-        r.dx[n * C + i] = from_float<T>(r.dx_add ? to_float(r.dx[n * C + i]) + v : v);
+        r.dx[n * C + i] = from_float<T>(r.dx_add ? to_float(r.dx_add[n * C + i]) + v : v);
     }
 }
 
@@ -406,13 +453,15 @@ static void gradients(ctx *c, const layer_norm_args *a, const norm_rows<T> &r, c
 
 template <class T, int V, int K, bool AFFINE>
 static void fused_backward(ctx *c, const layer_norm_args *a, const norm_rows<T> &r, bool sums) {
-    int        threads = 32 * BWD_WARPS;
-    int64_t    blocks = resident_blocks(layer_norm_bwd_kernel<T, V, K, AFFINE>, threads, 0) * c->cuda->multiprocessors;
+    auto kernel = layer_norm_bwd_kernel<T, V, K, AFFINE>;
+    int  threads = 32 * BWD_WARPS, bytes = (int)sizeof(norm_row<T, V, K>) * BWD_STAGES * BWD_WARPS;
+    CUDA_DO(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    int64_t    blocks = (int64_t)resident_blocks(kernel, threads, (size_t)bytes) * c->cuda->multiprocessors;
     row_chunks k = chunk_rows(r.N, r.first ? a->first : NULL, blocks, BWD_WARPS);
     float     *partial = NULL;
     if (sums) partial = (float *)arena_alloc(&c->scratch, sizeof(float) * 2 * (size_t)(slot_count(k) * r.C));
     if (k.n_chunks > 0) {
-        layer_norm_bwd_kernel<T, V, K, AFFINE><<<(unsigned)k.n_chunks, threads, 0, stream_of(c)>>>(r, k, partial);
+        kernel<<<(unsigned)k.n_chunks, threads, (size_t)bytes, stream_of(c)>>>(r, k, partial);
         LAUNCHED(c);
     }
     if (sums) gradients<T>(c, a, r, k, partial);
@@ -428,9 +477,9 @@ static void fused_backward(ctx *c, const layer_norm_args *a, const norm_rows<T> 
 
 template <class T> static void backward(ctx *c, const layer_norm_args *a) {
     constexpr int V = 16 / (int)sizeof(T), K_MAX = 32 / V; /* 32 columns per lane */
-    norm_rows<T>  r = norm_rows_of<T>(a);
+    norm_rows<T>  r = norm_rows_of<T>(a, false);
     bool          sums = tensor_given(a->dgamma) || tensor_given(a->dscale);
-    bool          wide = wide_rows<T>(r.C, r.x, r.dy, r.dx, r.gamma, r.scale);
+    bool          wide = wide_rows<T>(r.C, r.x, r.dy, r.dx, r.dx_add, r.gamma, r.scale);
     if (wide && r.C <= 32 * V) {
         fused_backward<T, V, 1>(c, a, r, sums);
     } else if (wide && r.C <= 2 * 32 * V) {

@@ -71,12 +71,15 @@ void add_table_fwd_ref(ctx *c, const add_table_args *a) {
 }
 
 void add_table_bwd_ref(ctx *c, const add_table_args *a) {
-    int64_t N = a->dy->dim[0], K = a->dtable->dim[0], C = a->dy->dim[1];
-    double *row = arena_alloc(&c->scratch, (size_t)(K * C) * sizeof *row);
-    for (int64_t i = 0; i < K * C; i++) row[i] = F32(a->dtable)[i];
-    for (int64_t n = 0; n < N; n++)
-        for (int64_t i = 0; i < C; i++) row[I32(a->index)[n] * C + i] += F32(a->dy)[n * C + i];
-    for (int64_t i = 0; i < K * C; i++) F32(a->dtable)[i] = (float)row[i];
+    int64_t K = a->dtable->dim[0], C = a->dy->dim[1];
+    (void)c;
+    for (int64_t k = 0; k < K; k++)
+        for (int64_t i = 0; i < C; i++) {
+            double sum = F32(a->dtable)[k * C + i];
+            for (int32_t j = I32(a->first)[k]; j < I32(a->first)[k + 1]; j++)
+                sum += F32(a->dy)[I32(a->order)[j] * C + i];
+            F32(a->dtable)[k * C + i] = (float)sum;
+        }
 }
 
 void gather_rows_fwd_ref(ctx *c, const gather_rows_args *a) {

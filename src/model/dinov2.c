@@ -111,7 +111,7 @@ static var *block(tape *t, const void *args, var *const *in) {
 var *dinov2_forward(tape *t, const dinov2 *m, const dinov2_batch *b, var **prenorm) {
     var *x = nn_cast(t, tape_leaf(t, b->pixels, false), t->c->act);
     x = nn_linear(t, x, m->patch, NULL, ACT_NONE);
-    x = nn_add_table(t, x, m->rows, &b->index);
+    x = nn_add_table(t, x, m->rows, &b->index, NULL, NULL);
     for (int i = 0; i < m->cfg.blocks; i++) {
         block_args a = {&m->block[i], b, m->cfg.heads, m->cfg.mlp_width, m->cfg.gated};
         x = tape_segment(t, i, block, &a, sizeof a, (var *[]){x}, 1);

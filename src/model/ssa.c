@@ -77,13 +77,13 @@ var *ssa_forward(tape *t, const ssa_config *cfg, const ssa_layer *l, var *x, con
                  const window_tables *w, ssa_trace *trace) {
     int  heads = cfg->heads, kv = cfg->kv_heads;
     var *q = nn_linear(t, x, l->proj_q, NULL, ACT_NONE);
-    var *key_value[2];
-    nn_linear_two(t, x, l->proj_k, l->proj_v, key_value);
-    var *k = key_value[0], *v = key_value[1];
-    var *gate = nn_linear(t, x, l->gate, NULL, ACT_NONE);
+    var *thin[3];
+    nn_linear_many(t, x, 3, (param *const[]){l->proj_k, l->proj_v, l->gate}, thin);
+    var *k = thin[0], *v = thin[1], *gate = thin[2];
 
     /* The place in the block is added to the keys that are compressed only. */
-    var *ck = compress(t, cfg, &l->key, nn_add_table(t, k, l->pe, &b->pe_index), b);
+    var *placed = nn_add_table(t, k, l->pe, &b->pe_index, &b->pe_order, &b->pe_first);
+    var *ck = compress(t, cfg, &l->key, placed, b);
     var *cv = compress(t, cfg, &l->value, v, b);
 
     tensor        lse, block;

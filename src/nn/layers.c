@@ -3,6 +3,7 @@
  * fills in the gradient fields, and the forward that fills in the rest. */
 #include "nn/layers.h"
 
+#include <string.h>
 #include "kernels/backend.h"
 
 static tensor *step_tensor(tape *t, dtype dt, const int64_t *dims, int n_dims) {
@@ -21,11 +22,11 @@ typedef struct {
 static void linear_back(tape *t, tape_entry *e) {
     linear_entry *l = (linear_entry *)e;
     grad_slots    s;
-    grad_open_adding(t, &s, 1, &l->x, l->a.in_act == ACT_NONE);
+    grad_open_adding(t, &s, 1, &l->x, l->a.in_act == ACT_NONE, 0);
     linear_args a = l->a;
     a.dy = &e->out->g;
     a.dx = grad_slot(&s, 0);
-    a.dx_add = s.add[0];
+    a.dx_add = s.add[0] != NULL;
     a.dw = param_grad(l->w);
     a.db = param_grad(l->b);
     linear_bwd(t->c, &a);
@@ -67,18 +68,68 @@ var *nn_linear_of(tape *t, var *x, act_kind in_act, param *w, param *b, act_kind
     return linear(t, x, in_act, w, b, act, false, dt);
 }
 
-void nn_linear_two(tape *t, var *x, param *w0, param *w1, var **y) {
-    int64_t n0 = w0->dim[0], n1 = w1->dim[0];
-    if (w1->offset != w0->offset + w0->count) { /* rows of an odd size are padded */
-        y[0] = nn_linear(t, x, w0, NULL, ACT_NONE);
-        y[1] = nn_linear(t, x, w1, NULL, ACT_NONE);
-        return;
+/* Matrices one below the other, zeros below them: a parameter that lives as long as the records. */
+typedef struct {
+    tape_entry e;
+    param     *part[LINEAR_MANY], *all;
+    int        n;
+} stack_entry;
+
+static void stack_back(tape *t, tape_entry *e) {
+    stack_entry *l = (stack_entry *)e;
+    for (int64_t i = 0, row = 0; i < l->n; row += l->part[i++]->dim[0]) {
+        tensor g = tensor_rows(&l->all->g, row, l->part[i]->dim[0]);
+        add_fwd(t->c, &(xy_args){.x = &g, .y = &l->part[i]->g});
     }
-    CHECK(w0->dim[1] == w1->dim[1] && w0->w.dt == w1->w.dt, "%s and %s have other inputs", w0->name, w1->name);
-    param *both = arena_alloc(t->book, sizeof *both);
-    *both = *w0;
-    both->dim[0] = both->w.dim[0] = both->g.dim[0] = n0 + n1;
-    nn_split(t, nn_linear(t, x, both, NULL, ACT_NONE), 2, (const int64_t[]){n0, n1}, y);
+}
+
+static param *stack(tape *t, int n, param *const *w, int64_t rows) {
+    int64_t     row = 0, inner = w[0]->dim[1];
+    stack_entry l = {.e = {.bwd = stack_back}, .n = n, .all = arena_alloc(t->book, sizeof *l.all)};
+    *l.all = (param){.dim = {rows, inner}, .n_dims = 2, .w = arena_tensor(t->step, w[0]->w.dt, DIMS(rows, inner))};
+    for (int i = 0; i < n; row += w[i++]->dim[0]) {
+        CHECK(w[i]->dim[1] == inner && w[i]->w.dt == w[0]->w.dt, "%s and %s have other inputs", w[i]->name, w[0]->name);
+        tensor to = tensor_rows(&l.all->w, row, w[i]->dim[0]);
+        copy_fwd(t->c, &(xy_args){.x = &w[i]->w, .y = &to});
+        l.part[i] = w[i];
+    }
+    tensor rest = tensor_rows(&l.all->w, row, rows - row);
+    zero_fwd(t->c, &(xy_args){.y = &rest});
+    if (!t->recording || !param_grad(w[0])) return l.all;
+    l.all->g = arena_tensor(t->step, DT_F32, DIMS(rows, inner));
+    zero_fwd(t->c, &(xy_args){.y = &l.all->g});
+    tape_record(t, &l, sizeof l);
+    return l.all;
+}
+
+/* The product is as wide as whole pieces of 16 bytes in bf16, and the matrices that are go first: products and splits
+ * by columns are slow otherwise. */
+void nn_linear_many(tape *t, var *x, int n, param *const *w, var **y) {
+    enum { PIECE = 8 };
+    int64_t width[LINEAR_MANY + 1], total = 0, rest = 0;
+    var    *part[LINEAR_MANY + 1];
+    int     whole = 0; /* so many of the first are whole pieces */
+    CHECK(n >= 1 && n <= LINEAR_MANY, "%d products at once", n);
+    while (whole < n && w[whole]->dim[0] % PIECE == 0) whole++;
+    for (int i = 0; i < n; i++) {
+        width[i] = w[i]->dim[0];
+        total += width[i];
+        if (i >= whole) rest += width[i];
+    }
+    int64_t fill = (PIECE - total % PIECE) % PIECE;
+    var    *all = nn_linear(t, x, stack(t, n, w, total + fill), NULL, ACT_NONE);
+    width[n] = fill;
+    if (whole > 0) {
+        int64_t first = width[whole];
+        width[whole] = rest + fill;
+        nn_split(t, all, whole + (rest > 0), width, part);
+        width[whole] = first;
+        memcpy(y, part, (size_t)whole * sizeof *y);
+        all = part[whole];
+    }
+    if (rest == 0) return;
+    nn_split(t, all, n - whole + (fill > 0), width + whole, part);
+    memcpy(y + whole, part, (size_t)(n - whole) * sizeof *y);
 }
 
 typedef struct {
@@ -91,7 +142,7 @@ typedef struct {
 static void mlp_back(tape *t, tape_entry *e) {
     mlp_entry *l = (mlp_entry *)e;
     grad_slots s;
-    grad_open_adding(t, &s, 1, &l->x, 1);
+    grad_open_adding(t, &s, 1, &l->x, 1, 0);
     linear_args   in = l->a[0], out = l->a[1];
     const tensor *pre = in.pre;
     tensor        d = arena_tensor(t->step, pre->dt, pre->dim, pre->n_dims); /* gradient of pre; grad_close drops it */
@@ -106,7 +157,7 @@ static void mlp_back(tape *t, tape_entry *e) {
     in.y = in.pre = NULL;
     in.dy = &d;
     in.dx = grad_slot(&s, 0);
-    in.dx_add = s.add[0];
+    in.dx_add = s.add[0] != NULL;
     in.dw = param_grad(l->w[0]);
     in.db = param_grad(l->b[0]);
     linear_bwd(t->c, &in);
@@ -194,7 +245,7 @@ typedef struct {
 static void layer_norm_back(tape *t, tape_entry *e) {
     layer_norm_entry *l = (layer_norm_entry *)e;
     grad_slots        s;
-    grad_open_adding(t, &s, 3, l->x, 1);
+    grad_open_adding(t, &s, 3, l->x, 1, 1);
     layer_norm_args a = l->a;
     a.dy = &e->out->g;
     a.dx = grad_need(t, &s, 0);
@@ -209,8 +260,9 @@ static void layer_norm_back(tape *t, tape_entry *e) {
     grad_close(t, &s);
 }
 
-static var *layer_norm(tape *t, var *x, param *gamma, param *beta, var *shift, var *scale, const tensor *first,
-                       double eps) {
+/* of: x is its sum, which is not made yet. */
+static var *layer_norm(tape *t, var *x, const gate_residual_args *of, param *gamma, param *beta, var *shift, var *scale,
+                       const tensor *first, double eps) {
     int64_t          n = x->v.dim[0];
     var             *y = tape_new(t, n, x->v.dim[1], true);
     layer_norm_entry l = {.e = {.bwd = layer_norm_back, .out = y},
@@ -227,17 +279,25 @@ static var *layer_norm(tape *t, var *x, param *gamma, param *beta, var *shift, v
                                 .y = &y->v,
                                 .mean = step_tensor(t, DT_F32, DIMS(n)),
                                 .rstd = step_tensor(t, DT_F32, DIMS(n))}};
-    layer_norm_fwd(t->c, &l.a);
+    layer_norm_args  run = l.a;
+    if (of) {
+        run.x = of->x;
+        run.h = of->h;
+        run.gate = of->gate;
+        run.sum = of->y;
+        if (of->first) run.first = of->first;
+    }
+    layer_norm_fwd(t->c, &run);
     tape_record(t, &l, sizeof l);
     return y;
 }
 
 var *nn_layer_norm(tape *t, var *x, param *gamma, param *beta, double eps) {
-    return layer_norm(t, x, gamma, beta, NULL, NULL, NULL, eps);
+    return layer_norm(t, x, NULL, gamma, beta, NULL, NULL, NULL, eps);
 }
 
 var *nn_norm_modulate(tape *t, var *x, var *shift, var *scale, const tensor *first, double eps) {
-    return layer_norm(t, x, NULL, NULL, shift, scale, first, eps);
+    return layer_norm(t, x, NULL, NULL, NULL, shift, scale, first, eps);
 }
 
 typedef struct {
@@ -330,13 +390,8 @@ typedef struct {
 
 static void residual_back(tape *t, tape_entry *e) {
     residual_entry *l = (residual_entry *)e;
-    if (!l->in[1]) { /* y = x + h: dy goes to both; a copy first, then the buffer itself */
-        if (l->in[0]->needs_grad) {
-            grad_slots s;
-            grad_open(t, &s, 1, l->in);
-            copy_fwd(t->c, &(xy_args){.x = &e->out->g, .y = grad_slot(&s, 0)});
-            grad_close(t, &s);
-        }
+    if (!l->in[1]) { /* y = x + h */
+        grad_pass(t, e->out, l->in[0]);
     } else {
         grad_slots s;
         grad_open(t, &s, 2, l->in);
@@ -350,16 +405,36 @@ static void residual_back(tape *t, tape_entry *e) {
     grad_pass(t, e->out, l->x);
 }
 
-var *nn_gate_residual(tape *t, var *x, var *h, var *gate, const tensor *first) {
-    var           *y = tape_new(t, x->v.dim[0], x->v.dim[1], true);
-    residual_entry l = {
+static residual_entry residual(tape *t, var *x, var *h, var *gate, const tensor *first) {
+    var *y = tape_new(t, x->v.dim[0], x->v.dim[1], true);
+    return (residual_entry){
         .e = {.bwd = residual_back, .out = y},
         .x = x,
         .in = {h, gate},
         .a = {.x = &x->v, .h = &h->v, .gate = gate ? &gate->v : NULL, .first = gate ? first : NULL, .y = &y->v}};
+}
+
+var *nn_gate_residual(tape *t, var *x, var *h, var *gate, const tensor *first) {
+    residual_entry l = residual(t, x, h, gate, first);
     gate_residual_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
-    return y;
+    return l.e.out;
+}
+
+var *nn_residual_layer_norm(tape *t, var **x, var *h, var *gate, const tensor *first, param *gamma, param *beta,
+                            double eps) {
+    residual_entry l = residual(t, *x, h, gate, first);
+    tape_record(t, &l, sizeof l);
+    *x = l.e.out;
+    return layer_norm(t, *x, &l.a, gamma, beta, NULL, NULL, NULL, eps);
+}
+
+var *nn_residual_norm_modulate(tape *t, var **x, var *h, var *gate, var *shift, var *scale, const tensor *first,
+                               double eps) {
+    residual_entry l = residual(t, *x, h, gate, first);
+    tape_record(t, &l, sizeof l);
+    *x = l.e.out;
+    return layer_norm(t, *x, &l.a, NULL, NULL, shift, scale, first, eps);
 }
 
 typedef struct {
@@ -379,8 +454,10 @@ static void split_back(tape *t, tape_entry *e) {
     grad_open(t, &s, 1, &l->x);
     for (int i = 0; i < l->n; i++) {
         var *p = l->part[i];
-        if (!p->g.data) p->g = arena_tensor(t->step, p->v.dt, p->v.dim, p->v.n_dims);
-        if (!p->g_live) zero_fwd(t->c, &(xy_args){.y = &p->g});
+        if (!p->g_live) {
+            p->g = arena_tensor(t->step, p->v.dt, p->v.dim, p->v.n_dims);
+            zero_fwd(t->c, &(xy_args){.y = &p->g});
+        }
         a.part[i] = &p->g;
     }
     a.x = grad_slot(&s, 0);
@@ -433,14 +510,14 @@ var *nn_embed_time(tape *t, const tensor *times, int64_t width) {
     return y;
 }
 
-var *nn_add_table(tape *t, var *x, param *table, const tensor *index) {
+var *nn_add_table(tape *t, var *x, param *table, const tensor *index, const tensor *order, const tensor *first) {
     int64_t   width = x->v.dim[1];
     var      *y = tape_new(t, x->v.dim[0], width, true);
     tensor   *rows = tape_keep(t, tensor_view(&table->w, DIMS(table->count / width, width)));
     add_entry l = {.e = {.bwd = add_back, .out = y},
                    .x = x,
                    .table = table,
-                   .a = {.x = &x->v, .table = rows, .index = index, .y = &y->v}};
+                   .a = {.x = &x->v, .table = rows, .index = index, .order = order, .first = first, .y = &y->v}};
     add_table_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
     return y;

@@ -12,8 +12,10 @@ var *nn_linear(tape *t, var *x, param *w, param *b, act_kind act);
 var *nn_linear_as(tape *t, var *x, param *w, param *b, act_kind act, dtype dt);
 /* The same of in_act(x), which is nowhere. */
 var *nn_linear_of(tape *t, var *x, act_kind in_act, param *w, param *b, act_kind act, dtype dt);
-/* y[0] = x w0^T, y[1] = x w1^T: one product, which reads x once, where w1 follows w0 in the parameter table. */
-void nn_linear_two(tape *t, var *x, param *w0, param *w1, var **y);
+/* y[i] = x w[i]^T, w[i] (O_i,I): one product, which reads x once, and one for each gradient. For layers that are thin
+ * beside x: w is copied. */
+enum { LINEAR_MANY = 5 };
+void nn_linear_many(tape *t, var *x, int n, param *const *w, var **y);
 /* nn_linear(nn_linear(x, w0, b0, act), w1, b1, ACT_NONE), whose backward makes the inner gradient in one pass. */
 var *nn_mlp(tape *t, var *x, param *w0, param *b0, act_kind act, param *w1, param *b1);
 /* nn_linear with W (I,O): a 1x1x1 convolution. */
@@ -29,11 +31,18 @@ var *nn_group_norm(tape *t, var *x, param *gamma, param *beta, const tensor *fir
 var *nn_rms_norm(tape *t, var *x, param *gamma);
 /* x + gate[b]*h; gate NULL: x + h. */
 var *nn_gate_residual(tape *t, var *x, var *h, var *gate, const tensor *first);
+/* *x = nn_gate_residual(*x, h, gate, first), and the norm of it, in one pass: what nn_layer_norm(*x, ..) or
+ * nn_norm_modulate(*x, ..) returns. */
+var *nn_residual_layer_norm(tape *t, var **x, var *h, var *gate, const tensor *first, param *gamma, param *beta,
+                            double eps);
+var *nn_residual_norm_modulate(tape *t, var **x, var *h, var *gate, var *shift, var *scale, const tensor *first,
+                               double eps);
 void nn_split(tape *t, var *x, int n, const int64_t *width, var **out);
 var *nn_embed_ape(tape *t, var *x, const tensor *coord, double factor);
 /* Rows of embed_time for times (B); no gradient. */
 var *nn_embed_time(tape *t, const tensor *times, int64_t width);
-var *nn_add_table(tape *t, var *x, param *table, const tensor *index);
+/* order, first: the rows of each index (ops/elementwise.h), read by backward. */
+var *nn_add_table(tape *t, var *x, param *table, const tensor *index, const tensor *order, const tensor *first);
 var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
 /* Of x's eight children each (subdivide of ops/pool.h), which are nowhere: x is of the level above g. */
 var *nn_conv3_up(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);

@@ -11,6 +11,7 @@ void tape_begin(tape *t) {
     arena_reset(t->book, 0);
     t->last = NULL;
     t->n_segments = 0;
+    t->spare = (tensor){0};
 }
 
 var *tape_leaf(tape *t, tensor v, bool needs_grad) {
@@ -51,14 +52,33 @@ static void copy_into(tape *t, const tensor *x, tensor *y) {
 static tensor grad_memory(tape *t, const var *x) {
     return arena_tensor(t->step, x->v.dt, x->v.dim, x->v.n_dims);
 }
-static void grad_alloc(tape *t, var *x) {
-    if (!x->g.data) x->g = grad_memory(t, x);
+static void grad_room(tape *t, var *x) {
+    if (!x->room.data) x->room = grad_memory(t, x);
+}
+static bool grad_lent(const var *x) {
+    return x->g_live && x->g.data != x->room.data;
+}
+
+/* Makes x's gradient its own: `room` becomes a copy of it. */
+static void grad_own(tape *t, var *x) {
+    grad_room(t, x);
+    copy_into(t, &x->g, &x->room);
+    x->g = x->room;
+}
+
+/* Adds d to x's gradient. A lent one needs grad_room before. */
+static void grad_add(tape *t, var *x, const tensor *d) {
+    if (grad_lent(x))
+        gate_residual_fwd(t->c, &(gate_residual_args){.x = &x->g, .h = d, .y = &x->room});
+    else
+        add_into(t, d, &x->g);
+    x->g = x->room;
 }
 
 void tape_seed(tape *t, var *x, const tensor *g) {
     CHECK(x->needs_grad, "the seeded value needs no gradient");
-    grad_alloc(t, x);
-    copy_into(t, g, &x->g);
+    x->g = *g;
+    grad_own(t, x);
     x->g_live = true;
 }
 
@@ -77,7 +97,7 @@ void tape_backward(tape *t) {
 
 /* ---- gradients of inputs -------------------------------------------------------------------------------------- */
 
-void grad_open_adding(tape *t, grad_slots *s, int n, var *const *x, unsigned adds) {
+void grad_open_adding(tape *t, grad_slots *s, int n, var *const *x, unsigned adds, unsigned from) {
     CHECK(n <= GRAD_MAX, "%d gradient slots", n);
     *s = (grad_slots){.n = n};
     for (int i = 0; i < n; i++) { /* first what stays, then what goes away again */
@@ -85,12 +105,12 @@ void grad_open_adding(tape *t, grad_slots *s, int n, var *const *x, unsigned add
         if (!x[i] || !x[i]->needs_grad) continue;
         bool earlier = false;
         for (int j = 0; j < i; j++) earlier |= x[j] == x[i];
-        s->add[i] = x[i]->g_live && !earlier && (adds >> i & 1);
-        s->temp[i] = (x[i]->g_live || earlier) && !s->add[i];
-        if (!s->temp[i]) {
-            grad_alloc(t, x[i]);
-            s->slot[i] = x[i]->g;
-        }
+        grad_room(t, x[i]);
+        bool add = x[i]->g_live && !earlier && (adds >> i & 1);
+        if (add && grad_lent(x[i]) && !(from >> i & 1)) grad_own(t, x[i]);
+        s->add[i] = add ? &x[i]->g : NULL;
+        s->temp[i] = (x[i]->g_live || earlier) && !add;
+        if (!s->temp[i]) s->slot[i] = x[i]->room;
     }
     s->mark = arena_mark(t->step);
     for (int i = 0; i < n; i++)
@@ -98,7 +118,7 @@ void grad_open_adding(tape *t, grad_slots *s, int n, var *const *x, unsigned add
 }
 
 void grad_open(tape *t, grad_slots *s, int n, var *const *x) {
-    grad_open_adding(t, s, n, x, 0);
+    grad_open_adding(t, s, n, x, 0, 0);
 }
 
 tensor *grad_need(tape *t, grad_slots *s, int i) {
@@ -109,7 +129,10 @@ tensor *grad_need(tape *t, grad_slots *s, int i) {
 void grad_close(tape *t, grad_slots *s) {
     for (int i = 0; i < s->n; i++) {
         if (!s->x[i] || !s->x[i]->needs_grad) continue;
-        if (s->temp[i]) add_into(t, &s->slot[i], &s->x[i]->g);
+        if (s->temp[i])
+            grad_add(t, s->x[i], &s->slot[i]);
+        else
+            s->x[i]->g = s->slot[i];
         s->x[i]->g_live = true;
     }
     arena_reset(t->step, s->mark);
@@ -118,11 +141,10 @@ void grad_close(tape *t, grad_slots *s) {
 void grad_pass(tape *t, var *y, var *x) {
     if (!x->needs_grad) return;
     if (x->g_live) {
-        add_into(t, &y->g, &x->g);
-    } else if (x->g.data) {
-        copy_into(t, &y->g, &x->g);
+        grad_room(t, x);
+        grad_add(t, x, &y->g);
     } else {
-        x->g = y->g; /* y's last reader was its own backward, which is this call */
+        x->g = y->g;
     }
     x->g_live = true;
 }
@@ -171,10 +193,30 @@ static void range_end(const tape *t) {
     if (!t->c->dry && t->c->be->dev == DEV_CUDA) device_range_pop();
 }
 
+static bool same_shape(const tensor *x, const tensor *y) {
+    return x->dt == y->dt && x->n_dims == y->n_dims && memcmp(x->dim, y->dim, sizeof x->dim) == 0;
+}
+
+/* Memory for the gradient of a segment's input. */
+static void input_room(tape *t, var *x) {
+    if (!x->room.data && t->spare.data && same_shape(&t->spare, &x->v)) {
+        x->room = t->spare;
+        t->spare = (tensor){0};
+    }
+    grad_room(t, x);
+}
+
+/* The gradient of a segment's output is not needed behind its backward, unless it was lent to an input. */
+static void output_done(tape *t, const segment_entry *s) {
+    for (int i = 0; i < s->n_in; i++)
+        if (s->in[i] && s->in[i]->g_live && s->in[i]->g.data == s->out->room.data) return;
+    if (s->out->room.data) t->spare = s->out->room;
+}
+
 static void segment_gradients(tape *t, segment_entry *s) {
     range_begin(t, "backward of segment", s->layer);
     for (int i = 0; i < s->n_in; i++)
-        if (s->in[i] && s->in[i]->needs_grad) grad_alloc(t, s->in[i]);
+        if (s->in[i] && s->in[i]->needs_grad) input_room(t, s->in[i]);
     size_t step_mark = arena_mark(t->step), book_mark = arena_mark(t->book);
     var   *out = s->inner_out;
     if (s->recompute) {
@@ -186,10 +228,17 @@ static void segment_gradients(tape *t, segment_entry *s) {
         t->last = NULL;
     }
     out->g = s->out->g;
+    out->room = s->out->room;
     out->g_live = true;
     run_backward(t, s->inner_last);
+    for (int i = 0; i < s->n_in; i++) /* what was lent in here does not outlive it */
+        if (s->in[i] && s->in[i]->needs_grad && grad_lent(s->in[i]) &&
+            (char *)s->in[i]->g.data >= t->step->base + step_mark)
+            grad_own(t, s->in[i]);
+    if ((char *)t->spare.data >= t->step->base + step_mark) t->spare = (tensor){0};
     arena_reset(t->step, step_mark);
     arena_reset(t->book, book_mark);
+    output_done(t, s);
     range_end(t);
 }
 

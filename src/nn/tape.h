@@ -3,13 +3,15 @@
  *
  * A `var` is a value (N,C) and, in backward, its gradient, of the same dtype. Gradients of vars are written by the
  * first consumer's backward and added to by later ones; gradients of parameters accumulate in the gradient slab.
+ * A gradient that flows on unchanged (residuals) is lent: nobody writes a lent one, who adds to it writes the sum
+ * elsewhere.
  *
  * A segment (a transformer block, a conv block) is the unit of memory: its inner gradients live only during its
- * backward; with recompute its inner activations live only during its forward and are made again in backward; without
- * recording (sampling, evaluation) its inner activations are dropped as soon as its output is there. When its backward
- * is done, its parameters' gradients of this micro-batch are complete and `on_layer_done` fires: reduction may start.
- * It fires for every recorded segment, in reverse order, also for one that no gradient reached, so that all ranks see
- * one sequence.
+ * backward, and the memory of its output's gradient serves the next segment; with recompute its inner activations live
+ * only during its forward and are made again in backward; without recording (sampling, evaluation) its inner
+ * activations are dropped as soon as its output is there. When its backward is done, its parameters' gradients of this
+ * micro-batch are complete and `on_layer_done` fires: reduction may start. It fires for every recorded segment, in
+ * reverse order, also for one that no gradient reached, so that all ranks see one sequence.
  *
  * Memory: values and gradients come from the `step` arena (device memory), records from `book` (host memory). Both are
  * reset by tape_begin. With ctx.dry and a counting step arena the same code only counts. */
@@ -18,9 +20,10 @@
 #include "nn/params.h"
 
 typedef struct var {
-    tensor v, g; /* (N,C) each; g.data NULL until allocated */
+    tensor v, g; /* (N,C) each; g: the gradient, once g_live */
+    tensor room; /* memory for the gradient, data NULL until taken; g is there or, lent, in another var's memory */
     bool   needs_grad;
-    bool   g_live; /* g holds a gradient */
+    bool   g_live;
 } var;
 
 typedef struct tape tape;
@@ -39,6 +42,7 @@ struct tape {
     int    recompute_first; /* segments 0 .. recompute_first-1 are recomputed in backward; one alone saves nothing */
     int    n_segments;      /* counted in the forward pass */
     tape_entry *last;
+    tensor      spare; /* memory of a gradient that nobody needs any more, for that of the next segment's input */
     void (*on_layer_done)(void *user, int layer);
     void *user;
 };
@@ -72,18 +76,19 @@ enum { GRAD_MAX = 8 };
 
 /* The places where one backward call writes the gradients of its inputs. */
 typedef struct {
-    var   *x[GRAD_MAX];
-    tensor slot[GRAD_MAX];
-    bool   temp[GRAD_MAX]; /* slot is added to x->g at the end */
-    bool   add[GRAD_MAX];  /* slot is x->g, which the op adds to */
-    int    n;
-    size_t mark;
+    var          *x[GRAD_MAX];
+    tensor        slot[GRAD_MAX];
+    bool          temp[GRAD_MAX]; /* slot is added to x->g at the end */
+    const tensor *add[GRAD_MAX];  /* the op writes the sum of this and its own to slot; NULL: its own alone */
+    int           n;
+    size_t        mark;
 } grad_slots;
 
 /* Opens slots for n inputs; slot i is overwritten by the op's backward. A var may appear twice. */
 void                  grad_open(tape *t, grad_slots *s, int n, var *const *x);
-/* The same for an op that can add to a gradient: slot i with bit i of `adds` may be x->g itself, and add[i] says so. */
-void                  grad_open_adding(tape *t, grad_slots *s, int n, var *const *x, unsigned adds);
+/* The same for an op that can add: for inputs with a bit in `adds`, add[i] is the gradient so far, if any. It is slot i
+ * itself, or may be another tensor if the bit is in `from` too. */
+void                  grad_open_adding(tape *t, grad_slots *s, int n, var *const *x, unsigned adds, unsigned from);
 /* Slot i as an op argument: NULL when the input needs no gradient. */
 static inline tensor *grad_slot(grad_slots *s, int i) {
     return s->slot[i].data ? &s->slot[i] : NULL;
@@ -91,5 +96,5 @@ static inline tensor *grad_slot(grad_slots *s, int i) {
 /* Slot i for an op that insists on it: memory that is dropped when the input needs no gradient. */
 tensor *grad_need(tape *t, grad_slots *s, int i);
 void    grad_close(tape *t, grad_slots *s);
-/* The gradient of y flows unchanged into x (residual, added constant): hands the buffer over, or adds. */
+/* In y's backward: its gradient flows unchanged into x (residual, added constant), is lent to it or added. */
 void    grad_pass(tape *t, var *y, var *x);

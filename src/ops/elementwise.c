@@ -72,7 +72,10 @@ void add_table_fwd(ctx *c, const add_table_args *a) {
 void add_table_bwd(ctx *c, const add_table_args *a) {
     WANT(a->dy, ACT_OF(a->dy), ANY, ANY);
     WANT_F32(a->dtable, ANY, a->dy->dim[1]);
-    WANT_INDEX(a->index, a->dy->dim[0], a->dtable->dim[0]);
+    int64_t n = a->dy->dim[0], rows = a->dtable->dim[0], k = WANT_FIRST(a->first, n);
+    CHECK(k == rows, "%s: rows of %lld indices for a table of %lld", __func__, (long long)k, (long long)rows);
+    WANT_INDEX(a->order, n, n);
+    op_want_once(c, __func__, "order", a->order, n);
     OP_CALL(add_table_bwd);
 }
 

@@ -7,7 +7,8 @@
  *               backward is the identity.
  *   embed_time: t (B) f32 in [0,1000] -> y (B,D): [cos(t f_i), sin(t f_i)], f_i = 10000^(-i/(D/2)) (R§5.2).
  *   add_table:  y = x + table[index[n]], table (K,C) f32, index (N) i32 in [0,K);
- *               bwd: dtable f32 accumulated (dx = dy).
+ *               bwd: dtable (K,C) f32 accumulated (dx = dy), over the rows of each index: those of k are
+ *               order[first[k]] .. order[first[k+1]-1], order (N) a permutation, first (K+1).
  *   gather_rows: y[n] = x[index[n]], x (K,C), y (N,C), index (N) i32 in [0,K), none twice;
  *               bwd: dx (K,C) overwritten: dx[index[n]] = dy[n], rows that are not named get 0. */
 #pragma once
@@ -44,7 +45,7 @@ typedef struct {
 typedef struct {
     const tensor *x, *table, *index;
     tensor       *y;
-    const tensor *dy;
+    const tensor *dy, *order, *first;
     tensor       *dtable;
 } add_table_args;
 

@@ -22,8 +22,6 @@ static tensor *named(op_tensors *l, const tensor *t, const char *name, op_role r
 #define ACC(f, as) (a->f = list(l, a->f, #f, ROLE_ACC, as, 0))
 #define IN_ROWS(f, as, stride) (a->f = list(l, a->f, #f, ROLE_IN, as, stride))
 #define OUT_ROWS(f, as, stride) (a->f = list(l, a->f, #f, ROLE_OUT, as, stride))
-/* Overwritten, or added to when dx_add is set. */
-#define DX() (a->dx = list(l, a->dx, "dx", a->dx_add ? ROLE_ACC : ROLE_OUT, AS_ACT, 0))
 /* Written by the forward, read in the backward. */
 #define KEPT(f, as) (a->f = list(l, a->f, #f, bwd ? ROLE_IN : ROLE_OUT, as, 0))
 /* Read or written by the forward only. */
@@ -41,7 +39,10 @@ static void linear_args_list(linear_args *a, op_id op, op_tensors *l) {
     if (!bwd) return;
     IN(dy, AS_WIDE);
     if (a->in_act != ACT_NONE && !x_is_pre) IN(in_pre, AS_ACT);
-    DX();
+    if (a->dx_add)
+        ACC(dx, AS_ACT);
+    else
+        OUT(dx, AS_ACT);
     ACC(dw, AS_FIXED);
     ACC(db, AS_FIXED);
 }
@@ -55,6 +56,17 @@ static void act_args_list(act_args *a, op_id op, op_tensors *l) {
     OUT(dx, AS_ACT);
 }
 
+/* dx_add is a tensor of its own or dx. */
+static void layer_norm_dx(layer_norm_args *a, op_tensors *l) {
+    if (tensor_given(a->dx_add) && a->dx_add->data == a->dx->data) {
+        ACC(dx, AS_ACT);
+        a->dx_add = a->dx;
+    } else {
+        IN(dx_add, AS_ACT);
+        OUT(dx, AS_ACT);
+    }
+}
+
 static void layer_norm_args_list(layer_norm_args *a, op_id op, op_tensors *l) {
     bool bwd = op == OP_layer_norm_bwd;
     IN(x, AS_ACT);
@@ -63,12 +75,15 @@ static void layer_norm_args_list(layer_norm_args *a, op_id op, op_tensors *l) {
     IN(scale, AS_ACT);
     IN(shift, AS_ACT);
     IN(first, AS_FIXED);
+    IN_FWD(h, AS_ACT);
+    IN_FWD(gate, AS_ACT);
+    OUT_FWD(sum, AS_ACT);
     OUT_FWD(y, AS_ACT);
     KEPT(mean, AS_FIXED);
     KEPT(rstd, AS_FIXED);
     if (!bwd) return;
     IN(dy, AS_ACT);
-    DX();
+    layer_norm_dx(a, l);
     ACC(dgamma, AS_FIXED);
     ACC(dbeta, AS_FIXED);
     OUT(dscale, AS_ACT);
@@ -153,10 +168,12 @@ static void add_table_args_list(add_table_args *a, op_id op, op_tensors *l) {
     bool bwd = op == OP_add_table_bwd;
     IN_FWD(x, AS_ACT);
     IN_FWD(table, AS_FIXED);
-    IN(index, AS_FIXED);
+    IN_FWD(index, AS_FIXED);
     OUT_FWD(y, AS_ACT);
     if (!bwd) return;
     IN(dy, AS_ACT);
+    IN(order, AS_FIXED);
+    IN(first, AS_FIXED);
     ACC(dtable, AS_FIXED);
 }
 

@@ -1,12 +1,14 @@
 #include "sparse/blocks.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "sparse/sort_keys.h"
 
 void block_tensors(block_tables *t, tensor_visit f, void *user) {
-    tensor *all[] = {&t->sample_first,     &t->slc_first,     &t->slc_sample_first, &t->cmp_first, &t->cmp_order,
-                     &t->cmp_sample_first, &t->slc_cmp_first, &t->cmp_coord,        &t->pe_index};
+    tensor *all[] = {&t->sample_first, &t->slc_first,        &t->slc_sample_first, &t->cmp_first,
+                     &t->cmp_order,    &t->cmp_sample_first, &t->slc_cmp_first,    &t->cmp_coord,
+                     &t->pe_index,     &t->pe_first,         &t->pe_order};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) tensor_visit_given(all[i], f, user);
     grid_tensors(&t->cmp_grid, f, user);
 }
@@ -121,6 +123,26 @@ static void check_sorted(const tensor *coord, const tensor *sample_first, int m)
         }
 }
 
+/* The tables pe_*. */
+static void add_places(arena *a, const tensor *coord, int m, block_tables *t) {
+    int64_t n = coord->dim[0], places = (int64_t)m * m * m;
+    CHECK(places < INT32_MAX, "blocks_build: compression block %d is too large for a position table", m);
+    t->pe_index = arena_tensor(a, DT_I32, DIMS(n));
+    t->pe_first = arena_tensor(a, DT_I32, DIMS(places + 1));
+    t->pe_order = arena_tensor(a, DT_I32, DIMS(n));
+    int32_t *index = I32(&t->pe_index), *first = I32(&t->pe_first), *order = I32(&t->pe_order);
+    memset(first, 0, (size_t)(places + 1) * sizeof *first);
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t *p = I32(coord) + 3 * i;
+        index[i] = (p[0] % m * m + p[1] % m) * m + p[2] % m;
+        first[index[i] + 1]++;
+    }
+    for (int64_t k = 0; k < places; k++) first[k + 1] += first[k];
+    for (int64_t i = 0; i < n; i++) order[first[index[i]]++] = (int32_t)i; /* first[k] becomes first[k+1] */
+    memmove(first + 1, first, (size_t)places * sizeof *first);
+    first[0] = 0;
+}
+
 block_tables blocks_build(arena *a, const tensor *coord, const tensor *sample_first, int m_cmp, int m_slc,
                           bool want_grid) {
     CHECK(m_cmp >= 1 && m_slc >= m_cmp && m_slc % m_cmp == 0 && m_slc <= COORD_LIMIT,
@@ -164,13 +186,7 @@ block_tables blocks_build(arena *a, const tensor *coord, const tensor *sample_fi
         int64_t at = I32(&t.cmp_first)[j], row = t.cmp_order.data ? I32(&t.cmp_order)[at] : at;
         for (int d = 0; d < 3; d++) I32(&t.cmp_coord)[3 * j + d] = I32(coord)[3 * row + d] / m_cmp;
     }
-    t.pe_index = arena_tensor(a, DT_I32, DIMS(n));
-    for (int64_t i = 0; i < n; i++) {
-        const int32_t *p = I32(coord) + 3 * i;
-        int64_t        place = ((int64_t)(p[0] % m_cmp) * m_cmp + p[1] % m_cmp) * m_cmp + p[2] % m_cmp;
-        CHECK(place <= INT32_MAX, "blocks_build: compression block %d is too large for a position table", m_cmp);
-        I32(&t.pe_index)[i] = (int32_t)place;
-    }
+    add_places(a, coord, m_cmp, &t);
     if (want_grid) {
         tensor nb = tiles_neighbors(a, &t.cmp_coord, &t.cmp_sample_first);
         t.cmp_grid = grid_dense(a, 1, &nb, &t.cmp_sample_first);

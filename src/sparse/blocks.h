@@ -23,6 +23,8 @@ typedef struct {
     tensor  slc_cmp_first;    /* (NB+1) compression blocks of each selection block */
     tensor  cmp_coord;        /* (M,3) */
     tensor  pe_index;         /* (N) place in the compression block: ((x mod m)*m + y mod m)*m + z mod m */
+    tensor  pe_first;         /* (m^3+1) into pe_order */
+    tensor  pe_order;         /* (N) token rows grouped by place, ascending in each */
     grid    cmp_grid;         /* side 1 over the compression blocks, for the v2 network; only if asked for */
     int64_t max_slc_per_sample;
 } block_tables;

@@ -8,39 +8,41 @@
 enum { ROWS = 7, INNER = 16 };
 
 typedef struct {
-    float y[2][ROWS * 8], dx[ROWS * INNER], dw[2][8 * INNER];
+    float y[3][ROWS * 8], dx[ROWS * INNER], dw[3][8 * INNER];
 } result;
 
-/* Two products of x, `first` and 8 outputs wide; `joined`: by one call. */
-static void two_products(const char *back_end, int64_t first, int64_t inner, bool joined, result *out) {
+/* Three products of x, `wide` outputs each; `joined`: by one call. */
+static void three_products(const char *back_end, const int64_t *wide, bool joined, result *out) {
     rig    r;
     params p;
     rig_open(&r, back_end, 16);
     params_init(&p);
-    int64_t wide[2] = {first, 8};
-    param  *w[2];
-    for (int i = 0; i < 2; i++) w[i] = params_add(&p, 0, INIT_NORMAL, 1, DIMS(wide[i], inner), "w%d", i);
+    param *w[3];
+    for (int i = 0; i < 3; i++) w[i] = params_add(&p, 0, INIT_NORMAL, 1, DIMS(wide[i], INNER), "w%d", i);
     rig_params(&r, &p);
     params_randomize(&p, 5);
     rig_weights_done(&r, &p);
     float x[ROWS * INNER], dy[ROWS * 8];
-    fill_rule(x, ROWS * inner, 1, 1);
-    tape_begin(&r.t);
-    var *in = tape_leaf(&r.t, tensor_wrap(x, DT_F32, DIMS(ROWS, inner)), true), *y[2];
-    if (joined)
-        nn_linear_two(&r.t, in, w[0], w[1], y);
-    else
-        for (int i = 0; i < 2; i++) y[i] = nn_linear(&r.t, in, w[i], NULL, ACT_NONE);
+    fill_rule(x, ROWS * INNER, 1, 1);
     memset(out, 0, sizeof *out);
-    for (int i = 0; i < 2; i++) {
-        fill_rule(dy, ROWS * wide[i], 2 + (uint32_t)i, 1);
-        tensor g = tensor_wrap(dy, DT_F32, DIMS(ROWS, wide[i]));
-        tape_seed(&r.t, y[i], &g);
-        memcpy(out->y[i], F32(&y[i]->v), tensor_bytes(&y[i]->v));
+    for (int round = 0; round < 2; round++) { /* gradients of weights add up */
+        tape_begin(&r.t);
+        poison(r.t.step->base, r.t.step->size);
+        var *in = tape_leaf(&r.t, tensor_wrap(x, DT_F32, DIMS(ROWS, INNER)), true), *y[3];
+        if (joined)
+            nn_linear_many(&r.t, in, 3, w, y);
+        else
+            for (int i = 0; i < 3; i++) y[i] = nn_linear(&r.t, in, w[i], NULL, ACT_NONE);
+        for (int i = 0; i < 3; i++) {
+            fill_rule(dy, ROWS * wide[i], 2 + (uint32_t)i, 1);
+            tensor g = tensor_wrap(dy, DT_F32, DIMS(ROWS, wide[i]));
+            tape_seed(&r.t, y[i], &g);
+            memcpy(out->y[i], F32(&y[i]->v), tensor_bytes(&y[i]->v));
+        }
+        tape_backward(&r.t);
+        memcpy(out->dx, F32(&in->g), tensor_bytes(&in->g));
     }
-    tape_backward(&r.t);
-    memcpy(out->dx, F32(&in->g), tensor_bytes(&in->g));
-    for (int i = 0; i < 2; i++) memcpy(out->dw[i], F32(&w[i]->g), tensor_bytes(&w[i]->g));
+    for (int i = 0; i < 3; i++) memcpy(out->dw[i], F32(&w[i]->g), tensor_bytes(&w[i]->g));
     params_free(&p);
     rig_close(&r);
 }
@@ -56,24 +58,87 @@ static void expect_alike(const float *a, const float *b, int n, const char *what
     expect_le(worst, 1e-6 * largest, what);
 }
 
-static void test_linear_two(void **state) {
-    /* Side by side in the table, and with padding between them. */
-    static const int64_t first[] = {8, 3, 3}, inner[] = {INNER, INNER, 5};
+/* Widths of whole pieces, with a rest, and nothing but a rest. */
+static void test_linear_many(void **state) {
+    static const int64_t wide[][3] = {{8, 8, 8}, {8, 8, 3}, {8, 3, 8}, {3, 8, 1}, {2, 3, 3}};
     (void)state;
     for (int b = 0; b < 2; b++)
-        for (int i = 0; i < 3; i++) {
-            result one, two;
-            two_products(b ? "cpu" : "ref", first[i], inner[i], true, &one);
-            two_products(b ? "cpu" : "ref", first[i], inner[i], false, &two);
-            for (int k = 0; k < 2; k++) {
-                expect_alike(one.y[k], two.y[k], ROWS * 8, "y");
-                expect_alike(one.dw[k], two.dw[k], 8 * INNER, "dw");
+        for (int i = 0; i < 5; i++) {
+            result one, three;
+            three_products(b ? "cpu" : "ref", wide[i], true, &one);
+            three_products(b ? "cpu" : "ref", wide[i], false, &three);
+            for (int k = 0; k < 3; k++) {
+                expect_alike(one.y[k], three.y[k], ROWS * 8, "y");
+                expect_alike(one.dw[k], three.dw[k], 8 * INNER, "dw");
             }
-            expect_alike(one.dx, two.dx, ROWS * INNER, "dx");
+            expect_alike(one.dx, three.dx, ROWS * INNER, "dx");
         }
 }
 
+enum { WIDE = 12, SAMPLES = 2 };
+
+typedef struct {
+    float sum[ROWS * WIDE], y[ROWS * WIDE], grad[5][ROWS * WIDE];
+} norm_result;
+
+/* A norm behind a residual, by one call or by two; `modulated`: with gate, else with gamma and beta. */
+static void residual_norm(const char *back_end, bool modulated, bool joined, norm_result *out) {
+    static int32_t first[SAMPLES + 1] = {0, 3, ROWS};
+    tensor         rows = tensor_wrap(first, DT_I32, DIMS(SAMPLES + 1));
+    rig            r;
+    params         p;
+    float          v[5][ROWS * WIDE], dy[2][ROWS * WIDE];
+    var           *in[5], *x, *y; /* x, h (N,C); gate, shift, scale (B,C) */
+    rig_open(&r, back_end, 1);
+    params_init(&p);
+    param *gamma = params_add(&p, 0, INIT_NORMAL, 1, DIMS(WIDE), "gamma"),
+          *beta = params_add(&p, 0, INIT_NORMAL, 1, DIMS(WIDE), "beta");
+    rig_params(&r, &p);
+    params_randomize(&p, 5);
+    rig_weights_done(&r, &p);
+    tape_begin(&r.t);
+    for (int i = 0; i < 5; i++) {
+        fill_rule(v[i], ROWS * WIDE, 1 + (uint32_t)i, 1);
+        in[i] = tape_leaf(&r.t, tensor_wrap(v[i], DT_F32, DIMS(i < 2 ? ROWS : SAMPLES, WIDE)), true);
+    }
+    x = in[0];
+    if (joined && modulated)
+        y = nn_residual_norm_modulate(&r.t, &x, in[1], in[2], in[3], in[4], &rows, 1e-6);
+    else if (joined)
+        y = nn_residual_layer_norm(&r.t, &x, in[1], NULL, NULL, gamma, beta, 1e-6);
+    else {
+        x = nn_gate_residual(&r.t, x, in[1], modulated ? in[2] : NULL, &rows);
+        y = modulated ? nn_norm_modulate(&r.t, x, in[3], in[4], &rows, 1e-6)
+                      : nn_layer_norm(&r.t, x, gamma, beta, 1e-6);
+    }
+    for (int i = 0; i < 2; i++) {
+        fill_rule(dy[i], ROWS * WIDE, 7 + (uint32_t)i, 1);
+        tensor g = tensor_wrap(dy[i], DT_F32, DIMS(ROWS, WIDE));
+        tape_seed(&r.t, i ? x : y, &g);
+    }
+    tape_backward(&r.t);
+    memset(out, 0, sizeof *out);
+    memcpy(out->sum, x->v.data, sizeof out->sum);
+    memcpy(out->y, y->v.data, sizeof out->y);
+    for (int i = 0; i < 5; i++)
+        if (in[i]->g_live) memcpy(out->grad[i], in[i]->g.data, tensor_bytes(&in[i]->g));
+    if (!modulated) memcpy(out->grad[2], gamma->g.data, tensor_bytes(&gamma->g));
+    params_free(&p);
+    rig_close(&r);
+}
+
+static void test_residual_norm(void **state) {
+    (void)state;
+    for (int k = 0; k < 4; k++) {
+        norm_result one, two;
+        residual_norm(k & 1 ? "cpu" : "ref", k & 2, true, &one);
+        residual_norm(k & 1 ? "cpu" : "ref", k & 2, false, &two);
+        assert_memory_equal(&one, &two, sizeof one);
+        for (int i = 0; i < (k & 2 ? 5 : 3); i++) assert_true(one.grad[i][0] != 0);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear_two)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear_many), cmocka_unit_test(test_residual_norm)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

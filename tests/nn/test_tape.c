@@ -204,6 +204,88 @@ static void test_used_twice(void **state) {
     net_close(&n);
 }
 
+static void expect_sum(const var *x, const float *a, const float *b, const char *what) {
+    for (int i = 0; i < ROWS * WIDTH; i++)
+        expect_le(fabs(F32(&x->g)[i] - (a[i] + b[i])), 1e-6 * (1 + fabs(a[i]) + fabs(b[i])), what);
+}
+
+/* MLP(x) + (x + u) */
+static var *around(tape *t, const void *args, var *const *in) {
+    const block_rows *r = *(const block_rows *const *)args;
+    var              *h = nn_mlp(t, in[0], r->w1, r->b1, ACT_GELU_TANH, r->w2, r->b2);
+    return nn_gate_residual(t, nn_gate_residual(t, in[0], in[1], NULL, NULL), h, NULL, NULL);
+}
+
+/* MLP(x + u) */
+static var *inside(tape *t, const void *args, var *const *in) {
+    const block_rows *r = *(const block_rows *const *)args;
+    return nn_mlp(t, nn_gate_residual(t, in[0], in[1], NULL, NULL), r->w1, r->b1, ACT_GELU_TANH, r->w2, r->b2);
+}
+
+/* A gradient that was lent stays as it is for all who read it, whoever adds to his own meanwhile. */
+static void test_lent(void **state) {
+    (void)state;
+    net               n;
+    float             through[ROWS * WIDTH], zero[ROWS * WIDTH] = {0};
+    const block_rows *r = &n.block[0];
+    net_open(&n);
+    tape_begin(&n.t);
+    var *x = input(&n, true);
+    seed_dy(&n, nn_mlp(&n.t, x, r->w1, r->b1, ACT_GELU_TANH, r->w2, r->b2));
+    tape_backward(&n.t);
+    memcpy(through, x->g.data, sizeof through);
+
+    /* h is made before the MLP reads x, so its gradient is read after the MLP has added to that of x */
+    tape_begin(&n.t);
+    x = input(&n, true);
+    var *u = input(&n, true), *h = nn_act(&n.t, u, ACT_SILU);
+    var *q = nn_mlp(&n.t, x, r->w1, r->b1, ACT_GELU_TANH, r->w2, r->b2);
+    seed_dy(&n, nn_gate_residual(&n.t, nn_gate_residual(&n.t, x, h, NULL, NULL), q, NULL, NULL));
+    tape_backward(&n.t);
+    expect_sum(x, n.dy, through, "a value whose gradient was lent on");
+    for (int i = 0; i < ROWS * WIDTH; i++)
+        expect_le(fabs(F32(&u->g)[i] - n.dy[i] * silu_slope(n.x[i])), 1e-6, "a lent gradient");
+
+    /* out of a segment, from memory of its output and from memory that goes away with it */
+    for (int k = 0; k < 2; k++) {
+        tape_begin(&n.t);
+        x = input(&n, true);
+        u = tape_leaf(&n.t, tensor_wrap(zero, DT_F32, DIMS(ROWS, WIDTH)), true);
+        seed_dy(&n, tape_segment(&n.t, 0, k ? inside : around, &r, sizeof r, (var *const[]){x, u}, 2));
+        tape_backward(&n.t);
+        poison((char *)n.step.base + n.step.used, n.step.size - n.step.used);
+        expect_sum(x, k ? zero : n.dy, through, "the input of a segment");
+        expect_sum(u, k ? zero : n.dy, k ? through : zero, "an input that the gradient only passes");
+    }
+    net_close(&n);
+}
+
+static int copies;
+
+static void count_copy(ctx *c, const xy_args *a) {
+    copies++;
+    copy_fwd_ref(c, a);
+}
+
+/* Through a chain of residual blocks no gradient is copied, and their memory does not grow. */
+static void test_no_copies(void **state) {
+    (void)state;
+    net     n;
+    backend counts = backend_ref;
+    net_open(&n);
+    counts.copy_fwd = count_copy;
+    n.c.be = &counts;
+    copies = 0;
+    tape_begin(&n.t);
+    var   *y = net_forward(&n, input(&n, true));
+    size_t before = n.step.used;
+    seed_dy(&n, y);
+    tape_backward(&n.t);
+    assert_int_equal(copies, 1);                                                /* the seed */
+    assert_int_equal(n.step.used - before, 3 * ((sizeof n.dy + 63) / 64 * 64)); /* it, and two that take turns */
+    net_close(&n);
+}
+
 /* Parameter gradients add up over micro-batches; an input that needs no gradient gets none. */
 static void test_accumulation(void **state) {
     (void)state;
@@ -514,6 +596,7 @@ int main(void) {
         cmocka_unit_test(test_params),      cmocka_unit_test(test_used_twice), cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_differences), cmocka_unit_test(test_recompute),  cmocka_unit_test(test_dry_run),
         cmocka_unit_test(test_hook),        cmocka_unit_test(test_seed),       cmocka_unit_test(test_split),
-        cmocka_unit_test(test_posterior),   cmocka_unit_test(test_gather)};
+        cmocka_unit_test(test_posterior),   cmocka_unit_test(test_gather),     cmocka_unit_test(test_lent),
+        cmocka_unit_test(test_no_copies)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

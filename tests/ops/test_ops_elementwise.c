@@ -189,9 +189,10 @@ static void test_embed_time(void **state) {
 }
 
 static void add_table_case(int n, int k, int ch, bool grad) {
-    int32_t *index = malloc(((size_t)n + 1) * sizeof *index);
+    int32_t *index = malloc((size_t)(2 * n + k + 1) * sizeof *index);
     optest   o;
     assert_non_null(index);
+    int32_t *order = index + n, *first = order + n;
     for (int i = 0; i < n; i++) index[i] = i * 31 % k;
     optest_begin(&o);
     add_table_args a = {0};
@@ -202,6 +203,12 @@ static void add_table_case(int n, int k, int ch, bool grad) {
     optest_freeze(&o);
     tensor *dy = optest_in(&o, "dy", 3, 2, DIMS(n, ch)), *dtable = optest_acc(&o, "dtable", 4, 2, DIMS(k, ch));
     a.dy = dy, a.dtable = dtable;
+    for (int i = 0, at = 0; i <= k; i++) {
+        first[i] = at;
+        for (int j = 0; j < n; j++)
+            if (index[j] == i) order[at++] = j;
+    }
+    a.order = optest_i32(&o, "order", order, DIMS(n)), a.first = optest_i32(&o, "first", first, DIMS(k + 1));
     optest_compare(&o, OPTEST_FN(add_table_bwd), &a);
     if (grad)
         optest_grad(&o, OPTEST_FN(add_table_fwd), OPTEST_FN(add_table_bwd), &a,
@@ -287,6 +294,12 @@ static void test_wrong(void **state) {
                  "index[1] is 4, wanted 0 to 2");
     optest_fatal(OPTEST_FN(embed_ape_fwd), &(embed_ape_args){.x = x, .coord = at, .factor = 1, .y = same},
                  "coord is i32 (3), wanted i32 (3,3)");
+    const int32_t  first[4] = {0, 1, 2, 3}, again[3] = {0, 2, 2};
+    tensor        *starts = optest_i32(&o, "first", first, DIMS(4)), *repeats = optest_i32(&o, "order", again, DIMS(3));
+    add_table_args b0 = {.dy = x, .dtable = same, .first = starts, .order = repeats};
+    optest_fatal(OPTEST_FN(add_table_bwd), &b0, "order names row 2 twice");
+    b0.dy = y, b0.dtable = optest_out(&o, "table", DT_F32, DIMS(4, 5));
+    optest_fatal(OPTEST_FN(add_table_bwd), &b0, "rows of 3 indices for a table of 4");
     tensor *t = optest_in(&o, "t", 1, 2, DIMS(3));
     optest_fatal(OPTEST_FN(embed_time_fwd), &(embed_time_args){.t = t, .y = y}, "odd width 5");
     tensor *b = optest_in(&o, "o", 1, 2, DIMS(3, 2, 2)), *out = optest_out(&o, "out", DT_F32, DIMS(3, 2, 2));

@@ -297,6 +297,12 @@ static void test_blocks(void **state) {
                     assert_int_equal(I32(&b.pe_index)[row],
                                      (p[0] % m_cmp * m_cmp + p[1] % m_cmp) * m_cmp + p[2] % m_cmp);
                 }
+        for (int64_t k = 0, at = 0; k < m_cmp * m_cmp * m_cmp; k++) {
+            assert_int_equal(I32(&b.pe_first)[k], at);
+            for (int32_t row = -1; at < I32(&b.pe_first)[k + 1]; row = I32(&b.pe_order)[at++])
+                assert_true(I32(&b.pe_order)[at] > row && I32(&b.pe_index)[I32(&b.pe_order)[at]] == k);
+            if (k + 1 == m_cmp * m_cmp * m_cmp) assert_int_equal(at, coord.dim[0]);
+        }
         assert_true(b.cmp_grid.side == 1 && b.cmp_grid.n_rows == b.n_cmp);
         for (int64_t c = 0; c < b.n_cmp; c++) assert_int_equal(I32(&b.cmp_grid.nb)[27 * c + 13], c);
         for (int shift = 0; shift < 4; shift += 1) {

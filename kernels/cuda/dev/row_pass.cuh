@@ -162,15 +162,15 @@ template <class F> static inline void row_pass(ctx *c, const F &f, int64_t n_row
 
 /* ---- second stage --------------------------------------------------------------------------------------------- */
 
-enum { SUMS_COLUMNS = 32, SUMS_LANES = 32 };
+enum { SUMS_THREADS = 1024 };
 
-/* A block adds the slots of 32 columns of a sample: blockDim.y lanes of slots, then a tree. */
+/* A block adds the slots of blockDim.x columns of a sample: blockDim.y lanes of slots, then a tree. */
 template <int Q, class S, class E>
-__global__ void __launch_bounds__(SUMS_COLUMNS *SUMS_LANES)
+__global__ void __launch_bounds__(SUMS_THREADS)
     column_sums_kernel(const row_chunks k, const int64_t C, const S *partial, const E e) {
-    __shared__ double room[Q][SUMS_LANES][SUMS_COLUMNS];
-    int64_t           col = (int64_t)blockIdx.x * SUMS_COLUMNS + threadIdx.x;
-    int               y = threadIdx.y, x = threadIdx.x, lanes = blockDim.y;
+    __shared__ double room[Q][SUMS_THREADS];
+    int64_t           col = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    int               y = threadIdx.y, columns = blockDim.x, lanes = blockDim.y, x = y * columns + threadIdx.x;
     for (int b = blockIdx.y; b < k.n_samples; b += gridDim.y) {
         int64_t lo = k.first ? k.first[b] : 0, hi = k.first ? k.first[b + 1] : k.n_rows;
         double  sum[Q] = {};
@@ -181,17 +181,17 @@ __global__ void __launch_bounds__(SUMS_COLUMNS *SUMS_LANES)
                 for (int q = 0; q < Q; q++) sum[q] += (double)partial[((j + b) * Q + q) * C + col];
         }
 #pragma unroll
-        for (int q = 0; q < Q; q++) room[q][y][x] = sum[q];
+        for (int q = 0; q < Q; q++) room[q][x] = sum[q];
         __syncthreads();
         for (int s = lanes / 2; s > 0; s /= 2) {
             if (y < s)
 #pragma unroll
-                for (int q = 0; q < Q; q++) room[q][y][x] += room[q][y + s][x];
+                for (int q = 0; q < Q; q++) room[q][x] += room[q][x + s * columns];
             __syncthreads();
         }
         if (y == 0 && col < C) {
 #pragma unroll
-            for (int q = 0; q < Q; q++) sum[q] = room[q][0][x];
+            for (int q = 0; q < Q; q++) sum[q] = room[q][x];
             e(b, col, sum);
         }
         __syncthreads();
@@ -202,10 +202,12 @@ __global__ void __launch_bounds__(SUMS_COLUMNS *SUMS_LANES)
 template <int Q, class S, class E>
 static inline void column_sums(ctx *c, const row_chunks &k, int64_t C, const S *partial, const E &e) {
     if (k.n_samples == 0 || C == 0) return;
-    int     lanes = k.n_chunks > 16 * (int64_t)k.n_samples ? SUMS_LANES : 8;
-    int64_t samples = k.n_samples < 65535 ? k.n_samples : 65535;
-    column_sums_kernel<Q><<<dim3((unsigned)ceil_div(C, SUMS_COLUMNS), (unsigned)samples),
-                            dim3(SUMS_COLUMNS, (unsigned)lanes), 0, stream_of(c)>>>(k, C, partial, e);
+    int64_t slots = k.n_chunks / k.n_samples, samples = k.n_samples < 65535 ? k.n_samples : 65535;
+    /* Blocks of few columns where there are many slots, and too few columns to fill the GPU otherwise. */
+    bool    narrow = slots > 128 && ceil_div(C, 32) * samples < c->cuda->multiprocessors;
+    int     columns = narrow ? 8 : 32, lanes = narrow ? 128 : slots > 16 ? 32 : 8;
+    column_sums_kernel<Q><<<dim3((unsigned)ceil_div(C, columns), (unsigned)samples),
+                            dim3((unsigned)columns, (unsigned)lanes), 0, stream_of(c)>>>(k, C, partial, e);
     LAUNCHED(c);
 }
 
