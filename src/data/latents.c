@@ -59,6 +59,10 @@ static void grow(latents_writer *w) {
     CHECK(w->meta.id && w->meta.first && w->meta.hash, "no memory for %lld latent samples", (long long)w->cap);
 }
 
+bool latents_make_room(const char *path, const uint64_t *id, int64_t n, status *st) {
+    return sample_file_make_room(path, &kind, id, n, st);
+}
+
 latents_writer *latents_create(const char *path, const latents *meta, status *st) {
     CHECK(meta->channels > 0 && meta->channels <= MAX_CHANNELS && meta->resolution >= 8 && meta->tau_voxels > 0,
           "latents of %d channels, resolution %d, tau %g voxels", meta->channels, meta->resolution, meta->tau_voxels);

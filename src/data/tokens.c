@@ -67,6 +67,10 @@ static void more_views(tokens_writer *w) {
     w->meta.hash = grown(w->meta.hash, w->view_room, sizeof *w->meta.hash);
 }
 
+bool tokens_make_room(const char *path, const uint64_t *id, int64_t n, status *st) {
+    return sample_file_make_room(path, &kind, id, n, st);
+}
+
 tokens_writer *tokens_create(const char *path, const token_file *meta, status *st) {
     CHECK(meta->width > 0 && meta->width <= MAX_WIDTH && meta->size > 0 && meta->variants > 0 &&
               meta->variants <= MAX_VARIANTS,

@@ -94,6 +94,22 @@ both 78 "auto-encoder" sample "$tmp/data" sample.checkpoint="$tmp/dit" sample.va
 both 78 "vae" sample "$tmp/data" sample.checkpoint="$tmp/vae" sample.vae="$tmp/vae" sample.output="$tmp/o"
 both 78 "dit" encode encode.input="$tmp/data" encode.vae="$tmp/dit" encode.output="$tmp/o"
 
+# ---- a folder for results that holds something else: nothing of it is touched
+content "$tmp/data" >"$tmp/kept"
+both 78 "is a d3s2-shard file and stays" encode encode.input="$tmp/data" encode.vae="$tmp/vae" encode.output="$tmp/data"
+both 64 "sample.output=$tmp/data/. holds the shards" sample "$tmp/data" sample.checkpoint="$tmp/dit" sample.vae="$tmp/vae" \
+    sample.output="$tmp/data/."
+both 64 "eval.output=$tmp/data holds the shards" eval "$tmp/data" eval.checkpoint="$tmp/vae" eval.output="$tmp/data"
+content "$tmp/data" >"$tmp/now"
+cmp -s "$tmp/kept" "$tmp/now" || fail "a verb writes into its shards: $(diff "$tmp/kept" "$tmp/now")"
+mkdir "$tmp/other-meshes"
+box "$tmp/other-meshes/other.obj" 1 0.3 0.2
+run prep prep.input="$tmp/other-meshes" prep.output="$tmp/other" $small
+content "$tmp/latents" >"$tmp/kept"
+both 78 "holds encoded latents of other shapes" encode encode.input="$tmp/other" encode.vae="$tmp/vae" encode.output="$tmp/latents"
+content "$tmp/latents" >"$tmp/now"
+cmp -s "$tmp/kept" "$tmp/now" || fail "latents of other shapes are replaced: $(diff "$tmp/kept" "$tmp/now")"
+
 # ---- a configuration that does not fit the run's checkpoint: refused, and the run stays what it is
 both 78 "shape" train --config "$tiny" data.train="$tmp/data" $dit train.steps=3 dit.width=64
 both 78 "train.model" train --config "$tiny" data.train="$tmp/data" train.run="$tmp/dit" train.steps=3
