@@ -117,6 +117,15 @@ content "$tmp/dit" >"$tmp/after"
 cmp -s "$tmp/before" "$tmp/after" || fail "a refused continuation changes the run folder: $(diff "$tmp/before" "$tmp/after")"
 both 0 "" train --config "$tiny" data.train="$tmp/data" $dit train.steps=3
 
+# ---- imported weights start a run, and go neither into one nor on as one
+run export "$tmp/vae" "$tmp/vae.safetensors"
+both 78 "holds a run at step 2" import "$tmp/vae.safetensors" "$tmp/vae" --config "$tiny"
+[ ! -e "$tmp/vae/step-0" ] || fail "a refused import left a checkpoint"
+for again in 1 2; do run import "$tmp/vae.safetensors" "$tmp/imported" --config "$tiny"; done
+both 78 "train.init_from" train --config "$tiny" data.train="$tmp/data" train.run="$tmp/imported"
+both 66 "d3s2 import" train --config "$tiny" data.train="$tmp/data" train.run="$tmp/run" train.init_from="$tmp/vae.safetensors"
+both 0 "" train --config "$tiny" data.train="$tmp/data" train.run="$tmp/from-imported" train.init_from="$tmp/imported"
+
 # ---- checkpoints: a damaged one is passed over, and without any other the run stops
 rm -rf "$tmp/vae-3"
 cp -r "$tmp/vae" "$tmp/vae-3"
