@@ -39,6 +39,16 @@ run prep prep.input="$tmp/twins" prep.output="$tmp/split-2" $share
 rm "$tmp/twins/c-1.obj"
 expect 64 "give one" prep prep.input="$tmp/twins" prep.output="$tmp/o" $share prep.heldout_count=2
 
+# ---- what an earlier run held out, or did not, cannot be changed by preparing on
+both 78 "without held-out shapes" prep prep.input="$tmp/twins" prep.output="$tmp/all-data" $share
+both 78 "with held-out shapes" prep prep.input="$tmp/twins" prep.output="$tmp/split" $small
+[ ! -e "$tmp/all-data/train" ] || fail "split: a refused prep left a folder"
+run prep prep.input="$tmp/twins" prep.output="$tmp/split" $share
+grep -q "other settings of what is held out" "$tmp/err" && fail "split: the same settings are taken for others"
+run prep prep.input="$tmp/twins" prep.output="$tmp/split" prep.heldout_share=0.9 $small
+grep -q "prepared with other settings of what is held out" "$tmp/err" || fail "split: another share is not told"
+"$tool" list "$tmp"/split/heldout/shard-*.h5 | sort | cmp -s - "$tmp/held" || fail "split: another share moves shapes"
+
 # ---- the same of a data set that is there: by the same names, without touching a shard, whole or not at all
 set=$tmp/all-data
 content "$set" >"$tmp/before"
