@@ -43,7 +43,8 @@ static const verb verbs[] = {
      "d3s2 train --config FILE train.run=FOLDER [section.key=value ...]",
      "Trains the network that train.model names on data.train. A run folder that has checkpoints is continued. A "
      "signal\n"
-     "(TERM, USR1) ends the run after a checkpoint with exit code 75: start it again to go on. --dry-run prints "
+     "(TERM, USR1, Ctrl-C) ends the run after a checkpoint with exit code 75: start it again to go on. --dry-run "
+     "prints "
      "samples,\n"
      "tokens, memory and steps.",
      "data train vae dit cond flow",
