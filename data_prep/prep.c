@@ -200,6 +200,7 @@ static bool read_folder(run *r, int grid, int split, const char *folder, bool cl
         for (int64_t i = 0; good && i < s.n_samples; i++) {
             int64_t k = find_name(r, s.source[i]);
             if (k < 0) continue;
+            r->r.kept += grid == 0;
             r->todo[k] &= (uint8_t) ~(1u << grid);
             r->strays += grid == 0 && split != NO_SPLIT && split_of(r, s.source[i]) != split;
         }
