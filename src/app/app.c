@@ -8,7 +8,8 @@ static const verb verbs[] = {
     {"prep", "meshes to shards of sparse signed distances and views", "d3s2 prep prep.input=FOLDER prep.output=FOLDER",
      "Searches a folder for meshes, normalises them, computes truncated signed distances on the tiles near the surface "
      "and\n"
-     "renders condition views. Writes train/ and heldout/ shards and a list of what was rejected and why. Meshes are "
+     "renders condition views. Writes shards (in train/ and heldout/ when shapes are held out) and a list of what was "
+     "rejected and why. Meshes are "
      "shared\n"
      "out over the ranks; shards that are already complete are kept.",
      "prep", "mpirun -np 4 d3s2 prep prep.input=meshes prep.output=data prep.resolution=128 prep.heldout_count=8", "",
@@ -48,8 +49,8 @@ static const verb verbs[] = {
      "samples,\n"
      "tokens, memory and steps.",
      "data train vae dit cond flow",
-     "mpirun -np 2 d3s2 train --config configs/vae.yaml data.train=data/train train.run=runs/vae", "", VERB_ALL_RANKS,
-     verb_train},
+     "mpirun -np 2 d3s2 train --config configs/quickstart_vae.yaml data.train=data/train train.run=runs/vae", "",
+     VERB_ALL_RANKS, verb_train},
     {"encode", "latents of a data set, by a trained auto-encoder",
      "d3s2 encode encode.input=SHARDS encode.vae=VAE_RUN encode.output=FOLDER",
      "Writes the posterior of every tile, one file per shard. Shards whose latents are there from the same weights "
@@ -114,8 +115,8 @@ static const verb verbs[] = {
      "Reads weights under the published parameter names into a checkpoint at step 0 of a run folder; train from it "
      "with\n"
      "train.init_from. The configuration must be that of the weights; every name and shape is checked.",
-     "train.model train.seed vae dit", "d3s2 import vae.safetensors runs/vae --config configs/vae.yaml", "", VERB_RANK0,
-     verb_import},
+     "train.model train.seed vae dit", "d3s2 import vae.safetensors runs/vae --config configs/vae_512.yaml", "",
+     VERB_RANK0, verb_import},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 
