@@ -209,7 +209,7 @@ int app_main(const comm *world, int argc, char **argv) {
         return ST_OK;
     }
     if (!strcmp(name, "version") || !strcmp(name, "--version")) {
-        if (first) printf("d3s2 %s\n", D3S2_VERSION);
+        if (first) printf("d3s2 %s, git %s\n", D3S2_VERSION, D3S2_GIT_HASH);
         return ST_OK;
     }
     const verb *v = find_verb(name, &near);

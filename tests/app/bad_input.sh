@@ -117,6 +117,11 @@ content "$tmp/dit" >"$tmp/after"
 cmp -s "$tmp/before" "$tmp/after" || fail "a refused continuation changes the run folder: $(diff "$tmp/before" "$tmp/after")"
 both 0 "" train --config "$tiny" data.train="$tmp/data" $dit train.steps=3
 
+# ---- what a run's checkpoints hold, its options once
+expect_ok "checkpoint of the vae at step 2, 36689 parameters in 64 tensors, with averaged weights, with the optimiser" info "$tmp/vae"
+[ "$(grep -c "vae.width: 16" "$tmp/out")" -eq 1 ] && [ "$(grep -c "checkpoint of" "$tmp/out")" -eq 2 ] || fail "info: $(cat "$tmp/out")"
+grep -q "vae.mlp_ratio" "$tmp/out" && fail "info: tells a default"
+
 # ---- imported weights start a run, and go neither into one nor on as one
 run export "$tmp/vae" "$tmp/vae.safetensors"
 both 78 "holds a run at step 2" import "$tmp/vae.safetensors" "$tmp/vae" --config "$tiny"
