@@ -26,10 +26,12 @@ static const verb verbs[] = {
      "A split that is there is replaced as a whole.",
      "split prep.heldout_count prep.heldout_share", "d3s2 split data/r256 data/r512 prep.heldout_share=0.05", "",
      VERB_RANK0, verb_split},
-    {"check", "verifies shards, latents and checkpoints", "d3s2 check PATH...",
+    {"check", "verifies shards, latents, checkpoints and configurations",
+     "d3s2 check PATH... | d3s2 check --config FILE [section.key=value ...]",
      "Opens everything below the given files and folders, reads it whole and verifies order, ranges and checksums. "
      "Prints a\n"
-     "table; the exit code is 65 when something is wrong.",
+     "table; the exit code is 65 when something is wrong. With options alone, as those of a training that is to be\n"
+     "submitted, it says whether they can be read and go together.",
      "", "d3s2 check data runs/vae", "", VERB_RANK0, verb_check},
     {"info", "statistics of data sets; what this machine has", "d3s2 info PATH... | d3s2 info [--device]",
      "Prints samples, tokens (least, mean, most, histogram), voxels, share of active voxels, parts, open edges, views "
