@@ -20,14 +20,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static const char *in_folder(const char *name) {
-    static char path[4][256];
-    static int  turn;
-    char       *out = path[turn++ % 4];
-    snprintf(out, sizeof path[0], "%s/%s", temp_folder(), name);
-    return out;
-}
-
 /* n tiles along x, y, z in final order; values from the fill rule. */
 static sample make_sample(int number, int64_t n, int n_views) {
     char text[64];
