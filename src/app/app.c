@@ -122,26 +122,11 @@ static const verb verbs[] = {
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
 
-static int edit_distance(const char *a, const char *b) {
-    int row[64], nb = (int)strnlen(b, 62);
-    for (int j = 0; j <= nb; j++) row[j] = j;
-    for (int i = 1; a[i - 1]; i++) {
-        int corner = row[0];
-        row[0] = i;
-        for (int j = 1; j <= nb; j++) {
-            int change = corner + (a[i - 1] != b[j - 1]), best = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
-            corner = row[j];
-            row[j] = change < best ? change : best;
-        }
-    }
-    return row[nb];
-}
-
 static const verb *find_verb(const char *name, const char **near) {
     int best = 1 << 20;
     for (int i = 0; i < N_VERBS; i++) {
         if (strcmp(name, verbs[i].name) == 0) return &verbs[i];
-        int d = edit_distance(name, verbs[i].name);
+        int d = word_distance(name, verbs[i].name);
         if (d < best) best = d, *near = verbs[i].name;
     }
     return NULL;

@@ -87,7 +87,7 @@ static bool enum_name(const option_row *r, int i, char out[64]) {
 
 enum { NAME_CAP = 64 };
 
-static int levenshtein(const char *a, const char *b) {
+int word_distance(const char *a, const char *b) {
     int row[NAME_CAP + 1], n = (int)strnlen(b, NAME_CAP);
     for (int j = 0; j <= n; j++) row[j] = j;
     for (int i = 0; a[i] && i < NAME_CAP; i++) {
@@ -112,7 +112,7 @@ static void nearest(const char *section, const char *key, char out[2 * NAME_CAP]
     snprintf(typed, sizeof typed, "%.60s.%.60s", section, key);
     for (int i = 0; i < N_ROWS; i++) {
         snprintf(name, sizeof name, "%s.%s", rows[i].section, rows[i].key);
-        int d = levenshtein(typed, name), slips = !strcmp(key, rows[i].key) && d > 1 ? 1 : d;
+        int d = word_distance(typed, name), slips = !strcmp(key, rows[i].key) && d > 1 ? 1 : d;
         if (slips < best || (slips == best && d < best_d)) {
             best = slips;
             best_d = d;
