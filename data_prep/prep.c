@@ -18,7 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { N_SPLITS = 2, PATH_SIZE = 8192 };
+enum { NO_SPLIT = -1, TRAIN, HELDOUT, N_SPLITS, PATH_SIZE = 8192 };
 static const char *const split_name[N_SPLITS] = {"train", "heldout"};
 
 prep_options prep_default_options(void) {
@@ -59,6 +59,7 @@ typedef struct {
     uint8_t            *todo;    /* [files.n] a bit for each grid that still lacks it */
     char              **heldout; /* sorted names, from the list */
     int64_t             n_heldout;
+    int64_t             strays;   /* of earlier runs, on the other side than the settings say now */
     uint64_t            settings; /* hash of everything a rejection depends on */
     int                 lock;     /* rank 0's, -1 none */
     claims             *claims;   /* NULL: none */
@@ -119,11 +120,36 @@ static uint64_t settings_hash(const prep_options *o) {
     return hash_text(text);
 }
 
-/* ---- what earlier runs left (rank 0) -------------------------------------------------------------------------- */
+/* ---- split ---------------------------------------------------------------------------------------------------- */
 
 static int compare_names(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
+
+static bool read_heldout(run *r, status *st) {
+    if (!r->o->heldout_list) return true;
+    FILE *f = fopen(r->o->heldout_list, "r");
+    char  line[4096];
+    if (!f) return status_set(st, ST_NO_INPUT, "%s: %s", r->o->heldout_list, strerror(errno));
+    while (fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\r\n")] = 0;
+        if (!line[0] || line[0] == '#') continue;
+        r->heldout = realloc(r->heldout, (size_t)(r->n_heldout + 1) * sizeof *r->heldout);
+        CHECK(r->heldout && (r->heldout[r->n_heldout] = strdup(line)), "no memory for the held-out list");
+        r->n_heldout++;
+    }
+    fclose(f);
+    if (r->n_heldout) qsort(r->heldout, (size_t)r->n_heldout, sizeof *r->heldout, compare_names);
+    return true;
+}
+
+static int split_of(const run *r, const char *name) {
+    if (r->o->heldout_list)
+        return r->n_heldout && bsearch(&name, r->heldout, (size_t)r->n_heldout, sizeof *r->heldout, compare_names);
+    return split_in_share(name, r->o->heldout_share);
+}
+
+/* ---- what earlier runs left (rank 0) -------------------------------------------------------------------------- */
 
 static int64_t find_name(const run *r, const char *name) {
     char **at = bsearch(&name, r->files.name, (size_t)r->files.n, sizeof *r->files.name, compare_names);
@@ -135,8 +161,20 @@ static bool ends_with(const char *s, const char *end) {
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
+/* Shards of a run with a split and of one without would be two data sets in one folder. */
+static bool same_layout(const run *r, int split, const char *path, status *st) {
+    if (has_split(r->o) == (split != NO_SPLIT)) return true;
+    return status_set(st, ST_CONFIG,
+                      split == NO_SPLIT
+                          ? "%s: was prepared without held-out shapes: `d3s2 split` sets some aside afterwards, or use "
+                            "another output folder"
+                          : "%s: was prepared with held-out shapes: give prep.heldout_share or prep.heldout_count as "
+                            "before, or another output folder",
+                      path);
+}
+
 /* Removes parts of dead runs, marks what whole shards hold as done. A missing folder holds nothing. */
-static bool read_folder(run *r, int grid, const char *folder, bool clean, status *st) {
+static bool read_folder(run *r, int grid, int split, const char *folder, bool clean, status *st) {
     const prep_grid *g = &r->grid[grid];
     DIR             *d = opendir(folder);
     struct dirent   *e;
@@ -158,9 +196,13 @@ static bool read_folder(run *r, int grid, const char *folder, bool clean, status
                 status_set(st, ST_CONFIG,
                            "%s: holds resolution %d, tau %g voxels, asked for are %d and %g: use another output folder",
                            path, s.meta.resolution, s.meta.tau_voxels, g->resolution, g->tau_voxels);
+        good = good && same_layout(r, split, path, st);
         for (int64_t i = 0; good && i < s.n_samples; i++) {
             int64_t k = find_name(r, s.source[i]);
-            if (k >= 0) r->todo[k] &= (uint8_t) ~(1u << grid);
+            if (k < 0) continue;
+            r->r.kept += grid == 0;
+            r->todo[k] &= (uint8_t) ~(1u << grid);
+            r->strays += grid == 0 && split != NO_SPLIT && split_of(r, s.source[i]) != split;
         }
         shard_close(&s);
     }
@@ -241,11 +283,11 @@ static bool plan_grid(run *r, int grid, status *st) {
     bool write = !r->o->dry_run;
     char path[PATH_SIZE];
     folder_path(r, grid, "", path);
-    if ((write && !make_folder(path, st)) || !read_folder(r, grid, path, write, st)) return false;
-    for (int s = 0; s < N_SPLITS; s++) {
+    if ((write && !make_folder(path, st)) || !read_folder(r, grid, NO_SPLIT, path, write, st)) return false;
+    for (int s = TRAIN; s < N_SPLITS; s++) {
         folder_path(r, grid, split_name[s], path);
+        if (!read_folder(r, grid, s, path, write, st)) return false;
         if (write && has_split(r->o) && !make_folder(path, st)) return false;
-        if (!read_folder(r, grid, path, write, st)) return false;
     }
     return true;
 }
@@ -264,6 +306,10 @@ static bool plan(run *r, status *st) {
         return false;
     for (int k = 0; k < r->n_grids; k++)
         if (!plan_grid(r, k, st)) return false;
+    if (r->strays && !o->dry_run) /* a dry run does not know the names */
+        log_warn("%lld shapes were prepared with other settings of what is held out, and stay where they are: `d3s2 "
+                 "split` can divide them anew",
+                 (long long)r->strays);
     read_rejects(r);
     return true;
 }
@@ -292,31 +338,6 @@ static void share_plan(run *r) {
     }
     queue_broadcast(r->todo, head[0], r->size);
     free(text);
-}
-
-/* ---- split ---------------------------------------------------------------------------------------------------- */
-
-static bool read_heldout(run *r, status *st) {
-    if (!r->o->heldout_list) return true;
-    FILE *f = fopen(r->o->heldout_list, "r");
-    char  line[4096];
-    if (!f) return status_set(st, ST_NO_INPUT, "%s: %s", r->o->heldout_list, strerror(errno));
-    while (fgets(line, sizeof line, f)) {
-        line[strcspn(line, "\r\n")] = 0;
-        if (!line[0] || line[0] == '#') continue;
-        r->heldout = realloc(r->heldout, (size_t)(r->n_heldout + 1) * sizeof *r->heldout);
-        CHECK(r->heldout && (r->heldout[r->n_heldout] = strdup(line)), "no memory for the held-out list");
-        r->n_heldout++;
-    }
-    fclose(f);
-    if (r->n_heldout) qsort(r->heldout, (size_t)r->n_heldout, sizeof *r->heldout, compare_names);
-    return true;
-}
-
-static int split_of(const run *r, const char *name) {
-    if (r->o->heldout_list)
-        return r->n_heldout && bsearch(&name, r->heldout, (size_t)r->n_heldout, sizeof *r->heldout, compare_names);
-    return split_in_share(name, r->o->heldout_share);
 }
 
 /* ---- writing -------------------------------------------------------------------------------------------------- */

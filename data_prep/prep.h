@@ -52,6 +52,7 @@ prep_options prep_default_options(void);
 
 typedef struct {
     int64_t found, skipped, done, rejected; /* files; skipped = already done or rejected */
+    int64_t kept;                           /* of the skipped those that are in a shard; known to rank 0 */
     int64_t tiles, voxels_in;               /* of the done ones */
     double  seconds;
 } prep_result;
@@ -75,6 +76,6 @@ typedef struct {
     int64_t n;
 } file_list;
 
-/* All files below a folder that the importer knows, or the lines of a list file. */
+/* All files below a folder that the importer knows, one such file, or the lines of a list file. */
 bool file_list_read(const char *input, file_list *l, status *st);
 void file_list_free(file_list *l);

@@ -49,6 +49,18 @@ static int by_name(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
+static bool read_lines(file_list *l, const char *path, status *st) {
+    char  line[4096];
+    FILE *f = fopen(path, "r");
+    if (!f) return status_set(st, ST_NO_INPUT, "%s: %s", path, strerror(errno));
+    while (fgets(line, sizeof line, f)) {
+        line[strcspn(line, "\r\n")] = 0;
+        if (line[0] && line[0] != '#') add_name(l, line);
+    }
+    fclose(f);
+    return true;
+}
+
 bool file_list_read(const char *input, file_list *l, status *st) {
     struct stat info;
     *l = (file_list){0};
@@ -58,18 +70,16 @@ bool file_list_read(const char *input, file_list *l, status *st) {
     if (S_ISDIR(info.st_mode)) {
         good = walk(l, "", 0, st);
     } else {
-        char *slash = strrchr(l->root, '/'), line[4096];
+        char *slash = strrchr(l->root, '/');
         if (slash)
             slash[slash == l->root] = 0;
         else
             strcpy(l->root, ".");
-        FILE *f = fopen(input, "r");
-        if (!f) good = status_set(st, ST_NO_INPUT, "%s: %s", input, strerror(errno));
-        while (f && fgets(line, sizeof line, f)) {
-            line[strcspn(line, "\r\n")] = 0;
-            if (line[0] && line[0] != '#') add_name(l, line);
-        }
-        if (f) fclose(f);
+        slash = strrchr(input, '/');
+        if (import_knows(input))
+            add_name(l, slash ? slash + 1 : input);
+        else
+            good = read_lines(l, input, st);
     }
     if (good && l->n == 0) good = status_set(st, ST_NO_INPUT, "%s: no mesh files in it", input);
     if (!good) {

@@ -8,7 +8,8 @@ static const verb verbs[] = {
     {"prep", "meshes to shards of sparse signed distances and views", "d3s2 prep prep.input=FOLDER prep.output=FOLDER",
      "Searches a folder for meshes, normalises them, computes truncated signed distances on the tiles near the surface "
      "and\n"
-     "renders condition views. Writes train/ and heldout/ shards and a list of what was rejected and why. Meshes are "
+     "renders condition views. Writes shards (in train/ and heldout/ when shapes are held out) and a list of what was "
+     "rejected and why. Meshes are "
      "shared\n"
      "out over the ranks; shards that are already complete are kept.",
      "prep", "mpirun -np 4 d3s2 prep prep.input=meshes prep.output=data prep.resolution=128 prep.heldout_count=8", "",
@@ -25,10 +26,12 @@ static const verb verbs[] = {
      "A split that is there is replaced as a whole.",
      "split prep.heldout_count prep.heldout_share", "d3s2 split data/r256 data/r512 prep.heldout_share=0.05", "",
      VERB_RANK0, verb_split},
-    {"check", "verifies shards, latents and checkpoints", "d3s2 check PATH...",
+    {"check", "verifies shards, latents, checkpoints and configurations",
+     "d3s2 check PATH... | d3s2 check --config FILE [section.key=value ...]",
      "Opens everything below the given files and folders, reads it whole and verifies order, ranges and checksums. "
      "Prints a\n"
-     "table; the exit code is 65 when something is wrong.",
+     "table; the exit code is 65 when something is wrong. With options alone, as those of a training that is to be\n"
+     "submitted, it says whether they can be read and go together.",
      "", "d3s2 check data runs/vae", "", VERB_RANK0, verb_check},
     {"info", "statistics of data sets; what this machine has", "d3s2 info PATH... | d3s2 info [--device]",
      "Prints samples, tokens (least, mean, most, histogram), voxels, share of active voxels, parts, open edges, views "
@@ -43,12 +46,13 @@ static const verb verbs[] = {
      "d3s2 train --config FILE train.run=FOLDER [section.key=value ...]",
      "Trains the network that train.model names on data.train. A run folder that has checkpoints is continued. A "
      "signal\n"
-     "(TERM, USR1) ends the run after a checkpoint with exit code 75: start it again to go on. --dry-run prints "
+     "(TERM, USR1, Ctrl-C) ends the run after a checkpoint with exit code 75: start it again to go on. --dry-run "
+     "prints "
      "samples,\n"
      "tokens, memory and steps.",
      "data train vae dit cond flow",
-     "mpirun -np 2 d3s2 train --config configs/vae.yaml data.train=data/train train.run=runs/vae", "", VERB_ALL_RANKS,
-     verb_train},
+     "mpirun -np 2 d3s2 train --config configs/quickstart_vae.yaml data.train=data/train train.run=runs/vae", "",
+     VERB_ALL_RANKS, verb_train},
     {"encode", "latents of a data set, by a trained auto-encoder",
      "d3s2 encode encode.input=SHARDS encode.vae=VAE_RUN encode.output=FOLDER",
      "Writes the posterior of every tile, one file per shard. Shards whose latents are there from the same weights "
@@ -113,31 +117,16 @@ static const verb verbs[] = {
      "Reads weights under the published parameter names into a checkpoint at step 0 of a run folder; train from it "
      "with\n"
      "train.init_from. The configuration must be that of the weights; every name and shape is checked.",
-     "train.model train.seed vae dit", "d3s2 import vae.safetensors runs/vae --config configs/vae.yaml", "", VERB_RANK0,
-     verb_import},
+     "train.model train.seed vae dit", "d3s2 import vae.safetensors runs/vae --config configs/vae_512.yaml", "",
+     VERB_RANK0, verb_import},
 };
 enum { N_VERBS = sizeof verbs / sizeof verbs[0] };
-
-static int edit_distance(const char *a, const char *b) {
-    int row[64], nb = (int)strnlen(b, 62);
-    for (int j = 0; j <= nb; j++) row[j] = j;
-    for (int i = 1; a[i - 1]; i++) {
-        int corner = row[0];
-        row[0] = i;
-        for (int j = 1; j <= nb; j++) {
-            int change = corner + (a[i - 1] != b[j - 1]), best = row[j] < row[j - 1] ? row[j] + 1 : row[j - 1] + 1;
-            corner = row[j];
-            row[j] = change < best ? change : best;
-        }
-    }
-    return row[nb];
-}
 
 static const verb *find_verb(const char *name, const char **near) {
     int best = 1 << 20;
     for (int i = 0; i < N_VERBS; i++) {
         if (strcmp(name, verbs[i].name) == 0) return &verbs[i];
-        int d = edit_distance(name, verbs[i].name);
+        int d = word_distance(name, verbs[i].name);
         if (d < best) best = d, *near = verbs[i].name;
     }
     return NULL;
@@ -207,7 +196,7 @@ int app_main(const comm *world, int argc, char **argv) {
         return ST_OK;
     }
     if (!strcmp(name, "version") || !strcmp(name, "--version")) {
-        if (first) printf("d3s2 %s\n", D3S2_VERSION);
+        if (first) printf("d3s2 %s, git %s\n", D3S2_VERSION, D3S2_GIT_HASH);
         return ST_OK;
     }
     const verb *v = find_verb(name, &near);

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { MIN_RUNS = 20, MAX_RUNS = 10000, N_NORMALS = 1 << 20 };
 static const double MIN_SECONDS = 1.0, TOLERANCE_INT = 2e-3; /* share of integers that may differ */
@@ -220,7 +219,7 @@ static void usage(FILE *f) {
 static int bench_ops(int argc, char **argv) {
     const char *filter = "", *path = NULL, *device = "cpu";
     bool        f32 = false;
-    bench_sink  s = {.host = "?"};
+    bench_sink  s;
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--csv") && i + 1 < argc) {
             path = argv[++i];
@@ -241,18 +240,12 @@ static int bench_ops(int argc, char **argv) {
         fprintf(stderr, "d3s2: error: bench can time cpu and cuda, not '%s'\n", device);
         return ST_USAGE;
     }
-    gethostname(s.host, sizeof s.host - 1);
-    s.csv = path ? fopen(path, "a") : NULL;
-    if (path && !s.csv) {
-        fprintf(stderr, "d3s2: error: cannot write %s\n", path);
-        return ST_IO;
-    }
+    if (!bench_sink_open(&s, path)) return ST_IO;
     bench_case b = {.n_out = 0};
     int        n_wrong = 0;
     int n = gpu ? bench_gpu_rows(filter, f32 ? DT_F32 : DT_BF16, &s, &n_wrong) : cpu_rows(filter, &b, &s, &n_wrong);
     if (b.memory.base) arena_free(&b.memory);
-    bool written = !s.csv || fclose(s.csv) == 0;
-    if (!written) fprintf(stderr, "d3s2: error: cannot write %s\n", path);
+    bool written = bench_sink_close(&s, path);
     if (n == 0) fprintf(stderr, "d3s2: error: no op's name contains '%s'\n", filter);
     return n < 0 ? ST_CONFIG : n == 0 ? ST_USAGE : n_wrong ? ST_INTERNAL : written ? ST_OK : ST_IO;
 }

@@ -2,7 +2,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "app/bench_table.h"
 #include "data/shard.h"
@@ -92,7 +91,7 @@ static bool one_size(bench_table *t, const request *r, int tokens) {
 int bench_ssa(int argc, char **argv) {
     request     r;
     bench_table t;
-    bench_sink  sink = {.host = "?"};
+    bench_sink  sink;
     arena       places = arena_new("shapes", (size_t)1 << 30);
     tensor      coord[BENCH_MOST_SIZES];
     status      st = {0};
@@ -102,12 +101,7 @@ int bench_ssa(int argc, char **argv) {
         fprintf(stderr, "d3s2: error: %s\n", status_ok(&st) ? "no sample in the shards" : st.text);
         return ST_NO_INPUT;
     }
-    gethostname(sink.host, sizeof sink.host - 1);
-    sink.csv = r.csv ? fopen(r.csv, "a") : NULL;
-    if (r.csv && !sink.csv) {
-        fprintf(stderr, "d3s2: error: cannot write %s\n", r.csv);
-        return ST_IO;
-    }
+    if (!bench_sink_open(&sink, r.csv)) return ST_IO;
     if (!bench_table_open(&t, DT_BF16, &sink)) return ST_CONFIG;
     for (int i = 0; i < r.n_sizes; i++) {
         t.b.coord = r.shards ? &coord[i] : NULL;
@@ -115,9 +109,6 @@ int bench_ssa(int argc, char **argv) {
     }
     bench_table_close(&t);
     arena_free(&places);
-    if (sink.csv && fclose(sink.csv) != 0) {
-        fprintf(stderr, "d3s2: error: cannot write %s\n", r.csv);
-        return ST_IO;
-    }
+    if (!bench_sink_close(&sink, r.csv)) return ST_IO;
     return ok ? ST_OK : ST_INTERNAL;
 }

@@ -9,6 +9,7 @@
 #include "app/bench_shell.h"
 #include "app/net_params.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -271,7 +272,7 @@ static FILE *open_rows(const char *path, status *st) {
     char  line[sizeof columns + 1] = "";
     FILE *f = fopen(path, "a+");
     if (!f) {
-        status_set(st, ST_IO, "cannot write %.300s", path);
+        status_set(st, ST_IO, "%.300s: cannot write: %s", path, strerror(errno));
     } else if (!fgets(line, sizeof line, f)) {
         fputs(columns, f);
     } else if (strcmp(line, columns) != 0) {
@@ -311,7 +312,9 @@ int bench_step(const comm *world, int argc, char **argv) {
             make_folder(folder, &st);
         } else {
             snprintf(folder, sizeof folder, "%.400s/d3s2-bench-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-            if (!mkdtemp(folder)) status_set(&st, ST_IO, "%s: no folder for synthetic data", folder);
+            if (!mkdtemp(folder))
+                status_set(&st, ST_IO, "%s: no folder for synthetic shapes (%s): set bench.folder or TMPDIR", folder,
+                           strerror(errno));
         }
         if (status_ok(&st) && path) csv = open_rows(path, &st);
     }
@@ -320,9 +323,12 @@ int bench_step(const comm *world, int argc, char **argv) {
     ok = ok && measure(o, world, folder, csv, &st);
     status removing = {0};
     if (world->rank == 0 && folder[0] && !kept) remove_tree(folder, &removing);
-    if (csv && fclose(csv) != 0) status_set(&st, ST_IO, "cannot write %.300s", path);
+    if (csv && fclose(csv) != 0) status_set(&st, ST_IO, "%.300s: cannot write: %s", path, strerror(errno));
     comm_agree(world, &st);
-    if (!ok && world->rank == 0 && st.text[0]) fprintf(stderr, "d3s2: error: %s\n", st.text);
+    if (world->rank == 0 && st.code == ST_REQUEUE)
+        fprintf(stderr, "d3s2: stopped on request: nothing is measured\n");
+    else if (world->rank == 0 && st.text[0])
+        fprintf(stderr, "d3s2: error: %s\n", st.text);
     free(o);
     return (int)st.code;
 }

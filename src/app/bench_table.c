@@ -1,11 +1,29 @@
 #include "app/bench_table.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 /* Address space, not memory: half of the machine's, at most 48 GB. */
 static const size_t MEMORY = (size_t)48 << 30, SCRATCH = (size_t)256 << 20;
+
+static bool cannot_write(const char *path) {
+    fprintf(stderr, "d3s2: error: %s: cannot write: %s\n", path, strerror(errno));
+    return false;
+}
+
+bool bench_sink_open(bench_sink *s, const char *path) {
+    *s = (bench_sink){.host = "?"};
+    gethostname(s->host, sizeof s->host - 1);
+    return !path || (s->csv = fopen(path, "a")) || cannot_write(path);
+}
+
+bool bench_sink_close(bench_sink *s, const char *path) {
+    FILE *f = s->csv;
+    s->csv = NULL;
+    return !f || fclose(f) == 0 || cannot_write(path);
+}
 
 bool bench_table_open(bench_table *t, dtype act, const bench_sink *sink) {
     const char *why;

@@ -20,6 +20,10 @@ typedef struct {
     char  host[64];
 } bench_sink;
 
+/* The host's name and, if path is not NULL, the file that rows are added to. What goes wrong is told on stderr. */
+bool bench_sink_open(bench_sink *s, const char *path);
+bool bench_sink_close(bench_sink *s, const char *path);
+
 /* A GPU that is open, with what rows need. */
 typedef struct {
     bench_gpu         g;

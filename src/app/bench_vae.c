@@ -1,7 +1,6 @@
 #include "app/bench_vae.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #include "app/bench_table.h"
 
@@ -28,7 +27,7 @@ int bench_vae(int argc, char **argv) {
     int         tiles[BENCH_MOST_SIZES] = {45904}, n = 1;
     const char *csv = NULL;
     bench_table t;
-    bench_sink  sink = {.host = "?"};
+    bench_sink  sink;
     bool        ok = true;
     for (int i = 1; i < argc; i += 2) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
@@ -42,18 +41,10 @@ int bench_vae(int argc, char **argv) {
         fprintf(stderr, "d3s2: error: bench vae: '%s %s' is not understood; see d3s2 bench --help\n", argv[i], value);
         return ST_USAGE;
     }
-    gethostname(sink.host, sizeof sink.host - 1);
-    sink.csv = csv ? fopen(csv, "a") : NULL;
-    if (csv && !sink.csv) {
-        fprintf(stderr, "d3s2: error: cannot write %s\n", csv);
-        return ST_IO;
-    }
+    if (!bench_sink_open(&sink, csv)) return ST_IO;
     if (!bench_table_open(&t, DT_BF16, &sink)) return ST_CONFIG;
     for (int i = 0; i < n; i++) ok &= one_size(&t, tiles[i]);
     bench_table_close(&t);
-    if (sink.csv && fclose(sink.csv) != 0) {
-        fprintf(stderr, "d3s2: error: cannot write %s\n", csv);
-        return ST_IO;
-    }
+    if (!bench_sink_close(&sink, csv)) return ST_IO;
     return ok ? ST_OK : ST_INTERNAL;
 }

@@ -5,6 +5,7 @@
 #include "data/shard.h"
 #include "data/tokens.h"
 #include "io/checkpoint_file.h"
+#include "io/config_check.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -92,11 +93,20 @@ static bool check_selection(const char *path, char what[64], status *st) {
     return true;
 }
 
+/* Names, types and ranges have been looked at when the words were read. */
+static bool check_options(const app *a, status *st) {
+    if (a->argc == 1)
+        return status_set(st, ST_USAGE, "check needs a path or a configuration: d3s2 check PATH... | --config FILE");
+    if (!config_check(a->opt, NULL, st)) return false;
+    printf("ok       configuration\n");
+    return true;
+}
+
 bool verb_check(app *a, status *st) {
     static const char *const kind[] = {"shard",      "selection",  "latents", "tokens",
                                        "checkpoint", "unfinished", "unknown"};
     int                      n_bad = 0, n_all = 0;
-    if (a->opt->command.n_args == 0) return status_set(st, ST_USAGE, "check needs a path: d3s2 check PATH...");
+    if (a->opt->command.n_args == 0) return check_options(a, st);
     for (int p = 0; p < a->opt->command.n_args; p++) {
         found *list;
         int    n;

@@ -152,7 +152,7 @@ bool verb_eval(app *a, status *st) {
     if (!(o->sample.level > -1 && o->sample.level < 1))
         return status_set(st, ST_USAGE, "sample.level: %g is not between -1 and 1", o->sample.level);
     if (!place_open(&j.where, o, a->world, false, st)) return false;
-    bool opened = shapes_open(o, "eval", &j.d, st);
+    bool opened = shapes_open(o, "eval", o->eval.output, &j.d, st);
     bool ok = opened &&
               network_load(&j.vae, j.of_dit ? o->eval.vae : o->eval.checkpoint, true, o->eval.ema, &j.where, st) &&
               (!j.of_dit || (network_load(&j.dit, o->eval.checkpoint, false, o->eval.ema, &j.where, st) &&

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static int64_t shape_count(const ckpt_param *p) {
     int64_t n = 1;
@@ -93,10 +94,21 @@ static bool read_weights(const safetensors *s, const ckpt_param *want, int n, fl
     return true;
 }
 
+/* The checkpoint of a run would be continued, and pruned, together with the imported one. */
+static bool run_is_free(const char *run, status *st) {
+    ckpt_manifest m;
+    status        none = {0};
+    if (access(run, F_OK) != 0 || !ckpt_latest(run, false, &m, &none)) return true;
+    int64_t step = m.step;
+    ckpt_close(&m);
+    return step == 0 || status_set(st, ST_CONFIG, "%s: holds a run at step %lld: import into a folder of its own", run,
+                                   (long long)step);
+}
+
 static bool import_weights(const options *o, const char *model, const params *p, const char *file, const char *run,
                            status *st) {
     safetensors s;
-    if (!safetensors_open(&s, file, st)) return false;
+    if (!run_is_free(run, st) || !safetensors_open(&s, file, st)) return false;
     ckpt_param *want = state_params(p);
     float      *w = calloc((size_t)p->total + 1, sizeof *w);
     char       *yaml = options_to_yaml(o);

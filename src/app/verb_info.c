@@ -1,5 +1,6 @@
 /* d3s2 info: what a data set holds, what a machine has. */
 #include "app/find.h"
+#include "app/info_checkpoint.h"
 #include "app/machine.h"
 #include "app/sheet.h"
 #include "app/verbs.h"
@@ -226,6 +227,10 @@ static bool path_info(const char *path, const options *o, int *n_folders, status
             ok = latents_info(list[i].path, st);
         } else if (list[i].kind == FOUND_TOKENS) {
             ok = tokens_info(list[i].path, st);
+        } else if (list[i].kind == FOUND_CHECKPOINT) {
+            if (j < n) folder_of(list[j].path, there);
+            bool last = j == n || list[j].kind != FOUND_CHECKPOINT || strcmp(here, there) != 0;
+            ok = checkpoint_info(list[i].path, last, st); /* those of a run have the same options, or nearly */
         } else if (list[i].kind == FOUND_DAMAGED) {
             ok = status_set(st, ST_DATA, "%s", list[i].text);
         } else {

@@ -90,5 +90,11 @@ bool verb_prep(app *a, status *st) {
         if (!comm_agree(a->world, st)) return false;
         p.heldout_list = heldout;
     }
-    return prep_run(&p, a->world->rank, a->world->size, NULL, st);
+    prep_result r;
+    if (!prep_run(&p, a->world->rank, a->world->size, &r, st)) return false;
+    /* One of several jobs may have got bad ones only. */
+    if (a->world->rank == 0 && !p.dry_run && p.parts <= 1 && r.done + r.kept == 0)
+        status_set(st, ST_DATA, "%s: none of %lld meshes could be used: %s/rejects.jsonl says why", p.input,
+                   (long long)r.found, p.output);
+    return comm_agree(a->world, st);
 }

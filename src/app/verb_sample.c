@@ -39,9 +39,7 @@ static bool write_latents(const job *j, const shape *s, const float *z, const ch
     float  *logvar = calloc((size_t)s->s.n_tiles * (size_t)C + 1, sizeof *logvar); /* a point, not a distribution */
     CHECK(logvar, "no memory for latents");
     snprintf(meta.shard, sizeof meta.shard, "generated");
-    status quiet = {0};
-    remove_tree(path, &quiet);
-    latents_writer *w = latents_create(path, &meta, st);
+    latents_writer *w = latents_make_room(path, &s->s.id, 1, st) ? latents_create(path, &meta, st) : NULL;
     bool            ok = w && latents_append(w, s->s.id, s->s.n_tiles, s->s.coord, z, logvar, st);
     if (ok)
         ok = latents_finish(w, st);
@@ -200,7 +198,7 @@ bool verb_sample(app *a, status *st) {
     if (!(o->sample.level > -1 && o->sample.level < 1))
         return status_set(st, ST_USAGE, "sample.level: %g is not between -1 and 1", o->sample.level);
     if (!place_open(&j.where, o, a->world, false, st)) return false;
-    bool ok = shapes_open(o, "sample", &j.d, st);
+    bool ok = shapes_open(o, "sample", o->sample.output, &j.d, st);
     if (ok) {
         ok = network_load(&j.vae, o->sample.vae, true, o->sample.ema, &j.where, st) &&
              network_load(&j.dit, o->sample.checkpoint, false, o->sample.ema, &j.where, st) &&

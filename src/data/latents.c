@@ -1,5 +1,6 @@
 /* Encoded samples on disk; the same rules as shards. */
 #include "data/latents.h"
+#include "data/open_list.h"
 #include "data/pack.h"
 #include "data/sample_file.h"
 
@@ -57,6 +58,10 @@ static void grow(latents_writer *w) {
     w->meta.first = realloc(w->meta.first, (size_t)(w->cap + 1) * sizeof *w->meta.first);
     w->meta.hash = realloc(w->meta.hash, (size_t)w->cap * sizeof *w->meta.hash);
     CHECK(w->meta.id && w->meta.first && w->meta.hash, "no memory for %lld latent samples", (long long)w->cap);
+}
+
+bool latents_make_room(const char *path, const uint64_t *id, int64_t n, status *st) {
+    return sample_file_make_room(path, &kind, id, n, st);
 }
 
 latents_writer *latents_create(const char *path, const latents *meta, status *st) {
@@ -232,46 +237,38 @@ bool latents_read(const latents *l, int64_t i, uint16_t **coord, float **mean, f
                       l->path, (long long)i, l->id[i]);
 }
 
+static bool open_item(void *item, const char *path, file_pool *pool, status *st) {
+    return open_in(item, path, pool, st);
+}
+
+static bool alike(const void *item, const void *first, status *st) {
+    const latents *l = item, *a = first;
+    if (l->vae != a->vae)
+        return status_set(st, ST_CONFIG,
+                          "%s was encoded by VAE %016" PRIx64 ", %s by %016" PRIx64 ": encode all shards with one VAE",
+                          l->path, l->vae, a->path, a->vae);
+    if (l->channels == a->channels && l->resolution == a->resolution && l->tau_voxels == a->tau_voxels) return true;
+    return status_set(
+        st, ST_CONFIG, "%s has %d channels, resolution %d, tau %g voxels; %s has %d, %d, %g: keep one kind per folder",
+        l->path, l->channels, l->resolution, l->tau_voxels, a->path, a->channels, a->resolution, a->tau_voxels);
+}
+
+static void close_item(void *item) {
+    latents_close(item);
+}
+
+static const list_kind list = {sizeof(latents), "holds no latents (*.h5): run `d3s2 encode` first", open_item, alike,
+                               close_item};
+
 bool latents_open_all(const char *folder, latents **out, int *n_out, status *st) {
-    char path[PATH_CAP], **names;
-    int  n;
-    *out = NULL;
-    *n_out = 0;
-    if (!list_folder(folder, ".h5", &names, &n, st)) return false;
-    if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no latents (*.h5): run `d3s2 encode` first", folder);
-    latents *l = calloc((size_t)n, sizeof *l);
-    CHECK(l, "no memory for %d latent files", n);
-    bool       ok = true;
-    file_pool *pool = file_pool_new();
-    for (int i = 0; ok && i < n; i++) {
-        ok = join_path(folder, names[i], path, st) && open_in(&l[i], path, pool, st);
-        if (ok && l[i].vae != l[0].vae)
-            ok = status_set(st, ST_CONFIG,
-                            "%s was encoded by VAE %016" PRIx64 ", %s by %016" PRIx64 ": encode all "
-                            "shards with one VAE",
-                            l[i].path, l[i].vae, l[0].path, l[0].vae);
-        if (ok && (l[i].channels != l[0].channels || l[i].resolution != l[0].resolution ||
-                   l[i].tau_voxels != l[0].tau_voxels))
-            ok = status_set(st, ST_CONFIG,
-                            "%s has %d channels, resolution %d, tau %g voxels; %s has %d, %d, %g: keep "
-                            "one kind per folder",
-                            l[i].path, l[i].channels, l[i].resolution, l[i].tau_voxels, l[0].path, l[0].channels,
-                            l[0].resolution, l[0].tau_voxels);
-    }
-    file_pool_release(pool);
-    free_names(names, n);
-    if (!ok) {
-        latents_close_all(l, n);
-        return false;
-    }
-    *out = l;
-    *n_out = n;
-    return true;
+    void *items;
+    bool  ok = open_list(folder, &list, &items, n_out, st);
+    *out = items;
+    return ok;
 }
 
 void latents_close_all(latents *l, int n) {
-    for (int i = 0; i < n; i++) latents_close(&l[i]);
-    free(l);
+    close_list(l, n, &list);
 }
 
 static void pack_latents(packing *p, void *item) {

@@ -20,6 +20,8 @@ typedef struct {
 
 typedef struct latents_writer latents_writer;
 
+/* Before latents_create: removes latents of these samples, refuses to touch another file (data/sample_file.h). */
+bool            latents_make_room(const char *path, const uint64_t *id, int64_t n, status *st);
 latents_writer *latents_create(const char *path, const latents *meta /* vae, channels, resolution, tau, shard */,
                                status *st);
 /* mean, logvar: [n_tiles, channels]; coord: [n_tiles,3]. */

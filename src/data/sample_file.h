@@ -10,6 +10,9 @@ typedef struct {
     int         version;
 } file_kind;
 
+/* Room for a file of this kind about the samples of these ids: one of the kind that shares a sample with it, or one
+ * that cannot be read, is removed; whatever else is there stays and is refused (ST_CONFIG). */
+bool  sample_file_make_room(const char *path, const file_kind *k, const uint64_t *id, int64_t n, status *st);
 /* The file under its .part name; refuses one that is there. Negative on failure. */
 hid_t sample_file_create(const char *path, char part[PATH_CAP], status *st);
 bool  sample_file_set_kind(hid_t f, const file_kind *k, status *st);

@@ -1,4 +1,5 @@
 /* Reading shards: tables at open, tiles and images on demand, everything verified before it is handed out. */
+#include "data/open_list.h"
 #include "data/shard_internal.h"
 
 #include <math.h>
@@ -288,42 +289,31 @@ bool shard_read_sample(const shard *s, int64_t i, bool with_views, sample *out, 
     return ok;
 }
 
+static bool open_item(void *item, const char *path, file_pool *pool, status *st) {
+    return shard_open_in(item, path, pool, 0, st);
+}
+
+static bool alike(const void *item, const void *first, status *st) {
+    const shard *s = item, *a = first;
+    if (s->meta.resolution == a->meta.resolution && s->meta.tau_voxels == a->meta.tau_voxels) return true;
+    return status_set(st, ST_DATA, "%s has resolution %d and tau %g voxels, %s has %d and %g: keep one kind per folder",
+                      s->path, s->meta.resolution, s->meta.tau_voxels, a->path, a->meta.resolution, a->meta.tau_voxels);
+}
+
+static void close_item(void *item) {
+    shard_close(item);
+}
+
+static const list_kind list = {sizeof(shard), "holds no shard (*.h5): run `d3s2 prep` first", open_item, alike,
+                               close_item};
+
 bool shard_open_all(const char *folder_or_file, shard **out, int *n_out, status *st) {
-    struct stat info;
-    char        path[PATH_CAP], **names = NULL;
-    int         n = 0;
-    *out = NULL;
-    *n_out = 0;
-    bool one = stat(folder_or_file, &info) == 0 && S_ISREG(info.st_mode);
-    if (!one && !list_folder(folder_or_file, ".h5", &names, &n, st)) return false;
-    if (one) n = 1;
-    if (n == 0) return status_set(st, ST_NO_INPUT, "%s: holds no shard (*.h5): run `d3s2 prep` first", folder_or_file);
-    shard *s = calloc((size_t)n, sizeof *s);
-    CHECK(s, "no memory for %d shards", n);
-    bool       ok = true;
-    file_pool *pool = file_pool_new();
-    for (int i = 0; ok && i < n; i++) {
-        ok = one ? shard_open_in(&s[i], folder_or_file, pool, 0, st)
-                 : join_path(folder_or_file, names[i], path, st) && shard_open_in(&s[i], path, pool, 0, st);
-        if (ok && (s[i].meta.resolution != s[0].meta.resolution || s[i].meta.tau_voxels != s[0].meta.tau_voxels))
-            ok = status_set(st, ST_DATA,
-                            "%s has resolution %d and tau %g voxels, %s has %d and %g: keep one kind per "
-                            "folder",
-                            s[i].path, s[i].meta.resolution, s[i].meta.tau_voxels, s[0].path, s[0].meta.resolution,
-                            s[0].meta.tau_voxels);
-    }
-    file_pool_release(pool);
-    free_names(names, one ? 0 : n);
-    if (!ok) {
-        shard_close_all(s, n);
-        return false;
-    }
-    *out = s;
-    *n_out = n;
-    return true;
+    void *items;
+    bool  ok = open_list(folder_or_file, &list, &items, n_out, st);
+    *out = items;
+    return ok;
 }
 
 void shard_close_all(shard *shards, int n) {
-    for (int i = 0; i < n; i++) shard_close(&shards[i]);
-    free(shards);
+    close_list(shards, n, &list);
 }

@@ -2,6 +2,7 @@
 #include "core/half.h"
 #include "core/rng.h"
 #include "data/condition.h"
+#include "data/open_list.h"
 #include "data/pack.h"
 #include "data/sample_file.h"
 
@@ -65,6 +66,10 @@ static void more_views(tokens_writer *w) {
     w->view_room = 2 * w->view_room + 64;
     w->meta.first = grown(w->meta.first, w->view_room + 1, sizeof *w->meta.first);
     w->meta.hash = grown(w->meta.hash, w->view_room, sizeof *w->meta.hash);
+}
+
+bool tokens_make_room(const char *path, const uint64_t *id, int64_t n, status *st) {
+    return sample_file_make_room(path, &kind, id, n, st);
 }
 
 tokens_writer *tokens_create(const char *path, const token_file *meta, status *st) {
@@ -279,42 +284,37 @@ bool tokens_read(const token_file *t, int64_t i, int64_t view, int64_t *n, float
                       t->path, (long long)i, t->id[i], (long long)view);
 }
 
+static bool open_item(void *item, const char *path, file_pool *pool, status *st) {
+    return open_in(item, path, pool, st);
+}
+
+static bool alike(const void *item, const void *first, status *st) {
+    const token_file *t = item, *a = first;
+    if (t->encoder == a->encoder && t->width == a->width && t->size == a->size && t->special == a->special &&
+        t->variants == a->variants && t->foreground == a->foreground)
+        return true;
+    return status_set(
+        st, ST_CONFIG,
+        "%s and %s were not made with the same weights and options: run `d3s2 tokens` again into one folder", t->path,
+        a->path);
+}
+
+static void close_item(void *item) {
+    tokens_close(item);
+}
+
+static const list_kind list = {sizeof(token_file), "holds no condition tokens (*.h5): run `d3s2 tokens` first",
+                               open_item, alike, close_item};
+
 bool tokens_open_all(const char *folder, token_file **out, int *n_out, status *st) {
-    char path[PATH_CAP], **names;
-    int  n;
-    *out = NULL;
-    *n_out = 0;
-    if (!list_folder(folder, ".h5", &names, &n, st)) return false;
-    if (n == 0)
-        return status_set(st, ST_NO_INPUT, "%s: holds no condition tokens (*.h5): run `d3s2 tokens` first", folder);
-    token_file *t = calloc((size_t)n, sizeof *t);
-    CHECK(t, "no memory for %d token files", n);
-    bool       ok = true;
-    file_pool *pool = file_pool_new();
-    for (int i = 0; ok && i < n; i++) {
-        ok = join_path(folder, names[i], path, st) && open_in(&t[i], path, pool, st);
-        if (ok &&
-            (t[i].encoder != t[0].encoder || t[i].width != t[0].width || t[i].size != t[0].size ||
-             t[i].special != t[0].special || t[i].variants != t[0].variants || t[i].foreground != t[0].foreground))
-            ok = status_set(st, ST_CONFIG,
-                            "%s and %s were not made with the same weights and options: run `d3s2 tokens` again into "
-                            "one folder",
-                            t[i].path, t[0].path);
-    }
-    file_pool_release(pool);
-    free_names(names, n);
-    if (!ok) {
-        tokens_close_all(t, n);
-        return false;
-    }
-    *out = t;
-    *n_out = n;
-    return true;
+    void *items;
+    bool  ok = open_list(folder, &list, &items, n_out, st);
+    *out = items;
+    return ok;
 }
 
 void tokens_close_all(token_file *t, int n) {
-    for (int i = 0; i < n; i++) tokens_close(&t[i]);
-    free(t);
+    close_list(t, n, &list);
 }
 
 static void pack_tokens(packing *p, void *item) {

@@ -24,6 +24,8 @@ typedef struct {
 
 typedef struct tokens_writer tokens_writer;
 
+/* As latents_make_room. */
+bool           tokens_make_room(const char *path, const uint64_t *id, int64_t n, status *st);
 tokens_writer *tokens_create(const char *path, const token_file *meta /* encoder .. shard */, status *st);
 /* Views of the sample that comes next, then the sample itself. token (n,width), coord (n,3). */
 bool           tokens_append_view(tokens_writer *w, int64_t n, const float *token, const int32_t *coord, status *st);

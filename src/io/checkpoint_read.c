@@ -208,8 +208,14 @@ bool ckpt_latest(const char *run_folder, bool verify, ckpt_manifest *m, status *
 }
 
 bool ckpt_open_any(const char *path, bool verify, ckpt_manifest *m, status *st) {
-    char manifest[PATH_CAP];
+    char        manifest[PATH_CAP];
+    struct stat info;
     *m = (ckpt_manifest){0};
+    if (stat(path, &info) == 0 && S_ISREG(info.st_mode))
+        return status_set(st, ST_NO_INPUT,
+                          "%s: is a file, a checkpoint is a folder (RUN or RUN/step-N): weights in safetensors become "
+                          "one by `d3s2 import`",
+                          path);
     if (!join_path(path, "manifest.json", manifest, st)) return false;
     if (access(manifest, F_OK)) return ckpt_latest(path, verify, m, st);
     if (!ckpt_open(path, m, st)) return false;

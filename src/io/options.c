@@ -87,7 +87,7 @@ static bool enum_name(const option_row *r, int i, char out[64]) {
 
 enum { NAME_CAP = 64 };
 
-static int levenshtein(const char *a, const char *b) {
+int word_distance(const char *a, const char *b) {
     int row[NAME_CAP + 1], n = (int)strnlen(b, NAME_CAP);
     for (int j = 0; j <= n; j++) row[j] = j;
     for (int i = 0; a[i] && i < NAME_CAP; i++) {
@@ -104,17 +104,18 @@ static int levenshtein(const char *a, const char *b) {
     return row[n];
 }
 
-/* The option whose name is closest; the right key in a wrong section counts as one slip. */
+/* The option whose name is closest; the right key in a wrong section counts as one slip, and of several such sections
+ * the closest is meant. */
 static void nearest(const char *section, const char *key, char out[2 * NAME_CAP]) {
     char typed[2 * NAME_CAP], name[2 * NAME_CAP];
-    int  best = 1 << 20;
+    int  best = 1 << 20, best_d = 0;
     snprintf(typed, sizeof typed, "%.60s.%.60s", section, key);
     for (int i = 0; i < N_ROWS; i++) {
         snprintf(name, sizeof name, "%s.%s", rows[i].section, rows[i].key);
-        int d = levenshtein(typed, name);
-        if (!strcmp(key, rows[i].key) && d > 1) d = 1;
-        if (d < best) {
-            best = d;
+        int d = word_distance(typed, name), slips = !strcmp(key, rows[i].key) && d > 1 ? 1 : d;
+        if (slips < best || (slips == best && d < best_d)) {
+            best = slips;
+            best_d = d;
             strcpy(out, name);
         }
     }
@@ -247,6 +248,15 @@ static bool store(const option_row *r, void *field, const yaml_entry *e) {
     return false;
 }
 
+/* Texts are paths, and are taken as they are: where no shell has put in what these stand for they would name a folder
+ * called `~`. */
+static bool is_unexpanded(const option_row *r, const yaml_entry *e) {
+    bool text = r->type == TYPE_STRING || r->type == TYPE_PATHS, found = false;
+    for (int i = 0; text && i < e->n; i++)
+        found |= e->value[i][0] == '$' || (e->value[i][0] == '~' && strchr("/", e->value[i][1]));
+    return found;
+}
+
 static bool take(const yaml_entry *e, void *user, status *st) {
     char              place[300], words[200], got[200];
     const option_row *r = find_row(e->section, e->key);
@@ -257,6 +267,9 @@ static bool take(const yaml_entry *e, void *user, status *st) {
         return status_set(st, ST_USAGE, "%s: %.60s.%.60s is not an option; did you mean %s?", place, e->section, e->key,
                           best);
     }
+    if (is_unexpanded(r, e))
+        return status_set(st, ST_USAGE, "%s: %s.%s: \"%.100s\": ~ and $ are not replaced here: write the whole path",
+                          place, r->section, r->key, e->value[0]);
     if (store(r, (char *)user + r->at, e)) return true;
     accepted(r, words, sizeof words);
     int at = snprintf(got, sizeof got, e->list ? "[" : "\"");
@@ -313,12 +326,17 @@ static bool set_named(options *o, const char *file, const char *name, const char
         return status_set(st, ST_USAGE, "%s: %.80s is not an option: options are written section.key=value", file,
                           name);
     snprintf(section, sizeof section, "%.*s", (int)(dot - name), name);
-    options *fresh = malloc(sizeof *fresh);
+    options          *fresh = malloc(sizeof *fresh);
+    const option_row *r = find_row(section, dot + 1);
     CHECK(fresh, "no memory for the options");
     *fresh = *o;
-    bool ok = find_row(section, dot + 1)
-                  ? yaml_read_value(file, section, dot + 1, value, take, fresh, st)
-                  : take(&(yaml_entry){.file = file, .section = section, .key = dot + 1}, fresh, st);
+    char list[OPTION_TEXT];
+    if (r && (r->type == TYPE_INTS || r->type == TYPE_FLOATS) && *value != '[') {
+        snprintf(list, sizeof list, "[%.500s]", value); /* 8,64: brackets would have to be quoted in most shells */
+        value = list;
+    }
+    bool ok = r ? yaml_read_value(file, section, dot + 1, value, take, fresh, st)
+                : take(&(yaml_entry){.file = file, .section = section, .key = dot + 1}, fresh, st);
     if (ok) *o = *fresh;
     free(fresh);
     return ok;

@@ -72,7 +72,7 @@ bool options_read_text(options *o, const char *name, const char *text, int64_t n
 /* A dump that is stored in a checkpoint, perhaps by another version of the program: keys that are not in the table are
  * left out with a warning. */
 bool options_read_stored(options *o, const char *name, const char *text, int64_t n, status *st);
-/* "section.key", "value" in YAML notation ("[32, 64]" for a list). */
+/* "section.key", "value" in YAML notation ("[32, 64]" for a list; one of numbers also without brackets). */
 bool options_set(options *o, const char *name, const char *value, status *st);
 /* Defaults, then every --config FILE in order, then every section.key=value in order (the last one counts; --device
  * NAME is train.device=NAME, --encoder NAME is cond.encoder=NAME, --weights FILE is cond.weights=FILE); --help, -h,
@@ -87,3 +87,5 @@ uint64_t options_hash(const options *o);
 /* One line per option with default, range and help. wanted: sections and options ("train vae sample.ema"); NULL lists
  * all. */
 void     options_help(FILE *f, const char *wanted);
+/* In how many letters two words differ (Levenshtein), of the first 64: for "did you mean". */
+int      word_distance(const char *a, const char *b);

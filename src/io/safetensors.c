@@ -153,7 +153,7 @@ static bool open_file(safetensors *s, status *st) {
         return status_set(st, ST_NO_INPUT, "%s: cannot open: %s", s->path, strerror(errno));
     if (!S_ISREG(info.st_mode) || fread(&n, 8, 1, s->file) != 1) return refuse(s, "", "too short for a header", st);
     if (n > MAX_HEADER || n > (uint64_t)info.st_size - 8 || n < 2)
-        return refuse(s, "", "the header length is impossible", st);
+        return refuse(s, "", "the header length is impossible (a .ckpt, .pt or .bin is no safetensors file)", st);
     char *text = malloc((size_t)n + 1);
     CHECK(text, "no memory for the header of %s", s->path);
     text[n] = 0;

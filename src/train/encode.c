@@ -117,7 +117,7 @@ static bool encode_shard(encoder *e, int k, const char *path, status *st) {
     snprintf(meta.shard, sizeof meta.shard, "%.255s", base_name(s->path));
     encode_reader_lock(e->reader);
     /* What is there is of another auto-encoder or an older shard. */
-    latents_writer *w = remove_tree(path, st) ? latents_create(path, &meta, st) : NULL;
+    latents_writer *w = latents_make_room(path, s->id, s->n_samples, st) ? latents_create(path, &meta, st) : NULL;
     encode_reader_unlock(e->reader);
     bool ok = w != NULL;
     for (int64_t i = 0; ok && i < s->n_samples; i++) {

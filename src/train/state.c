@@ -104,6 +104,11 @@ void state_manifest(const task *t, const optimizer *x, const run_state *s, const
 static bool read_slab(const ckpt_manifest *m, const char *name, int64_t first, int64_t count, const params *p,
                       float *out, status *st) {
     int64_t stored = ckpt_slab_count(m, name);
+    if (stored == 0)
+        return status_set(st, ST_CONFIG,
+                          "%s: holds weights without %s, as `d3s2 import` makes them: they start another run by "
+                          "train.init_from",
+                          m->folder, name);
     if (stored != p->total)
         return status_set(st, ST_DATA, "%s: slab %s has %lld floats, %lld are wanted: another version wrote it",
                           m->folder, name, (long long)stored, (long long)p->total);

@@ -17,6 +17,9 @@ void stop_listen(stop_signals *old) {
     asked = 0;
     sigaction(SIGTERM, &a, &old->term);
     sigaction(SIGUSR1, &a, &old->usr1);
+    a.sa_flags |= SA_RESETHAND; /* who presses Ctrl-C twice does not want to wait */
+    sigaction(SIGINT, &a, &old->interrupt);
+    if (old->interrupt.sa_handler == SIG_IGN) sigaction(SIGINT, &old->interrupt, NULL); /* started in the background */
 }
 
 /* Who was asked to stop is on his way out: the same request once more must not cut that short. */
@@ -24,6 +27,7 @@ void stop_unlisten(const stop_signals *old) {
     if (asked) return;
     sigaction(SIGTERM, &old->term, NULL);
     sigaction(SIGUSR1, &old->usr1, NULL);
+    sigaction(SIGINT, &old->interrupt, NULL);
 }
 
 bool stop_asked(void) {

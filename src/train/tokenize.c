@@ -93,7 +93,7 @@ static bool encode_sample(tokenizer *t, const shard *s, int64_t at, tokens_write
 
 static bool encode_shard(tokenizer *t, const shard *s, const char *path, status *st) {
     token_file meta = meta_of(t, s);
-    if (!remove_tree(path, st)) return false; /* of other weights or an older shard */
+    if (!tokens_make_room(path, s->id, s->n_samples, st)) return false; /* what went was of other weights */
     tokens_writer *w = tokens_create(path, &meta, st);
     bool           ok = w != NULL;
     for (int64_t i = 0; i < s->n_samples && ok; i++) ok = encode_sample(t, s, i, w, st);

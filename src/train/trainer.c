@@ -64,6 +64,38 @@ static bool resolutions_within(const dataset *a, const dataset *b) {
     return true;
 }
 
+static int compare_ids(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* How many samples of b are in a too. */
+static int64_t common_samples(const dataset *a, const dataset *b) {
+    uint64_t *sorted = malloc(((size_t)a->n + 1) * sizeof *sorted);
+    int64_t   n = 0;
+    CHECK(sorted, "no memory for %lld ids", (long long)a->n);
+    memcpy(sorted, a->ids, (size_t)a->n * sizeof *sorted);
+    qsort(sorted, (size_t)a->n, sizeof *sorted, compare_ids);
+    for (int64_t i = 0; i < b->n; i++)
+        n += bsearch(&b->ids[i], sorted, (size_t)a->n, sizeof *sorted, compare_ids) != NULL;
+    free(sorted);
+    return n;
+}
+
+/* What makes held-out losses silent or worthless without being wrong. */
+static void warn_of_heldout(const trainer *t) {
+    const options *o = t->o;
+    if (t->c->rank != 0 || !o->data.heldout[0]) return;
+    if (o->train.eval_every == 0)
+        log_warn("data.heldout is given and train.eval_every is 0: nothing is evaluated");
+    else if (o->train.model == opt_train_model_dit && !o->data.latents_heldout[0])
+        log_warn("data.heldout is given and data.latents_heldout is not: nothing is evaluated");
+    int64_t n = common_samples(&t->data, &t->heldout);
+    if (n > 0)
+        log_warn("%lld of %lld held-out samples are in data.train too: their loss says nothing about new shapes",
+                 (long long)n, (long long)t->heldout.n);
+}
+
 static bool open_data(trainer *t, status *st) {
     const options *o = t->o;
     bool           dit = o->train.model == opt_train_model_dit;
@@ -100,7 +132,9 @@ static bool open_data(trainer *t, status *st) {
                        "%s: held-out data have another resolution, auto-encoder or image encoder than %s",
                        o->data.heldout, o->data.train);
     }
-    return comm_agree(t->c, st);
+    if (!comm_agree(t->c, st)) return false;
+    warn_of_heldout(t);
+    return true;
 }
 
 /* Weights and optimiser, on the GPU if there is one. */
@@ -375,7 +409,7 @@ static bool loop(trainer *t, status *st) {
 
 static bool train(trainer *t, status *st) {
     stepper *w = &t->w;
-    if (!run_folder_open(&t->folder, t->o, t->c, st) || !starting_point(t, st)) return false;
+    if (!starting_point(t, st)) return false;
     if (w->s.step >= t->o->train.steps) {
         log_info("%s has %lld steps already, train.steps is %lld: nothing to do", t->folder.path, (long long)w->s.step,
                  (long long)t->o->train.steps);
@@ -429,7 +463,10 @@ static bool run(trainer *t, status *st) {
     stepper *w = &t->w;
     double   seconds = 0;
     config_check(t->o, NULL, st);
-    if (!comm_agree(t->c, st) || !place_open(&w->where, t->o, t->c, true, st) || !open_data(t, st)) return false;
+    /* The folder first: what is wrong with it is told before data are read and memory is measured. */
+    if (!comm_agree(t->c, st) || !place_open(&w->where, t->o, t->c, true, st)) return false;
+    if (!t->o->command.dry_run && !run_folder_open(&t->folder, t->o, t->c, st)) return false;
+    if (!open_data(t, st)) return false;
     if (!levels_choose(t->o, t->c, st)) return false;
     if (w->where.dev == DEV_CUDA) comm_device_open(t->c, t->o->train.comm_timeout_s);
     if (!build_model(t, st) || !narrow_gradients(t, st) || !sizing_run(w, t->o, &t->heldout, &t->size, st))

@@ -13,5 +13,6 @@ typedef struct {
 
 /* Collective. Trains as the options say until train.steps; an existing run folder is continued. o->command.dry_run
  * prints the plan and stops. Returns st->code: ST_OK when all steps are done, ST_REQUEUE when a signal (SIGTERM,
- * SIGUSR1) or the end of the job's time ended it after a checkpoint, else what went wrong; the same on all ranks. */
+ * SIGUSR1, SIGINT) or the end of the job's time ended it after a checkpoint, else what went wrong; the same on all
+ * ranks. */
 status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, status *st);

@@ -81,7 +81,9 @@ bool view_prepare(const options *o, const uint8_t *png, int64_t png_size, const 
     *v = (view_input){0};
     if (!image_decode(png, png_size, name, &im, st)) return false;
     bool ok = true;
-    if (im.channels != 4) ok = status_set(st, ST_DATA, "%s: the view has %d channels, not RGBA", name, im.channels);
+    if (im.channels != 4)
+        ok = status_set(st, ST_DATA, "%s: has no alpha (%d channels): a view is a PNG whose alpha is the foreground",
+                        name, im.channels);
     if (ok && key) {
         if (o->cond.augment) ok = augment(&im, *key) || status_set(st, ST_INTERNAL, "%s: no memory for a view", name);
         pad = (int)(rng_uniform(*key, 6) * (double)(o->cond.pad_max + 1));

@@ -94,12 +94,42 @@ both 78 "auto-encoder" sample "$tmp/data" sample.checkpoint="$tmp/dit" sample.va
 both 78 "vae" sample "$tmp/data" sample.checkpoint="$tmp/vae" sample.vae="$tmp/vae" sample.output="$tmp/o"
 both 78 "dit" encode encode.input="$tmp/data" encode.vae="$tmp/dit" encode.output="$tmp/o"
 
+# ---- a folder for results that holds something else: nothing of it is touched
+content "$tmp/data" >"$tmp/kept"
+both 78 "is a d3s2-shard file and stays" encode encode.input="$tmp/data" encode.vae="$tmp/vae" encode.output="$tmp/data"
+both 64 "sample.output=$tmp/data/. holds the shards" sample "$tmp/data" sample.checkpoint="$tmp/dit" sample.vae="$tmp/vae" \
+    sample.output="$tmp/data/."
+both 64 "eval.output=$tmp/data holds the shards" eval "$tmp/data" eval.checkpoint="$tmp/vae" eval.output="$tmp/data"
+content "$tmp/data" >"$tmp/now"
+cmp -s "$tmp/kept" "$tmp/now" || fail "a verb writes into its shards: $(diff "$tmp/kept" "$tmp/now")"
+mkdir "$tmp/other-meshes"
+box "$tmp/other-meshes/other.obj" 1 0.3 0.2
+run prep prep.input="$tmp/other-meshes" prep.output="$tmp/other" $small
+content "$tmp/latents" >"$tmp/kept"
+both 78 "holds encoded latents of other shapes" encode encode.input="$tmp/other" encode.vae="$tmp/vae" encode.output="$tmp/latents"
+content "$tmp/latents" >"$tmp/now"
+cmp -s "$tmp/kept" "$tmp/now" || fail "latents of other shapes are replaced: $(diff "$tmp/kept" "$tmp/now")"
+
 # ---- a configuration that does not fit the run's checkpoint: refused, and the run stays what it is
 both 78 "shape" train --config "$tiny" data.train="$tmp/data" $dit train.steps=3 dit.width=64
 both 78 "train.model" train --config "$tiny" data.train="$tmp/data" train.run="$tmp/dit" train.steps=3
 content "$tmp/dit" >"$tmp/after"
 cmp -s "$tmp/before" "$tmp/after" || fail "a refused continuation changes the run folder: $(diff "$tmp/before" "$tmp/after")"
 both 0 "" train --config "$tiny" data.train="$tmp/data" $dit train.steps=3
+
+# ---- what a run's checkpoints hold, its options once
+expect_ok "checkpoint of the vae at step 2, 36689 parameters in 64 tensors, with averaged weights, with the optimiser" info "$tmp/vae"
+[ "$(grep -c "vae.width: 16" "$tmp/out")" -eq 1 ] && [ "$(grep -c "checkpoint of" "$tmp/out")" -eq 2 ] || fail "info: $(cat "$tmp/out")"
+grep -q "vae.mlp_ratio" "$tmp/out" && fail "info: tells a default"
+
+# ---- imported weights start a run, and go neither into one nor on as one
+run export "$tmp/vae" "$tmp/vae.safetensors"
+both 78 "holds a run at step 2" import "$tmp/vae.safetensors" "$tmp/vae" --config "$tiny"
+[ ! -e "$tmp/vae/step-0" ] || fail "a refused import left a checkpoint"
+for again in 1 2; do run import "$tmp/vae.safetensors" "$tmp/imported" --config "$tiny"; done
+both 78 "train.init_from" train --config "$tiny" data.train="$tmp/data" train.run="$tmp/imported"
+both 66 "d3s2 import" train --config "$tiny" data.train="$tmp/data" train.run="$tmp/run" train.init_from="$tmp/vae.safetensors"
+both 0 "" train --config "$tiny" data.train="$tmp/data" train.run="$tmp/from-imported" train.init_from="$tmp/imported"
 
 # ---- checkpoints: a damaged one is passed over, and without any other the run stops
 rm -rf "$tmp/vae-3"

@@ -46,6 +46,10 @@ expect 64 "100 is not a multiple of 8" prep prep.input="$tmp" prep.output="$tmp/
 
 # ---- files
 expect 64 "needs a path" check
+tiny=$(dirname "$0")/tiny.yaml
+expect_ok "ok       configuration" check --config "$tiny" train.model=dit
+expect 64 "wrong.yaml:2" check --config "$tmp/wrong.yaml"
+expect 78 "vae.heads" check --config "$tiny" vae.heads=3
 expect_ok "GPU" info
 expect 66 "$tmp/none" check "$tmp/none"
 expect 66 "$tmp/none" info "$tmp/none"
@@ -128,6 +132,20 @@ grep -q '"loss": 0.5' "$tmp/exp/summary.json" || fail "summary.json: no last los
 grep -Eq '(src|href)="?https?:' "$tmp/exp/report.html" && fail "report: needs the network"
 echo '{"kind": ' >"$tmp/exp/results.json"
 expect 65 "results.json" report "$tmp/exp"
+
+# ---- a chain of jobs is not submitted when its last one could not start
+submitted() { # CODE TEXT WORDS...: no job begins
+    code=$1 text=$2
+    shift 2
+    D3S2_BIN=$d3s2 D3S2_DEVICE=cpu "$(dirname "$0")/../../slurm/submit" all "$@" >"$tmp/out" 2>"$tmp/err"
+    rc=$?
+    [ $rc -eq "$code" ] && grep -qF -- "$text" "$tmp/err" && [ ! -s "$tmp/out" ] || fail "submit all $*: code $rc"
+}
+submitted 64 "wrong.yaml:2" "$tmp/meshes" "$tmp/work" "$tiny" "$tmp/wrong.yaml"
+submitted 64 "none.yaml is not a file" "$tmp/meshes" "$tmp/work" "$tiny" "$tmp/none.yaml"
+submitted 64 "none is not there" "$tmp/none" "$tmp/work" "$tiny" "$tiny"
+printf 'train: {model: dit}\n' >"$tmp/dit.yaml"
+submitted 64 "the order is" "$tmp/meshes" "$tmp/work" "$tmp/dit.yaml" "$tiny"
 
 # ---- two ranks: one line, one code on both, and mpirun ends with it
 if [ -n "$mpirun" ]; then

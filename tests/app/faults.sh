@@ -124,12 +124,24 @@ for moment in train.start train.eval ckpt.fsync; do
     wait
     rc=$(cat "$tmp/rc")
     code 75 "signals at $moment"
+    said "12 of 12 held-out samples are in data.train too" "held-out shapes that are trained on"
     [ -z "$(find "$r" -name '*.part')" ] || fail "signals at $moment: a half checkpoint"
     "$d3s2" check "$r" >/dev/null 2>&1 || fail "signals at $moment: a bad checkpoint"
     job 2 "" "$@" train.steps=6
     code 0 "on after signals at $moment"
     [ "$(losses "$r" | cut -c1-2000)" = "$(cat "$tmp/golden" | cut -c1-2000)" ] || fail "signals at $moment: other losses"
 done
+
+# ---- Ctrl-C on one process: a checkpoint as well
+new
+: >"$tmp/err"
+D3S2_FAULT="delay=1000@train.start" env --default-signal=INT "$d3s2" train --config "$tiny" "$@" train.steps=6 2>"$tmp/err" &
+until grep -q "fault: rank 0" "$tmp/err"; do sleep 0.05; done
+kill -INT $!
+wait $!
+rc=$?
+code 75 "Ctrl-C"
+"$d3s2" check "$r" >/dev/null 2>&1 || fail "Ctrl-C: no good checkpoint"
 
 # ---- a second job on the folder, a rank that is gone before the first step, ranks without work, a launcher that lies
 new

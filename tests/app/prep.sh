@@ -39,6 +39,23 @@ run prep prep.input="$tmp/twins" prep.output="$tmp/split-2" $share
 rm "$tmp/twins/c-1.obj"
 expect 64 "give one" prep prep.input="$tmp/twins" prep.output="$tmp/o" $share prep.heldout_count=2
 
+# ---- one mesh by its name, and nothing but rejects
+run prep prep.input="$tmp/twins/a-2.obj" prep.output="$tmp/one" $small
+[ "$("$tool" list "$tmp"/one/shard-*.h5)" = a-2.obj ] || fail "one mesh: $("$tool" list "$tmp"/one/shard-*.h5)"
+printf 'v 0 0 0\n' >"$tmp/point.obj"
+for again in 1 2; do both 65 "none of 1 meshes could be used" prep prep.input="$tmp/point.obj" prep.output="$tmp/nothing" $small; done
+grep -q '"source":"point.obj"' "$tmp/nothing/rejects.jsonl" || fail "one bad mesh: no reason"
+
+# ---- what an earlier run held out, or did not, cannot be changed by preparing on
+both 78 "without held-out shapes" prep prep.input="$tmp/twins" prep.output="$tmp/all-data" $share
+both 78 "with held-out shapes" prep prep.input="$tmp/twins" prep.output="$tmp/split" $small
+[ ! -e "$tmp/all-data/train" ] || fail "split: a refused prep left a folder"
+run prep prep.input="$tmp/twins" prep.output="$tmp/split" $share
+grep -q "other settings of what is held out" "$tmp/err" && fail "split: the same settings are taken for others"
+run prep prep.input="$tmp/twins" prep.output="$tmp/split" prep.heldout_share=0.9 $small
+grep -q "prepared with other settings of what is held out" "$tmp/err" || fail "split: another share is not told"
+"$tool" list "$tmp"/split/heldout/shard-*.h5 | sort | cmp -s - "$tmp/held" || fail "split: another share moves shapes"
+
 # ---- the same of a data set that is there: by the same names, without touching a shard, whole or not at all
 set=$tmp/all-data
 content "$set" >"$tmp/before"
@@ -84,7 +101,7 @@ expect_ok "ok " check "$tmp/orbit"
 # ---- the user's own pictures; what they must be: tests/unit/test_prep_pictures.c
 expect 66 "prep.images" prep prep.input="$tmp/twins" prep.output="$tmp/pictured" $small prep.images="$tmp/none"
 mkdir "$tmp/pictures"
-run prep prep.input="$tmp/twins" prep.output="$tmp/pictured" $small prep.images="$tmp/pictures"
+both 65 "none of 12 meshes could be used" prep prep.input="$tmp/twins" prep.output="$tmp/pictured" $small prep.images="$tmp/pictures"
 [ "$(grep -c "no picture of it: neither $tmp/pictures/[ab]-[1-6].png" "$tmp/pictured/rejects.jsonl")" -eq 12 ] ||
     fail "pictures: $(cat "$tmp/pictured/rejects.jsonl")"
 

@@ -37,6 +37,9 @@ both 65 "no class token" $make --weights "$tmp/vae.safetensors" tokens.output="$
 both 66 "none.safetensors" $make --weights "$tmp/none.safetensors" tokens.output="$tmp/o"
 [ ! -e "$tmp/o" ] || fail "a failed tokens left a folder"
 
+both 78 "is a d3s2-shard file and stays" $make --weights "$tmp/net.safetensors" tokens.output="$tmp/data"
+run check "$tmp/data"
+
 # ---- training, sampling, evaluation
 dit="train --config $tiny data.train=$tmp/data train.model=dit data.latents=$tmp/latents --encoder dinov2 dit.cond_width=64"
 run $dit data.tokens="$tmp/tokens" train.run="$tmp/dit"

@@ -119,6 +119,18 @@ const char *temp_folder(void) {
     return folder;
 }
 
+const char *path_in(const char *parent, const char *name) {
+    static char path[8][1024];
+    static int  turn;
+    char       *out = path[turn++ % 8];
+    snprintf(out, sizeof path[0], "%s/%s", parent, name);
+    return out;
+}
+
+const char *in_folder(const char *name) {
+    return path_in(temp_folder(), name);
+}
+
 const char *golden_path(const char *name) {
     static char path[1024];
     const char *dir = getenv("D3S2_GOLDEN");

@@ -33,5 +33,8 @@ int  test_exit(int n_failed);
 
 /* A fresh folder under /tmp, removed at exit. */
 const char *temp_folder(void);
+/* PARENT/NAME, and the same in the temporary folder. The last eight results of both together stay as they are. */
+const char *path_in(const char *parent, const char *name);
+const char *in_folder(const char *name);
 /* $D3S2_GOLDEN/<name>.h5, or tests/golden/<name>.h5 of the source tree. Static text. */
 const char *golden_path(const char *name);

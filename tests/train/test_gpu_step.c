@@ -29,17 +29,8 @@ static const double F32_BOUND = 1e-5, F32_NORM_BOUND = 1e-3;
 enum { BF16 = 1 };
 #endif
 
-static comm        one;
-static const char *root;
-static char        data[PATH_CAP];
-
-static const char *in_root(const char *name) {
-    static char path[8][PATH_CAP];
-    static int  at;
-    char       *p = path[at++ % 8];
-    snprintf(p, PATH_CAP, "%.400s/%s", root, name);
-    return p;
-}
+static comm one;
+static char data[PATH_CAP];
 
 typedef struct {
     double        loss[STEPS + 1], norm[STEPS + 1];
@@ -77,7 +68,7 @@ static void train_ok(const options *o, watch *w) {
 /* A run of the fixture; on the CPU unless `gpu`. */
 static options run_options(bool dit, bool gpu, const char *name) {
     options o;
-    fixture_options(&o, data, in_root(name), dit);
+    fixture_options(&o, data, in_folder(name), dit);
     o.train.lr = 1e-4; /* AdamW's first steps multiply rounding by the rate over the gradient */
     o.train.device = gpu ? opt_train_device_cuda : opt_train_device_cpu;
     o.train.precision = opt_train_precision_f32;
@@ -167,10 +158,10 @@ static void test_resume(void **state) {
         watch   whole = {0}, part = {0};
         options o = run_options(dit, true, "");
         if (k > 1) o.train.precision = opt_train_precision_bf16;
-        snprintf(o.train.run, sizeof o.train.run, "%s-%d", in_root("whole"), k);
+        snprintf(o.train.run, sizeof o.train.run, "%s-%d", in_folder("whole"), k);
         train_ok(&o, &whole);
         uint64_t want = state_hash(o.train.run);
-        snprintf(o.train.run, sizeof o.train.run, "%s-%d", in_root("part"), k);
+        snprintf(o.train.run, sizeof o.train.run, "%s-%d", in_folder("part"), k);
         o.train.steps = 10;
         train_ok(&o, &part);
         o.train.steps = 20;
@@ -181,7 +172,7 @@ static void test_resume(void **state) {
         assert_memory_equal(whole.norm, part.norm, sizeof whole.norm);
         assert_true(state_hash(o.train.run) == want);
         if (k > 1) continue;
-        snprintf(o.train.run, sizeof o.train.run, "%s-%d", in_root("both"), k);
+        snprintf(o.train.run, sizeof o.train.run, "%s-%d", in_folder("both"), k);
         o.train.steps = 10;
         train_ok(&o, &part);
         o.train.steps = 20;
@@ -209,8 +200,8 @@ static void test_saved_beside(void **state) {
     unsetenv("D3S2_FAULT");
     fault_reset();
     assert_memory_equal(w[0].loss, w[1].loss, 10 * sizeof w[0].loss[0]);
-    snprintf(run, sizeof run, "%s/step-9", in_root("beside"));
-    assert_true(state_hash(run) == state_hash(in_root("beside-end")));
+    snprintf(run, sizeof run, "%s/step-9", in_folder("beside"));
+    assert_true(state_hash(run) == state_hash(in_folder("beside-end")));
     const device_counts *a = &w[1].after[9], *b = &w[1].after[10];
     assert_int_equal(b->allocations - a->allocations, 0);
     assert_int_equal(b->syncs - a->syncs, 2);
@@ -224,7 +215,7 @@ static void test_memory(void **state) {
     options o = run_options(false, true, "mem-a");
     o.train.steps = 4;
     train_ok(&o, &plain);
-    snprintf(o.train.run, sizeof o.train.run, "%s", in_root("mem-b"));
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_folder("mem-b"));
     o.train.recompute = opt_train_recompute_on;
     train_ok(&o, &again);
     assert_memory_equal(plain.loss, again.loss, sizeof plain.loss);
@@ -233,13 +224,13 @@ static void test_memory(void **state) {
     assert_int_equal(train(&o, &bound, &st), ST_CONFIG);
     assert_non_null(strstr(st.text, "train.memory_mb"));
     o.train.memory_mb = 7; /* f32: some of the fullest micro-batch is recomputed */
-    snprintf(o.train.run, sizeof o.train.run, "%s", in_root("mem-c"));
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_folder("mem-c"));
     train_ok(&o, &bound);
     assert_memory_equal(plain.loss, bound.loss, sizeof plain.loss);
     /* Nothing given: as much as there is; the whole batch in one micro-batch. */
     watch wide = {0};
     o.train.memory_mb = o.train.micro_tokens = 0;
-    snprintf(o.train.run, sizeof o.train.run, "%s", in_root("mem-d"));
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_folder("mem-d"));
     train_ok(&o, &wide);
     for (int i = 1; i <= 4; i++) expect_le(fabs(wide.loss[i] / plain.loss[i] - 1), 1e-5, "loss of one micro-batch");
 }
@@ -343,7 +334,7 @@ static void test_encode(void **state) {
     snprintf(o.encode.input, sizeof o.encode.input, "%s", o.data.train);
     snprintf(o.encode.vae, sizeof o.encode.vae, "%s", o.train.run);
     for (int on = 0; on < 2; on++) {
-        snprintf(o.encode.output, sizeof o.encode.output, "%s", in_root(on ? "latents-gpu" : "latents-cpu"));
+        snprintf(o.encode.output, sizeof o.encode.output, "%s", in_folder(on ? "latents-gpu" : "latents-cpu"));
         o.train.device = on ? opt_train_device_cuda : opt_train_device_cpu;
         if (!encode_run(&o, &one, &r, &st)) fail_msg("%s", st.text);
         assert_int_equal(r.n_samples, 7);
@@ -362,7 +353,7 @@ typedef struct {
 
 static void shaped_open(shaped *s, int64_t i) {
     status          st = {0};
-    dataset_request r = {.shards = in_root("data/shards")};
+    dataset_request r = {.shards = in_folder("data/shards")};
     *s = (shaped){0};
     if (!dataset_open(&s->d, &r, &st) || !dataset_read(&s->d, i, &s->s, &st) ||
         !dataset_read_view(&s->d, i, 0, &s->png, &s->png_size, &st))
@@ -401,8 +392,8 @@ static outcome passes(const shaped *s, bool gpu) {
     fill_rule(eps, n * CHANNELS, 3, 2);
     open_place(&p, gpu);
     bool ok = view_prepare(&o, s->png, s->png_size, "view", NULL, &view, &st) &&
-              network_load(&vae, in_root("net-vae"), true, true, &p, &st) &&
-              network_load(&dit, in_root("net-dit"), false, true, &p, &st) &&
+              network_load(&vae, in_folder("net-vae"), true, true, &p, &st) &&
+              network_load(&dit, in_folder("net-dit"), false, true, &p, &st) &&
               vae_encode(&vae, &t, value, r.mean, &st) && vae_decode(&vae, &t, r.mean, r.decoded, &st) &&
               dit_sample(&dit, &t, &view, &cfg, r.sampled, &st) &&
               dit_flow_loss(&dit, &t, &view, r.mean, eps, 3, time, r.loss, &st);
@@ -472,7 +463,7 @@ static void test_chunked_decoding(void **state) {
     arena   host = {0}, copy = {0};
     shaped_open(&s, 0);
     open_place(&p, true);
-    if (!network_load(&v, in_root("net-vae"), true, true, &p, &st)) fail_msg("%s", st.text);
+    if (!network_load(&v, in_folder("net-vae"), true, true, &p, &st)) fail_msg("%s", st.text);
     int64_t n = s.s.n_tiles;
     int32_t ends[2] = {0, (int32_t)n}, *order;
     host = arena_new_pinned("host", (size_t)64 << 20);
@@ -507,8 +498,7 @@ int main(void) {
     }
     comm_start(&one, &argc, NULL);
     log_init(0, 1, LOG_WARN);
-    root = temp_folder();
-    snprintf(data, sizeof data, "%s", in_root("data"));
+    snprintf(data, sizeof data, "%s", in_folder("data"));
     fixture_write(data, &spec);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_losses),          cmocka_unit_test(test_counts),

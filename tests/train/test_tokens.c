@@ -20,37 +20,27 @@
 enum { WIDTH = 64, REGISTERS = 4, SIZE = 56, SIDE = SIZE / PATCH_SIDE, SAMPLES = 6 };
 
 static comm         one;
-static char         root[PATH_CAP];
 static dino_weights weights;
-
-static const char *in_root(const char *name) {
-    static char path[8][PATH_CAP];
-    static int  at;
-    char       *p = path[at++ % 8];
-    snprintf(p, PATH_CAP, "%.400s/%s", root, name);
-    return p;
-}
 
 static int set_up(void **state) {
     (void)state;
     fixture_spec spec = {.n_samples = SAMPLES, .per_shard = 4, .resolution = 32, .vae = 7};
-    snprintf(root, sizeof root, "%s", temp_folder());
-    fixture_write(root, &spec);
+    fixture_write(temp_folder(), &spec);
     dino_weights_random(&weights, WIDTH, 2, 2, REGISTERS, 5, false, 1); /* positions of 5x5: resized to SIDE */
-    dino_weights_write(&weights, false, in_root("net.safetensors"));
-    dino_weights_write(&weights, true, in_root("net-hub.safetensors"));
+    dino_weights_write(&weights, false, in_folder("net.safetensors"));
+    dino_weights_write(&weights, true, in_folder("net-hub.safetensors"));
     dino_weights_free(&weights);
     dino_weights_random(&weights, WIDTH, 2, 2, REGISTERS, 5, false, 1000);
-    dino_weights_write(&weights, false, in_root("other.safetensors"));
+    dino_weights_write(&weights, false, in_folder("other.safetensors"));
     dino_weights_free(&weights);
     return 0;
 }
 
 static void token_options(options *o, const char *net, const char *output) {
     options_default(o);
-    snprintf(o->tokens.input, sizeof o->tokens.input, "%s", in_root("shards"));
-    snprintf(o->tokens.output, sizeof o->tokens.output, "%s", in_root(output));
-    snprintf(o->cond.weights, sizeof o->cond.weights, "%s", in_root(net));
+    snprintf(o->tokens.input, sizeof o->tokens.input, "%s", in_folder("shards"));
+    snprintf(o->tokens.output, sizeof o->tokens.output, "%s", in_folder(output));
+    snprintf(o->cond.weights, sizeof o->cond.weights, "%s", in_folder(net));
     o->cond.encoder = opt_cond_encoder_dinov2;
     o->cond.size = SIZE;
     o->cond.pad_max = 4;
@@ -84,8 +74,8 @@ static bool open_encoder(const char *path, const char *back_end, image_encoder *
 static void refused(const char *text) {
     image_encoder e;
     status        st = {0};
-    dino_weights_write(&weights, false, in_root("wrong.safetensors"));
-    assert_false(open_encoder(in_root("wrong.safetensors"), "cpu", &e, &st));
+    dino_weights_write(&weights, false, in_folder("wrong.safetensors"));
+    assert_false(open_encoder(in_folder("wrong.safetensors"), "cpu", &e, &st));
     assert_int_equal(st.code, ST_DATA);
     if (!strstr(st.text, text) || !strstr(st.text, "wrong.safetensors")) fail_msg("%s", st.text);
     dino_weights_free(&weights);
@@ -139,7 +129,7 @@ static void test_wrong_weights(void **state) {
     assert_false(open_encoder("", "cpu", &e, &st));
     assert_non_null(strstr(st.text, "--weights"));
     st = (status){0};
-    assert_false(open_encoder(in_root("none.safetensors"), "cpu", &e, &st));
+    assert_false(open_encoder(in_folder("none.safetensors"), "cpu", &e, &st));
     assert_int_equal(st.code, ST_NO_INPUT);
 }
 
@@ -157,10 +147,10 @@ static void test_gated(void **state) {
     view_input    va, vb;
     status        st = {0};
     dino_weights_random(&weights, WIDTH, 4, 2, REGISTERS, 4, true, 3);
-    dino_weights_write(&weights, true, in_root("gated.safetensors"));
+    dino_weights_write(&weights, true, in_folder("gated.safetensors"));
     dino_weights_free(&weights);
-    assert_true(open_encoder(in_root("gated.safetensors"), "ref", &a, &st));
-    assert_true(open_encoder(in_root("gated.safetensors"), "cpu", &b, &st));
+    assert_true(open_encoder(in_folder("gated.safetensors"), "ref", &a, &st));
+    assert_true(open_encoder(in_folder("gated.safetensors"), "cpu", &b, &st));
     assert_true(a.m.cfg.gated && a.m.cfg.heads == 4 && a.m.cfg.mlp_width == 176);
     run_one(&a, 5, false, &va);
     run_one(&b, 5, false, &vb);
@@ -235,13 +225,13 @@ static void test_data_set(void **state) {
     tokenize(&o, &r);
     assert_int_equal(r.n_skipped, 2);
     /* the hub's names are the same weights */
-    snprintf(o.cond.weights, sizeof o.cond.weights, "%s", in_root("net-hub.safetensors"));
+    snprintf(o.cond.weights, sizeof o.cond.weights, "%s", in_folder("net-hub.safetensors"));
     tokenize(&o, &r);
     assert_int_equal(r.n_skipped, 2);
     /* every token is what the encoder gives of the view, rounded to bf16 */
     image_encoder   e;
-    dataset_request all = {.shards = in_root("shards"), .tokens = in_root("made")};
-    assert_true(open_encoder(in_root("net.safetensors"), "cpu", &e, &st));
+    dataset_request all = {.shards = in_folder("shards"), .tokens = in_folder("made")};
+    assert_true(open_encoder(in_folder("net.safetensors"), "cpu", &e, &st));
     if (!dataset_open(&d, &all, &st)) fail_msg("%s", st.text);
     assert_true(d.encoder == e.fingerprint);
     o.dit.sparse_cond = true;
@@ -272,11 +262,11 @@ static void test_data_set(void **state) {
     tokenize(&o, &r);
     assert_int_equal(r.n_skipped, 0);
     /* a flipped byte of a token */
-    assert_true(tokens_open(&f, in_root("made/part-0.h5"), &st));
+    assert_true(tokens_open(&f, in_folder("made/part-0.h5"), &st));
     int64_t n_tokens = f.n_tokens;
     tokens_close(&f);
     assert_true(n_tokens > 0);
-    FILE *file = fopen(in_root("made/part-0.h5"), "r+b");
+    FILE *file = fopen(in_folder("made/part-0.h5"), "r+b");
     assert_non_null(file);
     fseek(file, 0, SEEK_END);
     long    middle = ftell(file) / 2;
@@ -288,7 +278,7 @@ static void test_data_set(void **state) {
     fwrite(&byte, 1, 1, file);
     fclose(file);
     bool found = false;
-    assert_true(tokens_open(&f, in_root("made/part-0.h5"), &st));
+    assert_true(tokens_open(&f, in_folder("made/part-0.h5"), &st));
     for (int64_t i = 0; i < f.n_samples; i++)
         for (int64_t k = 0; k < f.view_first[i + 1] - f.view_first[i]; k++) {
             int64_t  n;
@@ -309,8 +299,8 @@ static void test_data_set(void **state) {
 /* ---- training --------------------------------------------------------------------------------------------------- */
 
 static void train_options(options *o, const char *run, const char *made) {
-    fixture_options(o, root, in_root(run), true);
-    snprintf(o->data.tokens, sizeof o->data.tokens, "%s", in_root(made));
+    fixture_options(o, temp_folder(), in_folder(run), true);
+    snprintf(o->data.tokens, sizeof o->data.tokens, "%s", in_folder(made));
     o->cond.encoder = opt_cond_encoder_dinov2;
     o->cond.size = SIZE;
     o->dit.cond_width = WIDTH;
@@ -327,7 +317,7 @@ static double last_loss(const char *run) {
     double  *loss, last;
     char     path[PATH_CAP];
     status   st = {0};
-    snprintf(path, sizeof path, "%.480s/metrics.jsonl", in_root(run));
+    snprintf(path, sizeof path, "%.480s/metrics.jsonl", in_folder(run));
     if (!jsonl_series(path, "loss", &step, &loss, &n, &st)) fail_msg("%s", st.text);
     assert_true(n > 0);
     last = loss[n - 1];

@@ -19,17 +19,8 @@
 #include "train/task.h"
 #include "train/trainer.h"
 
-static comm        one;
-static const char *root;
-static char        data[PATH_CAP];
-
-static const char *in_root(const char *name) {
-    static char path[8][PATH_CAP];
-    static int  at;
-    char       *p = path[at++ % 8];
-    snprintf(p, PATH_CAP, "%.400s/%s", root, name);
-    return p;
-}
+static comm one;
+static char data[PATH_CAP];
 
 /* ---- observers ------------------------------------------------------------------------------------------------ */
 
@@ -96,11 +87,11 @@ static void resume_of(bool dit, bool grouped, const char *name) {
     int64_t step_a, step_b;
     snprintf(a, sizeof a, "%s-whole", name);
     snprintf(b, sizeof b, "%s-part", name);
-    fixture_options(&o, data, in_root(a), dit);
+    fixture_options(&o, data, in_folder(a), dit);
     if (grouped) o.train.balance = opt_train_balance_steps;
     o.train.balance_steps = 4;
     train_ok(&o, &whole);
-    snprintf(o.train.run, sizeof o.train.run, "%s", in_root(b));
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_folder(b));
     o.train.steps = 10;
     train_ok(&o, &part);
     assert_int_equal(part.last, 10);
@@ -110,7 +101,7 @@ static void resume_of(bool dit, bool grouped, const char *name) {
     assert_int_equal(part.first, 11);
     assert_memory_equal(whole.loss, part.loss, sizeof whole.loss);
     assert_memory_equal(whole.norm, part.norm, sizeof whole.norm);
-    assert_true(state_hash(in_root(a), &step_a) == state_hash(in_root(b), &step_b));
+    assert_true(state_hash(in_folder(a), &step_a) == state_hash(in_folder(b), &step_b));
     assert_int_equal(step_a, 20);
     assert_int_equal(step_b, 20);
     assert_true(whole.loss[20] < whole.loss[1]);
@@ -137,14 +128,14 @@ static void test_memory_modes(void **state) {
     for (int dit = 0; dit < 2; dit++) {
         options o;
         watch   plain = {0}, again = {0}, small = {0};
-        fixture_options(&o, data, in_root(dit ? "mem-dit-a" : "mem-vae-a"), dit);
+        fixture_options(&o, data, in_folder(dit ? "mem-dit-a" : "mem-vae-a"), dit);
         o.train.steps = 4;
         train_ok(&o, &plain);
-        snprintf(o.train.run, sizeof o.train.run, "%s", in_root(dit ? "mem-dit-b" : "mem-vae-b"));
+        snprintf(o.train.run, sizeof o.train.run, "%s", in_folder(dit ? "mem-dit-b" : "mem-vae-b"));
         o.train.recompute = opt_train_recompute_on;
         train_ok(&o, &again);
         assert_memory_equal(plain.loss, again.loss, sizeof plain.loss); /* to the bit */
-        snprintf(o.train.run, sizeof o.train.run, "%s", in_root(dit ? "mem-dit-c" : "mem-vae-c"));
+        snprintf(o.train.run, sizeof o.train.run, "%s", in_folder(dit ? "mem-dit-c" : "mem-vae-c"));
         o.train.micro_tokens = 1; /* every sample alone */
         train_ok(&o, &small);
         for (int i = 1; i <= 4; i++) expect_le(fabs(small.loss[i] / plain.loss[i] - 1), 1e-5, "loss of single samples");
@@ -157,7 +148,7 @@ static void test_memory_bound(void **state) {
     options o;
     watch   w = {0};
     status  st;
-    fixture_options(&o, data, in_root("bound"), false);
+    fixture_options(&o, data, in_folder("bound"), false);
     o.train.steps = 2;
     o.train.memory_mb = 1;
     assert_int_equal(train(&o, &w, &st), ST_CONFIG);
@@ -167,7 +158,7 @@ static void test_memory_bound(void **state) {
     o.train.memory_mb = 7;
     train_ok(&o, &w);
     o.train.memory_mb = 0;
-    snprintf(o.train.run, sizeof o.train.run, "%s", in_root("bound-none"));
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_folder("bound-none"));
     train_ok(&o, &plain);
     assert_memory_equal(w.loss, plain.loss, sizeof w.loss);
 }
@@ -195,12 +186,12 @@ static void test_overfit(void **state) {
     (void)state;
     char         folder[PATH_CAP];
     fixture_spec spec = {.n_samples = 1, .per_shard = 1, .resolution = 32, .vae = 7};
-    snprintf(folder, sizeof folder, "%s", in_root("single"));
+    snprintf(folder, sizeof folder, "%s", in_folder("single"));
     fixture_write(folder, &spec);
     for (int dit = 0; dit < 2; dit++) {
         options o;
         watch   w = {0};
-        fixture_options(&o, folder, in_root(dit ? "over-dit" : "over-vae"), dit);
+        fixture_options(&o, folder, in_folder(dit ? "over-dit" : "over-vae"), dit);
         o.train.steps = dit ? 250 : 100;
         o.train.batch_samples = 1;
         o.train.lr = dit ? 1e-3 : 5e-3;
@@ -223,7 +214,7 @@ static void test_bad_gradient(void **state) {
     (void)state;
     options o;
     watch   w = {.bad_from = 3, .bad_to = 5};
-    fixture_options(&o, data, in_root("bad"), false);
+    fixture_options(&o, data, in_folder("bad"), false);
     o.train.steps = 8;
     train_ok(&o, &w);
     for (int i = 1; i <= 8; i++) {
@@ -233,17 +224,17 @@ static void test_bad_gradient(void **state) {
     int64_t step;
     watch   good = {0}, dead = {.bad_from = 3, .bad_to = 100};
     status  st;
-    fixture_options(&o, data, in_root("bad-good"), false);
+    fixture_options(&o, data, in_folder("bad-good"), false);
     o.train.steps = 3;
     train_ok(&o, &good);
-    uint64_t before = state_hash(in_root("bad-good"), &step);
-    fixture_options(&o, data, in_root("bad-dead"), false);
+    uint64_t before = state_hash(in_folder("bad-good"), &step);
+    fixture_options(&o, data, in_folder("bad-dead"), false);
     o.train.steps = 20;
     o.train.max_bad_steps = 4;
     assert_int_equal(train(&o, &dead, &st), ST_DATA);
     assert_non_null(strstr(st.text, "4 steps in a row"));
     assert_int_equal(dead.last, 7);
-    assert_true(state_hash(in_root("bad-dead"), &step) == before);
+    assert_true(state_hash(in_folder("bad-dead"), &step) == before);
     assert_int_equal(step, 7);
 }
 
@@ -253,15 +244,15 @@ static void test_signal(void **state) {
     watch   w = {.raise_at = 4};
     status  st;
     int64_t step;
-    fixture_options(&o, data, in_root("signal"), true);
+    fixture_options(&o, data, in_folder("signal"), true);
     assert_int_equal(train(&o, &w, &st), ST_REQUEUE);
     assert_int_equal(w.last, 5); /* the step under way when it came is finished */
-    state_hash(in_root("signal"), &step);
+    state_hash(in_folder("signal"), &step);
     assert_int_equal(step, 5);
     watch rest = {0}, whole = {0};
     train_ok(&o, &rest);
     assert_int_equal(rest.first, 6);
-    fixture_options(&o, data, in_root("signal-whole"), true);
+    fixture_options(&o, data, in_folder("signal-whole"), true);
     train_ok(&o, &whole);
     assert_true(rest.loss[20] == whole.loss[20]);
 }
@@ -273,7 +264,7 @@ static void test_signal_while_saving(void **state) {
     watch   w = {.raise_at = 4}, rest = {0}, whole = {0};
     status  st;
     int64_t step;
-    fixture_options(&o, data, in_root("signal-save"), false);
+    fixture_options(&o, data, in_folder("signal-save"), false);
     o.train.steps = 8;
     o.train.checkpoint_every = 2;
     setenv("D3S2_FAULT", "delay=60@ckpt.write:11-", 1);
@@ -282,13 +273,13 @@ static void test_signal_while_saving(void **state) {
     unsetenv("D3S2_FAULT");
     fault_reset();
     assert_int_equal(w.last, 5);
-    state_hash(in_root("signal-save"), &step);
+    state_hash(in_folder("signal-save"), &step);
     assert_int_equal(step, 5);
-    state_hash(in_root("signal-save/step-4"), &step);
+    state_hash(in_folder("signal-save/step-4"), &step);
     assert_int_equal(step, 4);
     train_ok(&o, &rest);
     assert_int_equal(rest.first, 6);
-    fixture_options(&o, data, in_root("signal-save-whole"), false);
+    fixture_options(&o, data, in_folder("signal-save-whole"), false);
     o.train.steps = 8;
     train_ok(&o, &whole);
     assert_true(rest.loss[8] == whole.loss[8]);
@@ -309,19 +300,19 @@ static void test_wall_time(void **state) {
     watch   w = {0}, rest = {0}, whole = {0};
     status  st;
     int64_t step;
-    fixture_options(&o, data, in_root("wall"), false);
+    fixture_options(&o, data, in_folder("wall"), false);
     o.train.steps = 4;
     job_ends_in(100); /* the default keeps 120 */
     assert_int_equal(train(&o, &w, &st), ST_REQUEUE);
     assert_int_equal(w.last, 1);
-    state_hash(in_root("wall"), &step);
+    state_hash(in_folder("wall"), &step);
     assert_int_equal(step, 1);
     job_ends_in(100000);
     train_ok(&o, &rest);
     assert_int_equal(rest.first, 2);
     assert_int_equal(rest.last, 4);
     setenv("SLURM_JOB_END_TIME", "tomorrow", 1);
-    snprintf(o.train.run, sizeof o.train.run, "%s", in_root("wall-whole"));
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_folder("wall-whole"));
     train_ok(&o, &whole);
     assert_true(rest.loss[4] == whole.loss[4]);
     job_ends_in(-5);
@@ -342,7 +333,7 @@ static void test_saved_beside(void **state) {
     char        run[PATH_CAP + 8];
     const char *name[] = {"beside-no", "beside", "beside-not", "beside-end"};
     for (int i = 0; i < 4; i++) {
-        fixture_options(&o, data, in_root(name[i]), false);
+        fixture_options(&o, data, in_folder(name[i]), false);
         o.train.steps = i == 3 ? 6 : 12;
         o.train.checkpoint_every = i == 1 || i == 2 ? 3 : 0;
         o.train.checkpoint_async = i != 2;
@@ -355,12 +346,12 @@ static void test_saved_beside(void **state) {
     }
     for (int i = 1; i < 3; i++) {
         assert_memory_equal(w[i].loss, w[0].loss, sizeof w[0].loss);
-        snprintf(run, sizeof run, "%s/step-6", in_root(name[i]));
-        assert_true(state_hash(run, &step) == state_hash(in_root("beside-end"), &step));
-        assert_true(state_hash(in_root(name[i]), &step) == state_hash(in_root("beside-no"), &step));
+        snprintf(run, sizeof run, "%s/step-6", in_folder(name[i]));
+        assert_true(state_hash(run, &step) == state_hash(in_folder("beside-end"), &step));
+        assert_true(state_hash(in_folder(name[i]), &step) == state_hash(in_folder("beside-no"), &step));
         assert_int_equal(step, 12);
         for (int k = 3; k <= 12; k += 3) {
-            snprintf(run, sizeof run, "%s/step-%d", in_root(name[i]), k);
+            snprintf(run, sizeof run, "%s/step-%d", in_folder(name[i]), k);
             state_hash(run, &step);
             assert_int_equal(step, k);
         }
@@ -382,11 +373,11 @@ static void test_damaged_checkpoint(void **state) {
     options o;
     watch   w = {0}, again = {0};
     char    path[PATH_CAP];
-    fixture_options(&o, data, in_root("damage"), false);
+    fixture_options(&o, data, in_folder("damage"), false);
     o.train.steps = 6;
     o.train.checkpoint_every = 3;
     train_ok(&o, &w);
-    snprintf(path, sizeof path, "%s/step-6/manifest.json", in_root("damage"));
+    snprintf(path, sizeof path, "%s/step-6/manifest.json", in_folder("damage"));
     write_byte(path, 40);
     o.train.steps = 8;
     train_ok(&o, &again);
@@ -395,7 +386,7 @@ static void test_damaged_checkpoint(void **state) {
     int64_t *step, n;
     double  *loss;
     status   st = {0};
-    snprintf(path, sizeof path, "%s/metrics.jsonl", in_root("damage"));
+    snprintf(path, sizeof path, "%s/metrics.jsonl", in_folder("damage"));
     assert_true(jsonl_series(path, "loss", &step, &loss, &n, &st));
     assert_int_equal(n, 8); /* no step twice */
     for (int64_t i = 0; i < n; i++) assert_int_equal(step[i], i + 1);
@@ -417,12 +408,12 @@ static void test_resolutions(void **state) {
     for (int i = 0; i < 3; i++) {
         char         folder[PATH_CAP];
         fixture_spec spec = {.n_samples = 4, .per_shard = 4, .resolution = edge[i], .vae = 7};
-        snprintf(folder, sizeof folder, "%.300s-%d", in_root("mixed"), edge[i]);
+        snprintf(folder, sizeof folder, "%.300s-%d", in_folder("mixed"), edge[i]);
         fixture_write(folder, &spec);
         snprintf(train_on + strlen(train_on), PATH_CAP, "%s%.400s/shards", i ? "," : "", folder);
         snprintf(held + strlen(held), PATH_CAP, "%s%.400s/./shards", i ? "," : "", folder);
     }
-    fixture_options(&o, data, in_root("mixed-whole"), false);
+    fixture_options(&o, data, in_folder("mixed-whole"), false);
     assert_true(strlen(train_on) < sizeof o.data.train && strlen(held) < sizeof o.data.heldout);
     strcpy(o.data.train, train_on);
     strcpy(o.data.heldout, held);
@@ -439,7 +430,7 @@ static void test_resolutions(void **state) {
     st = (status){0};
     train_ok(&o, &w);
     uint64_t whole = state_hash(o.train.run, &step[0]);
-    assert_true(jsonl_series(in_root("mixed-whole/metrics.jsonl"), "heldout_loss", &at, &loss, &n, &st));
+    assert_true(jsonl_series(in_folder("mixed-whole/metrics.jsonl"), "heldout_loss", &at, &loss, &n, &st));
     assert_true(n == 1 && isfinite(loss[0]));
     double all = loss[0], low = INFINITY, high = 0;
     free(at);
@@ -447,7 +438,7 @@ static void test_resolutions(void **state) {
     for (int i = 0; i < 3; i++) { /* the whole lies among its parts */
         char key[32];
         snprintf(key, sizeof key, "heldout_loss_r%d", edge[i]);
-        assert_true(jsonl_series(in_root("mixed-whole/metrics.jsonl"), key, &at, &loss, &n, &st));
+        assert_true(jsonl_series(in_folder("mixed-whole/metrics.jsonl"), key, &at, &loss, &n, &st));
         assert_int_equal(n, 1);
         low = fmin(low, loss[0]);
         high = fmax(high, loss[0]);
@@ -455,7 +446,7 @@ static void test_resolutions(void **state) {
         free(loss);
     }
     assert_true(low < all && all < high);
-    strcpy(o.train.run, in_root("mixed-parts"));
+    strcpy(o.train.run, in_folder("mixed-parts"));
     o.train.steps = 5;
     train_ok(&o, &w);
     o.train.steps = 12;
@@ -463,8 +454,8 @@ static void test_resolutions(void **state) {
     assert_true(state_hash(o.train.run, &step[1]) == whole);
     assert_int_equal(step[1], step[0]);
     /* A resolution that is not trained on. */
-    fixture_write(in_root("mixed-40"), &(fixture_spec){.n_samples = 1, .per_shard = 1, .resolution = 40, .vae = 7});
-    snprintf(o.data.heldout, sizeof o.data.heldout, "%s", in_root("mixed-40/shards"));
+    fixture_write(in_folder("mixed-40"), &(fixture_spec){.n_samples = 1, .per_shard = 1, .resolution = 40, .vae = 7});
+    snprintf(o.data.heldout, sizeof o.data.heldout, "%s", in_folder("mixed-40/shards"));
     o.train.steps = 13;
     assert_int_equal(train(&o, &w, &st), ST_CONFIG);
 }
@@ -474,23 +465,23 @@ static void test_refusals(void **state) {
     options o;
     watch   w = {0};
     status  st;
-    fixture_options(&o, data, in_root("refuse"), false);
+    fixture_options(&o, data, in_folder("refuse"), false);
     o.train.steps = 1;
     train_ok(&o, &w);
     o.train.steps = 2;
     o.vae.width = 48; /* another network in the same run folder */
     assert_int_equal(train(&o, &w, &st), ST_CONFIG);
     assert_true(strstr(st.text, "48") && strstr(st.text, "32"));
-    fixture_options(&o, data, in_root("refuse"), true);
+    fixture_options(&o, data, in_folder("refuse"), true);
     o.train.steps = 2;
     assert_int_equal(train(&o, &w, &st), ST_CONFIG); /* another kind of model */
-    fixture_options(&o, data, in_root("refuse-2"), true);
+    fixture_options(&o, data, in_folder("refuse-2"), true);
     o.dit.resolution = 2;
     assert_int_equal(train(&o, &w, &st), ST_CONFIG);
     assert_non_null(strstr(st.text, "dit.resolution"));
     fixture_options(&o, data, "", true);
     assert_int_equal(train(&o, &w, &st), ST_USAGE);
-    fixture_options(&o, in_root("nowhere"), in_root("refuse-3"), false);
+    fixture_options(&o, in_folder("nowhere"), in_folder("refuse-3"), false);
     assert_int_equal(train(&o, &w, &st), ST_NO_INPUT);
     assert_int_equal(w.last, 1);
 }
@@ -503,18 +494,18 @@ static void test_other_vae(void **state) {
     status       st;
     char         mixed[PATH_CAP], other[PATH_CAP];
     fixture_spec spec = {.n_samples = 4, .per_shard = 2, .resolution = 32, .vae = 7, .vae_of_last_shard_differs = 1};
-    snprintf(mixed, sizeof mixed, "%s", in_root("mixed"));
-    snprintf(other, sizeof other, "%s", in_root("other"));
+    snprintf(mixed, sizeof mixed, "%s", in_folder("mixed"));
+    snprintf(other, sizeof other, "%s", in_folder("other"));
     fixture_write(mixed, &spec);
-    fixture_options(&o, mixed, in_root("other-run"), true);
+    fixture_options(&o, mixed, in_folder("other-run"), true);
     o.train.steps = 1;
     assert_int_equal(train(&o, &w, &st), ST_CONFIG);
-    fixture_options(&o, data, in_root("other-run"), true);
+    fixture_options(&o, data, in_folder("other-run"), true);
     o.train.steps = 1;
     train_ok(&o, &w);
     spec = (fixture_spec){.n_samples = 4, .per_shard = 2, .resolution = 32, .vae = 8};
     fixture_write(other, &spec);
-    fixture_options(&o, other, in_root("other-run"), true);
+    fixture_options(&o, other, in_folder("other-run"), true);
     o.train.steps = 2;
     assert_int_equal(train(&o, &w, &st), ST_CONFIG);
     assert_non_null(strstr(st.text, "another auto-encoder"));
@@ -525,11 +516,11 @@ static void test_lock_and_dry_run(void **state) {
     options o;
     watch   w = {0};
     status  st;
-    fixture_options(&o, data, in_root("dry"), true);
+    fixture_options(&o, data, in_folder("dry"), true);
     o.command.dry_run = true;
     train_ok(&o, &w);
     assert_int_equal(w.last, 0);
-    assert_int_not_equal(access(in_root("dry"), F_OK), 0);
+    assert_int_not_equal(access(in_folder("dry"), F_OK), 0);
     o.command.dry_run = false;
     run_folder mine;
     st = (status){0};
@@ -559,10 +550,10 @@ static void test_damaged_sample(void **state) {
     status       st;
     char         folder[PATH_CAP], shard_path[PATH_CAP + 32];
     fixture_spec spec = {.n_samples = 3, .per_shard = 3, .resolution = 32, .vae = 7};
-    snprintf(folder, sizeof folder, "%s", in_root("flipped"));
+    snprintf(folder, sizeof folder, "%s", in_folder("flipped"));
     fixture_write(folder, &spec);
     snprintf(shard_path, sizeof shard_path, "%s/shards/part-0.h5", folder);
-    fixture_options(&o, folder, in_root("flipped-run"), false);
+    fixture_options(&o, folder, in_folder("flipped-run"), false);
     o.train.steps = 3;
     FILE *f = fopen(shard_path, "rb");
     fseek(f, 0, SEEK_END);
@@ -577,17 +568,17 @@ static void test_damaged_sample(void **state) {
     assert_int_equal(train(&o, &w, &st), ST_DATA);
     assert_true(strstr(st.text, "part-0.h5") && strstr(st.text, "sample"));
     encode_report r; /* and so does encoding, without half a file */
-    fixture_options(&o, data, in_root("flipped-vae"), false);
+    fixture_options(&o, data, in_folder("flipped-vae"), false);
     o.train.steps = 1;
     train_ok(&o, &w);
     snprintf(o.encode.input, sizeof o.encode.input, "%.400s/shards", folder);
-    snprintf(o.encode.output, sizeof o.encode.output, "%s", in_root("flipped-latents"));
+    snprintf(o.encode.output, sizeof o.encode.output, "%s", in_folder("flipped-latents"));
     snprintf(o.encode.vae, sizeof o.encode.vae, "%s", o.train.run);
     st = (status){0};
     assert_false(encode_run(&o, &one, &r, &st));
     assert_int_equal(st.code, ST_DATA);
     assert_true(strstr(st.text, "part-0.h5") && strstr(st.text, "sample"));
-    assert_int_not_equal(access(in_root("flipped-latents/part-0.h5"), F_OK), 0);
+    assert_int_not_equal(access(in_folder("flipped-latents/part-0.h5"), F_OK), 0);
 }
 
 /* Parts of samples: the loss has the counts of the boxes, and resumes to the bit. */
@@ -595,24 +586,24 @@ static void test_chunks(void **state) {
     (void)state;
     options o;
     watch   whole = {0}, part = {0};
-    fixture_options(&o, data, in_root("chunk-a"), false);
+    fixture_options(&o, data, in_folder("chunk-a"), false);
     o.vae.chunk_tiles = 2;
     o.vae.chunk_padding = 1;
     o.train.steps = 6;
     train_ok(&o, &whole);
-    snprintf(o.train.run, sizeof o.train.run, "%s", in_root("chunk-b"));
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_folder("chunk-b"));
     o.train.steps = 3;
     train_ok(&o, &part);
     o.train.steps = 6;
     train_ok(&o, &part);
     assert_memory_equal(whole.loss, part.loss, sizeof whole.loss);
     o.vae.chunk_tiles = 8; /* the box is everything */
-    snprintf(o.train.run, sizeof o.train.run, "%s", in_root("chunk-c"));
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_folder("chunk-c"));
     watch all = {0}, plain = {0};
     o.train.steps = 2;
     train_ok(&o, &all);
     o.vae.chunk_tiles = 0;
-    snprintf(o.train.run, sizeof o.train.run, "%s", in_root("chunk-d"));
+    snprintf(o.train.run, sizeof o.train.run, "%s", in_folder("chunk-d"));
     train_ok(&o, &plain);
     for (int i = 1; i <= 2; i++)
         expect_le(fabs(all.loss[i] / plain.loss[i] - 1), 1e-6, "loss of a box around everything");
@@ -626,12 +617,12 @@ static void test_chain(void **state) {
     watch         w = {0};
     encode_report r;
     status        st = {0};
-    fixture_options(&o, data, in_root("chain-vae"), false);
+    fixture_options(&o, data, in_folder("chain-vae"), false);
     o.train.steps = 3;
     train_ok(&o, &w);
     snprintf(o.encode.input, sizeof o.encode.input, "%s", o.data.train);
-    snprintf(o.encode.output, sizeof o.encode.output, "%s", in_root("chain-latents"));
-    snprintf(o.encode.vae, sizeof o.encode.vae, "%s", in_root("chain-vae"));
+    snprintf(o.encode.output, sizeof o.encode.output, "%s", in_folder("chain-latents"));
+    snprintf(o.encode.vae, sizeof o.encode.vae, "%s", in_folder("chain-vae"));
     if (!encode_run(&o, &one, &r, &st)) fail_msg("%s", st.text);
     assert_int_equal(r.n_skipped, 0);
     assert_int_equal(r.n_samples, 7);
@@ -643,7 +634,7 @@ static void test_chain(void **state) {
     if (!encode_run(&o, &one, &r, &st)) fail_msg("%s", st.text);
     assert_int_equal(r.n_skipped, 0);
 
-    fixture_options(&o, data, in_root("chain-dit"), true);
+    fixture_options(&o, data, in_folder("chain-dit"), true);
     snprintf(o.data.latents, sizeof o.data.latents, "%s", made);
     snprintf(o.data.heldout, sizeof o.data.heldout, "%.400s/.", o.data.train);
     snprintf(o.data.latents_heldout, sizeof o.data.latents_heldout, "%.400s/.", made);
@@ -653,7 +644,7 @@ static void test_chain(void **state) {
     train_ok(&o, &w);
     int64_t *step, n;
     double  *loss;
-    assert_true(jsonl_series(in_root("chain-dit/metrics.jsonl"), "heldout_loss", &step, &loss, &n, &st));
+    assert_true(jsonl_series(in_folder("chain-dit/metrics.jsonl"), "heldout_loss", &step, &loss, &n, &st));
     assert_int_equal(n, 2);
     assert_true(isfinite(loss[0]) && isfinite(loss[1]));
     free(step);
@@ -663,23 +654,23 @@ static void test_chain(void **state) {
     ssdit dit;
     arena weights[2];
     ctx   c = {.be = &backend_cpu};
-    if (!load_vae(in_root("chain-vae"), true, &c, &vae, &weights[0], &st)) fail_msg("%s", st.text);
-    if (!load_dit(in_root("chain-dit"), false, &c, &dit, &weights[1], &st)) fail_msg("%s", st.text);
+    if (!load_vae(in_folder("chain-vae"), true, &c, &vae, &weights[0], &st)) fail_msg("%s", st.text);
+    if (!load_dit(in_folder("chain-dit"), false, &c, &dit, &weights[1], &st)) fail_msg("%s", st.text);
     assert_int_equal(vae.cfg.width, 32);
     assert_int_equal(dit.cfg.ssa.width, 64);
     ssvae_free(&vae);
     ssdit_free(&dit);
     arena_free(&weights[0]);
     arena_free(&weights[1]);
-    assert_false(load_dit(in_root("chain-vae"), true, &c, &dit, &weights[1], &st));
+    assert_false(load_dit(in_folder("chain-vae"), true, &c, &dit, &weights[1], &st));
     assert_int_equal(st.code, ST_CONFIG);
 
     watch from = {0}, zero = {0}; /* train.init_from */
-    fixture_options(&o, data, in_root("chain-from"), false);
-    snprintf(o.train.init_from, sizeof o.train.init_from, "%s", in_root("chain-vae"));
+    fixture_options(&o, data, in_folder("chain-from"), false);
+    snprintf(o.train.init_from, sizeof o.train.init_from, "%s", in_folder("chain-vae"));
     o.train.steps = 1;
     train_ok(&o, &from);
-    fixture_options(&o, data, in_root("chain-zero"), false);
+    fixture_options(&o, data, in_folder("chain-zero"), false);
     o.train.steps = 1;
     train_ok(&o, &zero);
     assert_true(from.first == 1 && from.loss[1] < zero.loss[1]);
@@ -690,8 +681,7 @@ int main(void) {
     int          argc = 0;
     comm_start(&one, &argc, NULL);
     log_init(0, 1, LOG_WARN);
-    root = temp_folder();
-    snprintf(data, sizeof data, "%s", in_root("data"));
+    snprintf(data, sizeof data, "%s", in_folder("data"));
     fixture_write(data, &spec);
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_resume_vae),
                                        cmocka_unit_test(test_resume_dit),

@@ -19,14 +19,6 @@ static float *slab(uint32_t seed) {
     return x;
 }
 
-static const char *in_folder(const char *name) {
-    static char path[4][256];
-    static int  turn;
-    char       *out = path[turn++ % 4];
-    snprintf(out, sizeof path[0], "%s/%s", temp_folder(), name);
-    return out;
-}
-
 static ckpt_manifest manifest_of(int64_t step) {
     static ckpt_param param[2] = {{.name = "blocks.0.weight", .rank = 2, .shape = {3, CKPT_CHUNK}, .offset = 0},
                                   {.name = "blocks.0.bias", .rank = 1, .shape = {777}, .offset = 3 * CKPT_CHUNK}};

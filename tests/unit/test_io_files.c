@@ -15,14 +15,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *in_folder(const char *name) {
-    static char path[4][256];
-    static int  turn;
-    char       *out = path[turn++ % 4];
-    snprintf(out, sizeof path[0], "%s/%s", temp_folder(), name);
-    return out;
-}
-
 static void atomic_files(void **state) {
     (void)state;
     status   st = {0};

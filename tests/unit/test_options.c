@@ -112,6 +112,9 @@ static void refusals(void **state) {
     refused("vae:\n  width: 64\n  heds: 4\n", "my.yaml:3", "vae.heds is not an option", "did you mean vae.heads");
     refused("vea:\n  width: 64\n", "my.yaml:2", "vea.width", "vae.width");
     refused("vae:\n  lr: 1\n", "vae.lr", "train.lr", NULL);
+    refused("trian:\n  steps: 1\n", "trian.steps", "train.steps", NULL); /* not the first section with such a key */
+    refused("train:\n  run: ~/runs/vae\n", "my.yaml:2", "~/runs/vae", "whole path");
+    refused("data:\n  train: [a, $HOME/b]\n", "data.train", "whole path", NULL);
     refused("vae:\n  width: wide\n", "my.yaml:2: vae.width", "\"wide\"", "integer in [8, 65536]");
     refused("vae:\n\n  width: 4\n", "my.yaml:3", "\"4\"", "[8, 65536]");
     refused("vae:\n  width: 64.5\n", "\"64.5\"", "integer", NULL);
@@ -151,6 +154,8 @@ static void command_line_refusals(void **state) {
     } cases[] = {{"vae.widht=3", "did you mean vae.width"},
                  {"vae.width=3", "command line: vae.width: \"3\""},
                  {"vae.enc_widths=[1", "YAML"},
+                 {"vae.enc_widths=8,x", "[8, x]"},
+                 {"train.run=~", "whole path"},
                  {"--widht", "--widht is not known"},
                  {"--config", "needs a file"},
                  {"--device", "needs one of"},
@@ -225,6 +230,17 @@ static void paths(void **state) {
     if (!options_read_text(&back, "dump", dump, (int64_t)strlen(dump), &st)) fail_msg("%s", st.text);
     assert_memory_equal(&o, &back, sizeof o);
     free(dump);
+}
+
+/* On the command line numbers need no brackets, which most shells take for something else. */
+static void bare_lists(void **state) {
+    (void)state;
+    status st = {0};
+    options_default(&o);
+    assert_true(options_set(&o, "cluster.ranks", "8", &st) && options_set(&o, "eval.f1_thresholds", "0.5,1e-3", &st) &&
+                options_set(&o, "vae.enc_widths", "", &st) && options_set(&o, "data.train", "~user,a~", &st));
+    assert_true(o.cluster.ranks.n == 1 && o.cluster.ranks.v[0] == 8 && o.vae.enc_widths.n == 0);
+    assert_true(o.eval.f1_thresholds.n == 2 && o.eval.f1_thresholds.v[0] == 0.5 && o.eval.f1_thresholds.v[1] == 1e-3);
 }
 
 /* A configuration in a checkpoint of another version: what is not in the table any more does not stop its use. */
@@ -320,7 +336,8 @@ int main(void) {
         cmocka_unit_test(refusals),        cmocka_unit_test(command_line_refusals),
         cmocka_unit_test(device_word),     cmocka_unit_test(paths),
         cmocka_unit_test(dump_and_reload), cmocka_unit_test(stored),
-        cmocka_unit_test(help_lists_all),  cmocka_unit_test(contradictions),
+        cmocka_unit_test(bare_lists),      cmocka_unit_test(help_lists_all),
+        cmocka_unit_test(contradictions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -15,21 +15,13 @@
 
 static char in[256], pics[256], out[256];
 
-static const char *at(const char *folder, const char *name) {
-    static char path[4][600];
-    static int  turn;
-    turn = (turn + 1) % 4;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
 /* A picture whose left half is foreground of one colour. */
 static void put_picture(const char *name, int width, int height, int channels, uint8_t colour) {
     status st = {0};
     image  im = {width, height, channels, calloc((size_t)width * (size_t)height, (size_t)channels)};
     for (int i = 0; i < width * height; i++)
         for (int c = 0; c < channels && i % width < width / 2; c++) im.pixel[channels * i + c] = c == 3 ? 255 : colour;
-    if (!image_write_png(at(pics, name), &im, &st)) fail_msg("%s", st.text);
+    if (!image_write_png(path_in(pics, name), &im, &st)) fail_msg("%s", st.text);
     image_free(&im);
 }
 
@@ -41,10 +33,10 @@ static int fresh(void **state) {
     snprintf(in, sizeof in, "%s/in%d", temp_folder(), n);
     snprintf(pics, sizeof pics, "%s/pics%d", temp_folder(), n);
     snprintf(out, sizeof out, "%s/out%d", temp_folder(), n++);
-    assert_true(make_folder(at(in, "a"), &st) && make_folder(at(pics, "a/box"), &st));
+    assert_true(make_folder(path_in(in, "a"), &st) && make_folder(path_in(pics, "a/box"), &st));
     mesh box = shape_box(half, 2), ball = shape_sphere(zero, 1, 3);
-    assert_true(mesh_write(at(in, "a/box.v2.ply"), &box, &st) && mesh_write(at(in, "a/box.ply"), &box, &st) &&
-                mesh_write(at(in, "ball.ply"), &ball, &st));
+    assert_true(mesh_write(path_in(in, "a/box.v2.ply"), &box, &st) && mesh_write(path_in(in, "a/box.ply"), &box, &st) &&
+                mesh_write(path_in(in, "ball.ply"), &ball, &st));
     mesh_free(&box), mesh_free(&ball);
     return 0;
 }
@@ -96,7 +88,7 @@ static void test_taken(void **state) {
     o.resolutions[0] = 32, o.resolutions[1] = 64;
     assert_int_equal(go(&o).done, 3);
     for (int g = 0; g < 2; g++) {
-        if (!shard_open_all(at(out, g ? "r64" : "r32"), &s, &n, &st)) fail_msg("%s", st.text);
+        if (!shard_open_all(path_in(out, g ? "r64" : "r32"), &s, &n, &st)) fail_msg("%s", st.text);
         assert_int_equal(n, 1);
         for (int64_t i = 0; i < 3; i++) {
             sample x;
@@ -123,7 +115,7 @@ static void test_taken(void **state) {
 /* The reason that rejects.jsonl gives last for this mesh. */
 static void expect_reason(const char *source, const char *file, const char *text) {
     char  line[4000], want[100], last[4000] = "";
-    FILE *f = fopen(at(out, "rejects.jsonl"), "r");
+    FILE *f = fopen(path_in(out, "rejects.jsonl"), "r");
     assert_non_null(f);
     snprintf(want, sizeof want, "\"source\":\"%s\"", source);
     while (fgets(line, sizeof line, f))
@@ -145,7 +137,7 @@ static void test_refused(void **state) {
     expect_reason("a/box.ply", "a/box.ply", "no picture of it"); /* an empty folder */
     assert_int_equal(go(&o).skipped, 3);
     put_picture("ball.png", PICTURE_SIDE + 1, 1, 4, 9); /* the mesh is tried again with another picture */
-    FILE *f = fopen(at(pics, "a/box.v2.png"), "w");
+    FILE *f = fopen(path_in(pics, "a/box.v2.png"), "w");
     assert_true(f && fputs("no picture", f) >= 0 && fclose(f) == 0);
     put_picture("a/box/0.png", 16, 16, 4, 9);
     r = go(&o);
@@ -154,7 +146,7 @@ static void test_refused(void **state) {
     expect_reason("ball.ply", "ball.png", "scale it down");
     expect_reason("a/box.v2.ply", "a/box.v2.png", "neither PNG nor JPEG");
     assert_int_equal(go(&o).skipped, 3);
-    o.images = at(pics, "ball.png");
+    o.images = path_in(pics, "ball.png");
     assert_false(prep_run(&o, 0, 1, NULL, &st));
     assert_int_equal(st.code, ST_NO_INPUT);
     assert_non_null(strstr(st.text, "prep.images"));

@@ -18,17 +18,9 @@
 
 static char in[256], out[256];
 
-static const char *at(const char *folder, const char *name) {
-    static char path[4][600];
-    static int  turn;
-    turn = (turn + 1) % 4;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
-    return path[turn];
-}
-
 static void put(const char *name, mesh m) {
     status st = {0};
-    if (!mesh_write(at(in, name), &m, &st)) fail_msg("%s", st.text);
+    if (!mesh_write(path_in(in, name), &m, &st)) fail_msg("%s", st.text);
     mesh_free(&m);
 }
 
@@ -46,16 +38,16 @@ static int fresh(void **state) {
     snprintf(in, sizeof in, "%s/in%d", temp_folder(), n);
     snprintf(out, sizeof out, "%s/out%d", temp_folder(), n++);
     mkdir(in, 0777);
-    mkdir(at(in, "a"), 0777);
-    mkdir(at(in, "solids"), 0777);
+    mkdir(path_in(in, "a"), 0777);
+    mkdir(path_in(in, "solids"), 0777);
     const double half[3] = {3, 1, 2}, zero[3] = {0, 0, 0};
     put("a/box.ply", shape_box(half, 2));
     put("a/ball.obj", shape_sphere(zero, 2, 3));
     put("solids/torus.glb", shape_torus(2, 0.5, 24, 12));
     put("solids/sheet.ply", shape_sheet(4, 2));
     put("solids/ball.ply", shape_sphere(half, 0.5, 3));
-    put_text(at(in, "a/bad.ply"), "ply of words\n");
-    put_text(at(in, "PluginFurnitureCatalog.properties"),
+    put_text(path_in(in, "a/bad.ply"), "ply of words\n");
+    put_text(path_in(in, "PluginFurnitureCatalog.properties"),
              "id=x\nname#1=Gr\\u00fcner "
              "Kasten\ncategory#1=Boxes\nmodel#1=/a/box.ply\n\nname#2=Ball\ncategory#2=Round\nmodel#2=/a/ball.obj\n");
     return 0;
@@ -133,7 +125,7 @@ static void test_parts(void **state) {
     prep_result  all = go(&o);
     o.parts = 2;
     for (o.part = 0; o.part < 2; o.part++) {
-        snprintf(folder[o.part], sizeof folder[0], "%s", at(out, o.part ? "part-1" : "part-0"));
+        snprintf(folder[o.part], sizeof folder[0], "%s", path_in(out, o.part ? "part-1" : "part-0"));
         o.output = folder[o.part];
         prep_result r = go(&o);
         assert_int_equal(r.found, 3);
@@ -174,7 +166,7 @@ static void test_grids(void **state) {
         go(&one);
         shard *a, *b;
         int    n_a, n_b;
-        if (!shard_open_all(out, &b, &n_b, &st) || !shard_open_all(at(whole, k ? "r32" : "r64"), &a, &n_a, &st))
+        if (!shard_open_all(out, &b, &n_b, &st) || !shard_open_all(path_in(whole, k ? "r32" : "r64"), &a, &n_a, &st))
             fail_msg("%s", st.text);
         assert_int_equal(n_a, n_b);
         assert_int_equal(a[0].meta.resolution, one.resolution);
@@ -201,7 +193,7 @@ static void test_grids(void **state) {
     int    n_back;
     for (int k = 0; k < 2; k++) {
         int64_t n = 0;
-        if (!shard_open_all(at(whole, k ? "r32" : "r64"), &back, &n_back, &st)) fail_msg("%s", st.text);
+        if (!shard_open_all(path_in(whole, k ? "r32" : "r64"), &back, &n_back, &st)) fail_msg("%s", st.text);
         for (int i = 0; i < n_back; i++) n += back[i].n_samples;
         assert_int_equal(n, 5);
         shard_close_all(back, n_back);
@@ -218,16 +210,16 @@ static void test_restart(void **state) {
     prep_result r = go(&o);
     assert_int_equal(r.done, 2);
     o.max_shapes = 0;
-    put_text(at(out, "shard-0000-00009.h5.part"), "left by a dead run");
+    put_text(path_in(out, "shard-0000-00009.h5.part"), "left by a dead run");
     r = go(&o);
     assert_int_equal(r.skipped, 3);
     assert_int_equal(r.done, 3);
     assert_int_equal(r.rejected, 0);
-    assert_int_not_equal(access(at(out, "shard-0000-00009.h5.part"), F_OK), 0);
+    assert_int_not_equal(access(path_in(out, "shard-0000-00009.h5.part"), F_OK), 0);
     r = go(&o);
     assert_int_equal(r.skipped, 6);
-    assert_int_equal(lines_of(at(out, "rejects.jsonl")), 1);
-    put_text(at(in, "a/bad.ply"), "ply of other words\n"); /* a changed file gets another chance */
+    assert_int_equal(lines_of(path_in(out, "rejects.jsonl")), 1);
+    put_text(path_in(in, "a/bad.ply"), "ply of other words\n"); /* a changed file gets another chance */
     r = go(&o);
     assert_int_equal(r.rejected, 1);
     status st = {0};
@@ -240,7 +232,7 @@ static void test_restart(void **state) {
 static void test_split(void **state) {
     (void)state;
     prep_options o = options();
-    put_text(at(in, "held.list"), "# comment\nsolids/torus.glb\n");
+    put_text(path_in(in, "held.list"), "# comment\nsolids/torus.glb\n");
     char list[600];
     snprintf(list, sizeof list, "%s/held.list", in);
     o.heldout_list = list;
@@ -248,7 +240,7 @@ static void test_split(void **state) {
     shard *s;
     int    n;
     status st = {0};
-    assert_true(shard_open_all(at(out, "heldout"), &s, &n, &st));
+    assert_true(shard_open_all(path_in(out, "heldout"), &s, &n, &st));
     assert_int_equal(n, 1);
     assert_int_equal(s[0].n_samples, 1);
     assert_string_equal(s[0].source[0], "solids/torus.glb");
@@ -271,7 +263,7 @@ static void test_crash(void **state) {
     import_set_child_hook(NULL);
     assert_int_equal(r.done, 4);
     assert_int_equal(r.rejected, 2);
-    FILE *f = fopen(at(out, "rejects.jsonl"), "r");
+    FILE *f = fopen(path_in(out, "rejects.jsonl"), "r");
     char  line[2000];
     bool  told = false;
     assert_non_null(f);
@@ -317,8 +309,8 @@ static void test_same_bits(void **state) {
     prep_options o = options();
     sample       a, b;
     status       st = {0};
-    assert_true(prep_sample(&o, at(in, "a/ball.obj"), "a/ball.obj", "", "", 1, &a, &st));
-    assert_true(prep_sample(&o, at(in, "a/ball.obj"), "a/ball.obj", "", "", 1, &b, &st));
+    assert_true(prep_sample(&o, path_in(in, "a/ball.obj"), "a/ball.obj", "", "", 1, &a, &st));
+    assert_true(prep_sample(&o, path_in(in, "a/ball.obj"), "a/ball.obj", "", "", 1, &b, &st));
     assert_int_equal(a.n_tiles, b.n_tiles);
     assert_memory_equal(a.value, b.value, (size_t)a.n_tiles * 1024);
     for (int v = 0; v < a.n_views; v++) {

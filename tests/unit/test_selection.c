@@ -52,12 +52,8 @@ static sample make(int k) {
 
 static char folder[PATH_CAP], shard_file[PATH_CAP];
 
-static const char *in_folder(const char *name) {
-    static char path[2][PATH_CAP];
-    static int  turn;
-    turn ^= 1;
-    snprintf(path[turn], PATH_CAP, "%.400s/%s", folder, name);
-    return path[turn];
+static const char *in_set(const char *name) {
+    return path_in(folder, name);
 }
 
 /* A shard of samples first .. N-1. */
@@ -79,7 +75,7 @@ static int set_up(void **state) {
     (void)state;
     snprintf(folder, sizeof folder, "%.400s/%d", temp_folder(), turn++);
     snprintf(shard_file, sizeof shard_file, "%.450s/shard-a.h5", folder);
-    assert_true(make_folder(in_folder("split/train"), &st));
+    assert_true(make_folder(in_set("split/train"), &st));
     write_shard(shard_file, 0);
     return 0;
 }
@@ -119,8 +115,8 @@ static void test_reads_like_a_shard(void **state) {
     int64_t              n_bad;
     int                  n;
     (void)state;
-    select_rows(in_folder("split/train/shard-a.h5"), "../../shard-a.h5", row, 3);
-    if (!shard_open(&s, in_folder("split/train/shard-a.h5"), &st)) fail_msg("%s", st.text);
+    select_rows(in_set("split/train/shard-a.h5"), "../../shard-a.h5", row, 3);
+    if (!shard_open(&s, in_set("split/train/shard-a.h5"), &st)) fail_msg("%s", st.text);
     assert_int_equal(s.n_samples, 3);
     assert_int_equal(s.n_tiles, n_tiles_of[0] + n_tiles_of[2] + n_tiles_of[3]);
     assert_int_equal(s.n_views, n_views_of[0] + n_views_of[2] + n_views_of[3]);
@@ -128,10 +124,10 @@ static void test_reads_like_a_shard(void **state) {
     assert_int_equal(s.view_first[3], s.n_views);
     for (int i = 0; i < 3; i++) expect_sample(&s, i, (int)row[i]);
     /* a selection of the selection: samples 2 and 3 */
-    if (!selection_write(in_folder("shard-b.h5"), "split/train/shard-a.h5", &s, again, 2, &st)) fail_msg("%s", st.text);
+    if (!selection_write(in_set("shard-b.h5"), "split/train/shard-a.h5", &s, again, 2, &st)) fail_msg("%s", st.text);
     shard_close(&s);
-    if (!shard_check(in_folder("shard-b.h5"), &n_bad, &st)) fail_msg("%s", st.text);
-    assert_true(shard_open(&s, in_folder("shard-b.h5"), &st));
+    if (!shard_check(in_set("shard-b.h5"), &n_bad, &st)) fail_msg("%s", st.text);
+    assert_true(shard_open(&s, in_set("shard-b.h5"), &st));
     assert_int_equal(s.n_samples, 2);
     expect_sample(&s, 0, 2), expect_sample(&s, 1, 3);
     shard_close(&s);
@@ -140,7 +136,7 @@ static void test_reads_like_a_shard(void **state) {
     snprintf(moved, sizeof moved, "%.400s-moved", folder);
     assert_int_equal(rename(folder, moved), 0);
     snprintf(folder, sizeof folder, "%s", moved);
-    if (!shard_open_all(in_folder("split/train"), &all, &n, &st)) fail_msg("%s", st.text);
+    if (!shard_open_all(in_set("split/train"), &all, &n, &st)) fail_msg("%s", st.text);
     expect_sample(&all[0], 1, 2);
     shard_close_all(all, n);
 }
@@ -157,22 +153,22 @@ static void expect_refused(const char *path, status_code code, const char *text)
 static void test_refusals(void **state) {
     static const int64_t row[] = {1, 4}, twice[] = {2, 2}, back[] = {3, 2};
     (void)state;
-    select_rows(in_folder("good.h5"), "shard-a.h5", row, 2);
-    select_rows(in_folder("twice.h5"), "shard-a.h5", twice, 2);
-    select_rows(in_folder("back.h5"), "shard-a.h5", back, 2);
-    select_rows(in_folder("self.h5"), "self.h5", row, 2);
-    select_rows(in_folder("gone.h5"), "nowhere/shard-a.h5", row, 2);
-    expect_refused(in_folder("twice.h5"), ST_DATA, "run `d3s2 split` again");
-    expect_refused(in_folder("back.h5"), ST_DATA, "run `d3s2 split` again");
-    expect_refused(in_folder("self.h5"), ST_DATA, "selects from another file");
-    expect_refused(in_folder("gone.h5"), ST_NO_INPUT, "nowhere/shard-a.h5");
+    select_rows(in_set("good.h5"), "shard-a.h5", row, 2);
+    select_rows(in_set("twice.h5"), "shard-a.h5", twice, 2);
+    select_rows(in_set("back.h5"), "shard-a.h5", back, 2);
+    select_rows(in_set("self.h5"), "self.h5", row, 2);
+    select_rows(in_set("gone.h5"), "nowhere/shard-a.h5", row, 2);
+    expect_refused(in_set("twice.h5"), ST_DATA, "run `d3s2 split` again");
+    expect_refused(in_set("back.h5"), ST_DATA, "run `d3s2 split` again");
+    expect_refused(in_set("self.h5"), ST_DATA, "selects from another file");
+    expect_refused(in_set("gone.h5"), ST_NO_INPUT, "nowhere/shard-a.h5");
     /* the shard is prepared anew and has other samples in these places, or fewer */
     assert_int_equal(unlink(shard_file), 0);
     write_shard(shard_file, 1);
-    expect_refused(in_folder("good.h5"), ST_DATA, "run `d3s2 split` again");
+    expect_refused(in_set("good.h5"), ST_DATA, "run `d3s2 split` again");
     assert_int_equal(unlink(shard_file), 0);
     write_shard(shard_file, 4);
-    expect_refused(in_folder("good.h5"), ST_DATA, "run `d3s2 split` again");
+    expect_refused(in_set("good.h5"), ST_DATA, "run `d3s2 split` again");
 }
 
 /* Whoever is set aside stays so when names are added, and the share is kept. */

@@ -20,14 +20,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static const char *in_folder(const char *name) {
-    static char path[4][256];
-    static int  turn;
-    char       *out = path[turn++ % 4];
-    snprintf(out, sizeof path[0], "%s/%s", temp_folder(), name);
-    return out;
-}
-
 /* n tiles along x, y, z in final order; values from the fill rule. */
 static sample make_sample(int number, int64_t n, int n_views) {
     char text[64];
@@ -388,6 +380,37 @@ static void folder_of_shards(void **state) {
     assert_non_null(strstr(st.text, "128"));
 }
 
+static void no_list_but(const char *wrong, const char *meant) {
+    shard *all;
+    int    n;
+    status st = {0};
+    assert_false(shard_open_all(wrong, &all, &n, &st));
+    assert_int_equal(st.code, ST_NO_INPUT);
+    bool named = strstr(st.text, "is that meant?") != NULL;
+    if (named != (meant != NULL) || (meant && !strstr(st.text, meant))) fail_msg("%s", st.text);
+}
+
+/* A folder without shards beside one that has some: in train/, in split/train/, or the one above. */
+static void folder_nearby(void **state) {
+    (void)state;
+    char near[160];
+    mkdir(in_folder("apart"), 0777);
+    mkdir(in_folder("apart/near"), 0777);
+    snprintf(near, sizeof near, "%s", in_folder("apart/near"));
+    no_list_but(near, NULL);
+    mkdir(in_folder("apart/near/split"), 0777);
+    mkdir(in_folder("apart/near/split/train"), 0777);
+    no_list_but(near, NULL);
+    write_shard_of(in_folder("apart/near/split/train/a.h5"), 64);
+    no_list_but(near, "near/split/train has .h5 files");
+    mkdir(in_folder("apart/near/train"), 0777);
+    write_shard_of(in_folder("apart/near/train/a.h5"), 64);
+    no_list_but(near, "near/train has .h5 files");
+    write_shard_of(in_folder("apart/near/a.h5"), 64);
+    no_list_but(in_folder("apart/near/heldout/"), "near has .h5 files");
+    no_list_but(in_folder("apart/near/none.h5"), "near has .h5 files");
+}
+
 /* Faults that only an audit can see: content is wrong, checksums are right. */
 static void audit(void **state) {
     (void)state;
@@ -642,10 +665,10 @@ static void locked_file(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trip),       cmocka_unit_test(cut_short),    cmocka_unit_test(any_length),
-        cmocka_unit_test(any_bit),          cmocka_unit_test(flipped_byte), cmocka_unit_test(refusals),
-        cmocka_unit_test(folder_of_shards), cmocka_unit_test(audit),        cmocka_unit_test(latent_files),
-        cmocka_unit_test(many_files),       cmocka_unit_test(locked_file),
+        cmocka_unit_test(round_trip),       cmocka_unit_test(cut_short),     cmocka_unit_test(any_length),
+        cmocka_unit_test(any_bit),          cmocka_unit_test(flipped_byte),  cmocka_unit_test(refusals),
+        cmocka_unit_test(folder_of_shards), cmocka_unit_test(folder_nearby), cmocka_unit_test(audit),
+        cmocka_unit_test(latent_files),     cmocka_unit_test(many_files),    cmocka_unit_test(locked_file),
     };
     log_init(0, 1, LOG_QUIET);
     return cmocka_run_group_tests(tests, NULL, NULL);
