@@ -13,18 +13,17 @@ enum { FWD_WARPS = 8, BWD_WARPS = 4 };
 
 template <class T> struct norm_rows {
     const T       *x, *scale, *shift, *dy, *dx_add;
-    const T       *h, *gate; /* forward behind a residual */
     const float   *gamma, *beta;
-    const int32_t *first; /* NULL: no modulation, no gate */
-    T             *sum, *y, *dx;
+    const int32_t *first; /* NULL: no modulation */
+    T             *y, *dx;
     float         *mean, *rstd;
     int64_t        N, C;
     int            B;
     float          eps;
 };
 
-template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a, bool fwd) {
-    bool         by_sample = tensor_given(a->scale) || (fwd && tensor_given(a->gate));
+template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a) {
+    bool         modulated = tensor_given(a->scale);
     norm_rows<T> r = {};
     r.x = ptr<const T>(a->x);
     r.dy = ptr<const T>(a->dy);
@@ -34,13 +33,8 @@ template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a, bo
     r.beta = ptr<const float>(a->beta);
     r.scale = ptr<const T>(a->scale);
     r.shift = ptr<const T>(a->shift);
-    if (fwd && tensor_given(a->h)) {
-        r.h = ptr<const T>(a->h);
-        r.gate = ptr<const T>(a->gate);
-        r.sum = ptr<T>(a->sum);
-    }
-    r.first = by_sample ? ptr<const int32_t>(a->first) : NULL;
-    r.B = by_sample ? (int)(a->first->dim[0] - 1) : 1;
+    r.first = modulated ? ptr<const int32_t>(a->first) : NULL;
+    r.B = modulated ? (int)(a->first->dim[0] - 1) : 1;
     r.mean = ptr<float>(a->mean);
     r.rstd = ptr<float>(a->rstd);
     r.N = a->x->dim[0];
@@ -65,30 +59,12 @@ __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_fwd_kernel(const no
     int64_t n = (int64_t)blockIdx.x * FWD_WARPS + threadIdx.x / 32, C = r.C;
     if (n >= r.N) return;
 
-    float      v[K][V], squares = 0;
-    double     sum = 0;
-    int64_t    b = r.first ? segment_of(r.first, r.B, n) : 0;
-    pack<T, V> x[K], h[K];
+    float  v[K][V], squares = 0;
+    double sum = 0;
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int64_t col = (k * 32 + lane) * V;
-        if (col >= C) continue;
-        x[k] = load_raw<T, V>(r.x + n * C + col);
-        if (r.h) h[k] = load_raw<T, V>(r.h + n * C + col);
-    }
-#pragma unroll
-    for (int k = 0; k < K; k++) {
-        int64_t col = (k * 32 + lane) * V;
-        if (col >= C) continue;
-        if (r.h) {
-            float gate[V];
-            if (r.gate) load_vec<T, V>(r.gate + b * C + col, gate);
-#pragma unroll
-            for (int i = 0; i < V; i++)
-                x[k].v[i] = from_float<T>(to_float(x[k].v[i]) + (r.gate ? gate[i] : 1.0f) * to_float(h[k].v[i]));
-            store_raw<T, V>(r.sum + n * C + col, x[k]);
-        }
-        unpack<T, V>(x[k], v[k]);
+        if (col < C) load_vec<T, V>(r.x + n * C + col, v[k]);
     }
 #pragma unroll
     for (int k = 0; k < K; k++)
@@ -113,6 +89,7 @@ __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_fwd_kernel(const no
         r.mean[n] = mean;
         r.rstd[n] = rstd;
     }
+    int64_t b = r.first ? segment_of(r.first, r.B, n) : 0;
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int64_t col = (k * 32 + lane) * V;
@@ -141,16 +118,9 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
     int     lane = threadIdx.x % 32;
     int64_t n = (int64_t)blockIdx.x * FWD_WARPS + threadIdx.x / 32, C = r.C;
     if (n >= r.N) return;
-    int64_t  b = r.first ? segment_of(r.first, r.B, n) : 0;
     const T *x = r.x + n * C;
     double   sum = 0;
     float    squares = 0;
-    if (r.h) {
-        for (int64_t i = lane; i < C; i += 32)
-            r.sum[n * C + i] = from_float<T>(to_float(x[i]) +
-                                             (r.gate ? to_float(r.gate[b * C + i]) : 1.0f) * to_float(r.h[n * C + i]));
-        x = r.sum + n * C;
-    }
     for (int64_t i = lane; i < C; i += 32) sum += to_float(x[i]);
     sum = warp_sum(sum) / (double)C;
     float mean = (float)sum, rest = (float)(sum - mean);
@@ -163,6 +133,7 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
         r.mean[n] = mean;
         r.rstd[n] = rstd;
     }
+    int64_t b = r.first ? segment_of(r.first, r.B, n) : 0;
     for (int64_t i = lane; i < C; i += 32) {
         float u = ((to_float(x[i]) - mean) - rest) * rstd;
         if (r.gamma) u = u * r.gamma[i] + r.beta[i];
@@ -173,12 +144,12 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
 
 template <class T> static void forward(ctx *c, const layer_norm_args *a) {
     constexpr int V = 16 / (int)sizeof(T);
-    norm_rows<T>  r = norm_rows_of<T>(a, true);
+    norm_rows<T>  r = norm_rows_of<T>(a);
     if (r.N == 0) return;
     unsigned     blocks = (unsigned)ceil_div(r.N, FWD_WARPS);
     int          threads = 32 * FWD_WARPS;
     cudaStream_t s = stream_of(c);
-    if (!wide_rows<T>(r.C, r.x, r.h, r.gate, r.sum, r.y, r.gamma, r.beta, r.scale, r.shift) || r.C > 8 * 32 * V)
+    if (!wide_rows<T>(r.C, r.x, r.y, r.gamma, r.beta, r.scale, r.shift) || r.C > 8 * 32 * V)
         layer_norm_fwd_any_kernel<T><<<blocks, threads, 0, s>>>(r);
     else if (r.C <= 32 * V)
         layer_norm_fwd_kernel<T, V, 1><<<blocks, threads, 0, s>>>(r);
@@ -477,7 +448,7 @@ static void fused_backward(ctx *c, const layer_norm_args *a, const norm_rows<T> 
 
 template <class T> static void backward(ctx *c, const layer_norm_args *a) {
     constexpr int V = 16 / (int)sizeof(T), K_MAX = 32 / V; /* 32 columns per lane */
-    norm_rows<T>  r = norm_rows_of<T>(a, false);
+    norm_rows<T>  r = norm_rows_of<T>(a);
     bool          sums = tensor_given(a->dgamma) || tensor_given(a->dscale);
     bool          wide = wide_rows<T>(r.C, r.x, r.dy, r.dx, r.dx_add, r.gamma, r.scale);
     if (wide && r.C <= 32 * V) {
