@@ -509,6 +509,32 @@ char *options_to_yaml(const options *o) {
     return text;
 }
 
+/* The next line of a text, without its end; NULL behind the last. */
+static char *next_line(char **text) {
+    return **text ? strsep(text, "\n") : NULL;
+}
+
+char *options_changes(const options *before, const options *now, const char *prefix) {
+    /* Dumps of one table: line by line the same options. */
+    char  *dump[2] = {options_to_yaml(before), options_to_yaml(now)}, *at[2] = {dump[0], dump[1]}, *was, *is;
+    char  *text = NULL, *section = "";
+    size_t size;
+    FILE  *f = open_memstream(&text, &size);
+    CHECK(f, "no memory for a list of options");
+    while ((was = next_line(&at[0])) && (is = next_line(&at[1]))) {
+        if (*is != ' ')
+            section = is;
+        else if (strcmp(was, is) != 0)
+            fprintf(f, "%s%.*s.%s -> %s\n", prefix, (int)strcspn(section, ":"), section, was + strspn(was, " "),
+                    strstr(is, ": ") + 2);
+    }
+    fclose(f);
+    CHECK(text, "no memory for a list of options");
+    free(dump[0]);
+    free(dump[1]);
+    return text;
+}
+
 uint64_t options_hash(const options *o) {
     char    *text = options_to_yaml(o);
     uint64_t h = hash_text(text);

@@ -82,6 +82,8 @@ bool options_parse(int argc, char **argv, options *o, status *st);
 /* The whole resolved configuration; reading it back gives equal options. Returns false when writing failed. */
 bool     options_dump_yaml(const options *o, FILE *f);
 char    *options_to_yaml(const options *o); /* malloc'ed */
+/* Malloc'ed lines "PREFIXsection.key: BEFORE -> NOW", one for each option that differs. */
+char    *options_changes(const options *before, const options *now, const char *prefix);
 /* XXH3 of the dump. */
 uint64_t options_hash(const options *o);
 /* One line per option with default, range and help. wanted: sections and options ("train vae sample.ema"); NULL lists
