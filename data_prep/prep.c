@@ -482,6 +482,7 @@ static void summarise(run *r, double t0) {
              "a shape",
              (long long)v[0], r->r.seconds, r->r.seconds / n, (long long)v[1], (long long)r->r.skipped,
              (double)v[2] / n, (double)v[3] / n);
+    if (v[1] > 0) log_info("prep: %s/rejects.jsonl says why meshes were rejected", r->o->output);
 }
 
 bool prep_run(const prep_options *o, int rank, int size, prep_result *result, status *st) {
