@@ -49,6 +49,11 @@ typedef struct {
 
 /* Defaults: R 128, tau 2 voxels, 4 views of 112 px, 4x4 samples, 64 shapes a shard, 60 s and 4096 MB a mesh. */
 prep_options prep_default_options(void);
+/* The grids of prep.resolutions, or the one of prep.resolution; their number. */
+int          prep_grids(const prep_options *o, prep_grid grid[PREP_MAX_GRIDS]);
+bool         prep_check_options(const prep_options *o, status *st);
+/* Of everything that a mesh's rejection depends on beside the mesh and its pictures. */
+uint64_t     prep_settings_hash(const prep_options *o);
 
 typedef struct {
     int64_t found, skipped, done, rejected; /* files; skipped = already done or rejected */
@@ -56,8 +61,6 @@ typedef struct {
     int64_t tiles, voxels_in;               /* of the done ones */
     double  seconds;
 } prep_result;
-
-int prep_grids(const prep_options *o, prep_grid grid[PREP_MAX_GRIDS]);
 
 /* Collective over `size` ranks (MPI is up when size > 1); every rank returns the same answer. result may be NULL. */
 bool prep_run(const prep_options *o, int rank, int size, prep_result *result, status *st);

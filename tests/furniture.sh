@@ -2,7 +2,7 @@
 # meshes of five rooms' furniture (Debian's sweethome3d-furniture, downloaded once to the cache), in an order that mixes
 # them and never changes: by checksum of the name.
 furniture_list() {
-    local cache=${XDG_CACHE_HOME:-$HOME/.cache}/d3s2
+    local cache=${XDG_CACHE_HOME:-${HOME:-/var/tmp}/.cache}/d3s2
     local meshes=$cache/furniture list
     if [ ! -f "$meshes/.complete" ]; then
         echo "d3s2: downloading the Debian package sweethome3d-furniture (120 MB) to $cache" >&2

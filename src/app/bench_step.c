@@ -260,8 +260,9 @@ static bool measure(options *o, const comm *world, const char *folder, FILE *csv
     trainer_hooks hooks = {.on_step = on_step, .user = &s, .profile = s.profile, .unsaved = true};
     ok = trainer_run(o, &c, &hooks, st) == ST_OK;
     comm_max_f64(world, &s.used_bytes, 1);
-    if (ok && world->rank == 0) report(&s, o, world, device, flops, gemm, csv);
-    if (ok && s.profile) bench_profile_print(s.profile, typical(s.t[T_STEP], s.n, true));
+    bool timed = ok && !o->command.dry_run; /* else the plan has been printed, and that is all */
+    if (timed && world->rank == 0) report(&s, o, world, device, flops, gemm, csv);
+    if (timed && s.profile) bench_profile_print(s.profile, typical(s.t[T_STEP], s.n, true));
     op_profile_free(s.profile);
     free(room);
     return ok;
@@ -316,7 +317,7 @@ int bench_step(const comm *world, int argc, char **argv) {
                 status_set(&st, ST_IO, "%s: no folder for synthetic shapes (%s): set bench.folder or TMPDIR", folder,
                            strerror(errno));
         }
-        if (status_ok(&st) && path) csv = open_rows(path, &st);
+        if (status_ok(&st) && path && !o->command.dry_run) csv = open_rows(path, &st);
     }
     bool ok = comm_agree(world, &st);
     comm_bcast(world, folder, sizeof folder, 0);

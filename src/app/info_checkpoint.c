@@ -6,34 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The next line of a text, without its end; NULL behind the last. */
-static char *next_line(char **text) {
-    return **text ? strsep(text, "\n") : NULL;
-}
-
-/* Two dumps of the same table, so line by line the same options. */
-static void print_differences(char *ours, char *theirs) {
-    char *a, *b, *section = "";
-    while ((a = next_line(&ours)) && (b = next_line(&theirs))) {
-        if (*a != ' ')
-            section = a;
-        else if (strcmp(a, b) != 0)
-            printf("    %.*s.%s\n", (int)strcspn(section, ":"), section, a + strspn(a, " "));
-    }
-}
-
 static bool print_options(const ckpt_manifest *m, status *st) {
-    options *o = malloc(sizeof *o);
-    CHECK(o, "no memory for the options");
-    options_default(o);
-    char *usual = options_to_yaml(o), *own = NULL;
-    bool  ok = options_read_stored(o, m->folder, m->config, (int64_t)strlen(m->config), st);
-    if (ok) own = options_to_yaml(o);
-    if (ok) printf("  options that are not the defaults:\n");
-    if (ok) print_differences(own, usual);
-    free(own);
+    options *usual = malloc(sizeof *usual), *own = malloc(sizeof *own);
+    CHECK(usual && own, "no memory for the options");
+    options_default(usual);
+    options_default(own);
+    bool ok = options_read_stored(own, m->folder, m->config, (int64_t)strlen(m->config), st);
+    if (ok) {
+        char *text = options_changes(usual, own, "    ");
+        printf("  options that are not the defaults:\n%s", text);
+        free(text);
+    }
     free(usual);
-    free(o);
+    free(own);
     return ok;
 }
 

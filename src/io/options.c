@@ -319,7 +319,7 @@ bool options_read(options *o, const char *path, status *st) {
     return ok;
 }
 
-static bool set_named(options *o, const char *file, const char *name, const char *value, status *st) {
+bool options_set_as(options *o, const char *file, const char *name, const char *value, status *st) {
     char        section[NAME_CAP];
     const char *dot = strchr(name, '.');
     if (!dot || dot - name >= NAME_CAP)
@@ -343,84 +343,7 @@ static bool set_named(options *o, const char *file, const char *name, const char
 }
 
 bool options_set(options *o, const char *name, const char *value, status *st) {
-    return set_named(o, "command line", name, value, st);
-}
-
-/* ---- the command line
- * --------------------------------------------------------------------------------------------- */
-
-/* section.key=value: only then is the text before '=' made of these characters with one dot in it. */
-static bool is_override(const char *arg) {
-    size_t n = strspn(arg, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.");
-    return arg[n] == '=' && memchr(arg, '.', n) && arg[0] != '.' && arg[0] != '-';
-}
-
-static bool apply_override(options *o, const char *arg, status *st) {
-    const char *eq = strchr(arg, '=');
-    char        name[256];
-    snprintf(name, sizeof name, "%.*s", (int)(eq - arg < 255 ? eq - arg : 255), arg);
-    return options_set(o, name, eq + 1, st);
-}
-
-/* What follows `word` (--config, --device) at argv[*i], as "WORD X" or "WORD=X"; *i moves over what it takes; NULL for
- * something else. */
-static const char *argument_of(const char *word, int argc, char **argv, int *i, bool *missing) {
-    size_t n = strlen(word);
-    *missing = false;
-    if (!strncmp(argv[*i], word, n) && argv[*i][n] == '=') return argv[*i] + n + 1;
-    if (strcmp(argv[*i], word)) return NULL;
-    *missing = *i + 1 >= argc;
-    return *missing ? NULL : argv[++*i];
-}
-
-/* Is argv[*i] another word for an option? Then it is set, or *st says why not. */
-static bool short_form(options *o, int argc, char **argv, int *i, status *st) {
-    static const struct {
-        const char *word, *name, *needs;
-    } forms[] = {{"--device", "train.device", "one of auto, cpu, ref, cuda"},
-                 {"--encoder", "cond.encoder", "one of patches, dinov2"},
-                 {"--weights", "cond.weights", "a safetensors file"}};
-    for (size_t k = 0; k < sizeof forms / sizeof forms[0]; k++) {
-        bool        missing;
-        const char *value = argument_of(forms[k].word, argc, argv, i, &missing);
-        if (missing) return !status_set(st, ST_USAGE, "%s needs %s", forms[k].word, forms[k].needs);
-        if (value) return set_named(o, forms[k].word, forms[k].name, value, st) || true;
-    }
-    return false;
-}
-
-bool options_parse(int argc, char **argv, options *o, status *st) {
-    options_default(o);
-    bool missing, plain = false;
-    for (int i = 1; i < argc && strcmp(argv[i], "--"); i++) {
-        const char *file = argument_of("--config", argc, argv, &i, &missing);
-        if (missing) return status_set(st, ST_USAGE, "--config needs a file");
-        if (file && !options_read(o, file, st)) return false;
-    }
-    for (int i = 1; i < argc; i++) {
-        const char *a = argv[i];
-        if (plain || (a[0] != '-' && !is_override(a)) || !strcmp(a, "-")) {
-            if (o->command.n_args == OPTION_ARGS)
-                return status_set(st, ST_USAGE, "more than %d arguments", OPTION_ARGS);
-            o->command.arg[o->command.n_args++] = a;
-        } else if (!strcmp(a, "--")) {
-            plain = true;
-        } else if (is_override(a)) {
-            if (!apply_override(o, a, st)) return false;
-        } else if (!strcmp(a, "--help") || !strcmp(a, "-h")) {
-            o->command.help = true;
-        } else if (!strcmp(a, "--dry-run")) {
-            o->command.dry_run = true;
-        } else if (short_form(o, argc, argv, &i, st)) {
-            if (!status_ok(st)) return false;
-        } else if (!argument_of("--config", argc, argv, &i, &missing)) {
-            return status_set(st, ST_USAGE,
-                              "%.100s is not known: there are --config FILE, --device NAME, --encoder NAME, --weights "
-                              "FILE, --dry-run, --help and section.key=value",
-                              a);
-        }
-    }
-    return true;
+    return options_set_as(o, "command line", name, value, st);
 }
 
 /* ---- dump and help
@@ -506,6 +429,32 @@ char *options_to_yaml(const options *o) {
     CHECK(f, "no memory for the options");
     options_dump_yaml(o, f);
     CHECK(fclose(f) == 0 && text, "no memory for the options");
+    return text;
+}
+
+/* The next line of a text, without its end; NULL behind the last. */
+static char *next_line(char **text) {
+    return **text ? strsep(text, "\n") : NULL;
+}
+
+char *options_changes(const options *before, const options *now, const char *prefix) {
+    /* Dumps of one table: line by line the same options. */
+    char  *dump[2] = {options_to_yaml(before), options_to_yaml(now)}, *at[2] = {dump[0], dump[1]}, *was, *is;
+    char  *text = NULL, *section = "";
+    size_t size;
+    FILE  *f = open_memstream(&text, &size);
+    CHECK(f, "no memory for a list of options");
+    while ((was = next_line(&at[0])) && (is = next_line(&at[1]))) {
+        if (*is != ' ')
+            section = is;
+        else if (strcmp(was, is) != 0)
+            fprintf(f, "%s%.*s.%s -> %s\n", prefix, (int)strcspn(section, ":"), section, was + strspn(was, " "),
+                    strstr(is, ": ") + 2);
+    }
+    fclose(f);
+    CHECK(text, "no memory for a list of options");
+    free(dump[0]);
+    free(dump[1]);
     return text;
 }
 

@@ -74,6 +74,8 @@ bool options_read_text(options *o, const char *name, const char *text, int64_t n
 bool options_read_stored(options *o, const char *name, const char *text, int64_t n, status *st);
 /* "section.key", "value" in YAML notation ("[32, 64]" for a list; one of numbers also without brackets). */
 bool options_set(options *o, const char *name, const char *value, status *st);
+/* The same; messages name `word` and not "command line". */
+bool options_set_as(options *o, const char *word, const char *name, const char *value, status *st);
 /* Defaults, then every --config FILE in order, then every section.key=value in order (the last one counts; --device
  * NAME is train.device=NAME, --encoder NAME is cond.encoder=NAME, --weights FILE is cond.weights=FILE); --help, -h,
  * --dry-run; "--" ends options; the rest is positional. argv[0] (program or verb) is skipped. */
@@ -82,6 +84,8 @@ bool options_parse(int argc, char **argv, options *o, status *st);
 /* The whole resolved configuration; reading it back gives equal options. Returns false when writing failed. */
 bool     options_dump_yaml(const options *o, FILE *f);
 char    *options_to_yaml(const options *o); /* malloc'ed */
+/* Malloc'ed lines "PREFIXsection.key: BEFORE -> NOW", one for each option that differs. */
+char    *options_changes(const options *before, const options *now, const char *prefix);
 /* XXH3 of the dump. */
 uint64_t options_hash(const options *o);
 /* One line per option with default, range and help. wanted: sections and options ("train vae sample.ema"); NULL lists

@@ -336,3 +336,20 @@ bool dataset_read_view(const dataset *d, int64_t i, int view, uint8_t **png, int
     float             camera[VIEW_CAMERA_FLOATS];
     return shard_read_view(&d->shards[e->shard], e->at, view, png, png_size, camera, st);
 }
+
+static int compare_ids(const void *a, const void *b) {
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+int64_t dataset_common(const dataset *a, const dataset *b) {
+    uint64_t *sorted = malloc(((size_t)a->n + 1) * sizeof *sorted);
+    int64_t   n = 0;
+    CHECK(sorted, "no memory for %lld ids", (long long)a->n);
+    memcpy(sorted, a->ids, (size_t)a->n * sizeof *sorted);
+    qsort(sorted, (size_t)a->n, sizeof *sorted, compare_ids);
+    for (int64_t i = 0; i < b->n; i++)
+        n += bsearch(&b->ids[i], sorted, (size_t)a->n, sizeof *sorted, compare_ids) != NULL;
+    free(sorted);
+    return n;
+}

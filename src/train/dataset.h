@@ -72,15 +72,17 @@ int64_t  dataset_in_turn(const dataset *d, int64_t i);
 uint64_t dataset_content(const dataset *d);
 
 /* Sample i with its tiles; sample_free. */
-bool dataset_read(const dataset *d, int64_t i, sample *out, status *st);
+bool    dataset_read(const dataset *d, int64_t i, sample *out, status *st);
 /* The same into a sample that was read before or is empty: its memory is used again. */
-bool dataset_read_again(const dataset *d, int64_t i, sample *io, status *st);
+bool    dataset_read_again(const dataset *d, int64_t i, sample *io, status *st);
 /* The same of the n tiles nearest to tile `centre` (data/crop.h). */
-bool dataset_read_part(const dataset *d, int64_t i, int64_t n, int64_t centre, sample *io, status *st);
+bool    dataset_read_part(const dataset *d, int64_t i, int64_t n, int64_t centre, sample *io, status *st);
 /* Latents of sample i: malloc'ed coord (n,3), mean and logvar (n,channels). */
-bool dataset_read_latents(const dataset *d, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st);
+bool    dataset_read_latents(const dataset *d, int64_t i, uint16_t **coord, float **mean, float **logvar, status *st);
 /* Condition tokens of a view (variants count on within it, tokens.h); malloc'ed (n,width) and (n,3). */
-bool dataset_read_tokens(const dataset *d, int64_t i, int64_t view, int64_t *n, float **token, int32_t **coord,
-                         status *st);
+bool    dataset_read_tokens(const dataset *d, int64_t i, int64_t view, int64_t *n, float **token, int32_t **coord,
+                            status *st);
 /* PNG of one view; malloc'ed. */
-bool dataset_read_view(const dataset *d, int64_t i, int view, uint8_t **png, int64_t *png_size, status *st);
+bool    dataset_read_view(const dataset *d, int64_t i, int view, uint8_t **png, int64_t *png_size, status *st);
+/* How many samples of b are in a too. */
+int64_t dataset_common(const dataset *a, const dataset *b);

@@ -49,8 +49,30 @@ bool run_folder_open(run_folder *r, const options *o, const comm *c, status *st)
     return false;
 }
 
+/* What goes on under other options says so: config.yaml holds the new ones from now on. */
+static void tell_changes(const run_folder *r, const options *o) {
+    char     path[PATH_CAP], *line;
+    uint8_t *text;
+    int64_t  n;
+    status   none = {0};
+    if (!join_path(r->path, "config.yaml", path, &none) || access(path, F_OK) != 0 ||
+        !read_whole_file(path, 1 << 20, &text, &n, &none))
+        return;
+    options *before = malloc(sizeof *before);
+    CHECK(before, "no memory for the options");
+    options_default(before);
+    if (options_read_stored(before, path, (const char *)text, n, &none)) {
+        char *changes = options_changes(before, o, ""), *at = changes;
+        while (at && *at && (line = strsep(&at, "\n"))) log_info("changed since the last start: %s", line);
+        free(changes);
+    }
+    free(before);
+    free(text);
+}
+
 bool run_folder_start(run_folder *r, const options *o, const comm *c, status *st) {
     r->started = true;
+    if (c->rank == 0) tell_changes(r, o);
     if (c->rank == 0)
         (void)(folder_lock_sign(r->lock, r->path, st) && write_config(r, o, st) && note_version(r, c, st));
     return comm_agree(c, st);

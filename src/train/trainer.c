@@ -64,24 +64,6 @@ static bool resolutions_within(const dataset *a, const dataset *b) {
     return true;
 }
 
-static int compare_ids(const void *a, const void *b) {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-/* How many samples of b are in a too. */
-static int64_t common_samples(const dataset *a, const dataset *b) {
-    uint64_t *sorted = malloc(((size_t)a->n + 1) * sizeof *sorted);
-    int64_t   n = 0;
-    CHECK(sorted, "no memory for %lld ids", (long long)a->n);
-    memcpy(sorted, a->ids, (size_t)a->n * sizeof *sorted);
-    qsort(sorted, (size_t)a->n, sizeof *sorted, compare_ids);
-    for (int64_t i = 0; i < b->n; i++)
-        n += bsearch(&b->ids[i], sorted, (size_t)a->n, sizeof *sorted, compare_ids) != NULL;
-    free(sorted);
-    return n;
-}
-
 /* What makes held-out losses silent or worthless without being wrong. */
 static void warn_of_heldout(const trainer *t) {
     const options *o = t->o;
@@ -90,7 +72,7 @@ static void warn_of_heldout(const trainer *t) {
         log_warn("data.heldout is given and train.eval_every is 0: nothing is evaluated");
     else if (o->train.model == opt_train_model_dit && !o->data.latents_heldout[0])
         log_warn("data.heldout is given and data.latents_heldout is not: nothing is evaluated");
-    int64_t n = common_samples(&t->data, &t->heldout);
+    int64_t n = dataset_common(&t->data, &t->heldout);
     if (n > 0)
         log_warn("%lld of %lld held-out samples are in data.train too: their loss says nothing about new shapes",
                  (long long)n, (long long)t->heldout.n);

@@ -116,10 +116,12 @@ both 78 "train.model" train --config "$tiny" data.train="$tmp/data" train.run="$
 content "$tmp/dit" >"$tmp/after"
 cmp -s "$tmp/before" "$tmp/after" || fail "a refused continuation changes the run folder: $(diff "$tmp/before" "$tmp/after")"
 both 0 "" train --config "$tiny" data.train="$tmp/data" $dit train.steps=3
+[ "$(grep -c "changed since the last start" "$tmp/err")" -eq 1 ] && grep -q "start: train.steps: 2 -> 3" "$tmp/err" ||
+    fail "other options of a run that goes on are not told"
 
 # ---- what a run's checkpoints hold, its options once
 expect_ok "checkpoint of the vae at step 2, 36689 parameters in 64 tensors, with averaged weights, with the optimiser" info "$tmp/vae"
-[ "$(grep -c "vae.width: 16" "$tmp/out")" -eq 1 ] && [ "$(grep -c "checkpoint of" "$tmp/out")" -eq 2 ] || fail "info: $(cat "$tmp/out")"
+[ "$(grep -c "vae.width: 512 -> 16" "$tmp/out")" -eq 1 ] && [ "$(grep -c "checkpoint of" "$tmp/out")" -eq 2 ] || fail "info: $(cat "$tmp/out")"
 grep -q "vae.mlp_ratio" "$tmp/out" && fail "info: tells a default"
 
 # ---- imported weights start a run, and go neither into one nor on as one

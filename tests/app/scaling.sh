@@ -31,6 +31,8 @@ is "$(column busy_balance 5)" '<=' 1 "measured balance"
 is "$(column busy_balance 4)" '>' 0 "measured balance"
 is "$(column reduced_mb 1)" '>' 0 "bytes of gradients"
 is "$(column exposed_min_ms 4)" '<=' "$(column exposed_ms 4)" "the rank that waits least"
+"$d3s2" bench step --csv "$tmp/rows.csv" --config "$config" bench.tokens=64 --dry-run >"$tmp/out" 2>"$tmp/err" || fail "bench step --dry-run"
+[ "$(wc -l <"$tmp/rows.csv")" -eq 6 ] && [ ! -s "$tmp/out" ] || fail "bench step --dry-run makes a row"
 echo 'a,b' >"$tmp/other.csv"
 expect 65 "has other columns" bench step --csv "$tmp/other.csv" --config "$config" train.model=dit bench.tokens=64
 

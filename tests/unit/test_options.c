@@ -232,6 +232,21 @@ static void paths(void **state) {
     free(dump);
 }
 
+static void changes(void **state) {
+    (void)state;
+    static options before;
+    status         st = {0};
+    options_default(&before);
+    o = before;
+    char *none = options_changes(&before, &o, "");
+    assert_string_equal(none, "");
+    free(none);
+    assert_true(options_set(&o, "data.train", "a: b", &st) && options_set(&o, "cluster.ranks", "8", &st));
+    char *some = options_changes(&before, &o, "  ");
+    assert_string_equal(some, "  data.train: \"\" -> \"a: b\"\n  cluster.ranks: [8, 64, 1024, 16384] -> [8]\n");
+    free(some);
+}
+
 /* On the command line numbers need no brackets, which most shells take for something else. */
 static void bare_lists(void **state) {
     (void)state;
@@ -336,8 +351,8 @@ int main(void) {
         cmocka_unit_test(refusals),        cmocka_unit_test(command_line_refusals),
         cmocka_unit_test(device_word),     cmocka_unit_test(paths),
         cmocka_unit_test(dump_and_reload), cmocka_unit_test(stored),
-        cmocka_unit_test(bare_lists),      cmocka_unit_test(help_lists_all),
-        cmocka_unit_test(contradictions),
+        cmocka_unit_test(bare_lists),      cmocka_unit_test(changes),
+        cmocka_unit_test(help_lists_all),  cmocka_unit_test(contradictions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
