@@ -15,21 +15,6 @@ __device__ __forceinline__ uint64_t shared_cols(uint32_t addr, int step, uint32_
 }
 
 /* c += A B, or c = A B where add is 0. */
-template <bool COLS> __device__ __forceinline__ void wgmma_shared(float (&c)[8][4], uint64_t a, uint64_t b, int add) {
-    IF_WGMMA(asm volatile(
-                 "{ .reg .pred add; setp.ne.b32 add, %34, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
-                 "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-                 "}, %32, %33, add, 1, 1, %35, %35; }\n"
-                 : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]),
-                   "+f"(c[1][2]), "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]),
-                   "+f"(c[3][0]), "+f"(c[3][1]), "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]),
-                   "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]), "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]),
-                   "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]), "+f"(c[7][0]), "+f"(c[7][1]),
-                   "+f"(c[7][2]), "+f"(c[7][3])
-                 : "l"(a), "l"(b), "r"(add), "n"((int)COLS));)
-}
 template <bool COLS> __device__ __forceinline__ void wgmma_shared(float (&c)[16][4], uint64_t a, uint64_t b, int add) {
     IF_WGMMA(asm volatile(
                  "{ .reg .pred add; setp.ne.b32 add, %66, 0;\n"
