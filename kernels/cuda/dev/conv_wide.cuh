@@ -63,10 +63,10 @@ __device__ __forceinline__ void copy_of_row(uint32_t dst, const char *x, int n, 
                  : "memory");
 }
 
-/* Levels whose rows can be found so: codes of 31 bits, masks of one word. */
+/* Levels whose rows can be found so: codes, and rows of the level below, of 31 bits, masks of one word. */
 static inline bool wide_level(const ctx *c, const conv_grid *g) {
     return c->cuda->major == 9 && c->cuda->shared_limit >= BLOCK_BYTES && (!g->mask || g->words == 1) &&
-           g->n_tiles < 1 << 22 && g->n_rows < INT32_MAX - 512;
+           g->n_tiles < 1 << 22 && g->n_rows < INT32_MAX / 8 - 512;
 }
 
 } // namespace
