@@ -3,11 +3,11 @@
  *   bf16, channels in multiples of 8   dense, side 2, 4, 8: conv3_halo.cu; side 1 and masked levels: conv3_gather.cu
  *   everything else                    conv3_general.cu: f32, odd widths
  *
- * On Hopper, channels in multiples of 64 (and 32 in) go to conv3_group.cu instead, but for dense side 8, and for sums
- * over neighbours at dense side 4 (64 -> 64 at 45,904 tiles on an H100: 2.44 ms against the halo's 2.25; its dw 2.5
- * against 3.2; side 2, 128 -> 128: 0.73 and 0.75 ms against 1.09 and 2.3).
+ * On Hopper, multiples of 64 channels (and 32 in, or out) go to conv3_wide.cu and conv3_wide_dw.cu instead, but for
+ * dense side 8, and for sums over neighbours at dense side 4 (64 -> 32 at 45,904 tiles on an H100: 1.72 ms against the
+ * halo's 1.28).
  *
- * From the level above (`up`): by the 64 matrices of dev/conv_up.cuh on Hopper (conv3_group.cu, conv3_up.cu); elsewhere
+ * From the level above (`up`): by the 64 matrices of dev/conv_up.cuh on Hopper (conv3_wide.cu, conv3_up.cu); elsewhere
  * as on one level, with neighbours' parents in place of neighbours, and dx piece by piece for all children, whose sums
  * follow.
  *
@@ -78,8 +78,8 @@ static void sum_rows(ctx *c, const conv_sum *a) {
     else if (a->g.up) {
         conv_sum s = *a;
         s.g = level_above(&a->g);
-        if (a->g.mask || (!conv_group_children(c, &s) && !conv_up_children(c, &s))) conv_gather_rows(c, a);
-    } else if ((dense_from(&a->g, 4) || !conv_group_rows(c, a)) && (!dense_from(&a->g, 2) || !conv_halo_rows(c, a)))
+        if (a->g.mask || (!conv_wide_children(c, &s) && !conv_up_children(c, &s))) conv_gather_rows(c, a);
+    } else if ((dense_from(&a->g, 4) || !conv_wide_rows(c, a)) && (!dense_from(&a->g, 2) || !conv_halo_rows(c, a)))
         conv_gather_rows(c, a);
     arena_reset(&c->scratch, mark);
 }
@@ -141,7 +141,7 @@ static void parent_gradient(ctx *c, const conv_grid *g, const conv3_args *a, con
     s.act = ACT_NONE;
     s.y = a->dx->data;
     bool fast = s.dt == DT_BF16 && !g->mask && aligned16(s.x, s.y);
-    if (fast && (conv_group_parents(c, &s) || conv_up_parents(c, &s))) {
+    if (fast && (conv_wide_parents(c, &s) || conv_up_parents(c, &s))) {
         arena_reset(&c->scratch, mark);
         return;
     }
@@ -185,8 +185,8 @@ static void weight_gradient(ctx *c, const conv_grid *g, const conv3_args *a, con
     else if (g->up) {
         conv_dw u = s;
         u.g = level_above(g);
-        if (g->mask || (!conv_group_up_dw(c, &u) && !conv_up_dw(c, &u))) conv_gather_dw(c, &s);
-    } else if ((dense_from(g, 8) || !conv_group_dw(c, &s)) && (!dense_from(g, 2) || !conv_halo_dw(c, &s)))
+        if (g->mask || (!conv_wide_up_dw(c, &u) && !conv_up_dw(c, &u))) conv_gather_dw(c, &s);
+    } else if ((dense_from(g, 8) || !conv_wide_dw(c, &s)) && (!dense_from(g, 2) || !conv_halo_dw(c, &s)))
         conv_gather_dw(c, &s);
     arena_reset(&c->scratch, mark);
 }

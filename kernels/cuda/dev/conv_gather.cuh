@@ -1,4 +1,4 @@
-/* What the two ways of conv3 that gather rows share (conv3_gather.cu, conv3_group.cu). */
+/* What conv3_gather.cu and conv3_up.cu share. */
 #pragma once
 #include "kernels/cuda/dev/conv_parts.cuh"
 #include "kernels/cuda/dev/conv_up.cuh"
@@ -17,7 +17,7 @@ struct conv_rows_args {
     bool         silu;
 };
 
-/* w in the kernel's order: the 27 matrices and zeros, or the 64 of dev/conv_up.cuh. */
+/* w in the kernel's order: the 27 matrices, or the 64 of dev/conv_up.cuh. */
 template <bool UP>
 __global__ void __launch_bounds__(256)
     gather_weights_kernel(const conv_sum a, int Kp, int Np, int64_t count, bf16 *out) {
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(256)
     int         m = (int)(at / Np / Kp);
     const bf16 *w = (const bf16 *)a.w + i * a.ci_step + n * a.co_step;
     float       sum = 0.0f;
-    if (i < a.Cin && n < a.Cout && (UP || m < 27)) {
+    if (i < a.Cin && n < a.Cout) {
         if (!UP)
             sum = to_float(w[m * a.k_step]);
         else
@@ -38,10 +38,8 @@ __global__ void __launch_bounds__(256)
 }
 
 /* Arguments of a kernel with so many weights, which it gets in its order. */
-template <bool UP = false>
-static inline conv_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, int Np,
-                                            int matrices = UP ? (int)UP_MATRICES : 27) {
-    int64_t count = (int64_t)matrices * Kp * Np;
+template <bool UP = false> static inline conv_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, int Np) {
+    int64_t count = (int64_t)(UP ? (int)UP_MATRICES : 27) * Kp * Np;
     bf16   *w = (bf16 *)arena_alloc(&c->scratch, sizeof(bf16) * (size_t)count);
     gather_weights_kernel<UP><<<(unsigned)ceil_div(count, 256), 256, 0, stream_of(c)>>>(*a, Kp, Np, count, w);
     LAUNCHED(c);
@@ -60,32 +58,24 @@ static inline conv_rows_args gather_rows_of(ctx *c, const conv_sum *a, int Kp, i
     return r;
 }
 
-/* near[j * ROWS + i]: the neighbour of row row0 + i at the j-th of n offsets, or -1. */
-template <int ROWS, int THREADS, class F>
-__device__ __forceinline__ void gather_neighbors(const conv_rows_args &a, int64_t row0, int n, F offset,
-                                                 int32_t *near) {
-    for (int i = threadIdx.x; i < n * ROWS; i += THREADS) {
-        int64_t row = row0 + i % ROWS;
-        near[i] = row < a.g.n_rows ? conv_neighbor(&a.g, conv_row_code(&a.g, row), offset(i / ROWS)) : -1;
-    }
-}
+/* near[k * ROWS + i]: the neighbour of row row0 + i at offset k, or -1. */
 template <int ROWS, int THREADS>
 __device__ __forceinline__ void gather_neighbors(const conv_rows_args &a, int64_t row0, int32_t *near) {
-    gather_neighbors<ROWS, THREADS>(
-        a, row0, 27, [](int k) { return k; }, near);
+    for (int i = threadIdx.x; i < 27 * ROWS; i += THREADS) {
+        int64_t row = row0 + i % ROWS;
+        near[i] = row < a.g.n_rows ? conv_neighbor(&a.g, conv_row_code(&a.g, row), i / ROWS) : -1;
+    }
 }
 
-/* Rows of 2 * BN bytes, PITCH apart in shared memory, to columns n0 .. of pre and y: row r goes to row r, or with
- * STEP = 8 to that child of it. */
-template <int ROWS, int BN, int PITCH, int THREADS, int STEP = 1>
-__device__ __forceinline__ void gather_write(const conv_rows_args &a, const unsigned char *room, int64_t row0, int n0,
-                                             int child = 0) {
+/* Rows of 2 * BN bytes, PITCH apart in shared memory, to columns n0 .. of pre and y. */
+template <int ROWS, int BN, int PITCH, int THREADS>
+__device__ __forceinline__ void gather_write(const conv_rows_args &a, const unsigned char *room, int64_t row0, int n0) {
     for (int at = threadIdx.x; at < ROWS * (BN / 8); at += THREADS) {
         int     r = at / (BN / 8), c = at % (BN / 8);
         int64_t row = row0 + r;
         if (row >= a.g.n_rows || n0 + c * 8 >= a.Cout) continue;
         pack<bf16, 8> v = *reinterpret_cast<const pack<bf16, 8> *>(room + r * PITCH + c * 16);
-        conv_store(a.silu, a.pre, a.y, (row * STEP + child) * a.Cout + n0 + c * 8, v);
+        conv_store(a.silu, a.pre, a.y, row * a.Cout + n0 + c * 8, v);
     }
 }
 
@@ -94,13 +84,12 @@ __device__ __forceinline__ void gather_write(const conv_rows_args &a, const unsi
 struct conv_dw_args {
     conv_grid   g;
     const bf16 *x, *d;
-    float      *partial; /* [part][27*I][O], or 64*I lines (dev/conv_up.cuh) */
+    float      *partial; /* [part][27*I][O] */
     int         I, O, table_rows;
     int64_t     part_rows;
 };
 
-static inline conv_dw_args gather_dw_of(ctx *c, const conv_dw *a, int64_t parts, int64_t step_rows,
-                                        int64_t matrices = 27) {
+static inline conv_dw_args gather_dw_of(ctx *c, const conv_dw *a, int64_t parts, int64_t step_rows) {
     conv_dw_args r = {};
     r.g = a->g;
     r.x = (const bf16 *)a->x;
@@ -109,7 +98,7 @@ static inline conv_dw_args gather_dw_of(ctx *c, const conv_dw *a, int64_t parts,
     r.O = (int)a->O;
     r.part_rows = ceil_div(ceil_div(a->g.n_rows, parts), step_rows) * step_rows;
     parts = ceil_div(a->g.n_rows, r.part_rows);
-    r.partial = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * matrices * a->I * a->O));
+    r.partial = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * 27 * a->I * a->O));
     return r;
 }
 

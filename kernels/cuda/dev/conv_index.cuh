@@ -70,13 +70,19 @@ CONV_HD int32_t conv_cell_row(const conv_grid *g, int32_t tile, int cell) {
     return g->first[tile] + before;
 }
 
-/* Row of the neighbour at offset k (ops/conv3.h) of the row with this code, or of its parent; or -1. */
+/* The cell at offset k (ops/conv3.h) of a cell of some tile: which of the tile's neighbours it lies in, *t, and its
+ * code there. */
+CONV_HD int conv_cell_at(const conv_grid *g, int cell, int k, int *t) {
+    int all = (1 << g->shift) - 1;
+    *t = 13;
+    return conv_axis(cell, 0444 & all, k % 3 - 1, 1, t) | conv_axis(cell, 0222 & all, k / 3 % 3 - 1, 3, t) |
+           conv_axis(cell, 0111 & all, k / 9 - 1, 9, t);
+}
+
+/* Row of the neighbour at offset k of the row with this code, or of its parent; or -1. */
 CONV_HD int32_t conv_neighbor(const conv_grid *g, int64_t code, int k) {
-    int     all = (1 << g->shift) - 1, cell = (int)(code & 511), t = 13;
-    int64_t tile = code >> 9;
-    int     to = conv_axis(cell, 0444 & all, k % 3 - 1, 1, &t) | conv_axis(cell, 0222 & all, k / 3 % 3 - 1, 3, &t) |
-             conv_axis(cell, 0111 & all, k / 9 - 1, 9, &t);
-    return conv_cell_row(g, g->nb[tile * 27 + t], to) >> g->up;
+    int t, to = conv_cell_at(g, (int)(code & 511), k, &t);
+    return conv_cell_row(g, g->nb[(code >> 9) * 27 + t], to) >> g->up;
 }
 
 /* ---- halo tiles -------------------------------------------------------------------------------------------------- */

@@ -33,16 +33,18 @@ void conv_general_dw(ctx *c, const conv_dw *a);
 /* Tensor cores, bf16 in multiples of 8 channels on 16 bytes, any level (conv3_gather.cu). */
 void conv_gather_rows(ctx *c, const conv_sum *a);
 void conv_gather_dw(ctx *c, const conv_dw *a);
-/* The same on Hopper, where channels come in multiples of 64 (conv3_group.cu). False: they do not. */
-bool conv_group_rows(ctx *c, const conv_sum *a);
-bool conv_group_dw(ctx *c, const conv_dw *a);
+/* The same on Hopper, for 32 or multiples of 64 channels in and multiples of 32 out (conv3_wide.cu), dw for multiples
+ * of 32 in and of 64 out (conv3_wide_dw.cu), masks of one word. False: not such a layer. */
+bool conv_wide_rows(ctx *c, const conv_sum *a);
+bool conv_wide_dw(ctx *c, const conv_dw *a);
 /* Between a dense level and the one above it (ops/conv3.h, `up`; dev/conv_up.cuh) on Hopper: channels in multiples of
- * 64 (conv3_group.cu), 32 channels between sides 4 and 8 (conv3_up.cu). g is the level above. conv_*_children: y is of
- * the children, x of the parents; conv_*_parents: the reverse, dx of it; conv_*_dw: x of the parents, d of the
- * children. Weights as k, Cin, Cout of the forward and of its transpose, not mirrored. False: not such channels. */
-bool conv_group_children(ctx *c, const conv_sum *a);
-bool conv_group_parents(ctx *c, const conv_sum *a);
-bool conv_group_up_dw(ctx *c, const conv_dw *a);
+ * 64 (conv3_wide.cu, conv3_wide_dw.cu), 32 channels between sides 4 and 8 (conv3_up.cu). g is the level above.
+ * conv_*_children: y is of the children, x of the parents; conv_*_parents: the reverse, dx of it; conv_*_dw: x of the
+ * parents, d of the children. Weights as k, Cin, Cout of the forward and of its transpose, not mirrored. False: not
+ * such channels. */
+bool conv_wide_children(ctx *c, const conv_sum *a);
+bool conv_wide_parents(ctx *c, const conv_sum *a);
+bool conv_wide_up_dw(ctx *c, const conv_dw *a);
 bool conv_up_children(ctx *c, const conv_sum *a);
 bool conv_up_parents(ctx *c, const conv_sum *a);
 bool conv_up_dw(ctx *c, const conv_dw *a);

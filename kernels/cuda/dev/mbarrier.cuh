@@ -27,3 +27,41 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity) {
                           "r"(parity)
                           : "memory");)
 }
+/* Has this phase ended? The same answer in the whole warp. */
+__device__ __forceinline__ bool mbarrier_ended(uint32_t bar, uint32_t parity) {
+    uint32_t done = 0;
+    IF_WGMMA(asm volatile("{ .reg .pred done;\n"
+                          "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+                          "selp.u32 %0, 1, 0, done; }\n"
+                          : "=r"(done)
+                          : "r"(bar), "r"(parity)
+                          : "memory");)
+    return __all_sync(0xffffffffu, done);
+}
+
+/* Bytes that a copy below will bring: one arrival, and the phase does not end before they have come. */
+__device__ __forceinline__ void mbarrier_arrive_for(uint32_t bar, int bytes) {
+    IF_WGMMA(asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(bar), "r"(bytes)
+                          : "memory");)
+}
+/* One thread copies so many bytes, which the barrier counts; all in multiples of 16. What they overwrite must have been
+ * read by the tensor cores or behind a barrier. */
+__device__ __forceinline__ void bulk_copy(uint32_t dst, const void *src, int bytes, uint32_t bar) {
+    IF_WGMMA(asm volatile(
+                 "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(dst),
+                 "l"(src), "r"(bytes), "r"(bar)
+                 : "memory");)
+}
+/* One arrival, when all copies by cp.async that this thread has begun are done. */
+__device__ __forceinline__ void mbarrier_arrive_copied(uint32_t bar) {
+    IF_WGMMA(asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(bar) : "memory");)
+}
+
+/* Registers of the threads of a warpgroup from here on: fewer than the launch gave them, or more, of those that others
+ * gave back. */
+template <int N> __device__ __forceinline__ void registers_fewer() {
+    IF_WGMMA(asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(N));)
+}
+template <int N> __device__ __forceinline__ void registers_more() {
+    IF_WGMMA(asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(N));)
+}

@@ -114,6 +114,29 @@ __device__ __forceinline__ void stmatrix_x4(uint32_t addr, const uint32_t (&r)[4
 #endif
 }
 
+/* An 8x8 matrix, one register of each lane, turned: lane 4r+q holds [r][2q..], then [2q..][r] of it. */
+__device__ __forceinline__ uint32_t turn_matrix(uint32_t x) {
+    uint32_t y;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;\n" : "=r"(y) : "r"(x));
+    return y;
+}
+
+/* v[i] of lane 4r+j becomes v[j] of lane 4r+i. */
+__device__ __forceinline__ void turn_quad(uint32_t (&v)[4], int lane) {
+#pragma unroll
+    for (int d = 1; d <= 2; d *= 2)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (!(i & d)) {
+                bool     high = lane & d;
+                uint32_t other = __shfl_xor_sync(0xffffffffu, high ? v[i] : v[i | d], d);
+                if (high)
+                    v[i] = other;
+                else
+                    v[i | d] = other;
+            }
+}
+
 /* c += A B */
 __device__ __forceinline__ void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"

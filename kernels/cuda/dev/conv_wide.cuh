@@ -1,0 +1,72 @@
+/* What the kernels of conv3 for wide layers on Hopper share (conv3_wide.cu, conv3_wide_dw.cu). */
+#pragma once
+#include "kernels/cuda/dev/conv_parts.cuh"
+#include "kernels/cuda/dev/conv_up.cuh"
+#include "kernels/cuda/dev/mbarrier.cuh"
+#include "kernels/cuda/dev/wgmma_wide.cuh"
+
+namespace {
+
+/* A tile in shared memory is 64 values by rows of 128 bytes. A slice is 64 deep. */
+enum { DEEP = 64, ROW = DEEP * 2, TILE = 64 * ROW, GROUP = 128, BLOCK_BYTES = 227 * 1024 };
+
+/* A place in a ring, and how often it has been gone round. */
+template <int N> struct ring_place {
+    int                             at = 0, turn = 0;
+    __device__ __forceinline__ void next() {
+        if (++at == N) {
+            at = 0;
+            turn ^= 1;
+        }
+    }
+};
+
+/* near[i] = row of the neighbour at offset[i] of the row with code[i], or -1, also where the code is -1 (conv_neighbor,
+ * many at a time: each step of all of them waits for memory once). Masks of one word. */
+template <int N>
+__device__ __forceinline__ void neighbors(const conv_grid &g, const int32_t *code, const int (&offset)[N],
+                                          int32_t (&near)[N]) {
+    int32_t tile[N];
+    int     to[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        int t;
+        to[i] = conv_cell_at(&g, code[i] & 511, offset[i], &t);
+        tile[i] = code[i] < 0 ? -1 : g.nb[(code[i] >> 9) * 27 + t];
+    }
+    if (!g.mask) {
+#pragma unroll
+        for (int i = 0; i < N; i++) near[i] = tile[i] < 0 ? -1 : (tile[i] << g.shift) + to[i];
+        return;
+    }
+    uint64_t word[N];
+    int32_t  first[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        word[i] = tile[i] < 0 ? 0 : g.mask[tile[i]];
+        first[i] = tile[i] < 0 ? 0 : g.first[tile[i]];
+    }
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        near[i] = word[i] >> to[i] & 1 ? first[i] + __popcll(word[i] & (((uint64_t)1 << to[i]) - 1)) : -1;
+}
+
+/* 16 bytes of row n, `bytes` apart from x on; of no row, zeros. One piece, or the compiler keeps 64-bit addresses of
+ * all rows, which do not fit. */
+__device__ __forceinline__ void copy_of_row(uint32_t dst, const char *x, int n, uint32_t bytes) {
+    asm volatile("{ .reg .pred none; .reg .s32 row; .reg .u64 from;\n"
+                 "setp.lt.s32 none, %2, 0;\n"
+                 "max.s32 row, %2, 0;\n"
+                 "mad.wide.u32 from, row, %3, %1;\n"
+                 "cp.async.cg.shared.global [%0], [from], 16, none; }\n" ::"r"(dst),
+                 "l"(x), "r"(n), "r"(bytes)
+                 : "memory");
+}
+
+/* Levels whose rows can be found so: codes, and rows of the level below, of 31 bits, masks of one word. */
+static inline bool wide_level(const ctx *c, const conv_grid *g) {
+    return c->cuda->major == 9 && c->cuda->shared_limit >= BLOCK_BYTES && (!g->mask || g->words == 1) &&
+           g->n_tiles < 1 << 22 && g->n_rows < INT32_MAX / 8 - 512;
+}
+
+} // namespace
