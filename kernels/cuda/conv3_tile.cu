@@ -102,18 +102,13 @@ __global__ void __launch_bounds__(THREADS, 1) tile_rows_kernel(const conv_rows_a
     }
 }
 
-template <int K, int N> void rows_as(ctx *c, const conv_sum *a) {
+template <int K, int N, bool MASKED> void rows_as(ctx *c, const conv_sum *a) {
     constexpr int  SHARED = rows_shape<K, N>::SHARED;
     conv_rows_args r = gather_rows_of<false>(c, a, K, N);
     int64_t        blocks = ceil_div(a->g.n_tiles, GROUPS);
     if (blocks > c->cuda->multiprocessors) blocks = c->cuda->multiprocessors;
-    if (a->g.mask) {
-        conv_allow_shared(tile_rows_kernel<K, N, true>, SHARED);
-        tile_rows_kernel<K, N, true><<<(unsigned)blocks, THREADS, SHARED, stream_of(c)>>>(r);
-    } else {
-        conv_allow_shared(tile_rows_kernel<K, N, false>, SHARED);
-        tile_rows_kernel<K, N, false><<<(unsigned)blocks, THREADS, SHARED, stream_of(c)>>>(r);
-    }
+    conv_allow_shared(tile_rows_kernel<K, N, MASKED>, SHARED);
+    tile_rows_kernel<K, N, MASKED><<<(unsigned)blocks, THREADS, SHARED, stream_of(c)>>>(r);
     LAUNCHED(c);
 }
 
@@ -235,10 +230,13 @@ bool serves(const ctx *c, const conv_grid *g, int64_t I, int64_t O, size_t share
 
 bool conv_tile_rows(ctx *c, const conv_sum *a) {
     if (!serves(c, &a->g, a->Cin, a->Cout, rows_shape<64, 32>::SHARED)) return false;
-    if (a->Cin == 32)
-        rows_as<32, 64>(c, a);
+    if (a->g.mask && a->Cin == 64) return false; /* gathering is faster: 0.7 ms against 1.1 at R = 1024 on an H100 */
+    if (a->g.mask)
+        rows_as<32, 64, true>(c, a);
+    else if (a->Cin == 32)
+        rows_as<32, 64, false>(c, a);
     else
-        rows_as<64, 32>(c, a);
+        rows_as<64, 32, false>(c, a);
     return true;
 }
 

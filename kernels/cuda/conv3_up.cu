@@ -6,8 +6,8 @@
  * All 64 matrices stay in shared memory; of a block's two warpgroups one loads and stores while the other multiplies.
  *
  * To the parents (dx). A parent's row is the sum over 4^3 cells around its middle. A tile of children with one cell
- * around it comes in two halves of 16 channels, each loaded while the other is multiplied. The warpgroups share the
- * cells, and the second one's sums are added to the first one's.
+ * around it comes in two halves of 16 channels, each loaded by a warpgroup of its own while the other is multiplied.
+ * Two more warpgroups share the cells, and the second one's sums are added to the first one's.
  *
  * dw. The parents are the products' depth. A block makes the matrices of four children, a warpgroup those of one; the
  * tiles ahead are loaded meanwhile. What lies there is also added up by columns, where db is wanted, in shared memory:
@@ -20,6 +20,7 @@
  *
  * so that a cube of eight parents touches all banks once at any of the 64 cells. */
 #include "kernels/cuda/dev/conv_slots.cuh"
+#include "kernels/cuda/dev/mbarrier.cuh"
 
 namespace {
 
@@ -122,7 +123,14 @@ __global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows
 
 /* ---- to the parents ---------------------------------------------------------------------------------------------- */
 
-enum { DOWN_THREADS = 2 * GROUP, EDGE = 10, LINE = 12, HALF = EDGE * EDGE * LINE * 32, ADDED = CELLS * WIDTH * 4 };
+enum {
+    DOWN_GROUPS = 2,
+    DOWN_THREADS = (DOWN_GROUPS + 1) * GROUP,
+    EDGE = 10,
+    LINE = 12,
+    HALF = EDGE * EDGE * LINE * 32,
+    ADDED = CELLS * WIDTH * 4
+};
 enum { DOWN_SHARED = WEIGHTS + 2 * HALF + ADDED };
 
 __device__ __forceinline__ int child_twist(int X, int Y) {
@@ -141,7 +149,7 @@ __device__ __forceinline__ void child_slots(uint32_t *slot) {
  * child !(i & 1) of a parent for which this parent is the upper one if i < 2. */
 __device__ __forceinline__ void parent_sums(float (&sum)[2][4][4], uint32_t children, int at, int twist, int group,
                                             uint32_t weights, int half, int lane) {
-    uint32_t d[3][4][4]; /* as in children_sums */
+    uint32_t d[2][4][4];
     twist ^= child_twist(group, 0);
     at += group * 2 * (EDGE * LINE * 32);
     weights += (group ? 0 : 1) * MATRIX;
@@ -149,73 +157,99 @@ __device__ __forceinline__ void parent_sums(float (&sum)[2][4][4], uint32_t chil
         const int i = ij >> 2, j = ij & 3;
 #pragma unroll
         for (int l = 0; l < 4; l++)
-            ldmatrix_x4(d[ij % 3][l],
+            ldmatrix_x4(d[ij % 2][l],
                         children + ((at + ((i * EDGE + j) * LINE + l) * 32) ^ twist ^ child_twist(0, j >> 1)));
     };
     load(0);
 #pragma unroll
     for (int ij = 0; ij < 8; ij++) {
         const int i = ij >> 2, j = ij & 3;
-        if (ij + 1 < 8) load(ij + 1);
-        pin(d[ij % 3]);
+        pin(d[ij % 2]);
         wgmma_begin();
 #pragma unroll
         for (int l = 0; l < 4; l++) {
             const int child = (i & 1 ? 0 : 4) | (j & 1 ? 0 : 2) | (l & 1 ? 0 : 1), parent = (j < 2) << 1 | (l < 2) << 2;
-            matrix_sum(sum[l & 1], d[ij % 3][l], weights + (child * UP_PARENTS + parent) * MATRIX, half, lane);
+            matrix_sum(sum[l & 1], d[ij % 2][l], weights + (child * UP_PARENTS + parent) * MATRIX, half, lane);
         }
         wgmma_commit();
-        wgmma_wait<1>();
+        wgmma_wait<1>(); /* the products before, whose registers the next take */
+        if (ij + 1 < 8) load(ij + 1);
     }
     wgmma_wait<0>();
     pin(sum[0]);
     pin(sum[1]);
 }
 
-__global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_rows_args a) {
-    extern __shared__ __align__(1024) unsigned char room[];
-    __shared__ uint32_t                             slot[EDGE * EDGE * EDGE];
+/* Barriers of one half of the channels: it is there, or nobody reads it any more. */
+__device__ __forceinline__ uint32_t half_full(uint32_t bars, int half) {
+    return bars + half * MBARRIER_BYTES;
+}
+__device__ __forceinline__ uint32_t half_free(uint32_t bars, int half) {
+    return bars + (2 + half) * MBARRIER_BYTES;
+}
 
-    const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
-    const uint32_t weights = smem_addr(room), children = weights + WEIGHTS;
-    float4        *added = reinterpret_cast<float4 *>(room + WEIGHTS + 2 * HALF);
-    /* Of the row whose address this lane gives: its parent's first cell. */
-    const int row = warp * 16 + lane % 16, x = conv_gather(row >> 2), y = conv_gather(row >> 1), z = conv_gather(row);
-    const int at = ((x * EDGE + y) * LINE + z) * 64 | lane / 16 << 4, twist = child_twist(x, y);
-    const int64_t    n_steps = a.g.n_tiles > blockIdx.x ? 2 * ((a.g.n_tiles - 1 - blockIdx.x) / gridDim.x + 1) : 0;
-    auto             tile_of = [&](int64_t s) { return blockIdx.x + s / 2 * gridDim.x; };
-    near_tile<false> near(a.g, tile_of(0)), near_next(a.g, tile_of(2));
-    auto             load = [&](int64_t s) {
+/* Steps are the halves of one tile after the other. */
+__device__ __forceinline__ int64_t step_tile(int64_t s) {
+    return blockIdx.x + s / 2 * gridDim.x;
+}
+
+/* The warpgroup that loads. */
+__device__ __forceinline__ void load_children(const conv_rows_args &a, int64_t n_steps, const uint32_t *slot,
+                                              uint32_t children, uint32_t bars) {
+    near_tile<false> near(a.g, step_tile(0)), near_next(a.g, step_tile(2));
+    for (int64_t s = 0; s < n_steps; s++) {
         const int half = (int)(s & 1);
         if (half == 0 && s > 0) {
             near = near_next;
-            near_next = near_tile<false>(a.g, tile_of(s + 2));
+            near_next = near_tile<false>(a.g, step_tile(s + 2));
         }
-        load_slots<DOWN_THREADS, 2>(a.x, WIDTH, CELLS * UP_CHILDREN, half * 16, near, slot, EDGE * EDGE * EDGE,
-                                    children + half * HALF, threadIdx.x);
-    };
+        mbarrier_wait(half_free(bars, half), (s / 2 & 1) ^ 1);
+        load_slots<GROUP, 2>(a.x, WIDTH, CELLS * UP_CHILDREN, half * 16, near, slot, EDGE * EDGE * EDGE,
+                             children + half * HALF, threadIdx.x % GROUP);
+        mbarrier_arrive_copied(half_full(bars, half));
+    }
+    cp_async_wait<0>();
+}
 
+__global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_rows_args a) {
+    extern __shared__ __align__(1024) unsigned char room[];
+    __shared__ uint32_t                             slot[EDGE * EDGE * EDGE];
+    __shared__ uint64_t                             bar[4];
+
+    const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
+    const uint32_t weights = smem_addr(room), children = weights + WEIGHTS, bars = smem_addr(bar);
+    float4        *added = reinterpret_cast<float4 *>(room + WEIGHTS + 2 * HALF);
+    const int64_t  n_steps = a.g.n_tiles > blockIdx.x ? 2 * ((a.g.n_tiles - 1 - blockIdx.x) / gridDim.x + 1) : 0;
+    if (threadIdx.x == 0)
+        for (int half = 0; half < 2; half++) {
+            mbarrier_init(half_full(bars, half), GROUP);
+            mbarrier_init(half_free(bars, half), DOWN_GROUPS * GROUP / 32);
+        }
     child_slots(slot);
     load_weights<DOWN_THREADS, WIDTH, WIDTH>(a.w, UP_MATRICES, weights);
-    if (n_steps > 0) load(0);
-    cp_async_commit();
-    float sum[2][4][4] = {};
+    if (group == DOWN_GROUPS) {
+        load_children(a, n_steps, slot, children, bars);
+        return;
+    }
+    /* Of the row whose address this lane gives: its parent's first cell. */
+    const int row = warp * 16 + lane % 16, x = conv_gather(row >> 2), y = conv_gather(row >> 1), z = conv_gather(row);
+    const int at = ((x * EDGE + y) * LINE + z) * 64 | lane / 16 << 4, twist = child_twist(x, y);
+    float     sum[2][4][4] = {};
     for (int64_t s = 0; s < n_steps; s++) {
         const int half = (int)(s & 1);
-        cp_async_wait<0>();
-        __syncthreads(); /* this half is there, and nobody reads the other one any more */
-        if (s + 1 < n_steps) load(s + 1);
-        cp_async_commit();
+        mbarrier_wait(half_full(bars, half), s / 2 & 1);
         parent_sums(sum, children + half * HALF, at, twist, group, weights, half, lane);
+        mbarrier_arrive_warp(half_free(bars, half));
         if (half == 0) continue;
+        barrier_sync<DOWN_GROUPS * GROUP>(1); /* the sums of the tile before have been read */
         if (group == 1)
 #pragma unroll
             for (int n = 0; n < 4; n++)
                 added[n * GROUP + thread] = make_float4(sum[0][n][0] + sum[1][n][0], sum[0][n][1] + sum[1][n][1],
                                                         sum[0][n][2] + sum[1][n][2], sum[0][n][3] + sum[1][n][3]);
-        __syncthreads();
+        barrier_sync<DOWN_GROUPS * GROUP>(1);
         if (group == 0) {
-            bf16 *out = a.y + (tile_of(s) * CELLS + warp * 16 + lane / 4) * WIDTH + lane % 4 * 2;
+            bf16 *out = a.y + (step_tile(s) * CELLS + warp * 16 + lane / 4) * WIDTH + lane % 4 * 2;
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 float4 more = added[n * GROUP + thread];

@@ -18,6 +18,10 @@ __device__ __forceinline__ void mbarrier_arrive_warp(uint32_t bar) {
     __syncwarp();
     if (threadIdx.x % 32 == 0) mbarrier_arrive(bar);
 }
+/* One arrival for this thread, when all its cp.async so far have come. */
+__device__ __forceinline__ void mbarrier_arrive_copied(uint32_t bar) {
+    IF_WGMMA(asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(bar) : "memory");)
+}
 /* Waits for the end of the phase of this parity; a fresh barrier counts as if the phase before its first, of parity 1,
  * had ended. Nobody may be two phases behind. */
 __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity) {
