@@ -47,9 +47,9 @@ static void columns_of(const lift_pool_args *a, int64_t b, columns *k) {
     }
 }
 
-static float pool_share(const lift_pool_args *a, int64_t p) {
+static double pool_share(const lift_pool_args *a, int64_t p) {
     int n = I32(a->pool_first)[p + 1] - I32(a->pool_first)[p];
-    return n == 0 ? 0 : 1.0f / (float)(a->add_one ? n + 1 : n);
+    return n == 0 ? 0 : 1.0 / (a->add_one ? n + 1 : n);
 }
 
 /* Sums of v - v0 and its square, v0 the sample's first: the shift keeps the digits of the variance. */
@@ -86,6 +86,7 @@ void lift_pool_fwd_cpu(ctx *c, const lift_pool_args *a) {
     columns      k = columns_new(c, C);
     row_sums     sums = row_sums_new(&c->scratch, 2);
     float       *room = arena_alloc(&c->scratch, (size_t)(C * omp_get_max_threads()) * sizeof *room);
+    double      *sums_y = arena_alloc(&c->scratch, (size_t)(C * omp_get_max_threads()) * sizeof *sums_y);
     const float *v = F32(a->v), *w = F32(a->w), *bias = F32(a->b);
     for (int64_t b = 0; b < B; b++) {
         sample_moments(a, b, &sums);
@@ -95,19 +96,18 @@ void lift_pool_fwd_cpu(ctx *c, const lift_pool_args *a) {
         for (int64_t p = p0; p < p1; p++) {
             int    lo = I32(a->pool_first)[p], hi = I32(a->pool_first)[p + 1];
             float *z = room + C * omp_get_thread_num(), *y = F32(a->y) + p * C, *skip = F32(a->skip) + p * C;
-            float  share = pool_share(a, p);
-            double sum = 0;
-            memset(y, 0, (size_t)C * sizeof *y);
+            double share = pool_share(a, p), sum = 0, *all = sums_y + C * omp_get_thread_num();
+            memset(all, 0, (size_t)C * sizeof *all);
             for (int n = lo; n < hi; n++) {
                 float x = v[n] - k.centre;
                 sum += v[n];
                 for (int64_t i = 0; i < C; i++) z[i] = k.scale[i] * x + k.shift[i];
                 act_array_fwd(ACT_SILU, z, NULL, NULL, z, C);
-                for (int64_t i = 0; i < C; i++) y[i] += z[i];
+                for (int64_t i = 0; i < C; i++) all[i] += z[i];
             }
             for (int64_t i = 0; i < C; i++) {
-                y[i] *= share;
-                skip[i] = share * ((float)sum * w[i] + (float)(hi - lo) * bias[i]);
+                y[i] = (float)(all[i] * share);
+                skip[i] = (float)((sum * w[i] + (double)(hi - lo) * bias[i]) * share);
             }
         }
     }

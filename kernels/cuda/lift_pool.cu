@@ -39,8 +39,13 @@ lift_params params_of(const lift_pool_args *a) {
     return p;
 }
 
-__device__ __forceinline__ float pool_share(const lift_params &p, int members) {
-    return members == 0 ? 0.0f : 1.0f / (float)(members + (p.add_one ? 1 : 0));
+/* What a pass computes and adds up in: f32 of bf16, double of f32 (but for the sigmoids), as the ops it stands for do
+ * in their sums. */
+template <class T> struct wide { typedef float type; };
+template <> struct wide<float> { typedef double type; };
+
+template <class R> __device__ __forceinline__ R pool_share(const lift_params &p, int members) {
+    return members == 0 ? R(0) : R(1) / (R)(members + (p.add_one ? 1 : 0));
 }
 
 /* ---- statistics -------------------------------------------------------------------------------------------------- */
@@ -99,17 +104,18 @@ template <class T> struct norm_column {
 };
 
 /* table (B,2,C): scale, shift. */
-template <class T> __global__ void __launch_bounds__(128) lift_columns_kernel(lift_params p, const T *w, float *table) {
+template <class T>
+__global__ void __launch_bounds__(128) lift_columns_kernel(lift_params p, const T *w, double *table) {
     int64_t i = (int64_t)blockIdx.x * 128 + threadIdx.x, b = i / p.C;
     int     col = (int)(i % p.C);
     if (b >= p.B) return;
     norm_column<T> k(p, w, b, col);
-    table[2 * b * p.C + col] = (float)((double)to_float(w[col]) * k.rstd * (double)p.gamma[col]);
-    table[(2 * b + 1) * p.C + col] = (float)(k.off * k.rstd * (double)p.gamma[col] + (double)p.beta[col]);
+    table[2 * b * p.C + col] = (double)to_float(w[col]) * k.rstd * (double)p.gamma[col];
+    table[(2 * b + 1) * p.C + col] = k.off * k.rstd * (double)p.gamma[col] + (double)p.beta[col];
 }
 
-template <class T> float *columns_of(ctx *c, const lift_params &p, const T *w) {
-    float *table = (float *)arena_alloc(&c->scratch, sizeof(float) * 2 * (size_t)(p.B * p.C));
+template <class T> double *columns_of(ctx *c, const lift_params &p, const T *w) {
+    double *table = (double *)arena_alloc(&c->scratch, sizeof(double) * 2 * (size_t)(p.B * p.C));
     lift_columns_kernel<T><<<(unsigned)ceil_div(p.B * p.C, 128), 128, 0, stream_of(c)>>>(p, w, table);
     LAUNCHED(c);
     return table;
@@ -119,12 +125,16 @@ template <class T> float *columns_of(ctx *c, const lift_params &p, const T *w) {
 
 /* What both share: the columns of a sample, and the members of a parent. */
 template <class T, int V> struct lift_column {
-    float scale[V], shift[V], centre;
+    typedef typename wide<T>::type real;
+    real                           scale[V], shift[V], centre;
 
-    __device__ __forceinline__ void load(const lift_params &p, const float *table, int b, int64_t col) {
-        load_vec<float, V>(table + 2 * (int64_t)b * p.C + col, scale);
-        load_vec<float, V>(table + (2 * (int64_t)b + 1) * p.C + col, shift);
-        centre = centre_of(p, b);
+    __device__ __forceinline__ void load(const lift_params &p, const double *table, int b, int64_t col) {
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            scale[i] = (real)table[2 * (int64_t)b * p.C + col + i];
+            shift[i] = (real)table[(2 * (int64_t)b + 1) * p.C + col + i];
+        }
+        centre = (real)centre_of(p, b);
     }
 };
 template <class T> struct lift_members {
@@ -154,10 +164,10 @@ template <class T, int V_> struct lift_forward {
     };
     typedef lift_members<T> in;
 
-    lift_params  p;
-    const T     *v, *w;
-    const float *table;
-    T           *y, *skip;
+    lift_params   p;
+    const T      *v, *w;
+    const double *table;
+    T            *y, *skip;
 
     __device__ void begin(int b, int64_t col, column &k) const {
         k.k.load(p, table, b, col);
@@ -166,35 +176,37 @@ template <class T, int V_> struct lift_forward {
     }
     __device__ void load(int64_t n, int64_t, const column &, in &r) const { r.load(p, v, n); }
     __device__ void use(int64_t n, int64_t col, const column &k, const in &r, float (&)[1][V]) const {
-        float total = 0.0f, sum[V] = {}, share = pool_share(p, r.n);
+        typedef typename wide<T>::type real;
+        real                           total = 0, sum[V] = {}, share = pool_share<real>(p, r.n);
+        float                          out[V];
         r.each(v, [&](float value) {
-            const float x = value - k.k.centre;
+            const real x = value - k.k.centre;
             total += value;
 #pragma unroll
-            for (int i = 0; i < V; i++) sum[i] += act_value<ACT_SILU, T>(fmaf(k.k.scale[i], x, k.k.shift[i]));
+            for (int i = 0; i < V; i++) sum[i] += act_value<ACT_SILU, T>((float)(k.k.scale[i] * x + k.k.shift[i]));
         });
 #pragma unroll
-        for (int i = 0; i < V; i++) sum[i] *= share;
-        store_vec<T, V>(y + n * p.C + col, sum);
+        for (int i = 0; i < V; i++) out[i] = (float)(sum[i] * share);
+        store_vec<T, V>(y + n * p.C + col, out);
 #pragma unroll
-        for (int i = 0; i < V; i++) sum[i] = share * (total * k.w[i] + (float)r.n * k.b[i]);
-        store_vec<T, V>(skip + n * p.C + col, sum);
+        for (int i = 0; i < V; i++) out[i] = (float)(share * (total * k.w[i] + (real)r.n * k.b[i]));
+        store_vec<T, V>(skip + n * p.C + col, out);
     }
 };
 
 /* Sums: dz, dz x, the skip's gradient of all members, and that times x. */
 template <class T, int V_> struct lift_gradient_sums {
-    static constexpr int       V = V_, Q = 4, UNROLL = 2;
-    typedef float              sum_t;
-    typedef lift_column<T, V_> column;
+    static constexpr int           V = V_, Q = 4, UNROLL = 2;
+    typedef typename wide<T>::type sum_t;
+    typedef lift_column<T, V_>     column;
     struct in {
         lift_members<T> m;
         pack<T, V_>     dy, dskip;
     };
 
-    lift_params  p;
-    const T     *v, *dy, *dskip;
-    const float *table;
+    lift_params   p;
+    const T      *v, *dy, *dskip;
+    const double *table;
 
     __device__ void begin(int b, int64_t col, column &k) const { k.load(p, table, b, col); }
     __device__ void load(int64_t n, int64_t col, const column &, in &r) const {
@@ -202,24 +214,24 @@ template <class T, int V_> struct lift_gradient_sums {
         r.dy = load_raw<T, V>(dy + n * p.C + col);
         r.dskip = load_raw<T, V>(dskip + n * p.C + col);
     }
-    __device__ void use(int64_t, int64_t, const column &k, const in &r, float (&sum)[4][V]) const {
-        float total = 0.0f, slope[V] = {}, slope_x[V] = {}, share = pool_share(p, r.m.n);
+    __device__ void use(int64_t, int64_t, const column &k, const in &r, sum_t (&sum)[4][V]) const {
+        sum_t total = 0, slope[V] = {}, slope_x[V] = {}, share = pool_share<sum_t>(p, r.m.n);
         r.m.each(v, [&](float value) {
-            const float x = value - k.centre;
+            const sum_t x = value - k.centre;
             total += x;
 #pragma unroll
             for (int i = 0; i < V; i++) {
-                float s = act_slope<ACT_SILU, T>(fmaf(k.scale[i], x, k.shift[i]));
+                float s = act_slope<ACT_SILU, T>((float)(k.scale[i] * x + k.shift[i]));
                 slope[i] += s;
                 slope_x[i] += s * x;
             }
         });
 #pragma unroll
         for (int i = 0; i < V; i++) {
-            float d = share * to_float(r.dy.v[i]), e = share * to_float(r.dskip.v[i]);
+            sum_t d = share * to_float(r.dy.v[i]), e = share * to_float(r.dskip.v[i]);
             sum[0][i] += d * slope[i];
             sum[1][i] += d * slope_x[i];
-            sum[2][i] += e * (float)r.m.n;
+            sum[2][i] += e * (sum_t)r.m.n;
             sum[3][i] += e * total;
         }
     }
@@ -296,7 +308,7 @@ __global__ void __launch_bounds__(128) value_gradient_kernel(lift_params p, cons
     int64_t parent = (int64_t)blockIdx.x * 128 + threadIdx.x;
     if (parent >= p.P) return;
     const int b = segment_of(pool_sample, (int)p.B, parent), lo = p.pool_first[parent], hi = p.pool_first[parent + 1];
-    const float *k = table + (int64_t)b * 6 * p.C, share = pool_share(p, hi - lo), centre = centre_of(p, b);
+    const float *k = table + (int64_t)b * 6 * p.C, share = pool_share<float>(p, hi - lo), centre = centre_of(p, b);
     for (int n = lo; n < hi; n++) {
         float x = to_float(v[n]) - centre, sum = 0.0f;
         for (int i = 0; i < p.C; i++) {
@@ -317,14 +329,15 @@ template <class... P> bool in_fours(const lift_params &p, P... pointers) {
     return p.C % 4 == 0 && aligned16(pointers...);
 }
 
-template <class T, int V> void forward_pass(ctx *c, const lift_params &p, const lift_pool_args *a, const float *table) {
+template <class T, int V>
+void forward_pass(ctx *c, const lift_params &p, const lift_pool_args *a, const double *table) {
     lift_forward<T, V> f = {p, ptr<const T>(a->v), ptr<const T>(a->w), table, ptr<T>(a->y), ptr<T>(a->skip)};
     row_pass(c, f, p.P, p.C, a->pool_sample);
 }
 
 template <class T, int V>
-void gradient_pass(ctx *c, const lift_params &p, const lift_pool_args *a, const float *table, row_chunks *chunks,
-                   float **partial) {
+void gradient_pass(ctx *c, const lift_params &p, const lift_pool_args *a, const double *table, row_chunks *chunks,
+                   typename wide<T>::type **partial) {
     lift_gradient_sums<T, V> f = {p, ptr<const T>(a->v), ptr<const T>(a->dy), ptr<const T>(a->dskip), table};
     row_pass(c, f, p.P, p.C, a->pool_sample, chunks, partial);
 }
@@ -339,7 +352,7 @@ template <class T> void forward(ctx *c, const lift_pool_args *a) {
     moments_end      end = {p.first, ptr<double>(a->moments)};
     row_pass(c, squares, a->v->dim[0], 1, a->first, &chunks, &partial);
     column_sums<2>(c, chunks, 1, partial, end);
-    float *table = columns_of<T>(c, p, w);
+    double *table = columns_of<T>(c, p, w);
     if (in_fours(p, a->y->data, a->skip->data, w, p.b, table))
         forward_pass<T, 4>(c, p, a, table);
     else
@@ -351,9 +364,10 @@ template <class T> void backward(ctx *c, const lift_pool_args *a) {
     const T    *v = ptr<const T>(a->v), *w = ptr<const T>(a->w), *dy = ptr<const T>(a->dy);
     const T    *dskip = ptr<const T>(a->dskip);
     if (a->v->dim[0] == 0) return;
-    row_chunks chunks;
-    float     *partial, *table = columns_of<T>(c, p, w);
-    double    *sums = (double *)arena_alloc(&c->scratch, sizeof(double) * 4 * (size_t)(p.B * p.C));
+    row_chunks              chunks;
+    double                 *table = columns_of<T>(c, p, w);
+    typename wide<T>::type *partial;
+    double                 *sums = (double *)arena_alloc(&c->scratch, sizeof(double) * 4 * (size_t)(p.B * p.C));
     if (in_fours(p, dy, dskip, table))
         gradient_pass<T, 4>(c, p, a, table, &chunks, &partial);
     else

@@ -11,8 +11,8 @@ enum { B = 4, MOST = 40000 };
 
 static int32_t first[B + 1], pool_first[MOST], pool_sample[B + 1];
 
-/* About n values in four samples, the second one without any; parents of one to eight members, or as many as `members`
- * says. Returns the number of parents. */
+/* About n values in four samples, the second one without any; parents of up to eight members, some of none, or as many
+ * as `members` says. Returns the number of parents. */
 static int64_t make_parents(int64_t n, int members) {
     int64_t p = 0, at = 0;
     pool_first[0] = 0;
@@ -22,7 +22,7 @@ static int64_t make_parents(int64_t n, int members) {
         pool_sample[b] = (int32_t)p;
         while (at < end) {
             int64_t some = members;
-            if (!some) some = 1 + (int64_t)(8 * rng_uniform((rng_key){.purpose = RNG_TEST}, (uint64_t)p));
+            if (!some) some = (int64_t)(9 * rng_uniform((rng_key){.purpose = RNG_TEST}, (uint64_t)p));
             at = at + some < end ? at + some : end;
             pool_first[++p] = (int32_t)at;
         }
@@ -34,7 +34,7 @@ static int64_t make_parents(int64_t n, int members) {
 
 typedef struct {
     int64_t n, C;
-    int     groups, members; /* members of a parent; 0: one to eight */
+    int     groups, members; /* members of a parent; 0: up to eight */
     bool    add_one, want_dv, grad;
     double  mean;
 } lift_case;
@@ -100,6 +100,8 @@ static void test_lift(void **state) {
                                  .add_one = (r + s) & 1,
                                  .want_dv = r & 1 || s == 2,
                                  .members = s == 3 ? 19 : 0});
+    /* Values far from zero: what the statistics lose would show. */
+    run_case((lift_case){.n = 1000, .groups = 8, .C = 32, .want_dv = true, .mean = 50});
     run_case((lift_case){.n = 14, .groups = 2, .C = 4, .add_one = true, .want_dv = true, .grad = true});
     run_case((lift_case){.n = 14, .groups = 4, .C = 4, .want_dv = true, .grad = true});
 }

@@ -73,9 +73,14 @@ template <int A, class T> __device__ __forceinline__ float act_slope(float x) {
     case ACT_SIGMOID:
         both_sigmoids<T>(clamped(x, 80.0f), &s, &rest);
         return s * rest;
-    case ACT_TANH: /* tanh(x) = 2 sigmoid(2x) - 1 */
-        both_sigmoids<T>(2.0f * clamped(x, 40.0f), &s, &rest);
-        return 4.0f * s * rest;
+    case ACT_TANH: {
+        if (sizeof(T) == 2) { /* tanh(x) = 2 sigmoid(2x) - 1 */
+            both_sigmoids<T>(2.0f * clamped(x, 40.0f), &s, &rest);
+            return 4.0f * s * rest;
+        }
+        float t = tanhf(x);
+        return 1.0f - t * t;
+    }
     default:
         return 1.0f;
     }
