@@ -11,6 +11,7 @@
 #include "ops/gate_residual.h"
 #include "ops/group_norm.h"
 #include "ops/layer_norm.h"
+#include "ops/lift_pool.h"
 #include "ops/linear.h"
 #include "ops/loss.h"
 #include "ops/muon.h"
@@ -51,6 +52,8 @@
     X(pool_bwd, pool_args)                                                                                             \
     X(subdivide_fwd, subdivide_args)                                                                                   \
     X(subdivide_bwd, subdivide_args)                                                                                   \
+    X(lift_pool_fwd, lift_pool_args)                                                                                   \
+    X(lift_pool_bwd, lift_pool_args)                                                                                   \
     X(attn_segment_fwd, attn_segment_args)                                                                             \
     X(attn_segment_bwd, attn_segment_args)                                                                             \
     X(topk_blocks_fwd, topk_blocks_args)                                                                               \

@@ -3,15 +3,15 @@
  *   bf16, channels in multiples of 8   dense, side 2, 4, 8: conv3_halo.cu; side 1 and masked levels: conv3_gather.cu
  *   everything else                    conv3_general.cu: f32, odd widths
  *
- * On Hopper, multiples of 64 channels (and 32 in, or out) go to conv3_wide.cu and conv3_wide_dw.cu instead, but for
- * dense side 8, and for sums over neighbours at dense side 4 (64 -> 32 at 45,904 tiles on an H100: 1.72 ms against the
- * halo's 1.28).
+ * On Hopper, layers between 32 and 64 channels at dense side 4 go to conv3_tile.cu, and multiples of 64 (and 32 in, or
+ * out) to conv3_wide.cu and conv3_wide_dw.cu, but for dense side 8, and for sums over neighbours at dense side 4.
  *
  * From the level above (`up`): by the 64 matrices of dev/conv_up.cuh on Hopper (conv3_wide.cu, conv3_up.cu); elsewhere
  * as on one level, with neighbours' parents in place of neighbours, and dx piece by piece for all children, whose sums
  * follow.
  *
- * Backward makes d = dy silu'(pre) and db in one pass, then dx (the same sum over neighbours) and dw.
+ * Backward makes d = dy silu'(pre) and db in one pass, then dx (the same sum over neighbours) and dw. Without an
+ * activation conv3_up.cu makes db with dw.
  *
  * Scratch: N*O elements for d when there is an activation (a side-8 tile of 32 bf16 channels: 32 kB); the weights in
  * the kernels' order, 27 * roundup(I,64) * roundup(O,128) bf16 (at most 14 MB for 512 x 512); 8 bytes a row of a masked
@@ -79,7 +79,8 @@ static void sum_rows(ctx *c, const conv_sum *a) {
         conv_sum s = *a;
         s.g = level_above(&a->g);
         if (a->g.mask || (!conv_wide_children(c, &s) && !conv_up_children(c, &s))) conv_gather_rows(c, a);
-    } else if ((dense_from(&a->g, 4) || !conv_wide_rows(c, a)) && (!dense_from(&a->g, 2) || !conv_halo_rows(c, a)))
+    } else if (!conv_tile_rows(c, a) && (dense_from(&a->g, 4) || !conv_wide_rows(c, a)) &&
+               (!dense_from(&a->g, 2) || !conv_halo_rows(c, a)))
         conv_gather_rows(c, a);
     arena_reset(&c->scratch, mark);
 }
@@ -169,8 +170,11 @@ static void parent_gradient(ctx *c, const conv_grid *g, const conv3_args *a, con
     }
 }
 
-static void weight_gradient(ctx *c, const conv_grid *g, const conv3_args *a, const void *d) {
-    size_t  mark = arena_mark(&c->scratch);
+static bool on_tensor_cores(const conv_dw *s) {
+    return s->dt == DT_BF16 && s->I % 8 == 0 && s->O % 8 == 0 && aligned16(s->x, s->d);
+}
+
+static conv_dw dw_of(const conv_grid *g, const conv3_args *a, const void *d) {
     conv_dw s = {};
     s.g = *g;
     s.dt = a->x->dt;
@@ -179,14 +183,29 @@ static void weight_gradient(ctx *c, const conv_grid *g, const conv3_args *a, con
     s.x = a->x->data;
     s.d = d;
     s.dw = ptr<float>(a->dw);
-    bool fast = s.dt == DT_BF16 && s.I % 8 == 0 && s.O % 8 == 0 && aligned16(s.x, s.d);
-    if (!fast)
+    return s;
+}
+
+/* db comes with dw. */
+static bool db_with_dw(const ctx *c, const conv_grid *g, const conv3_args *a) {
+    if (!g->up || g->mask || a->act != ACT_NONE || !tensor_given(a->dw) || !tensor_given(a->db)) return false;
+    conv_grid above = level_above(g);
+    conv_dw   s = dw_of(&above, a, a->dy->data);
+    return on_tensor_cores(&s) && conv_up_makes_db(c, &s);
+}
+
+static void weight_gradient(ctx *c, const conv_grid *g, const conv3_args *a, const void *d, float *db) {
+    size_t  mark = arena_mark(&c->scratch);
+    conv_dw s = dw_of(g, a, d);
+    if (!on_tensor_cores(&s))
         conv_general_dw(c, &s);
     else if (g->up) {
         conv_dw u = s;
         u.g = level_above(g);
+        u.db = db;
         if (g->mask || (!conv_wide_up_dw(c, &u) && !conv_up_dw(c, &u))) conv_gather_dw(c, &s);
-    } else if ((dense_from(g, 8) || !conv_wide_dw(c, &s)) && (!dense_from(g, 2) || !conv_halo_dw(c, &s)))
+    } else if (!conv_tile_dw(c, &s) && (dense_from(g, 8) || !conv_wide_dw(c, &s)) &&
+               (!dense_from(g, 2) || !conv_halo_dw(c, &s)))
         conv_gather_dw(c, &s);
     arena_reset(&c->scratch, mark);
 }
@@ -201,7 +220,9 @@ extern "C" void conv3_bwd_cuda(ctx *c, const conv3_args *a) {
     s.pre = a->act == ACT_NONE ? NULL : a->pre->data;
     s.dt = s.d_dt = a->dy->dt;
     if (a->act != ACT_NONE) s.d = arena_alloc(&c->scratch, (size_t)(N * O) * dtype_size(s.dt));
-    s.db = tensor_given(a->db) ? ptr<float>(a->db) : NULL;
+    float *db = tensor_given(a->db) ? ptr<float>(a->db) : NULL;
+    bool   later = db_with_dw(c, &g, a);
+    s.db = later ? NULL : db;
     s.rows = N;
     s.width = O;
     dact_run(c, &s);
@@ -212,5 +233,5 @@ extern "C" void conv3_bwd_cuda(ctx *c, const conv3_args *a) {
         else
             input_gradient(c, &g, a, d);
     }
-    if (tensor_given(a->dw)) weight_gradient(c, &g, a, d);
+    if (tensor_given(a->dw)) weight_gradient(c, &g, a, d, later ? db : NULL);
 }

@@ -157,7 +157,7 @@ __global__ void __launch_bounds__(WM *WN * 32, 512 / (WM * WN * 32)) halo_rows_k
         int     r = i * 8 + lane / 4;
         int64_t to = (row0 + r) * a.Cout + o;
         if (row0 + r >= a.n_rows) break;
-        pack<bf16, 8> v = *reinterpret_cast<const pack<bf16, 8> *>(out + r * OUT_PITCH + lane % 4 * 16);
+        const uint4 v = *reinterpret_cast<const uint4 *>(out + r * OUT_PITCH + lane % 4 * 16);
         conv_store(a.silu, a.pre, a.y, to, v);
     }
 }

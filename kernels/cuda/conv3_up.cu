@@ -6,11 +6,12 @@
  * All 64 matrices stay in shared memory; of a block's two warpgroups one loads and stores while the other multiplies.
  *
  * To the parents (dx). A parent's row is the sum over 4^3 cells around its middle. A tile of children with one cell
- * around it comes in two halves of 16 channels, each loaded while the other is multiplied. The warpgroups share the
- * cells, and the second one's sums are added to the first one's.
+ * around it comes in two halves of 16 channels, each loaded by a warpgroup of its own while the other is multiplied.
+ * Two more warpgroups share the cells, and the second one's sums are added to the first one's.
  *
  * dw. The parents are the products' depth. A block makes the matrices of four children, a warpgroup those of one; the
- * tiles ahead are loaded meanwhile.
+ * tiles ahead are loaded meanwhile. What lies there is also added up by columns, where db is wanted, in shared memory:
+ * registers are taken.
  *
  * Parents lie in shared memory as dev/conv_index.cuh says, matrices and d as dev/mma.cuh does. Children, 16 channels:
  *
@@ -18,82 +19,16 @@
  *     cell beside it (Z ^ 1) if Y/2 is odd
  *
  * so that a cube of eight parents touches all banks once at any of the 64 cells. */
-#include "kernels/cuda/dev/conv_gather.cuh"
-#include "kernels/cuda/dev/wgmma.cuh"
+#include "kernels/cuda/dev/conv_slots.cuh"
+#include "kernels/cuda/dev/mbarrier.cuh"
 
 namespace {
 
 enum { WIDTH = 32, MATRIX = WIDTH * WIDTH * 2, WEIGHTS = UP_MATRICES * MATRIX };
-enum { SIDE = 4, CELLS = SIDE * SIDE * SIDE, SLOTS = 6 * 6 * 6, HALO = SLOTS * 64, GROUP = 128 };
-
-/* c += a b, b: rows 16*step .. of a matrix in shared memory. */
-__device__ __forceinline__ void matrix_sum(float (&c)[4][4], const uint32_t (&a)[4], uint32_t b, int step, int lane) {
-    if constexpr (HAS_WGMMA)
-        wgmma_add<true>(c, a, b_rows_k<WIDTH>(wgmma_tile<WIDTH>(b), 16 * step));
-    else
-#pragma unroll
-        for (int n = 0; n < 2; n++) {
-            uint32_t two[4];
-            ldmatrix_x4_trans(two, b + tile_chunk<WIDTH>(step * 16 + lane % 16, n * 2 + lane / 16));
-            mma_bf16(c[2 * n], a, two[0], two[1]);
-            mma_bf16(c[2 * n + 1], a, two[2], two[3]);
-        }
-}
-
-/* What a slot around a tile holds, in one word: the tile it is of (0 to 26), the cell of it, and where its first 16
- * bytes go. */
-__device__ __forceinline__ uint32_t slot_word(int t, int cell, int at) {
-    return (uint32_t)(t | cell << 5 | at >> 4 << 14);
-}
-
-/* The neighbour of a tile that this lane knows. */
-__device__ __forceinline__ int32_t near_of(const conv_grid &g, int64_t tile) {
-    int lane = threadIdx.x % 32;
-    return lane < 27 && tile < g.n_tiles ? __ldg(g.nb + tile * 27 + lane) : -1;
-}
-
-/* CHUNKS times 16 bytes of each of n slots, from `channel` on, by THREADS threads in whole warps; tiles of `cells`. */
-template <int THREADS, int CHUNKS>
-__device__ __forceinline__ void load_slots(const bf16 *x, int cells, int channel, int32_t near, const uint32_t *slot,
-                                           int n, uint32_t to, int thread) {
-#pragma unroll 4
-    for (int i = thread; i - (int)(threadIdx.x % 32) < n * CHUNKS; i += THREADS) {
-        bool     mine = i < n * CHUNKS;
-        uint32_t word = slot[mine ? i / CHUNKS : 0];
-        int32_t  from = __shfl_sync(0xffffffffu, near, word & 31);
-        if (mine)
-            cp_async_16(to + ((word >> 14 << 4) ^ i % CHUNKS << 4),
-                        from >= 0 ? x + ((int64_t)from * cells + (word >> 5 & 511)) * WIDTH + channel + i % CHUNKS * 8
-                                  : x,
-                        from >= 0 ? 16 : 0);
-    }
-}
-
-__device__ __forceinline__ void parent_slots(uint32_t *slot) {
-    for (int i = threadIdx.x; i < SLOTS; i += blockDim.x) {
-        int t, cell, twist = halo_source<SIDE>(i, &t, &cell);
-        slot[i] = slot_word(t, cell, i * 64 | twist << 4);
-    }
-}
-
-/* All matrices, for the products; ends with a barrier. */
-template <int THREADS> __device__ __forceinline__ void load_weights(const bf16 *w, uint32_t to) {
-    for (int i = threadIdx.x; i < UP_MATRICES * WIDTH * 4; i += THREADS)
-        cp_async_16(to + i / (WIDTH * 4) * MATRIX + tile_chunk<WIDTH>(i / 4 % WIDTH, i % 4), w + i * 8, 16);
-    cp_async_commit();
-    cp_async_wait<0>();
-    shared_for_wgmma();
-    __syncthreads();
-}
-
 /* ---- to the children --------------------------------------------------------------------------------------------- */
 
 enum { UP_GROUPS = 2, UP_THREADS = UP_GROUPS * GROUP, RESULT = CELLS * UP_CHILDREN * 64 };
 enum { UP_SHARED = WEIGHTS + UP_GROUPS * (HALO + RESULT) };
-
-__device__ __forceinline__ void group_barrier(int group) {
-    asm volatile("bar.sync %0, %1;\n" ::"r"(group + 1), "n"((int)GROUP) : "memory");
-}
 
 /* entry: of the row whose address this lane gives, in the tile at `halo`. */
 __device__ __forceinline__ void children_sums(float (&sum)[UP_CHILDREN][4][4], uint32_t halo, int entry,
@@ -116,9 +51,13 @@ __device__ __forceinline__ void children_sums(float (&sum)[UP_CHILDREN][4][4], u
 #pragma unroll
             for (int child = 0; child < UP_CHILDREN; child++) {
                 const int jx = k % 3 - (child >> 2), jy = k / 3 % 3 - (child >> 1 & 1), jz = k / 9 - (child & 1);
-                if (jx >> 1 == 0 && jy >> 1 == 0 && jz >> 1 == 0)
-                    matrix_sum(sum[child], x[k % 3][step],
-                               weights + (child * UP_PARENTS + jx + 2 * jy + 4 * jz) * MATRIX, step, lane);
+                if (jx >> 1 != 0 || jy >> 1 != 0 || jz >> 1 != 0) continue;
+                const int      j = jx + 2 * jy + 4 * jz;
+                const uint32_t w = weights + (child * UP_PARENTS + j) * MATRIX;
+                if (j == 0 && step == 0) /* a child's first */
+                    matrix_sum<true>(sum[child], x[k % 3][step], w, step, lane);
+                else
+                    matrix_sum(sum[child], x[k % 3][step], w, step, lane);
             }
         wgmma_commit();
         wgmma_wait<1>(); /* the products of offset k-1, whose registers offset k+2 takes */
@@ -144,20 +83,20 @@ __global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows
     const int64_t  stride = gridDim.x * (int64_t)UP_GROUPS;
 
     parent_slots(slot);
-    load_weights<UP_THREADS>(a.w, weights);
+    load_weights<UP_THREADS, WIDTH, WIDTH>(a.w, UP_MATRICES, weights);
     int64_t tile = blockIdx.x * (int64_t)UP_GROUPS + group;
-    load_slots<GROUP, 4>(a.x, CELLS, 0, near_of(a.g, tile), slot, SLOTS, halo, thread);
+    load_slots<GROUP, 4>(a.x, WIDTH, CELLS, 0, near_tile(a.g, tile), slot, SLOTS, halo, thread);
     cp_async_commit();
-    int32_t near = near_of(a.g, tile + stride); /* beyond the last tile: none, and zeros are loaded */
+    near_tile near(a.g, tile + stride); /* beyond the last tile: none, and zeros are loaded */
     for (; tile < a.g.n_tiles; tile += stride) {
         cp_async_wait<0>();
         group_barrier(group);
-        float sum[UP_CHILDREN][4][4] = {};
+        float sum[UP_CHILDREN][4][4];
         children_sums(sum, halo, entry, weights, lane);
         group_barrier(group); /* nobody reads the parents any more */
-        load_slots<GROUP, 4>(a.x, CELLS, 0, near, slot, SLOTS, halo, thread);
+        load_slots<GROUP, 4>(a.x, WIDTH, CELLS, 0, near, slot, SLOTS, halo, thread);
         cp_async_commit();
-        near = near_of(a.g, tile + 2 * stride);
+        near = near_tile(a.g, tile + 2 * stride);
 #pragma unroll
         for (int n = 0; n < 4; n++) {
             int   col = n * 8 + lane % 4 * 2;
@@ -173,8 +112,8 @@ __global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows
         const int64_t row0 = (tile * CELLS + warp * 16) * UP_CHILDREN;
 #pragma unroll 4
         for (int i = lane; i < 16 * UP_CHILDREN * 4; i += 32) {
-            int           row = i / (UP_CHILDREN * 4), child = i / 4 % UP_CHILDREN;
-            pack<bf16, 8> v = *reinterpret_cast<const pack<bf16, 8> *>(out + result_at(row, child, i % 4));
+            int         row = i / (UP_CHILDREN * 4), child = i / 4 % UP_CHILDREN;
+            const uint4 v = *reinterpret_cast<const uint4 *>(out + result_at(row, child, i % 4));
             conv_store(a.silu, a.pre, a.y, row0 * WIDTH + i * 8, v);
         }
         __syncwarp(); /* before the next results take the place of these */
@@ -184,7 +123,14 @@ __global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows
 
 /* ---- to the parents ---------------------------------------------------------------------------------------------- */
 
-enum { DOWN_THREADS = 2 * GROUP, EDGE = 10, LINE = 12, HALF = EDGE * EDGE * LINE * 32, ADDED = CELLS * WIDTH * 4 };
+enum {
+    DOWN_GROUPS = 2,
+    DOWN_THREADS = (DOWN_GROUPS + 1) * GROUP,
+    EDGE = 10,
+    LINE = 12,
+    HALF = EDGE * EDGE * LINE * 32,
+    ADDED = CELLS * WIDTH * 4
+};
 enum { DOWN_SHARED = WEIGHTS + 2 * HALF + ADDED };
 
 __device__ __forceinline__ int child_twist(int X, int Y) {
@@ -203,7 +149,7 @@ __device__ __forceinline__ void child_slots(uint32_t *slot) {
  * child !(i & 1) of a parent for which this parent is the upper one if i < 2. */
 __device__ __forceinline__ void parent_sums(float (&sum)[2][4][4], uint32_t children, int at, int twist, int group,
                                             uint32_t weights, int half, int lane) {
-    uint32_t d[3][4][4]; /* as in children_sums */
+    uint32_t d[2][4][4];
     twist ^= child_twist(group, 0);
     at += group * 2 * (EDGE * LINE * 32);
     weights += (group ? 0 : 1) * MATRIX;
@@ -211,73 +157,99 @@ __device__ __forceinline__ void parent_sums(float (&sum)[2][4][4], uint32_t chil
         const int i = ij >> 2, j = ij & 3;
 #pragma unroll
         for (int l = 0; l < 4; l++)
-            ldmatrix_x4(d[ij % 3][l],
+            ldmatrix_x4(d[ij % 2][l],
                         children + ((at + ((i * EDGE + j) * LINE + l) * 32) ^ twist ^ child_twist(0, j >> 1)));
     };
     load(0);
 #pragma unroll
     for (int ij = 0; ij < 8; ij++) {
         const int i = ij >> 2, j = ij & 3;
-        if (ij + 1 < 8) load(ij + 1);
-        pin(d[ij % 3]);
+        pin(d[ij % 2]);
         wgmma_begin();
 #pragma unroll
         for (int l = 0; l < 4; l++) {
             const int child = (i & 1 ? 0 : 4) | (j & 1 ? 0 : 2) | (l & 1 ? 0 : 1), parent = (j < 2) << 1 | (l < 2) << 2;
-            matrix_sum(sum[l & 1], d[ij % 3][l], weights + (child * UP_PARENTS + parent) * MATRIX, half, lane);
+            matrix_sum(sum[l & 1], d[ij % 2][l], weights + (child * UP_PARENTS + parent) * MATRIX, half, lane);
         }
         wgmma_commit();
-        wgmma_wait<1>();
+        wgmma_wait<1>(); /* the products before, whose registers the next take */
+        if (ij + 1 < 8) load(ij + 1);
     }
     wgmma_wait<0>();
     pin(sum[0]);
     pin(sum[1]);
 }
 
-__global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_rows_args a) {
-    extern __shared__ __align__(1024) unsigned char room[];
-    __shared__ uint32_t                             slot[EDGE * EDGE * EDGE];
+/* Barriers of one half of the channels: it is there, or nobody reads it any more. */
+__device__ __forceinline__ uint32_t half_full(uint32_t bars, int half) {
+    return bars + half * MBARRIER_BYTES;
+}
+__device__ __forceinline__ uint32_t half_free(uint32_t bars, int half) {
+    return bars + (2 + half) * MBARRIER_BYTES;
+}
 
-    const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
-    const uint32_t weights = smem_addr(room), children = weights + WEIGHTS;
-    float4        *added = reinterpret_cast<float4 *>(room + WEIGHTS + 2 * HALF);
-    /* Of the row whose address this lane gives: its parent's first cell. */
-    const int row = warp * 16 + lane % 16, x = conv_gather(row >> 2), y = conv_gather(row >> 1), z = conv_gather(row);
-    const int at = ((x * EDGE + y) * LINE + z) * 64 | lane / 16 << 4, twist = child_twist(x, y);
-    const int64_t n_steps = a.g.n_tiles > blockIdx.x ? 2 * ((a.g.n_tiles - 1 - blockIdx.x) / gridDim.x + 1) : 0;
-    auto          tile_of = [&](int64_t s) { return blockIdx.x + s / 2 * gridDim.x; };
-    int32_t       near = near_of(a.g, tile_of(0)), near_next = near_of(a.g, tile_of(2));
-    auto          load = [&](int64_t s) {
+/* Steps are the halves of one tile after the other. */
+__device__ __forceinline__ int64_t step_tile(int64_t s) {
+    return blockIdx.x + s / 2 * gridDim.x;
+}
+
+/* The warpgroup that loads. */
+__device__ __forceinline__ void load_children(const conv_rows_args &a, int64_t n_steps, const uint32_t *slot,
+                                              uint32_t children, uint32_t bars) {
+    near_tile near(a.g, step_tile(0)), near_next(a.g, step_tile(2));
+    for (int64_t s = 0; s < n_steps; s++) {
         const int half = (int)(s & 1);
         if (half == 0 && s > 0) {
             near = near_next;
-            near_next = near_of(a.g, tile_of(s + 2));
+            near_next = near_tile(a.g, step_tile(s + 2));
         }
-        load_slots<DOWN_THREADS, 2>(a.x, CELLS * UP_CHILDREN, half * 16, near, slot, EDGE * EDGE * EDGE,
-                                    children + half * HALF, threadIdx.x);
-    };
+        mbarrier_wait(half_free(bars, half), (s / 2 & 1) ^ 1);
+        load_slots<GROUP, 2>(a.x, WIDTH, CELLS * UP_CHILDREN, half * 16, near, slot, EDGE * EDGE * EDGE,
+                             children + half * HALF, threadIdx.x % GROUP);
+        mbarrier_arrive_copied(half_full(bars, half));
+    }
+    cp_async_wait<0>();
+}
 
+__global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_rows_args a) {
+    extern __shared__ __align__(1024) unsigned char room[];
+    __shared__ uint32_t                             slot[EDGE * EDGE * EDGE];
+    __shared__ uint64_t                             bar[4];
+
+    const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
+    const uint32_t weights = smem_addr(room), children = weights + WEIGHTS, bars = smem_addr(bar);
+    float4        *added = reinterpret_cast<float4 *>(room + WEIGHTS + 2 * HALF);
+    const int64_t  n_steps = a.g.n_tiles > blockIdx.x ? 2 * ((a.g.n_tiles - 1 - blockIdx.x) / gridDim.x + 1) : 0;
+    if (threadIdx.x == 0)
+        for (int half = 0; half < 2; half++) {
+            mbarrier_init(half_full(bars, half), GROUP);
+            mbarrier_init(half_free(bars, half), DOWN_GROUPS * GROUP / 32);
+        }
     child_slots(slot);
-    load_weights<DOWN_THREADS>(a.w, weights);
-    if (n_steps > 0) load(0);
-    cp_async_commit();
-    float sum[2][4][4] = {};
+    load_weights<DOWN_THREADS, WIDTH, WIDTH>(a.w, UP_MATRICES, weights);
+    if (group == DOWN_GROUPS) {
+        load_children(a, n_steps, slot, children, bars);
+        return;
+    }
+    /* Of the row whose address this lane gives: its parent's first cell. */
+    const int row = warp * 16 + lane % 16, x = conv_gather(row >> 2), y = conv_gather(row >> 1), z = conv_gather(row);
+    const int at = ((x * EDGE + y) * LINE + z) * 64 | lane / 16 << 4, twist = child_twist(x, y);
+    float     sum[2][4][4] = {};
     for (int64_t s = 0; s < n_steps; s++) {
         const int half = (int)(s & 1);
-        cp_async_wait<0>();
-        __syncthreads(); /* this half is there, and nobody reads the other one any more */
-        if (s + 1 < n_steps) load(s + 1);
-        cp_async_commit();
+        mbarrier_wait(half_full(bars, half), s / 2 & 1);
         parent_sums(sum, children + half * HALF, at, twist, group, weights, half, lane);
+        mbarrier_arrive_warp(half_free(bars, half));
         if (half == 0) continue;
+        barrier_sync<DOWN_GROUPS * GROUP>(1); /* the sums of the tile before have been read */
         if (group == 1)
 #pragma unroll
             for (int n = 0; n < 4; n++)
                 added[n * GROUP + thread] = make_float4(sum[0][n][0] + sum[1][n][0], sum[0][n][1] + sum[1][n][1],
                                                         sum[0][n][2] + sum[1][n][2], sum[0][n][3] + sum[1][n][3]);
-        __syncthreads();
+        barrier_sync<DOWN_GROUPS * GROUP>(1);
         if (group == 0) {
-            bf16 *out = a.y + (tile_of(s) * CELLS + warp * 16 + lane / 4) * WIDTH + lane % 4 * 2;
+            bf16 *out = a.y + (step_tile(s) * CELLS + warp * 16 + lane / 4) * WIDTH + lane % 4 * 2;
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 float4 more = added[n * GROUP + thread];
@@ -299,10 +271,27 @@ __global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_row
 /* ---- dw ---------------------------------------------------------------------------------------------------------- */
 
 enum { DW_GROUPS = 4, DW_THREADS = DW_GROUPS * GROUP, PAIRS = UP_PARENTS / 2, D_TILE = CELLS * 64 };
-enum { DW_STAGES = 4, DW_STAGE = HALO + DW_GROUPS * D_TILE, DW_SHARED = DW_STAGES * DW_STAGE };
+enum { DW_STAGES = 4, DW_STAGE = HALO + DW_GROUPS * D_TILE, DW_COLUMNS = DW_THREADS * 32 };
+enum { DW_SHARED = DW_STAGES * DW_STAGE + DW_COLUMNS };
+
+/* Eight columns of two rows of a tile of d, to the sums of this thread at `to` and `to` + 16 * DW_THREADS. */
+__device__ __forceinline__ void add_columns(uint32_t d, int thread, uint32_t to) {
+    float4 lo, hi;
+    shared_load(to, lo);
+    shared_load(to + 16 * DW_THREADS, hi);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        uint4 v;
+        shared_load(d + tile_chunk<WIDTH>(thread / 4 + h * (CELLS / 2), thread % 4), v);
+        lo.x += bf16_lo(v.x), lo.y += bf16_hi(v.x), lo.z += bf16_lo(v.y), lo.w += bf16_hi(v.y);
+        hi.x += bf16_lo(v.z), hi.y += bf16_hi(v.z), hi.z += bf16_lo(v.w), hi.w += bf16_hi(v.w);
+    }
+    shared_store(to, lo);
+    shared_store(to + 16 * DW_THREADS, hi);
+}
 
 /* Blocks: x = parts, y = halves of the children. */
-__global__ void __launch_bounds__(DW_THREADS, 1) up_dw_kernel(const conv_dw_args a) {
+__global__ void __launch_bounds__(DW_THREADS, 1) up_dw_kernel(const conv_dw_args a, float *columns) {
     extern __shared__ __align__(1024) unsigned char room[];
     __shared__ uint32_t                             slot[SLOTS];
 
@@ -310,13 +299,13 @@ __global__ void __launch_bounds__(DW_THREADS, 1) up_dw_kernel(const conv_dw_args
     const int     child0 = blockIdx.y * DW_GROUPS, child = child0 + group;
     const int64_t begin = blockIdx.x * a.g.n_tiles / gridDim.x,
                   end = (blockIdx.x + (int64_t)1) * a.g.n_tiles / gridDim.x;
-    const uint32_t base = smem_addr(room);
-    int32_t        near = near_of(a.g, begin);
+    const uint32_t base = smem_addr(room), added = base + DW_STAGES * DW_STAGE + threadIdx.x * 16;
+    near_tile      near(a.g, begin);
     auto           load = [&](int     stage,
                     int64_t tile) { /* tile after tile */
                                     const uint32_t x = base + stage * DW_STAGE, d = x + HALO;
-                                    load_slots<DW_THREADS, 4>(a.x, CELLS, 0, near, slot, SLOTS, x, threadIdx.x);
-                                    near = near_of(a.g, tile + 1);
+                                    load_slots<DW_THREADS, 4>(a.x, WIDTH, CELLS, 0, near, slot, SLOTS, x, threadIdx.x);
+                                    near = near_tile(a.g, tile + 1);
 #pragma unroll
                                     for (int i = threadIdx.x; i < CELLS * DW_GROUPS * 4; i += DW_THREADS) {
                                         int row = i / (DW_GROUPS * 4), of = i / 4 % DW_GROUPS;
@@ -335,6 +324,8 @@ __global__ void __launch_bounds__(DW_THREADS, 1) up_dw_kernel(const conv_dw_args
         line[p] = halo_chunk(entry, halo_move<SIDE>(k), halo_turn(k), 0);
     }
     parent_slots(slot);
+    shared_store(added, make_float4(0, 0, 0, 0));
+    shared_store(added + 16 * DW_THREADS, make_float4(0, 0, 0, 0));
     __syncthreads();
 
     float sum[PAIRS][4][4] = {};
@@ -350,8 +341,9 @@ __global__ void __launch_bounds__(DW_THREADS, 1) up_dw_kernel(const conv_dw_args
         if (tile + DW_STAGES - 1 < end) load((stage + DW_STAGES - 1) % DW_STAGES, tile + DW_STAGES - 1);
         cp_async_commit();
         const uint32_t x = base + stage * DW_STAGE, d = x + HALO + group * D_TILE;
-        uint32_t       l[3][2][4]; /* of two pairs, as in children_sums */
-        auto           lines = [&](int t) {
+        if (columns) add_columns(d, threadIdx.x % GROUP, added);
+        uint32_t l[3][2][4]; /* of two pairs, as in children_sums */
+        auto     lines = [&](int t) {
             /* 16 parents further in the order of Morton: two cells along y, or along x */
             const int s = t / 2, move = ((s & 1) * 2 * 6 + (s >> 1) * 2 * 36) * 64;
 #pragma unroll
@@ -384,6 +376,15 @@ __global__ void __launch_bounds__(DW_THREADS, 1) up_dw_kernel(const conv_dw_args
                 *reinterpret_cast<float2 *>(a.partial + ((blockIdx.x * (int64_t)UP_MATRICES + m) * WIDTH + i) * WIDTH +
                                             n * 8 + lane % 4 * 2) = make_float2(sum[p][n][2 * h], sum[p][n][2 * h + 1]);
             }
+    if (!columns) return;
+    __syncthreads();
+    if (threadIdx.x < WIDTH) {
+        const int    c = threadIdx.x % 8, from = DW_STAGES * DW_STAGE + c / 4 * 16 * DW_THREADS + c % 4 * 4;
+        const float *mine = reinterpret_cast<const float *>(room + from) + threadIdx.x / 8 * 4;
+        float        all = 0.0f;
+        for (int i = 0; i < DW_THREADS; i += 4) all += mine[i * 4];
+        columns[(blockIdx.x * 2 + blockIdx.y) * WIDTH + threadIdx.x] = all;
+    }
 }
 
 /* A matrix of the 27 is part of one of each child's eight. */
@@ -427,18 +428,25 @@ bool conv_up_parents(ctx *c, const conv_sum *a) {
     return true;
 }
 
+bool conv_up_makes_db(const ctx *c, const conv_dw *a) {
+    return serves(c, &a->g, a->I, a->O, DW_SHARED);
+}
+
 bool conv_up_dw(ctx *c, const conv_dw *a) {
     if (!serves(c, &a->g, a->I, a->O, DW_SHARED)) return false;
     int64_t      parts = c->cuda->multiprocessors / 2;
+    float       *columns = NULL;
     conv_dw_args r = {};
     if (parts > a->g.n_tiles) parts = a->g.n_tiles;
     r.g = a->g;
     r.x = (const bf16 *)a->x;
     r.d = (const bf16 *)a->d;
     r.partial = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * UP_MATRICES * WIDTH * WIDTH));
+    if (a->db) columns = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * 2 * WIDTH));
     conv_allow_shared(up_dw_kernel, DW_SHARED);
-    up_dw_kernel<<<dim3((unsigned)parts, UP_CHILDREN / DW_GROUPS), DW_THREADS, DW_SHARED, stream_of(c)>>>(r);
+    up_dw_kernel<<<dim3((unsigned)parts, UP_CHILDREN / DW_GROUPS), DW_THREADS, DW_SHARED, stream_of(c)>>>(r, columns);
     LAUNCHED(c);
+    if (a->db) partials_add(c, a->db, columns, parts * 2, WIDTH);
     conv_up_fold(c, a, r.partial, parts);
     return true;
 }

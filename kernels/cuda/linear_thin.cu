@@ -89,15 +89,17 @@ __global__ void __launch_bounds__(DOTS_THREADS)
             for (int u = 0; u < DOTS_ROWS; u++)
 #pragma unroll
                 for (int q = 0; q < Q; q++) sum[u][q] += __shfl_xor_sync(0xffffffffu, sum[u][q], s);
-        if (lane != 0) continue;
-#pragma unroll
-        for (int u = 0; u < DOTS_ROWS; u++) {
-            int64_t n = n0 + u * rows + row;
-            if (n >= g.N) break;
+        for (int u0 = 0; u0 < DOTS_ROWS; u0 += g.group) { /* a lane ends a row */
+            const int     mine = u0 + lane;
+            const int64_t n = n0 + mine * rows + row;
+            if (mine >= DOTS_ROWS || n >= g.N) break;
 #pragma unroll
             for (int q = 0; q < Q; q++) {
                 if (q >= g.n_q) break;
-                float v[1] = {sum[u][q]};
+                float v[1] = {sum[0][q]};
+#pragma unroll
+                for (int u = 1; u < DOTS_ROWS; u++)
+                    if (u == mine) v[0] = sum[u][q];
                 if (FORWARD) {
                     if (bias) v[0] += bias[q];
                     if (g.act != ACT_NONE) out_pre[n * g.n_q + q] = from_float<D>(v[0]);
@@ -273,13 +275,16 @@ template <class T, class D, int WIDTH, int OUTPUTS> struct narrow_pass {
     }
     __device__ __forceinline__ void use(int64_t n, int64_t col, const column &k, const in &r,
                                         float (&sum)[Q][V]) const {
-        float g[OUTPUTS], v[V];
+        float g[OUTPUTS], v[V], slope[V];
 #pragma unroll
         for (int o = 0; o < OUTPUTS; o++) g[o] = r.dy[o];
         if (act != ACT_NONE) act_times_slopes<D, OUTPUTS>(act, r.pre, g);
+        if (want_dw || x_act != ACT_NONE) {
+            float x_in[V];
+            unpack<T, V>(r.x, x_in);
+            act_values_and_slopes<T, V>(x_act, x_in, v, slope);
+        }
         if (want_dw) {
-            unpack<T, V>(r.x, v);
-            act_values<T, V>(x_act, v);
 #pragma unroll
             for (int o = 0; o < OUTPUTS; o++)
                 if (o < O)
@@ -297,11 +302,9 @@ template <class T, class D, int WIDTH, int OUTPUTS> struct narrow_pass {
                 if (o < O)
 #pragma unroll
                     for (int j = 0; j < V; j++) v[j] += g[o] * k.w[o][j];
-            if (x_act != ACT_NONE) {
-                float p[V];
-                unpack<T, V>(r.x, p);
-                act_times_slopes<T, V>(x_act, p, v);
-            }
+            if (x_act != ACT_NONE)
+#pragma unroll
+                for (int j = 0; j < V; j++) v[j] *= slope[j];
             store_vec<T, V>(dx + n * I + col, v);
         }
     }

@@ -27,6 +27,7 @@ typedef struct {
         conv3_args         conv3;
         pool_args          pool;
         subdivide_args     subdivide;
+        lift_pool_args     lift;
         attn_segment_args  segment;
         topk_blocks_args   topk;
         attn_select_args   select;

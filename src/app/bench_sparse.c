@@ -98,6 +98,43 @@ static void subdivide_b(bench_case *b, const int *s) {
         (subdivide_args){.dy = bench_in(b, DIMS(8 * s[0], s[1])), .dx = bench_out(b, DT_F32, DIMS(s[0], s[1]))};
 }
 
+/* s: parents, members of each, channels, groups; one sample */
+static void lift(bench_case *b, const int *s, bool bwd) {
+    int64_t         n = (int64_t)s[0] * s[1];
+    lift_pool_args *a = &b->args.lift;
+    *a = (lift_pool_args){.v = bench_in(b, DIMS(n, 1)),
+                          .w = bench_in(b, DIMS(s[2], 1)),
+                          .b = bench_in(b, DIMS(s[2])),
+                          .gamma = bench_in(b, DIMS(s[2])),
+                          .beta = bench_in(b, DIMS(s[2])),
+                          .first = bench_first(b, n, 1),
+                          .pool_first = bench_first(b, n, s[0]),
+                          .pool_sample = bench_first(b, s[0], 1),
+                          .groups = s[3],
+                          .eps = 1e-5,
+                          .add_one = true,
+                          .y = bench_out(b, DT_F32, DIMS(s[0], s[2])),
+                          .skip = bench_out(b, DT_F32, DIMS(s[0], s[2])),
+                          .moments = bench_out(b, DT_F64, DIMS(1, 2))};
+    if (!bwd) return;
+    lift_pool_fwd(b->prepare, a);
+    b->n_out = 0;
+    a->dy = bench_in(b, DIMS(s[0], s[2]));
+    a->dskip = bench_in(b, DIMS(s[0], s[2]));
+    a->dw = bench_out(b, DT_F32, DIMS(s[2], 1));
+    a->db = bench_out(b, DT_F32, DIMS(s[2]));
+    a->dgamma = bench_out(b, DT_F32, DIMS(s[2]));
+    a->dbeta = bench_out(b, DT_F32, DIMS(s[2]));
+}
+static void lift_f(bench_case *b, const int *s) {
+    lift(b, s, false);
+}
+static void lift_b(bench_case *b, const int *s) {
+    lift(b, s, true);
+}
+
+#define LIFT_TEXT "P members C groups"
+
 const bench_row bench_rows_sparse[] = {
     BENCH_ROW(conv3_fwd, conv3_f, CONV_TEXT, BENCH_AT(300, 4, 32, 32, 0, 0, 0)),
     BENCH_ROW(conv3_fwd, conv3_f, CONV_TEXT, BENCH_AT(1700, 1, 64, 64, 0, 0, 0)),
@@ -109,6 +146,8 @@ const bench_row bench_rows_sparse[] = {
     BENCH_ROW(pool_bwd, pool_b, "P members C", BENCH_AT(4096, 8, 64)),
     BENCH_ROW(subdivide_fwd, subdivide_f, "N C", BENCH_AT(4096, 64)),
     BENCH_ROW(subdivide_bwd, subdivide_b, "N C", BENCH_AT(4096, 64)),
+    BENCH_ROW(lift_pool_fwd, lift_f, LIFT_TEXT, BENCH_AT(4096, 7, 32, 32)),
+    BENCH_ROW(lift_pool_bwd, lift_b, LIFT_TEXT, BENCH_AT(4096, 7, 32, 32)),
     {0},
 };
 
@@ -135,6 +174,8 @@ const bench_row bench_gpu_conv[] = {
 };
 
 const bench_row bench_gpu_sparse[] = {
+    BENCH_GPU_ROW(lift_pool_fwd, lift_f, LIFT_TEXT, BENCH_AT(1663256, 7, 32, 32), BENCH_AT(4096, 7, 32, 32)),
+    BENCH_GPU_ROW(lift_pool_bwd, lift_b, LIFT_TEXT, BENCH_AT(1663256, 7, 32, 32), BENCH_AT(4096, 7, 32, 32)),
     BENCH_GPU_ROW(pool_fwd, pool_f, "P members C", BENCH_AT(1000000, 8, 32), BENCH_AT(4096, 8, 32)),
     BENCH_GPU_ROW(pool_bwd, pool_b, "P members C", BENCH_AT(1000000, 8, 32), BENCH_AT(4096, 8, 32)),
     BENCH_GPU_ROW(pool_fwd, pool_f, "P members C", BENCH_AT(1000, 45, 64), BENCH_AT(100, 45, 64)),

@@ -45,15 +45,19 @@ var *down_block(tape *t, const void *args, var *const *in) {
     const down_args *a = args;
     const down_rows *r = a->r;
     const tensor    *fine = &a->fine->sample_first, *coarse = &a->coarse->sample_first;
-    var             *x = a->lift ? nn_linear(t, in[0], a->lift->w, a->lift->b, ACT_NONE) : in[0];
-
-    var *h = nn_group_norm(t, x, r->norm_in.w, r->norm_in.b, fine, a->groups, ACT_SILU);
-    h = nn_pool(t, h, a->pool_first, NULL, a->pool_add_one);
+    var             *h, *skip;
+    if (a->lift) {
+        lift_params lift = {a->lift->w, a->lift->b, r->norm_in.w, r->norm_in.b};
+        nn_lift_pool(t, in[0], &lift, fine, a->pool_first, coarse, a->groups, a->pool_add_one, &h, &skip);
+    } else {
+        h = nn_group_norm(t, in[0], r->norm_in.w, r->norm_in.b, fine, a->groups, ACT_SILU);
+        h = nn_pool(t, h, a->pool_first, NULL, a->pool_add_one);
+        skip = nn_pool(t, in[0], a->pool_first, NULL, a->pool_add_one);
+    }
     h = nn_conv3(t, h, a->coarse, r->conv_in.w, r->conv_in.b, ACT_NONE);
     h = nn_group_norm(t, h, r->norm_out.w, r->norm_out.b, coarse, a->groups, ACT_SILU);
     h = nn_conv3(t, h, a->coarse, r->conv_out.w, r->conv_out.b, ACT_NONE);
 
-    var *skip = nn_pool(t, x, a->pool_first, NULL, a->pool_add_one);
     if (r->skip.w) skip = nn_conv1(t, skip, r->skip.w, r->skip.b);
     return nn_gate_residual(t, skip, h, NULL, NULL);
 }

@@ -15,22 +15,20 @@ typedef struct {
 } up_rows;
 
 down_rows down_rows_add(params *p, int layer, int64_t in, int64_t out, double centre, const char *prefix);
-up_rows   up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, double centre,
-                    const char *prefix);
+up_rows   up_rows_add(params *p, int layer, int64_t in, int64_t out, double gain, double centre, const char *prefix);
 
 typedef struct {
     const down_rows *r;
-    const affine
-               *lift; /* Linear in front (input_layer1), or NULL: a voxel's 32 channels live only inside the segment */
-    const grid *fine, *coarse;
-    const tensor *pool_first;
-    int           groups;
-    bool          pool_add_one;
+    const affine    *lift; /* Linear in front (input_layer1) of (V,1), or NULL */
+    const grid      *fine, *coarse;
+    const tensor    *pool_first;
+    int              groups;
+    bool             pool_add_one;
 } down_args;
 
 typedef struct {
     const up_rows *r;
-    const affine  *head; /* Linear and tanh behind (out_layer), or NULL; here for the same reason */
+    const affine  *head; /* Linear and tanh behind (out_layer), or NULL: the activations behind SiLU are nowhere */
     const grid    *coarse, *fine;
 } up_args;
 

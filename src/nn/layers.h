@@ -42,6 +42,13 @@ var *nn_conv3(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
 var *nn_conv3_up(tape *t, var *x, const grid *g, param *w, param *b, act_kind act);
 /* order NULL: members are the rows themselves. */
 var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add_one);
+/* nn_group_norm (SiLU) of nn_linear(v, w, b), pooled to *y, and nn_linear itself, pooled to *skip, in one op: the C
+ * channels of a row of v (N,1) are nowhere (ops/lift_pool.h). */
+typedef struct {
+    param *w, *b, *gamma, *beta;
+} lift_params;
+void nn_lift_pool(tape *t, var *v, const lift_params *p, const tensor *first, const tensor *pool_first,
+                  const tensor *pool_sample, int groups, bool add_one, var **y, var **skip);
 /* Rows of x in groups of `group` that follow each other: group i of the result is group index[i] of x, index (n) i32 in
  * [0, N/group), none twice. */
 var *nn_gather(tape *t, var *x, const tensor *index, int64_t group);

@@ -78,6 +78,64 @@ var *nn_pool(tape *t, var *x, const tensor *first, const tensor *order, bool add
 }
 
 typedef struct {
+    tape_entry     e;
+    lift_pool_args a;
+    var           *v, *y, *skip;
+    param         *w, *b, *gamma, *beta;
+} lift_pool_entry;
+
+static void lift_pool_back(tape *t, tape_entry *e) {
+    lift_pool_entry *l = (lift_pool_entry *)e;
+    grad_slots       s;
+    if (!l->y->g_live || !l->skip->g_live) {
+        CHECK(!l->y->g_live && !l->skip->g_live, "pooled voxels: one of the two results has no gradient");
+        return;
+    }
+    grad_open(t, &s, 1, &l->v);
+    lift_pool_args a = l->a;
+    a.dy = &l->y->g;
+    a.dskip = &l->skip->g;
+    a.dv = grad_slot(&s, 0);
+    a.dw = param_grad(l->w);
+    a.db = param_grad(l->b);
+    a.dgamma = param_grad(l->gamma);
+    a.dbeta = param_grad(l->beta);
+    lift_pool_bwd(t->c, &a);
+    grad_close(t, &s);
+}
+
+void nn_lift_pool(tape *t, var *v, const lift_params *p, const tensor *first, const tensor *pool_first,
+                  const tensor *pool_sample, int groups, bool add_one, var **y, var **skip) {
+    int64_t n = pool_first->dim[0] - 1, width = p->w->dim[0];
+    *y = tape_new(t, n, width, true);
+    *skip = tape_new(t, n, width, true);
+    lift_pool_entry l = {.e = {.bwd = lift_pool_back},
+                         .v = v,
+                         .y = *y,
+                         .skip = *skip,
+                         .w = p->w,
+                         .b = p->b,
+                         .gamma = p->gamma,
+                         .beta = p->beta,
+                         .a = {.v = &v->v,
+                               .w = &p->w->w,
+                               .b = &p->b->w,
+                               .gamma = &p->gamma->w,
+                               .beta = &p->beta->w,
+                               .first = first,
+                               .pool_first = pool_first,
+                               .pool_sample = pool_sample,
+                               .groups = groups,
+                               .eps = 1e-5,
+                               .add_one = add_one,
+                               .y = &(*y)->v,
+                               .skip = &(*skip)->v,
+                               .moments = tape_keep(t, arena_tensor(t->step, DT_F64, DIMS(first->dim[0] - 1, 2)))}};
+    lift_pool_fwd(t->c, &l.a);
+    tape_record(t, &l, sizeof l);
+}
+
+typedef struct {
     tape_entry    e;
     var          *x;
     const tensor *index;

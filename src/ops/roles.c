@@ -233,6 +233,29 @@ static void subdivide_args_list(subdivide_args *a, op_id op, op_tensors *l) {
     OUT(dx, AS_ACT);
 }
 
+static void lift_pool_args_list(lift_pool_args *a, op_id op, op_tensors *l) {
+    bool bwd = op == OP_lift_pool_bwd;
+    IN(v, AS_ACT);
+    IN(w, AS_ACT);
+    IN(b, AS_FIXED);
+    IN(gamma, AS_FIXED);
+    IN(beta, AS_FIXED);
+    IN(first, AS_FIXED);
+    IN(pool_first, AS_FIXED);
+    IN(pool_sample, AS_FIXED);
+    OUT_FWD(y, AS_ACT);
+    OUT_FWD(skip, AS_ACT);
+    KEPT(moments, AS_FIXED);
+    if (!bwd) return;
+    IN(dy, AS_ACT);
+    IN(dskip, AS_ACT);
+    OUT(dv, AS_ACT);
+    ACC(dw, AS_FIXED);
+    ACC(db, AS_FIXED);
+    ACC(dgamma, AS_FIXED);
+    ACC(dbeta, AS_FIXED);
+}
+
 static void attn_segment_args_list(attn_segment_args *a, op_id op, op_tensors *l) {
     bool bwd = op == OP_attn_segment_bwd;
     IN_ROWS(q, AS_ACT, a->q_stride);

@@ -9,6 +9,8 @@
 #define layer_norm_bwd_ref layer_norm_bwd_ref32
 #define group_norm_fwd_ref group_norm_fwd_ref32
 #define group_norm_bwd_ref group_norm_bwd_ref32
+#define lift_pool_fwd_ref lift_pool_fwd_ref32
+#define lift_pool_bwd_ref lift_pool_bwd_ref32
 #define rms_norm_fwd_ref rms_norm_fwd_ref32
 #define rms_norm_bwd_ref rms_norm_bwd_ref32
 #define gate_residual_fwd_ref gate_residual_fwd_ref32
@@ -47,6 +49,7 @@ BACKEND_OPS(X)
 #include "kernels/ref/linear.c"
 #include "kernels/ref/layer_norm.c"
 #include "kernels/ref/group_norm.c"
+#include "kernels/ref/lift_pool.c"
 #include "kernels/ref/rms_norm.c"
 #include "kernels/ref/gate_residual.c"
 #include "kernels/ref/elementwise.c"
@@ -68,6 +71,8 @@ const backend backend_ref32 = {
     .layer_norm_bwd = layer_norm_bwd_ref32,
     .group_norm_fwd = group_norm_fwd_ref32,
     .group_norm_bwd = group_norm_bwd_ref32,
+    .lift_pool_fwd = lift_pool_fwd_ref32,
+    .lift_pool_bwd = lift_pool_bwd_ref32,
     .rms_norm_fwd = rms_norm_fwd_ref32,
     .rms_norm_bwd = rms_norm_bwd_ref32,
     .gate_residual_fwd = gate_residual_fwd_ref32,

@@ -104,8 +104,8 @@ static void test_linear_in_act(void **state) {
 
 /* x is given before its activation, forward and backward. */
 static void test_linear_of(void **state) {
-    static const int64_t shape[][3] = {{65, 12, 9},    {300, 64, 32}, {1000, 32, 1}, {4099, 32, 1},
-                                       {70000, 33, 3}, {129, 3, 40},  {1, 8, 1},     {0, 8, 1}};
+    static const int64_t shape[][3] = {{65, 12, 9},  {300, 64, 32}, {1000, 32, 1}, {4099, 32, 1}, {70000, 33, 3},
+                                       {129, 3, 40}, {1, 8, 1},     {0, 8, 1},     {20001, 40, 1}};
     (void)state;
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
         for (int act = ACT_NONE; act <= ACT_TANH; act += ACT_TANH - ACT_NONE) {

@@ -4,9 +4,21 @@
 #pragma once
 #include "kernels/cuda/dev/common.cuh"
 
-/* x/(1 + exp(-y)). The fast division gives 0 for a divisor beyond 2^126, as it should. */
+/* exp(-x) and 1/x in a multiplication and an instruction of the special unit; below 2^-126 they are 0. */
+__device__ __forceinline__ float exp_minus_fast(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x * -1.4426950408889634f));
+    return y;
+}
+__device__ __forceinline__ float inverse_fast(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
+/* x/(1 + exp(-y)) */
 template <class T> __device__ __forceinline__ float times_sigmoid(float x, float y) {
-    return sizeof(T) == 2 ? __fdividef(x, 1.0f + __expf(-y)) : x / (1.0f + expf(-y));
+    return sizeof(T) == 2 ? x * inverse_fast(1.0f + exp_minus_fast(y)) : x / (1.0f + expf(-y));
 }
 template <class T> __device__ __forceinline__ float sigmoid(float x) {
     return times_sigmoid<T>(1.0f, x);
@@ -14,8 +26,8 @@ template <class T> __device__ __forceinline__ float sigmoid(float x) {
 
 /* s = sigmoid(x) and 1 - s, which keeps its digits near 0 too; x from -87 on. */
 template <class T> __device__ __forceinline__ void both_sigmoids(float x, float *s, float *rest) {
-    float e = sizeof(T) == 2 ? __expf(-x) : expf(-x);
-    *s = sizeof(T) == 2 ? __fdividef(1.0f, 1.0f + e) : 1.0f / (1.0f + e);
+    float e = sizeof(T) == 2 ? exp_minus_fast(x) : expf(-x);
+    *s = sizeof(T) == 2 ? inverse_fast(1.0f + e) : 1.0f / (1.0f + e);
     *rest = e * *s;
 }
 /* NaN passes both comparisons. */
@@ -62,6 +74,10 @@ template <int A, class T> __device__ __forceinline__ float act_slope(float x) {
         both_sigmoids<T>(clamped(x, 80.0f), &s, &rest);
         return s * rest;
     case ACT_TANH: {
+        if (sizeof(T) == 2) { /* tanh(x) = 2 sigmoid(2x) - 1 */
+            both_sigmoids<T>(2.0f * clamped(x, 40.0f), &s, &rest);
+            return 4.0f * s * rest;
+        }
         float t = tanhf(x);
         return 1.0f - t * t;
     }

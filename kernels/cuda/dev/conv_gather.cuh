@@ -74,7 +74,7 @@ __device__ __forceinline__ void gather_write(const conv_rows_args &a, const unsi
         int     r = at / (BN / 8), c = at % (BN / 8);
         int64_t row = row0 + r;
         if (row >= a.g.n_rows || n0 + c * 8 >= a.Cout) continue;
-        pack<bf16, 8> v = *reinterpret_cast<const pack<bf16, 8> *>(room + r * PITCH + c * 16);
+        const uint4 v = *reinterpret_cast<const uint4 *>(room + r * PITCH + c * 16);
         conv_store(a.silu, a.pre, a.y, row * a.Cout + n0 + c * 8, v);
     }
 }

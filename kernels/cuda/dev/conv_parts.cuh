@@ -25,6 +25,7 @@ typedef struct {
     int64_t     I, O;
     const void *x, *d;
     float      *dw;
+    float      *db; /* += column sums of d, by a way that says so (conv_up_makes_db); NULL: not wanted */
 } conv_dw;
 
 /* Plain arithmetic, everything (conv3_general.cu). */
@@ -37,6 +38,9 @@ void conv_gather_dw(ctx *c, const conv_dw *a);
  * of 32 in and of 64 out (conv3_wide_dw.cu), masks of one word. False: not such a layer. */
 bool conv_wide_rows(ctx *c, const conv_sum *a);
 bool conv_wide_dw(ctx *c, const conv_dw *a);
+/* The same between 32 and 64 channels at dense side 4 (conv3_tile.cu). False: not such a layer. */
+bool conv_tile_rows(ctx *c, const conv_sum *a);
+bool conv_tile_dw(ctx *c, const conv_dw *a);
 /* Between a dense level and the one above it (ops/conv3.h, `up`; dev/conv_up.cuh) on Hopper: channels in multiples of
  * 64 (conv3_wide.cu, conv3_wide_dw.cu), 32 channels between sides 4 and 8 (conv3_up.cu). g is the level above.
  * conv_*_children: y is of the children, x of the parents; conv_*_parents: the reverse, dx of it; conv_*_dw: x of the
@@ -48,6 +52,7 @@ bool conv_wide_up_dw(ctx *c, const conv_dw *a);
 bool conv_up_children(ctx *c, const conv_sum *a);
 bool conv_up_parents(ctx *c, const conv_sum *a);
 bool conv_up_dw(ctx *c, const conv_dw *a);
+bool conv_up_makes_db(const ctx *c, const conv_dw *a); /* conv_up_dw serves and adds to db */
 /* dw += its share of the gradients of the 64 matrices, partial [part][64][I][O] (conv3_up.cu). */
 void conv_up_fold(ctx *c, const conv_dw *a, const float *partial, int64_t parts);
 /* The same as conv_gather for dense levels with a side above 1 (conv3_halo.cu). False: this GPU has too little shared
@@ -71,13 +76,19 @@ template <class K> static inline void conv_allow_shared(K kernel, size_t bytes) 
 }
 
 /* Eight values at `to` of pre and y, or of y alone. */
-__device__ __forceinline__ void conv_store(bool silu, bf16 *pre, bf16 *y, int64_t to, pack<bf16, 8> v) {
-    if (silu) {
-        float f[8];
-        store_raw<bf16, 8>(pre + to, v);
-        unpack<bf16, 8>(v, f);
-        act_values<bf16, 8>(ACT_SILU, f);
-        store_vec<bf16, 8>(y + to, f);
-    } else
-        store_raw<bf16, 8>(y + to, v);
+__device__ __forceinline__ void conv_store(bool silu, bf16 *pre, bf16 *y, int64_t to, const uint4 &v) {
+    if (!silu) {
+        *reinterpret_cast<uint4 *>(y + to) = v;
+        return;
+    }
+    const uint32_t word[4] = {v.x, v.y, v.z, v.w};
+    float          f[8];
+    *reinterpret_cast<uint4 *>(pre + to) = v;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        f[2 * i] = __uint_as_float(word[i] << 16);
+        f[2 * i + 1] = __uint_as_float(word[i] & 0xffff0000u);
+    }
+    act_values<bf16, 8>(ACT_SILU, f);
+    store_vec<bf16, 8>(y + to, f);
 }

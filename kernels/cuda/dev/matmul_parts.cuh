@@ -17,6 +17,28 @@ template <class T, int V>
 __device__ __forceinline__ void act_times_slopes(act_kind kind, const float (&pre)[V], float (&v)[V]) {
     BY_KIND(kind, A, _Pragma("unroll") for (int i = 0; i < V; i++) v[i] *= act_slope<A, T>(pre[i]));
 }
+/* act(x) and act'(x), with SiLU of one sigmoid. */
+template <class T, int V>
+__device__ __forceinline__ void act_values_and_slopes(act_kind kind, const float (&x)[V], float (&value)[V],
+                                                      float (&slope)[V]) {
+#pragma unroll
+    for (int j = 0; j < V; j++) {
+        value[j] = x[j];
+        slope[j] = 1.0f;
+    }
+    if (kind == ACT_SILU) {
+#pragma unroll
+        for (int j = 0; j < V; j++) {
+            float in = clamped(x[j], 80.0f), s, rest;
+            both_sigmoids<T>(in, &s, &rest);
+            value[j] = x[j] * s;
+            slope[j] = s * (1.0f + in * rest);
+        }
+        return;
+    }
+    act_values<T, V>(kind, value);
+    act_times_slopes<T, V>(kind, x, slope);
+}
 
 /* ---- sums over rows (linear_sums.cu) ----------------------------------------------------------------------------- */
 

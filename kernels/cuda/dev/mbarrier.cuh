@@ -18,6 +18,10 @@ __device__ __forceinline__ void mbarrier_arrive_warp(uint32_t bar) {
     __syncwarp();
     if (threadIdx.x % 32 == 0) mbarrier_arrive(bar);
 }
+/* One arrival for this thread, when all its cp.async so far have come. */
+__device__ __forceinline__ void mbarrier_arrive_copied(uint32_t bar) {
+    IF_WGMMA(asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(bar) : "memory");)
+}
 /* Waits for the end of the phase of this parity; a fresh barrier counts as if the phase before its first, of parity 1,
  * had ended. Nobody may be two phases behind. */
 __device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity) {
@@ -51,10 +55,6 @@ __device__ __forceinline__ void bulk_copy(uint32_t dst, const void *src, int byt
                  "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];\n" ::"r"(dst),
                  "l"(src), "r"(bytes), "r"(bar)
                  : "memory");)
-}
-/* One arrival, when all copies by cp.async that this thread has begun are done. */
-__device__ __forceinline__ void mbarrier_arrive_copied(uint32_t bar) {
-    IF_WGMMA(asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(bar) : "memory");)
 }
 
 /* Registers of the threads of a warpgroup from here on: fewer than the launch gave them, or more, of those that others

@@ -54,6 +54,10 @@ __device__ __forceinline__ void shared_store(uint32_t dst, float x) {
 __device__ __forceinline__ void shared_store(uint32_t dst, float2 x) {
     asm volatile("st.shared.v2.f32 [%0], {%1,%2};\n" ::"r"(dst), "f"(x.x), "f"(x.y) : "memory");
 }
+__device__ __forceinline__ void shared_store(uint32_t dst, float4 x) {
+    asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};\n" ::"r"(dst), "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w)
+                 : "memory");
+}
 __device__ __forceinline__ void shared_load(uint32_t src, uint32_t &x) {
     asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(x) : "r"(src) : "memory");
 }

@@ -1,0 +1,95 @@
+/* Tiles of 4^3 cells copied to shared memory with what is around them, by a table of slots (the layout is in
+ * conv_index.cuh): 32 channels a slot, or two planes of 32. The levels are dense. */
+#pragma once
+#include "kernels/cuda/dev/conv_gather.cuh"
+#include "kernels/cuda/dev/wgmma.cuh"
+
+namespace {
+
+enum { SIDE = 4, CELLS = SIDE * SIDE * SIDE, SLOTS = 6 * 6 * 6, HALO = SLOTS * 64, GROUP = 128, OWN_TILE = 13 };
+
+/* A barrier of the threads of one warpgroup. */
+__device__ __forceinline__ void group_barrier(int group) {
+    asm volatile("bar.sync %0, %1;\n" ::"r"(group + 1), "n"((int)GROUP) : "memory");
+}
+
+/* c += a b, or c = a b, b: rows 16*step .. of a matrix of N columns in shared memory. */
+template <bool SET = false, int NT>
+__device__ __forceinline__ void matrix_sum(float (&c)[NT][4], const uint32_t (&a)[4], uint32_t b, int step, int lane) {
+    constexpr int N = NT * 8;
+    if (SET)
+#pragma unroll
+        for (int i = 0; i < NT * 4 && !HAS_WGMMA; i++) c[i / 4][i % 4] = 0.0f;
+    if constexpr (HAS_WGMMA && SET)
+        wgmma_set<true>(c, a, b_rows_k<N>(wgmma_tile<N>(b), 16 * step));
+    else if constexpr (HAS_WGMMA)
+        wgmma_add<true>(c, a, b_rows_k<N>(wgmma_tile<N>(b), 16 * step));
+    else
+#pragma unroll
+        for (int n = 0; n < NT / 2; n++) {
+            uint32_t two[4];
+            ldmatrix_x4_trans(two, b + tile_chunk<N>(step * 16 + lane % 16, n * 2 + lane / 16));
+            mma_bf16(c[2 * n], a, two[0], two[1]);
+            mma_bf16(c[2 * n + 1], a, two[2], two[3]);
+        }
+}
+
+/* What a slot around a tile holds, in one word: the tile it is of (0 to 26), the cell of it, and where its first 16
+ * bytes go. */
+__device__ __forceinline__ uint32_t slot_word(int t, int cell, int at) {
+    return (uint32_t)(t | cell << 5 | at >> 4 << 14);
+}
+
+__device__ __forceinline__ void parent_slots(uint32_t *slot) {
+    for (int i = threadIdx.x; i < SLOTS; i += blockDim.x) {
+        int t, cell, twist = halo_source<SIDE>(i, &t, &cell);
+        slot[i] = slot_word(t, cell, i * 64 | twist << 4);
+    }
+}
+
+/* The neighbour of a tile that this lane knows; -1: none. Rows of a dense tile are those of its number. */
+struct near_tile {
+    int32_t tile;
+
+    __device__ __forceinline__ near_tile(const conv_grid &g, int64_t of) {
+        int lane = threadIdx.x % 32;
+        tile = lane < 27 && of < g.n_tiles ? __ldg(g.nb + of * 27 + lane) : -1;
+    }
+    /* Row of a cell of neighbour t, or -1; all lanes of the warp ask. */
+    __device__ __forceinline__ int64_t row(int t, int cell, int cells) const {
+        int32_t from = __shfl_sync(0xffffffffu, tile, t);
+        return from >= 0 ? (int64_t)from * cells + cell : -1;
+    }
+};
+
+/* CHUNKS times 16 bytes of each of n slots, from `channel` on, by THREADS threads in whole warps; rows of x are `width`
+ * channels, a tile `cells` cells. The fifth chunk and what follows go to the next plane. */
+template <int THREADS, int CHUNKS>
+__device__ __forceinline__ void load_slots(const bf16 *x, int width, int cells, int channel, const near_tile &near,
+                                           const uint32_t *slot, int n, uint32_t to, int thread) {
+#pragma unroll 4
+    for (int i = thread; i - (int)(threadIdx.x % 32) < n * CHUNKS; i += THREADS) {
+        bool     mine = i < n * CHUNKS;
+        int      chunk = i % CHUNKS;
+        uint32_t word = slot[mine ? i / CHUNKS : 0];
+        int64_t  row = near.row(word & 31, word >> 5 & 511, cells);
+        if (mine)
+            cp_async_16(to + chunk / 4 * HALO + ((word >> 14 << 4) ^ chunk % 4 << 4),
+                        row >= 0 ? x + row * width + channel + chunk * 8 : x, row >= 0 ? 16 : 0);
+    }
+}
+
+/* So many matrices of K x N, for the products; ends with a barrier. */
+template <int THREADS, int K, int N>
+__device__ __forceinline__ void load_weights(const bf16 *w, int matrices, uint32_t to) {
+    for (int i = threadIdx.x; i < matrices * K * (N / 8); i += THREADS) {
+        int row = i / (N / 8);
+        cp_async_16(to + row / K * (K * N * 2) + tile_chunk<N>(row % K, i % (N / 8)), w + i * 8, 16);
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+    shared_for_wgmma();
+    __syncthreads();
+}
+
+} // namespace
