@@ -453,13 +453,19 @@ int optest_main(int argc, char **argv, const optest_suite *s) {
     const char *why = "";
     if (argc > 2) cmocka_set_test_filter(argv[2]);
     if (getenv("D3S2_SKIP_TESTS")) cmocka_set_skip_filter(getenv("D3S2_SKIP_TESTS"));
-    if (argc < 2 || strcmp(argv[1], "gpu") != 0) return test_exit(run_suite(s, s->cpu, s->n_cpu));
+    const char *form = argc > 1 ? argv[1] : "";
+    if (strncmp(form, "gpu", 3) != 0) return test_exit(run_suite(s, s->cpu, s->n_cpu));
     if (!hosted_there(&why)) {
         note_skip("%s", why);
         return test_exit(0);
     }
-    int failed = 0;
-    for (optest_now = OPTEST_GPU_F32; optest_now <= OPTEST_GPU_BF16; optest_now++)
+    static const char *const forms[] = {[OPTEST_GPU_F32] = "gpu-f32", [OPTEST_GPU_BF16] = "gpu-bf16"};
+    int                      failed = 0, ran = 0;
+    for (optest_now = OPTEST_GPU_F32; optest_now <= OPTEST_GPU_BF16; optest_now++) {
+        if (strcmp(form, "gpu") != 0 && strcmp(form, forms[optest_now]) != 0) continue;
         failed += run_suite(s, s->gpu, s->n_gpu);
+        ran++;
+    }
+    CHECK(ran, "'%s' is not gpu, gpu-f32 or gpu-bf16", form);
     return test_exit(failed);
 }

@@ -70,9 +70,9 @@ extern optest_form optest_now;
 const backend     *optest_tested(void);
 
 /* The tests of a program: `every` runs in each form, `cpu` without a GPU only (wrong arguments, properties of ref),
- * `gpu` there only (sizes that meet the edges of tiles). A second argument is a pattern of names to run,
- * D3S2_SKIP_TESTS in the environment one of names to leave out. Returns the exit code: 77 when there is no GPU to test.
- */
+ * `gpu` there only (sizes that meet the edges of tiles). The first argument is the form: none, gpu-f32, gpu-bf16, or
+ * gpu for both. A second one is a pattern of names to run, D3S2_SKIP_TESTS in the environment one of names to leave
+ * out. Returns the exit code: 77 when there is no GPU to test. */
 typedef struct {
     const char              *name;
     const struct CMUnitTest *every, *cpu, *gpu;
