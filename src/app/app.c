@@ -189,12 +189,12 @@ int app_main(const comm *world, int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : "", *near = "";
     status      st = {0};
     bool        first = world->rank == 0;
-    if (!strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h")) {
-        const verb *v = argc > 2 ? find_verb(argv[2], &near) : NULL;
-        if (first && v) print_help(v, stdout);
-        if (first && !v) print_overview(stdout);
+    bool        help = !strcmp(name, "help") || !strcmp(name, "--help") || !strcmp(name, "-h");
+    if (help && argc == 2) {
+        if (first) print_overview(stdout);
         return ST_OK;
     }
+    if (help) name = argv[2];
     if (!strcmp(name, "version") || !strcmp(name, "--version")) {
         if (first) printf("d3s2 %s, git %s\n", D3S2_VERSION, D3S2_GIT_HASH);
         return ST_OK;
@@ -205,7 +205,7 @@ int app_main(const comm *world, int argc, char **argv) {
         status_set(&st, ST_USAGE, "which verb? 'd3s2 help' lists them");
     } else if (!v) {
         status_set(&st, ST_USAGE, "'%.60s' is not a verb; did you mean '%s'? 'd3s2 help' lists them", name, near);
-    } else if (v->kind != VERB_RAW_ARGS && wants_help(argc - 1, argv + 1)) {
+    } else if (help || (v->kind != VERB_RAW_ARGS && wants_help(argc - 1, argv + 1))) {
         if (first) print_help(v, stdout);
     } else {
         run_verb(v, world, argc - 1, argv + 1, &st);

@@ -20,6 +20,7 @@ expect_ok "d3s2 " version
 expect_ok "processor" info --device
 expect 64 "did you mean 'train'" trian
 expect 64 "did you mean 'report'" raport x
+expect 64 "did you mean 'train'" help trian
 "$d3s2" >"$tmp/out" 2>"$tmp/err"
 [ $? -eq 64 ] || fail "no verb"
 
