@@ -221,35 +221,24 @@ __device__ __forceinline__ void multiply(const wide_args &a, const wide_block<OU
     const int                     lane = tid % 32, slices = slices_of<F>(a);
     const uint32_t                rows = block.base + (OUT == 64 ? group * N * ROW : 0);
     const uint32_t                weights = block.base + ROWS * ROW + (OUT == 128 ? group * 64 * ROW : 0);
-    ring_place<shape::STAGES>     stage;
+    ring_reader<shape::STAGES>    ring;
     for (int t = blockIdx.x; t < a.tiles; t += gridDim.x) {
         tile_place<F> tile(a, t);
         float         sum[N / 8][4];
-        int           before = -1; /* stage that is still being multiplied */
+        ring.before = -1;
         for (int s = 0; s < slices; s++) {
-            if (before >= 0 && !mbarrier_ended(block.full(stage.at), stage.turn)) { /* its place is needed first */
-                wgmma_wait<0>();
-                mbarrier_arrive_warp(block.free(before));
-                before = -1;
-            }
-            mbarrier_wait(block.full(stage.at), stage.turn);
+            ring.wait(block);
             shared_for_wgmma(); /* what cp.async wrote; the barrier shows its writes to this thread */
             wgmma_begin();
 #pragma unroll
             for (int k = 0; k < DEEP / 16; k++)
-                wgmma_shared<false>(sum, shared_rows(weights + stage.at * shape::STAGE, k),
-                                    shared_rows(rows + stage.at * shape::STAGE, k), k > 0 || s > 0);
-            wgmma_commit();
-            if (before >= 0) {
-                wgmma_wait<1>();
-                mbarrier_arrive_warp(block.free(before));
-            }
-            before = stage.at;
-            stage.next();
+                wgmma_shared<false>(sum, shared_rows(weights + ring.stage.at * shape::STAGE, k),
+                                    shared_rows(rows + ring.stage.at * shape::STAGE, k), k > 0 || s > 0);
+            ring.next(block);
         }
         wgmma_wait<0>();
         pin(sum);
-        mbarrier_arrive_warp(block.free(before));
+        mbarrier_arrive_warp(block.free(ring.before));
         write<F, N>(a, sum, tile.rows * ROWS + (OUT == 64 ? group * N : 0), tile.child,
                     tile.column * OUT + (OUT == 128 ? group * 64 : 0) + tid / 32 * 16, lane);
     }

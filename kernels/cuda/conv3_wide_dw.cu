@@ -205,31 +205,19 @@ __device__ __forceinline__ void multiply(const wide_dw_args &a, const wide_dw_bl
     constexpr int              N = shape::N;
     const uint32_t             x = block.base + (OUT == 64 ? group * (N / 64) * TILE : 0);
     const uint32_t             d = block.base + (LINE_TILES + (OUT == 128 ? group : 0)) * TILE;
-    ring_place<shape::STAGES>  stage;
+    ring_reader<shape::STAGES> ring;
     float                      sum[N / 8][4];
-    int                        before = -1; /* stage that is still being multiplied */
     bool                       any = false;
     for (;; any = true) {
-        if (before >= 0 && !mbarrier_ended(block.full(stage.at), stage.turn)) { /* its place is needed first */
-            wgmma_wait<0>();
-            mbarrier_arrive_warp(block.free(before));
-            before = -1;
-        }
-        mbarrier_wait(block.full(stage.at), stage.turn);
-        if (*block.done(stage.at)) break;
+        ring.wait(block);
+        if (*block.done(ring.stage.at)) break;
         shared_for_wgmma(); /* what cp.async wrote; the barrier shows its writes to this thread */
         wgmma_begin();
 #pragma unroll
         for (int k = 0; k < DEEP / 16; k++)
-            wgmma_shared<true>(sum, shared_cols(d + stage.at * shape::STAGE, k, TILE),
-                               shared_cols(x + stage.at * shape::STAGE, k, TILE), k > 0 || any);
-        wgmma_commit();
-        if (before >= 0) {
-            wgmma_wait<1>();
-            mbarrier_arrive_warp(block.free(before));
-        }
-        before = stage.at;
-        stage.next();
+            wgmma_shared<true>(sum, shared_cols(d + ring.stage.at * shape::STAGE, k, TILE),
+                               shared_cols(x + ring.stage.at * shape::STAGE, k, TILE), k > 0 || any);
+        ring.next(block);
     }
     wgmma_wait<0>();
     pin(sum);

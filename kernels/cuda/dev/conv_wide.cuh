@@ -21,6 +21,33 @@ template <int N> struct ring_place {
     }
 };
 
+/* The stages of a ring as a group that multiplies takes them, one ahead of the products: `before` is the one that is
+ * still being multiplied, or -1. */
+template <int N> struct ring_reader {
+    ring_place<N> stage;
+    int           before = -1;
+
+    /* Waits for the stage; if it is not there yet, `before` is given back first: its place is needed. */
+    template <class B> __device__ __forceinline__ void wait(const B &block) {
+        if (before >= 0 && !mbarrier_ended(block.full(stage.at), stage.turn)) {
+            wgmma_wait<0>();
+            mbarrier_arrive_warp(block.free(before));
+            before = -1;
+        }
+        mbarrier_wait(block.full(stage.at), stage.turn);
+    }
+    /* Its products have been issued: those before are waited for, and their stage is given back. */
+    template <class B> __device__ __forceinline__ void next(const B &block) {
+        wgmma_commit();
+        if (before >= 0) {
+            wgmma_wait<1>();
+            mbarrier_arrive_warp(block.free(before));
+        }
+        before = stage.at;
+        stage.next();
+    }
+};
+
 /* near[i] = row of the neighbour at offset[i] of the row with code[i], or -1, also where the code is -1 (conv_neighbor,
  * many at a time: each step of all of them waits for memory once). Masks of one word. */
 template <int N>
