@@ -99,18 +99,19 @@ static size_t gpu_used(const network *n, size_t *all) {
 static void run_pass(network *n, const char *what, int64_t tiles, pass_fn pass, void *arg) {
     device_kind dev = device_of(n);
     arena       counting = arena_counting_on("work", dev);
-    size_t      all, had = n->c.scratch.size + n->work.size, before = gpu_used(n, &all);
     grow(&n->c.scratch, "scratch", place_scratch_bytes(dev, tiles, n->gpu_per_tile), dev, false);
     n->t = (tape){.c = &n->c, .step = &counting, .book = &n->book};
     n->c.dry = true;
     pass(n, arg);
     n->c.dry = false;
-    grow(&n->work, "work", counting.peak, dev, false);
-    size_t has = n->c.scratch.size + n->work.size;
-    if (dev != DEV_CPU && has > had)
-        log_info("%s %lld tiles: %.0f MB for activations, %.0f scratch, so %.0f of the GPU's %.0f; %.0f in use", what,
-                 (long long)tiles, (double)n->work.size / 1e6, (double)n->c.scratch.size / 1e6,
-                 (double)(before + has - had) / 1e6, (double)all / 1e6, (double)gpu_used(n, &all) / 1e6);
+    if (!n->work.base || counting.peak > n->work.size) { /* only then the GPU is asked, which takes time */
+        size_t all, by_count = gpu_used(n, &all) + counting.peak - n->work.size;
+        grow(&n->work, "work", counting.peak, dev, false);
+        if (dev != DEV_CPU)
+            log_info("%s %lld tiles: %.0f MB for activations, %.0f scratch, so %.0f of the GPU's %.0f; %.0f in use",
+                     what, (long long)tiles, (double)n->work.size / 1e6, (double)n->c.scratch.size / 1e6,
+                     (double)by_count / 1e6, (double)all / 1e6, (double)gpu_used(n, &all) / 1e6);
+    }
     n->t = (tape){.c = &n->c, .step = &n->work, .book = &n->book};
     pass(n, arg);
 }
