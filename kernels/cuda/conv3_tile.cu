@@ -54,7 +54,7 @@ __device__ __forceinline__ void tile_sums(float (&sum)[N / 8][4], uint32_t halo,
 template <int K, int N> __global__ void __launch_bounds__(THREADS, 1) tile_rows_kernel(const conv_rows_args a) {
     typedef rows_shape<K, N> shape;
     extern __shared__ __align__(1024) unsigned char room[];
-    __shared__ uint32_t                             slot[SLOTS];
+    __shared__ uint32_t                             slot[SLOT_TABLE];
 
     const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
     unsigned char *own = room + shape::WEIGHTS + group * shape::TILE, *out = own + warp * (16 * shape::PITCH);
@@ -67,7 +67,7 @@ template <int K, int N> __global__ void __launch_bounds__(THREADS, 1) tile_rows_
     int64_t   tile = blockIdx.x * (int64_t)GROUPS + group;
     near_tile near(a.g, tile);
     for (; tile < a.g.n_tiles; tile += stride) {
-        load_slots<GROUP, K / 8>(a.x, K, CELLS, 0, near, slot, SLOTS, halo, thread);
+        load_slots<GROUP, K / 8, SLOTS>(a.x, K, CELLS, 0, near, slot, halo, thread);
         cp_async_commit();
         near = near_tile(a.g, tile + stride);
         cp_async_wait<0>();
@@ -120,7 +120,7 @@ struct dw_block {
 __device__ __forceinline__ void load_stage(const conv_dw_args &a, const dw_block &b, const near_tile &near,
                                            const uint32_t *slot, int stage) {
     const uint32_t x = b.base + stage * STAGE;
-    load_slots<THREADS, 4>(a.x, a.I, CELLS, b.i0, near, slot, SLOTS, x, threadIdx.x);
+    load_slots<THREADS, 4, SLOTS>(a.x, a.I, CELLS, b.i0, near, slot, x, threadIdx.x);
     if (threadIdx.x >= CELLS * 4) return;
     const int     cell = threadIdx.x / 4, chunk = threadIdx.x % 4;
     const int64_t row = near.row(OWN_TILE, cell, CELLS);
@@ -201,7 +201,7 @@ __device__ __forceinline__ void dw_tiles(const conv_dw_args &a, const dw_block &
 /* Blocks: x = parts of the tiles, y = blocks of 32 x 32 channels. */
 __global__ void __launch_bounds__(THREADS, 1) tile_dw_kernel(const conv_dw_args a) {
     extern __shared__ __align__(1024) unsigned char room[];
-    __shared__ uint32_t                             slot[SLOTS];
+    __shared__ uint32_t                             slot[SLOT_TABLE];
     const int                                       o_blocks = a.O / WIDTH;
     const dw_block b = {blockIdx.x * a.g.n_tiles / gridDim.x, (blockIdx.x + (int64_t)1) * a.g.n_tiles / gridDim.x,
                         (int)blockIdx.y / o_blocks * WIDTH, (int)blockIdx.y % o_blocks * WIDTH, smem_addr(room)};

@@ -78,18 +78,6 @@ __device__ __forceinline__ void neighbors(const conv_grid &g, const int32_t *cod
         near[i] = word[i] >> to[i] & 1 ? first[i] + __popcll(word[i] & (((uint64_t)1 << to[i]) - 1)) : -1;
 }
 
-/* 16 bytes of row n, `bytes` apart from x on; of no row, zeros. One piece, or the compiler keeps 64-bit addresses of
- * all rows, which do not fit. */
-__device__ __forceinline__ void copy_of_row(uint32_t dst, const char *x, int n, uint32_t bytes) {
-    asm volatile("{ .reg .pred none; .reg .s32 row; .reg .u64 from;\n"
-                 "setp.lt.s32 none, %2, 0;\n"
-                 "max.s32 row, %2, 0;\n"
-                 "mad.wide.u32 from, row, %3, %1;\n"
-                 "cp.async.cg.shared.global [%0], [from], 16, none; }\n" ::"r"(dst),
-                 "l"(x), "r"(n), "r"(bytes)
-                 : "memory");
-}
-
 /* Levels whose rows can be found so: codes, and rows of the level below, of 31 bits, masks of one word. */
 static inline bool wide_level(const ctx *c, const conv_grid *g) {
     return c->cuda->major == 9 && c->cuda->shared_limit >= BLOCK_BYTES && (!g->mask || g->words == 1) &&
