@@ -6,7 +6,7 @@
 
 namespace {
 
-enum { SIDE = 4, CELLS = SIDE * SIDE * SIDE, SLOTS = 6 * 6 * 6, HALO = SLOTS * 64, GROUP = 128, OWN_TILE = 13 };
+enum { SIDE = 4, CELLS = SIDE * SIDE * SIDE, SLOTS = 6 * 6 * 6, HALO = SLOTS * 64, GROUP = 128 };
 enum { SLOT_TABLE = 256 }; /* for load_slots */
 
 /* A barrier of the threads of one warpgroup. */
@@ -56,11 +56,6 @@ struct near_tile {
     __device__ __forceinline__ near_tile(const conv_grid &g, int64_t of) {
         int lane = threadIdx.x % 32;
         tile = lane < 27 && of < g.n_tiles ? __ldg(g.nb + of * 27 + lane) : -1;
-    }
-    /* Row of a cell of neighbour t, or -1; all lanes of the warp ask. */
-    __device__ __forceinline__ int64_t row(int t, int cell, int cells) const {
-        int32_t from = __shfl_sync(0xffffffffu, tile, t);
-        return from >= 0 ? (int64_t)from * cells + cell : -1;
     }
 };
 
