@@ -53,12 +53,12 @@ __device__ __forceinline__ void copy_tiles(const conv_dw_args &a, const dw_block
     cp_async_wait<0>();
 }
 
-/* Eight columns of two rows of a tile of d. */
-__device__ __forceinline__ void add_columns(uint32_t d, int thread, float (&sum)[8]) {
+/* Eight columns of two rows of a tile of d, of WIDE channels. */
+template <int WIDE> __device__ __forceinline__ void add_columns(uint32_t d, int thread, float (&sum)[8]) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         uint4 v;
-        shared_load(d + tile_chunk<WIDTH>(thread / 4 + h * (CELLS / 2), thread % 4), v);
+        shared_load(d + tile_chunk<WIDE>(thread / 4 + h * (CELLS / 2), thread % 4), v);
         const uint32_t word[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
         for (int i = 0; i < 4; i++) sum[2 * i] += bf16_lo(word[i]), sum[2 * i + 1] += bf16_hi(word[i]);
@@ -96,7 +96,7 @@ __device__ __forceinline__ void multiply(const conv_dw_args &a, const dw_block &
         mbarrier_wait(b.full(stage), turn);
         shared_for_wgmma(); /* what cp.async wrote; the barrier shows its writes to this thread */
         lines(0);
-        if (want_columns) add_columns(d + ALONG * D_TILE, thread, column);
+        if (want_columns) add_columns<WIDTH>(d + ALONG * D_TILE, thread, column);
 #pragma unroll
         for (int t = 0; t < BATCHES; t++) {
             pin(l[t % 2]);
