@@ -11,7 +11,7 @@
  * follow.
  *
  * Backward makes d = dy silu'(pre) and db in one pass, then dx (the same sum over neighbours) and dw. Without an
- * activation conv3_up.cu makes db with dw.
+ * activation conv3_up_dw.cu makes db with dw.
  *
  * Scratch: N*O elements for d when there is an activation (a side-8 tile of 32 bf16 channels: 32 kB); the weights in
  * the kernels' order, 27 * roundup(I,64) * roundup(O,128) bf16 (at most 14 MB for 512 x 512); 8 bytes a row of a masked

@@ -1,23 +1,41 @@
 /* conv3 between 32 and 64 channels on dense tiles of 4^3 cells, on Hopper: a tile's 64 cells are the rows of
  * a warpgroup's products, and all 27 matrices stay in shared memory.
  *
- * Forward and dx. Each of a block's four warpgroups makes whole tiles; its cells and those around them are loaded while
- * the other three multiply. The cells at one of 27 offsets go from shared memory to registers, ahead of the products.
+ * Forward and dx. Three of a block's warpgroups make a whole tile each; the fourth copies the tiles that follow, each
+ * with the cells around it. The cells at one of 27 offsets go from shared memory to registers, ahead of the products.
  *
  * dw. The cells are the products' depth. A block makes the 27 matrices of 32 x 32 channels: a product has 32 channels
  * of x at two offsets as its rows, so there are 14 pairs of offsets, the last one with nothing behind the 27th;
- * warpgroup g takes pairs g, g + 4, .. The tiles ahead are loaded meanwhile. */
+ * warpgroup g of four takes pairs g, g + 4, .. A fifth one copies the tiles ahead. */
 #include "kernels/cuda/dev/conv_slots.cuh"
+#include "kernels/cuda/dev/mbarrier.cuh"
 
 namespace {
 
-enum { GROUPS = 4, THREADS = GROUPS * GROUP, OFFSETS = 27 };
+enum { OFFSETS = 27 };
+
+/* Barriers of N places for tiles: one is there, or nobody reads it any more. */
+template <int N> struct tile_bars {
+    uint32_t at;
+
+    __device__ __forceinline__ uint32_t full(int place) const { return at + place * MBARRIER_BYTES; }
+    __device__ __forceinline__ uint32_t free(int place) const { return at + (N + place) * MBARRIER_BYTES; }
+    /* By one thread: who reads a place says so by `readers` warps. */
+    __device__ __forceinline__ void     init(int readers) const {
+            for (int i = 0; i < N; i++) {
+                mbarrier_init(full(i), GROUP);
+                mbarrier_init(free(i), readers);
+        }
+    }
+};
 
 /* ---- forward, dx ------------------------------------------------------------------------------------------------- */
 
+enum { MAKERS = 3, THREADS = (MAKERS + 1) * GROUP };
+
 template <int K, int N> struct rows_shape {
     static constexpr int MATRIX = K * N * 2, WEIGHTS = OFFSETS * MATRIX, TILE = K / 32 * HALO, PITCH = N * 2 + 16;
-    static constexpr int SHARED = WEIGHTS + GROUPS * TILE;
+    static constexpr int PLACES = K == 64 ? 4 : 8, SHARED = WEIGHTS + PLACES * TILE;
     static_assert(CELLS * PITCH <= TILE, "results go where the tile was");
 };
 
@@ -51,54 +69,81 @@ __device__ __forceinline__ void tile_sums(float (&sum)[N / 8][4], uint32_t halo,
     pin(sum);
 }
 
-template <int K, int N> __global__ void __launch_bounds__(THREADS, 1) tile_rows_kernel(const conv_rows_args a) {
+/* The warpgroup that copies. */
+template <int K, int N>
+__device__ __forceinline__ void copy_tiles(const conv_rows_args &a, tile_bars<rows_shape<K, N>::PLACES> bars,
+                                           const uint32_t *slot, uint32_t tiles, int thread) {
     typedef rows_shape<K, N> shape;
-    extern __shared__ __align__(1024) unsigned char room[];
-    __shared__ uint32_t                             slot[SLOTS];
-
-    const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
-    unsigned char *own = room + shape::WEIGHTS + group * shape::TILE, *out = own + warp * (16 * shape::PITCH);
-    const uint32_t weights = smem_addr(room), halo = smem_addr(own);
-    const int      entry = halo_entry<SIDE>(warp * 16 + lane % 16) ^ (lane / 16 << 4);
-    const int64_t  stride = gridDim.x * (int64_t)GROUPS;
-
-    parent_slots(slot);
-    load_weights<THREADS, K, N>(a.w, OFFSETS, weights);
-    int64_t   tile = blockIdx.x * (int64_t)GROUPS + group;
-    near_tile near(a.g, tile);
-    for (; tile < a.g.n_tiles; tile += stride) {
-        load_slots<GROUP, K / 8>(a.x, K, CELLS, 0, near, slot, SLOTS, halo, thread);
-        cp_async_commit();
-        near = near_tile(a.g, tile + stride);
-        cp_async_wait<0>();
-        group_barrier(group);
-        float sum[N / 8][4];
-        tile_sums<K, N>(sum, halo, entry, weights, lane);
-        group_barrier(group); /* nobody reads the tile any more */
-#pragma unroll
-        for (int n = 0; n < N / 8; n++) {
-            int            col = n * 8 + lane % 4 * 2;
-            float          b0 = a.bias ? a.bias[col] : 0.0f, b1 = a.bias ? a.bias[col + 1] : 0.0f;
-            unsigned char *to = out + lane / 4 * shape::PITCH + col * 2;
-            *reinterpret_cast<uint32_t *>(to) = pack_bf16(sum[n][0] + b0, sum[n][1] + b1);
-            *reinterpret_cast<uint32_t *>(to + 8 * shape::PITCH) = pack_bf16(sum[n][2] + b0, sum[n][3] + b1);
-        }
-        __syncwarp();
-#pragma unroll
-        for (int i = lane; i < 16 * (N / 8); i += 32) {
-            const int     r = i / (N / 8), chunk = i % (N / 8);
-            const int64_t row = tile * CELLS + warp * 16 + r;
-            const uint4   v = *reinterpret_cast<const uint4 *>(out + r * shape::PITCH + chunk * 16);
-            conv_store(a.silu, a.pre, a.y, row * N + chunk * 8, v);
-        }
-        group_barrier(group); /* before the next tile takes the place of the results */
+    near_tile                near(a.g, blockIdx.x);
+    int                      place = 0;
+    uint32_t                 turn = 0;
+    for (int64_t tile = blockIdx.x; tile < a.g.n_tiles; tile += gridDim.x) {
+        const near_tile next(a.g, tile + gridDim.x);
+        mbarrier_wait(bars.free(place), turn ^ 1);
+        load_slots<GROUP, K / 8, SLOTS>(a.x, K, CELLS, 0, near, slot, tiles + place * shape::TILE, thread);
+        mbarrier_arrive_copied(bars.full(place));
+        near = next;
+        if (++place == shape::PLACES) place = 0, turn ^= 1;
     }
+    cp_async_wait<0>();
+}
+
+template <int K, int N> __global__ void __launch_bounds__(THREADS, 1) tile_rows_kernel(const conv_rows_args a) {
+    if constexpr (HAS_WGMMA) {
+        typedef rows_shape<K, N> shape;
+        extern __shared__ __align__(1024) unsigned char room[];
+        __shared__ uint32_t                             slot[SLOT_TABLE];
+        __shared__ uint64_t                             bar[2 * shape::PLACES];
+
+        const int                      group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0);
+        const int                      thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
+        const uint32_t                 weights = smem_addr(room), tiles = weights + shape::WEIGHTS;
+        const tile_bars<shape::PLACES> bars = {smem_addr(bar)};
+        if (threadIdx.x == 0) bars.init(GROUP / 32);
+        parent_slots(slot);
+        load_weights<THREADS, K, N>(a.w, OFFSETS, weights);
+        if (group == MAKERS) {
+            registers_fewer<56>(); /* 3 * 152 + 56: the 4 * 128 of the launch */
+            copy_tiles<K, N>(a, bars, slot, tiles, thread);
+            return;
+        }
+        registers_more<152>();
+        const int entry = halo_entry<SIDE>(warp * 16 + lane % 16) ^ (lane / 16 << 4);
+        for (int s = group;; s += MAKERS) {
+            const int64_t tile = blockIdx.x + (int64_t)s * gridDim.x;
+            const int     place = s % shape::PLACES;
+            if (tile >= a.g.n_tiles) break;
+            float sum[N / 8][4];
+            mbarrier_wait(bars.full(place), s / shape::PLACES & 1);
+            tile_sums<K, N>(sum, tiles + place * shape::TILE, entry, weights, lane);
+            group_barrier(group); /* nobody reads the tile any more */
+            unsigned char *out = room + shape::WEIGHTS + place * shape::TILE + warp * (16 * shape::PITCH);
+#pragma unroll
+            for (int n = 0; n < N / 8; n++) {
+                int            col = n * 8 + lane % 4 * 2;
+                float          b0 = a.bias ? a.bias[col] : 0.0f, b1 = a.bias ? a.bias[col + 1] : 0.0f;
+                unsigned char *to = out + lane / 4 * shape::PITCH + col * 2;
+                *reinterpret_cast<uint32_t *>(to) = pack_bf16(sum[n][0] + b0, sum[n][1] + b1);
+                *reinterpret_cast<uint32_t *>(to + 8 * shape::PITCH) = pack_bf16(sum[n][2] + b0, sum[n][3] + b1);
+            }
+            __syncwarp();
+#pragma unroll
+            for (int i = lane; i < 16 * (N / 8); i += 32) {
+                const int     r = i / (N / 8), chunk = i % (N / 8);
+                const int64_t row = tile * CELLS + warp * 16 + r;
+                const uint4   v = *reinterpret_cast<const uint4 *>(out + r * shape::PITCH + chunk * 16);
+                conv_store(a.silu, a.pre, a.y, row * N + chunk * 8, v);
+            }
+            mbarrier_arrive_warp(bars.free(place));
+        }
+    } else
+        __trap(); /* code for sm_90 on Hopper: rather no result than a wrong one */
 }
 
 template <int K, int N> void rows_as(ctx *c, const conv_sum *a) {
     constexpr int  SHARED = rows_shape<K, N>::SHARED;
     conv_rows_args r = gather_rows_of<false>(c, a, K, N);
-    int64_t        blocks = ceil_div(a->g.n_tiles, GROUPS);
+    int64_t        blocks = ceil_div(a->g.n_tiles, MAKERS);
     if (blocks > c->cuda->multiprocessors) blocks = c->cuda->multiprocessors;
     conv_allow_shared(tile_rows_kernel<K, N>, SHARED);
     tile_rows_kernel<K, N><<<(unsigned)blocks, THREADS, SHARED, stream_of(c)>>>(r);
@@ -107,85 +152,88 @@ template <int K, int N> void rows_as(ctx *c, const conv_sum *a) {
 
 /* ---- dw ---------------------------------------------------------------------------------------------------------- */
 
-enum { WIDTH = 32, PAIRS = (OFFSETS + 1) / 2, DEPTH = CELLS / 16, STAGES = 6, STAGE = HALO + CELLS * WIDTH * 2 };
+enum { WIDTH = 32, PAIRS = (OFFSETS + 1) / 2, DEPTH = CELLS / 16, STAGES = 8, STAGE = HALO + CELLS * WIDTH * 2 };
+enum { DW_GROUPS = 4, DW_THREADS = (DW_GROUPS + 1) * GROUP };
 
 /* What a block loads and multiplies. */
 struct dw_block {
-    int64_t  begin, end; /* tiles */
-    int      i0, o0;
-    uint32_t base;
+    int               begin, end; /* tiles */
+    int               i0, o0;
+    uint32_t          base;
+    tile_bars<STAGES> bars;
 };
 
-/* The 32 channels of x around a tile, and those of d in it. */
-__device__ __forceinline__ void load_stage(const conv_dw_args &a, const dw_block &b, const near_tile &near,
-                                           const uint32_t *slot, int stage) {
-    const uint32_t x = b.base + stage * STAGE;
-    load_slots<THREADS, 4>(a.x, a.I, CELLS, b.i0, near, slot, SLOTS, x, threadIdx.x);
-    if (threadIdx.x >= CELLS * 4) return;
-    const int     cell = threadIdx.x / 4, chunk = threadIdx.x % 4;
-    const int64_t row = near.row(OWN_TILE, cell, CELLS);
-    cp_async_16(x + HALO + tile_chunk<WIDTH>(cell, chunk), row >= 0 ? a.d + row * a.O + b.o0 + chunk * 8 : a.d,
-                row >= 0 ? 16 : 0);
+/* The warpgroup that copies: 32 channels of x around a tile, and of d in it. */
+__device__ __forceinline__ void copy_tiles(const conv_dw_args &a, const dw_block &b, const uint32_t *slot, int thread) {
+    const int   cell = thread / 4, chunk = thread % 4;
+    const char *d = reinterpret_cast<const char *>(a.d + b.o0 + chunk * 8);
+    near_tile   near(a.g, b.begin);
+    int         stage = 0;
+    uint32_t    turn = 0;
+    for (int tile = b.begin; tile < b.end; tile++) {
+        const near_tile next(a.g, tile + 1);
+        const uint32_t  x = b.base + stage * STAGE;
+        mbarrier_wait(b.bars.free(stage), turn ^ 1);
+        load_slots<GROUP, 4, SLOTS, 4>(a.x, a.I, CELLS, b.i0, near, slot, x, thread);
+#pragma unroll
+        for (int h = 0; h < CELLS; h += GROUP / 4) /* rows of multiples of 8 are permuted alike */
+            copy_of_row(x + HALO + tile_chunk<WIDTH>(cell, chunk) + h * (WIDTH * 2), d, tile * CELLS + cell + h,
+                        a.O * 2);
+        mbarrier_arrive_copied(b.bars.full(stage));
+        near = next;
+        if (++stage == STAGES) stage = 0, turn ^= 1;
+    }
+    cp_async_wait<0>();
 }
 
-/* MINE: pairs of this warpgroup. */
-template <int MINE>
-__device__ __forceinline__ void dw_tiles(const conv_dw_args &a, const dw_block &b, const uint32_t *slot) {
-    const int group = threadIdx.x / GROUP, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    near_tile near(a.g, b.begin);
-    int64_t   ahead = b.begin; /* the next tile to load; `near` is of it */
-    auto      load = [&](int stage) {
-        if (ahead < b.end) {
-            load_stage(a, b, near, slot, stage);
-            near = near_tile(a.g, ++ahead);
-        }
-        cp_async_commit();
-    };
+/* MINE: pairs of this warpgroup, multiplied two at a time. */
+template <int MINE> __device__ __forceinline__ void dw_tiles(const conv_dw_args &a, const dw_block &b) {
+    constexpr int BATCHES = DEPTH * 2;
+    const int     group = threadIdx.x / GROUP, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     /* A warp's 16 lines of a pair: a half of the channels at one of the two offsets. */
-    const int entry = halo_entry<SIDE>(lane / 16 * 8 + lane % 8) ^ ((warp % 2 * 2 + (lane / 8 & 1)) << 4);
-    int       line[MINE];
+    const int     entry = halo_entry<SIDE>(lane / 16 * 8 + lane % 8) ^ ((warp % 2 * 2 + (lane / 8 & 1)) << 4);
+    int           line[MINE];
 #pragma unroll
     for (int q = 0; q < MINE; q++) {
-        int k = 2 * (group + GROUPS * q) + warp / 2;
-        k = k < OFFSETS ? k : OFFSETS - 1;
+        const int k = min(2 * (group + DW_GROUPS * q) + warp / 2, OFFSETS - 1);
         line[q] = halo_chunk(entry, halo_move<SIDE>(k), halo_turn(k), 0);
     }
-    float sum[MINE][4][4] = {};
-    for (int s = 0; s < STAGES - 1; s++) load(s);
-    int stage = 0;
-    for (int64_t tile = b.begin; tile < b.end; tile++) {
-        cp_async_wait<STAGES - 2>();
-        shared_for_wgmma();
-        __syncthreads(); /* the tile is there, and the one before, whose place the next takes, has been multiplied */
-        load(stage == 0 ? STAGES - 1 : stage - 1);
+    float    sum[MINE][4][4] = {};
+    int      stage = 0;
+    uint32_t turn = 0;
+    for (int tile = b.begin; tile < b.end; tile++) {
         const uint32_t x = b.base + stage * STAGE, d = x + HALO;
-        uint32_t       l[2][MINE][4];
-        auto           lines = [&](int s) {
+        uint32_t       l[2][2][4];
+        auto           lines = [&](int t) {
             /* 16 cells further in the order of Morton: two cells along y, or along x */
-            const int move = ((s & 1) * 2 * 6 + (s >> 1) * 2 * 36) * 64;
+            const int s = t / 2, move = ((s & 1) * 2 * 6 + (s >> 1) * 2 * 36) * 64;
 #pragma unroll
-            for (int q = 0; q < MINE; q++) ldmatrix_x4_trans(l[s % 2][q], x + line[q] + move);
+            for (int i = 0; i < 2; i++)
+                if (t % 2 * 2 + i < MINE) ldmatrix_x4_trans(l[t % 2][i], x + line[t % 2 * 2 + i] + move);
         };
+        mbarrier_wait(b.bars.full(stage), turn);
+        shared_for_wgmma(); /* what cp.async wrote; the barrier shows its writes to this thread */
         lines(0);
 #pragma unroll
-        for (int s = 0; s < DEPTH; s++) {
-            pin(l[s % 2]);
+        for (int t = 0; t < BATCHES; t++) {
+            pin(l[t % 2]);
             wgmma_begin();
 #pragma unroll
-            for (int q = 0; q < MINE; q++) matrix_sum(sum[q], l[s % 2][q], d, s, lane);
+            for (int i = 0; i < 2; i++)
+                if (t % 2 * 2 + i < MINE) matrix_sum(sum[t % 2 * 2 + i], l[t % 2][i], d, t / 2, lane);
             wgmma_commit();
-            wgmma_wait<1>(); /* the step before, whose registers the next one takes */
-            if (s + 1 < DEPTH) lines(s + 1);
+            wgmma_wait<1>(); /* the batch before, whose registers the next one takes */
+            if (t + 1 < BATCHES) lines(t + 1);
         }
         wgmma_wait<0>();
 #pragma unroll
         for (int q = 0; q < MINE; q++) pin(sum[q]);
-        stage = stage + 1 == STAGES ? 0 : stage + 1;
+        mbarrier_arrive_warp(b.bars.free(stage));
+        if (++stage == STAGES) stage = 0, turn ^= 1;
     }
-    cp_async_wait<0>();
 #pragma unroll
     for (int q = 0; q < MINE; q++) {
-        const int k = 2 * (group + GROUPS * q) + warp / 2;
+        const int k = 2 * (group + DW_GROUPS * q) + warp / 2;
         if (k >= OFFSETS) break;
 #pragma unroll
         for (int n = 0; n < 4; n++)
@@ -199,23 +247,39 @@ __device__ __forceinline__ void dw_tiles(const conv_dw_args &a, const dw_block &
 }
 
 /* Blocks: x = parts of the tiles, y = blocks of 32 x 32 channels. */
-__global__ void __launch_bounds__(THREADS, 1) tile_dw_kernel(const conv_dw_args a) {
-    extern __shared__ __align__(1024) unsigned char room[];
-    __shared__ uint32_t                             slot[SLOTS];
-    const int                                       o_blocks = a.O / WIDTH;
-    const dw_block b = {blockIdx.x * a.g.n_tiles / gridDim.x, (blockIdx.x + (int64_t)1) * a.g.n_tiles / gridDim.x,
-                        (int)blockIdx.y / o_blocks * WIDTH, (int)blockIdx.y % o_blocks * WIDTH, smem_addr(room)};
-    parent_slots(slot);
-    __syncthreads();
-    if (threadIdx.x / GROUP < PAIRS % GROUPS)
-        dw_tiles<PAIRS / GROUPS + 1>(a, b, slot);
-    else
-        dw_tiles<PAIRS / GROUPS>(a, b, slot);
+__global__ void __launch_bounds__(DW_THREADS, 1) tile_dw_kernel(const conv_dw_args a) {
+    if constexpr (HAS_WGMMA) {
+        extern __shared__ __align__(1024) unsigned char room[];
+        __shared__ uint32_t                             slot[SLOT_TABLE];
+        __shared__ uint64_t                             bar[2 * STAGES];
+
+        const int      group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0), o_blocks = a.O / WIDTH;
+        const dw_block b = {(int)(blockIdx.x * a.g.n_tiles / gridDim.x),
+                            (int)((blockIdx.x + (int64_t)1) * a.g.n_tiles / gridDim.x),
+                            (int)blockIdx.y / o_blocks * WIDTH,
+                            (int)blockIdx.y % o_blocks * WIDTH,
+                            smem_addr(room),
+                            {smem_addr(bar)}};
+        if (threadIdx.x == 0) b.bars.init(DW_GROUPS * GROUP / 32);
+        parent_slots(slot);
+        __syncthreads();
+        if (group == DW_GROUPS) {
+            registers_fewer<32>(); /* 4 * 112 + 32: the 5 * 96 of the launch */
+            copy_tiles(a, b, slot, threadIdx.x - DW_GROUPS * GROUP);
+            return;
+        }
+        registers_more<112>();
+        if (group < PAIRS % DW_GROUPS)
+            dw_tiles<PAIRS / DW_GROUPS + 1>(a, b);
+        else
+            dw_tiles<PAIRS / DW_GROUPS>(a, b);
+    } else
+        __trap(); /* code for sm_90 on Hopper: rather no result than a wrong one */
 }
 
 bool serves(const ctx *c, const conv_grid *g, int64_t I, int64_t O, size_t shared) {
     return c->cuda->major == 9 && !g->mask && g->side == SIDE && ((I == 32 && O == 64) || (I == 64 && O == 32)) &&
-           c->cuda->shared_limit >= shared + 1024; /* the slots */
+           c->cuda->shared_limit >= shared + 2048; /* slots, barriers */
 }
 
 } // namespace
@@ -242,7 +306,7 @@ bool conv_tile_dw(ctx *c, const conv_dw *a) {
     r.partial = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * OFFSETS * a->I * a->O));
     dim3 grid((unsigned)parts, (unsigned)blocks);
     conv_allow_shared(tile_dw_kernel, STAGES * STAGE);
-    tile_dw_kernel<<<grid, THREADS, STAGES * STAGE, stream_of(c)>>>(r);
+    tile_dw_kernel<<<grid, DW_THREADS, STAGES * STAGE, stream_of(c)>>>(r);
     LAUNCHED(c);
     partials_add(c, a->dw, r.partial, parts, OFFSETS * a->I * a->O);
     return true;

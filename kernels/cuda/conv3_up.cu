@@ -9,11 +9,9 @@
  * around it comes in two halves of 16 channels, each loaded by a warpgroup of its own while the other is multiplied.
  * Two more warpgroups share the cells, and the second one's sums are added to the first one's.
  *
- * dw. The parents are the products' depth. A block makes the matrices of four children, a warpgroup those of one; the
- * tiles ahead are loaded meanwhile. What lies there is also added up by columns, where db is wanted, in shared memory:
- * registers are taken.
+ * dw is in conv3_up_dw.cu.
  *
- * Parents lie in shared memory as dev/conv_index.cuh says, matrices and d as dev/mma.cuh does. Children, 16 channels:
+ * Parents lie in shared memory as dev/conv_index.cuh says, matrices as dev/mma.cuh does. Children, 16 channels:
  *
  *     cell (X,Y,Z), 0 <= X,Y,Z < 10, at 32 * ((X*10 + Y)*12 + Z), its halves exchanged if X/2 is odd, and with the
  *     cell beside it (Z ^ 1) if Y/2 is odd
@@ -25,6 +23,7 @@
 namespace {
 
 enum { WIDTH = 32, MATRIX = WIDTH * WIDTH * 2, WEIGHTS = UP_MATRICES * MATRIX };
+
 /* ---- to the children --------------------------------------------------------------------------------------------- */
 
 enum { UP_GROUPS = 2, UP_THREADS = UP_GROUPS * GROUP, RESULT = CELLS * UP_CHILDREN * 64 };
@@ -74,7 +73,7 @@ __device__ __forceinline__ int result_at(int row, int child, int quarter) {
 
 __global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows_args a) {
     extern __shared__ __align__(1024) unsigned char room[];
-    __shared__ uint32_t                             slot[SLOTS];
+    __shared__ uint32_t                             slot[SLOT_TABLE];
 
     const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
     unsigned char *own = room + WEIGHTS + group * (HALO + RESULT), *out = own + HALO + warp * (RESULT / 4);
@@ -85,7 +84,7 @@ __global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows
     parent_slots(slot);
     load_weights<UP_THREADS, WIDTH, WIDTH>(a.w, UP_MATRICES, weights);
     int64_t tile = blockIdx.x * (int64_t)UP_GROUPS + group;
-    load_slots<GROUP, 4>(a.x, WIDTH, CELLS, 0, near_tile(a.g, tile), slot, SLOTS, halo, thread);
+    load_slots<GROUP, 4, SLOTS>(a.x, WIDTH, CELLS, 0, near_tile(a.g, tile), slot, halo, thread);
     cp_async_commit();
     near_tile near(a.g, tile + stride); /* beyond the last tile: none, and zeros are loaded */
     for (; tile < a.g.n_tiles; tile += stride) {
@@ -94,7 +93,7 @@ __global__ void __launch_bounds__(UP_THREADS, 1) children_kernel(const conv_rows
         float sum[UP_CHILDREN][4][4];
         children_sums(sum, halo, entry, weights, lane);
         group_barrier(group); /* nobody reads the parents any more */
-        load_slots<GROUP, 4>(a.x, WIDTH, CELLS, 0, near, slot, SLOTS, halo, thread);
+        load_slots<GROUP, 4, SLOTS>(a.x, WIDTH, CELLS, 0, near, slot, halo, thread);
         cp_async_commit();
         near = near_tile(a.g, tile + 2 * stride);
 #pragma unroll
@@ -131,6 +130,7 @@ enum {
     HALF = EDGE * EDGE * LINE * 32,
     ADDED = CELLS * WIDTH * 4
 };
+enum { CHILD_SLOTS = EDGE * EDGE * EDGE, CHILD_TABLE = 1024 }; /* for load_slots */
 enum { DOWN_SHARED = WEIGHTS + 2 * HALF + ADDED };
 
 __device__ __forceinline__ int child_twist(int X, int Y) {
@@ -138,9 +138,10 @@ __device__ __forceinline__ int child_twist(int X, int Y) {
 }
 
 __device__ __forceinline__ void child_slots(uint32_t *slot) {
-    for (int i = threadIdx.x; i < EDGE * EDGE * EDGE; i += DOWN_THREADS) {
-        int t, cell, X = i / (EDGE * EDGE), Y = i / EDGE % EDGE, Z = i % EDGE;
-        halo_source<2 * SIDE>(i, &t, &cell);
+    for (int i = threadIdx.x; i < CHILD_TABLE; i += DOWN_THREADS) {
+        const int s = i < CHILD_SLOTS ? i : CHILD_SLOTS - 1, X = s / (EDGE * EDGE), Y = s / EDGE % EDGE, Z = s % EDGE;
+        int       t, cell;
+        halo_source<2 * SIDE>(s, &t, &cell);
         slot[i] = slot_word(t, cell, ((X * EDGE + Y) * LINE + Z) * 32 ^ child_twist(X >> 1, Y >> 1));
     }
 }
@@ -204,8 +205,8 @@ __device__ __forceinline__ void load_children(const conv_rows_args &a, int64_t n
             near_next = near_tile(a.g, step_tile(s + 2));
         }
         mbarrier_wait(half_free(bars, half), (s / 2 & 1) ^ 1);
-        load_slots<GROUP, 2>(a.x, WIDTH, CELLS * UP_CHILDREN, half * 16, near, slot, EDGE * EDGE * EDGE,
-                             children + half * HALF, threadIdx.x % GROUP);
+        load_slots<GROUP, 2, CHILD_SLOTS>(a.x, WIDTH, CELLS * UP_CHILDREN, half * 16, near, slot,
+                                          children + half * HALF, threadIdx.x % GROUP);
         mbarrier_arrive_copied(half_full(bars, half));
     }
     cp_async_wait<0>();
@@ -213,7 +214,7 @@ __device__ __forceinline__ void load_children(const conv_rows_args &a, int64_t n
 
 __global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_rows_args a) {
     extern __shared__ __align__(1024) unsigned char room[];
-    __shared__ uint32_t                             slot[EDGE * EDGE * EDGE];
+    __shared__ uint32_t                             slot[CHILD_TABLE];
     __shared__ uint64_t                             bar[4];
 
     const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
@@ -268,140 +269,9 @@ __global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_row
     }
 }
 
-/* ---- dw ---------------------------------------------------------------------------------------------------------- */
-
-enum { DW_GROUPS = 4, DW_THREADS = DW_GROUPS * GROUP, PAIRS = UP_PARENTS / 2, D_TILE = CELLS * 64 };
-enum { DW_STAGES = 4, DW_STAGE = HALO + DW_GROUPS * D_TILE, DW_COLUMNS = DW_THREADS * 32 };
-enum { DW_SHARED = DW_STAGES * DW_STAGE + DW_COLUMNS };
-
-/* Eight columns of two rows of a tile of d, to the sums of this thread at `to` and `to` + 16 * DW_THREADS. */
-__device__ __forceinline__ void add_columns(uint32_t d, int thread, uint32_t to) {
-    float4 lo, hi;
-    shared_load(to, lo);
-    shared_load(to + 16 * DW_THREADS, hi);
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        uint4 v;
-        shared_load(d + tile_chunk<WIDTH>(thread / 4 + h * (CELLS / 2), thread % 4), v);
-        lo.x += bf16_lo(v.x), lo.y += bf16_hi(v.x), lo.z += bf16_lo(v.y), lo.w += bf16_hi(v.y);
-        hi.x += bf16_lo(v.z), hi.y += bf16_hi(v.z), hi.z += bf16_lo(v.w), hi.w += bf16_hi(v.w);
-    }
-    shared_store(to, lo);
-    shared_store(to + 16 * DW_THREADS, hi);
-}
-
-/* Blocks: x = parts, y = halves of the children. */
-__global__ void __launch_bounds__(DW_THREADS, 1) up_dw_kernel(const conv_dw_args a, float *columns) {
-    extern __shared__ __align__(1024) unsigned char room[];
-    __shared__ uint32_t                             slot[SLOTS];
-
-    const int     group = threadIdx.x / GROUP, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    const int     child0 = blockIdx.y * DW_GROUPS, child = child0 + group;
-    const int64_t begin = blockIdx.x * a.g.n_tiles / gridDim.x,
-                  end = (blockIdx.x + (int64_t)1) * a.g.n_tiles / gridDim.x;
-    const uint32_t base = smem_addr(room), added = base + DW_STAGES * DW_STAGE + threadIdx.x * 16;
-    near_tile      near(a.g, begin);
-    auto           load = [&](int     stage,
-                    int64_t tile) { /* tile after tile */
-                                    const uint32_t x = base + stage * DW_STAGE, d = x + HALO;
-                                    load_slots<DW_THREADS, 4>(a.x, WIDTH, CELLS, 0, near, slot, SLOTS, x, threadIdx.x);
-                                    near = near_tile(a.g, tile + 1);
-#pragma unroll
-                                    for (int i = threadIdx.x; i < CELLS * DW_GROUPS * 4; i += DW_THREADS) {
-                                        int row = i / (DW_GROUPS * 4), of = i / 4 % DW_GROUPS;
-                                        cp_async_16(d + of * D_TILE + tile_chunk<WIDTH>(row, i % 4),
-                                                    a.d + ((tile * CELLS + row) * UP_CHILDREN + child0 + of) * WIDTH +
-                                                        i % 4 * 8,
-                                                    16);
-                                    }
-    };
-    /* A warp's 16 lines: a half of the channels of x at one parent of each pair. */
-    const int entry = halo_entry<SIDE>(lane / 16 * 8 + lane % 8) ^ ((warp % 2 * 2 + (lane / 8 & 1)) << 4);
-    int       line[PAIRS];
-#pragma unroll
-    for (int p = 0; p < PAIRS; p++) {
-        int k = up_offset(child, 2 * p + warp / 2);
-        line[p] = halo_chunk(entry, halo_move<SIDE>(k), halo_turn(k), 0);
-    }
-    parent_slots(slot);
-    shared_store(added, make_float4(0, 0, 0, 0));
-    shared_store(added + 16 * DW_THREADS, make_float4(0, 0, 0, 0));
-    __syncthreads();
-
-    float sum[PAIRS][4][4] = {};
-    for (int s = 0; s < DW_STAGES - 1; s++) {
-        if (begin + s < end) load(s, begin + s);
-        cp_async_commit();
-    }
-    for (int64_t tile = begin; tile < end; tile++) {
-        const int stage = (int)((tile - begin) % DW_STAGES);
-        cp_async_wait<DW_STAGES - 2>();
-        shared_for_wgmma();
-        __syncthreads(); /* the tile is there, and the one before, whose place the next takes, has been multiplied */
-        if (tile + DW_STAGES - 1 < end) load((stage + DW_STAGES - 1) % DW_STAGES, tile + DW_STAGES - 1);
-        cp_async_commit();
-        const uint32_t x = base + stage * DW_STAGE, d = x + HALO + group * D_TILE;
-        if (columns) add_columns(d, threadIdx.x % GROUP, added);
-        uint32_t l[3][2][4]; /* of two pairs, as in children_sums */
-        auto     lines = [&](int t) {
-            /* 16 parents further in the order of Morton: two cells along y, or along x */
-            const int s = t / 2, move = ((s & 1) * 2 * 6 + (s >> 1) * 2 * 36) * 64;
-#pragma unroll
-            for (int p = 0; p < 2; p++) ldmatrix_x4_trans(l[t % 3][p], x + line[t % 2 * 2 + p] + move);
-        };
-        lines(0);
-#pragma unroll
-        for (int t = 0; t < 8; t++) {
-            if (t + 1 < 8) lines(t + 1);
-            pin(l[t % 3]);
-            wgmma_begin();
-#pragma unroll
-            for (int p = 0; p < 2; p++) matrix_sum(sum[t % 2 * 2 + p], l[t % 3][p], d, t / 2, lane);
-            wgmma_commit();
-            wgmma_wait<1>();
-        }
-        wgmma_wait<0>();
-#pragma unroll
-        for (int p = 0; p < PAIRS; p++) pin(sum[p]);
-    }
-    cp_async_wait<0>();
-
-#pragma unroll
-    for (int p = 0; p < PAIRS; p++)
-#pragma unroll
-        for (int n = 0; n < 4; n++)
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int m = child * UP_PARENTS + 2 * p + warp / 2, i = warp % 2 * 16 + lane / 4 + 8 * h;
-                *reinterpret_cast<float2 *>(a.partial + ((blockIdx.x * (int64_t)UP_MATRICES + m) * WIDTH + i) * WIDTH +
-                                            n * 8 + lane % 4 * 2) = make_float2(sum[p][n][2 * h], sum[p][n][2 * h + 1]);
-            }
-    if (!columns) return;
-    __syncthreads();
-    if (threadIdx.x < WIDTH) {
-        const int    c = threadIdx.x % 8, from = DW_STAGES * DW_STAGE + c / 4 * 16 * DW_THREADS + c % 4 * 4;
-        const float *mine = reinterpret_cast<const float *>(room + from) + threadIdx.x / 8 * 4;
-        float        all = 0.0f;
-        for (int i = 0; i < DW_THREADS; i += 4) all += mine[i * 4];
-        columns[(blockIdx.x * 2 + blockIdx.y) * WIDTH + threadIdx.x] = all;
-    }
-}
-
-/* A matrix of the 27 is part of one of each child's eight. */
-__global__ void __launch_bounds__(256) fold_kernel(const float *sum, int64_t count, float *dw) {
-    int64_t at = (int64_t)blockIdx.x * 256 + threadIdx.x;
-    if (at >= 27 * count) return;
-    int   k = (int)(at / count);
-    float all = 0.0f;
-#pragma unroll
-    for (int child = 0; child < UP_CHILDREN; child++)
-        all += sum[(child * UP_PARENTS + up_parent(child, k)) * count + at % count];
-    dw[at] += all;
-}
-
 static bool serves(const ctx *c, const conv_grid *g, int64_t I, int64_t O, size_t shared) {
     return c->cuda->major == 9 && g->side == SIDE && I == WIDTH && O == WIDTH &&
-           c->cuda->shared_limit >= shared + 4096; /* the slots */
+           c->cuda->shared_limit >= shared + 5120; /* the slots, barriers */
 }
 
 static unsigned blocks_of(const ctx *c, int64_t work) {
@@ -426,37 +296,4 @@ bool conv_up_parents(ctx *c, const conv_sum *a) {
     parents_kernel<<<blocks_of(c, a->g.n_tiles), DOWN_THREADS, DOWN_SHARED, stream_of(c)>>>(r);
     LAUNCHED(c);
     return true;
-}
-
-bool conv_up_makes_db(const ctx *c, const conv_dw *a) {
-    return serves(c, &a->g, a->I, a->O, DW_SHARED);
-}
-
-bool conv_up_dw(ctx *c, const conv_dw *a) {
-    if (!serves(c, &a->g, a->I, a->O, DW_SHARED)) return false;
-    int64_t      parts = c->cuda->multiprocessors / 2;
-    float       *columns = NULL;
-    conv_dw_args r = {};
-    if (parts > a->g.n_tiles) parts = a->g.n_tiles;
-    r.g = a->g;
-    r.x = (const bf16 *)a->x;
-    r.d = (const bf16 *)a->d;
-    r.partial = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * UP_MATRICES * WIDTH * WIDTH));
-    if (a->db) columns = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * 2 * WIDTH));
-    conv_allow_shared(up_dw_kernel, DW_SHARED);
-    up_dw_kernel<<<dim3((unsigned)parts, UP_CHILDREN / DW_GROUPS), DW_THREADS, DW_SHARED, stream_of(c)>>>(r, columns);
-    LAUNCHED(c);
-    if (a->db) partials_add(c, a->db, columns, parts * 2, WIDTH);
-    conv_up_fold(c, a, r.partial, parts);
-    return true;
-}
-
-void conv_up_fold(ctx *c, const conv_dw *a, const float *partial, int64_t parts) {
-    int64_t count = a->I * a->O;
-    size_t  bytes = sizeof(float) * (size_t)(UP_MATRICES * count);
-    float  *sum = (float *)arena_alloc(&c->scratch, bytes);
-    CUDA_DO(cudaMemsetAsync(sum, 0, bytes, stream_of(c)));
-    partials_add(c, sum, partial, parts, UP_MATRICES * count);
-    fold_kernel<<<(unsigned)ceil_div(27 * count, 256), 256, 0, stream_of(c)>>>(sum, count, a->dw);
-    LAUNCHED(c);
 }

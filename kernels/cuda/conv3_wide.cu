@@ -48,7 +48,7 @@ template <int OUT, int ROWS> struct wide_shape {
     static constexpr int STAGES = (BLOCK_BYTES - REST) / STAGE;
     static constexpr int NEAR_AT = STAGES * STAGE, BARS_AT = NEAR_AT + PIECES * NEAR;
     static constexpr int SHARED = BARS_AT + (2 * STAGES + 2 * PIECES) * MBARRIER_BYTES;
-    static_assert(STAGE % 1024 == 0 && SHARED <= BLOCK_BYTES, "tiles start at whole patterns");
+    static_assert(STAGE % 1024 == 0 && SHARED + STEP_BYTES <= BLOCK_BYTES, "tiles start at whole patterns");
 };
 
 /* What all warps of a block agree on. */
@@ -94,9 +94,11 @@ template <form F> __device__ __forceinline__ int offset_of(int child, int m) {
 }
 
 template <int OUT, int ROWS, form F>
-__device__ __forceinline__ void find(const wide_args &a, const wide_block<OUT, ROWS> &block, int tid) {
+__device__ __forceinline__ void find(const wide_args &a, const wide_block<OUT, ROWS> &block, const uint16_t *step,
+                                     int tid) {
     typedef wide_shape<OUT, ROWS> shape;
     constexpr int                 EACH = ROWS / shape::TASK; /* rows of a thread */
+    constexpr int                 AT_ONCE = shape::TASK == GROUP ? PIECE : PIECE / 2, N = AT_ONCE * EACH;
     ring_place<PIECES>            piece;
     for (int t = blockIdx.x; t < a.tiles; t += gridDim.x) {
         tile_place<F> tile(a, t);
@@ -108,19 +110,22 @@ __device__ __forceinline__ void find(const wide_args &a, const wide_block<OUT, R
         }
         for (int m0 = 0; m0 < matrices_of<F>(); m0 += PIECE) {
             mbarrier_wait(block.used(piece.at), piece.turn ^ 1);
-#pragma unroll 2
-            for (int j = 0; j < PIECE; j++) {
-                const int m = min(m0 + j, matrices_of<F>() - 1);
-                int32_t   near[EACH];
-                int       offset[EACH];
 #pragma unroll
-                for (int i = 0; i < EACH; i++) offset[i] = offset_of<F>(tile.child, m);
-                neighbors<EACH>(a.g, code, offset, near);
+            for (int j0 = 0; j0 < PIECE; j0 += AT_ONCE) {
+                int32_t of[N], near[N];
+                int     offset[N];
 #pragma unroll
-                for (int i = 0; i < EACH; i++) {
-                    if (m0 + j > m) near[i] = -1;
+                for (int i = 0; i < N; i++) {
+                    of[i] = code[i % EACH];
+                    offset[i] = offset_of<F>(tile.child, min(m0 + j0 + i / EACH, matrices_of<F>() - 1));
+                }
+                neighbors<N>(a.g, step, of, offset, near);
+#pragma unroll
+                for (int i = 0; i < N; i++) {
+                    const int j = j0 + i / EACH, m = m0 + j;
+                    if (m >= matrices_of<F>()) near[i] = -1;
                     if (F == TO_PARENTS && near[i] >= 0) near[i] = near[i] * UP_CHILDREN + m / UP_PARENTS;
-                    *block.near(piece.at, j, i * shape::TASK + tid) = near[i];
+                    *block.near(piece.at, j, i % EACH * shape::TASK + tid) = near[i];
                 }
             }
             mbarrier_arrive_warp(block.found(piece.at));
@@ -249,6 +254,7 @@ __global__ void __launch_bounds__(wide_shape<OUT, ROWS>::THREADS, 1) wide_rows_k
     if constexpr (HAS_WGMMA) {
         typedef wide_shape<OUT, ROWS> shape;
         extern __shared__ __align__(1024) unsigned char room[];
+        __shared__ uint16_t                             step[STEPS];
         const wide_block<OUT, ROWS>                     block = {room, smem_addr(room)};
         const int                                       group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0);
         if (threadIdx.x == 0) {
@@ -262,13 +268,14 @@ __global__ void __launch_bounds__(wide_shape<OUT, ROWS>::THREADS, 1) wide_rows_k
             }
             shared_for_wgmma(); /* the copies of weights know the barriers too */
         }
+        step_table(a.g, step);
         __syncthreads();
         if (group >= 2) {
             if (shape::TASK < GROUP) registers_fewer<88>(); /* 2 * 208 + 88: the 3 * 168 of the launch */
             if ((int)threadIdx.x < 2 * GROUP + shape::TASK)
                 load<OUT, ROWS, F>(a, block, threadIdx.x - 2 * GROUP);
             else
-                find<OUT, ROWS, F>(a, block, threadIdx.x - 2 * GROUP - shape::TASK);
+                find<OUT, ROWS, F>(a, block, step, threadIdx.x - 2 * GROUP - shape::TASK);
         } else {
             if (shape::TASK < GROUP) registers_more<208>();
             multiply<OUT, ROWS, F>(a, block, group, threadIdx.x % GROUP);

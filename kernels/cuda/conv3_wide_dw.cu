@@ -39,7 +39,8 @@ template <int OUT> struct wide_dw_shape {
     static constexpr int LISTS_AT = STAGES * STAGE, LAST_AT = LISTS_AT + LISTS * LIST_BYTES,
                          END_AT = LAST_AT + LISTS * 4;
     static constexpr int BARS_AT = END_AT + 32, SHARED = BARS_AT + (2 * STAGES + 2 * LISTS) * MBARRIER_BYTES;
-    static_assert(SHARED <= LISTS_AT + REST && LISTS % WARPS == 0, "a list's place belongs to one warp");
+    static_assert(SHARED <= LISTS_AT + REST && SHARED + STEP_BYTES <= BLOCK_BYTES && LISTS % WARPS == 0,
+                  "a list's place belongs to one warp");
 };
 
 template <int OUT> struct wide_dw_block {
@@ -66,7 +67,8 @@ template <int OUT> struct wide_dw_block {
 };
 
 template <int OUT, bool UP>
-__device__ __forceinline__ void find(const wide_dw_args &a, const wide_dw_block<OUT> &block, int warp, int lane) {
+__device__ __forceinline__ void find(const wide_dw_args &a, const wide_dw_block<OUT> &block, const uint16_t *step,
+                                     int warp, int lane) {
     constexpr int WARPS = wide_dw_shape<OUT>::WARPS;
     int           list = warp, turn = 0, count = 0;
     auto          publish = [&](int is_last) {
@@ -97,19 +99,27 @@ __device__ __forceinline__ void find(const wide_dw_args &a, const wide_dw_block<
         bool          some[2] = {false, false};
         for (int h = 0; h < 2; h++) next_code[h] = code_of(row + WARPS * DEEP + 32 * h);
 #pragma unroll
-        for (int j0 = 0; j0 < OFFSETS; j0 += 2) {
+        for (int j0 = 0; j0 < OFFSETS; j0 += 4) {
             if (j0 >= block.n_k) break;
-            int32_t of[4], found[4]; /* two rows at two offsets */
-            int     offset[4];
+            int32_t of[8], found[8]; /* two rows at four offsets, or at two */
+            int     offset[8];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
+            for (int i = 0; i < 8; i++) {
                 const int j = j0 + i / 2, k = block.k0 + min(j, block.n_k - 1);
                 of[i] = j < block.n_k ? code[i % 2] : -1;
                 offset[i] = UP ? up_offset(block.child, k % UP_PARENTS) : k;
             }
-            neighbors<4>(a.g, of, offset, found);
+            if (block.n_k > j0 + 2)
+                neighbors<8>(a.g, step, of, offset, found);
+            else {
+                int32_t two[4];
+                neighbors<4>(a.g, step, {of[0], of[1], of[2], of[3]}, {offset[0], offset[1], offset[2], offset[3]},
+                             two);
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
+                for (int i = 0; i < 8; i++) found[i] = i < 4 ? two[i] : -1;
+            }
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
                 near[i % 2][j0 + i / 2] = found[i];
                 some[i % 2] |= found[i] >= 0;
             }
@@ -240,6 +250,7 @@ __global__ void __launch_bounds__(wide_dw_shape<OUT>::THREADS, 1) wide_dw_kernel
     if constexpr (HAS_WGMMA) {
         typedef wide_dw_shape<OUT> shape;
         extern __shared__ __align__(1024) unsigned char room[];
+        __shared__ uint16_t                             step[STEPS];
         wide_dw_block<OUT>                              block = {room, smem_addr(room)};
         const int group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0), n0 = blockIdx.y * OUT;
         block.line0 = blockIdx.x * LINES;
@@ -258,6 +269,7 @@ __global__ void __launch_bounds__(wide_dw_shape<OUT>::THREADS, 1) wide_dw_kernel
                 mbarrier_init(block.used(i), shape::WARPS);
             }
         }
+        step_table(a.g, step);
         __syncthreads();
         if (group >= 2) {
             const int tid = threadIdx.x - 2 * GROUP;
@@ -265,7 +277,7 @@ __global__ void __launch_bounds__(wide_dw_shape<OUT>::THREADS, 1) wide_dw_kernel
             if (tid < shape::TASK)
                 load<OUT>(a, block, n0, tid);
             else
-                find<OUT, UP>(a, block, tid / 32 - shape::WARPS, tid % 32);
+                find<OUT, UP>(a, block, step, tid / 32 - shape::WARPS, tid % 32);
         } else {
             if (shape::TASK < GROUP) registers_more<200>();
             multiply<OUT>(a, block, n0, group, threadIdx.x % GROUP);

@@ -9,7 +9,9 @@
  *                     few outputs                                  few inputs
  *   y                 dots_kernel, a group of lanes a row          spread_pass
  *   dx                with dw, below                               dots_kernel over dy act'(pre)
- *   dw, db            narrow_pass (dx, dw), dact_run (db)          widen_pass (dw, db) */
+ *   dw, db            narrow_pass (dx, dw), dact_run (db)          widen_pass (dw, db)
+ *
+ * The backward of tanh(w SiLU(x) + b), over the largest tensor of a decoder, is in linear_head.cu. */
 #include "kernels/cuda/dev/matmul_parts.cuh"
 #include "kernels/cuda/dev/row_pass.cuh"
 #include "kernels/linear_pieces.h"
@@ -278,11 +280,11 @@ template <class T, class D, int WIDTH, int OUTPUTS> struct narrow_pass {
         float g[OUTPUTS], v[V], slope[V];
 #pragma unroll
         for (int o = 0; o < OUTPUTS; o++) g[o] = r.dy[o];
-        if (act != ACT_NONE) act_times_slopes<D, OUTPUTS>(act, r.pre, g);
+        if (act != ACT_NONE) act_times_slopes<T, OUTPUTS>(act, r.pre, g);
         if (want_dw || x_act != ACT_NONE) {
             float x_in[V];
             unpack<T, V>(r.x, x_in);
-            act_values_and_slopes<T, V>(x_act, x_in, v, slope);
+            BY_KIND(x_act, A, (act_values_and_slopes<A, T, V>(x_in, v, slope)));
         }
         if (want_dw) {
 #pragma unroll
@@ -485,6 +487,10 @@ bool thin_fwd(ctx *c, const linear_args *a) {
 bool thin_bwd(ctx *c, const linear_args *a) {
     int    side = thin_side(a->x->dim[1], a->dy->dim[1]);
     size_t mark = arena_mark(&c->scratch);
+    if (head_bwd(c, a)) {
+        arena_reset(&c->scratch, mark);
+        return true;
+    }
     if (linear_x_is_pre(a) && side != 'o') {
         linear_by_pieces(c, a, act_fwd_cuda, linear_bwd_cuda);
         arena_reset(&c->scratch, mark);

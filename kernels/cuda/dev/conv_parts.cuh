@@ -42,10 +42,10 @@ bool conv_wide_dw(ctx *c, const conv_dw *a);
 bool conv_tile_rows(ctx *c, const conv_sum *a);
 bool conv_tile_dw(ctx *c, const conv_dw *a);
 /* Between a dense level and the one above it (ops/conv3.h, `up`; dev/conv_up.cuh) on Hopper: channels in multiples of
- * 64 (conv3_wide.cu, conv3_wide_dw.cu), 32 channels between sides 4 and 8 (conv3_up.cu). g is the level above.
- * conv_*_children: y is of the children, x of the parents; conv_*_parents: the reverse, dx of it; conv_*_dw: x of the
- * parents, d of the children. Weights as k, Cin, Cout of the forward and of its transpose, not mirrored. False: not
- * such channels. */
+ * 64 (conv3_wide.cu, conv3_wide_dw.cu), 32 channels between sides 4 and 8 (conv3_up.cu, conv3_up_dw.cu). g is the level
+ * above. conv_*_children: y is of the children, x of the parents; conv_*_parents: the reverse, dx of it; conv_*_dw: x
+ * of the parents, d of the children. Weights as k, Cin, Cout of the forward and of its transpose, not mirrored. False:
+ * not such channels. */
 bool conv_wide_children(ctx *c, const conv_sum *a);
 bool conv_wide_parents(ctx *c, const conv_sum *a);
 bool conv_wide_up_dw(ctx *c, const conv_dw *a);
@@ -53,7 +53,7 @@ bool conv_up_children(ctx *c, const conv_sum *a);
 bool conv_up_parents(ctx *c, const conv_sum *a);
 bool conv_up_dw(ctx *c, const conv_dw *a);
 bool conv_up_makes_db(const ctx *c, const conv_dw *a); /* conv_up_dw serves and adds to db */
-/* dw += its share of the gradients of the 64 matrices, partial [part][64][I][O] (conv3_up.cu). */
+/* dw += its share of the gradients of the 64 matrices, partial [part][64][I][O] (conv3_up_dw.cu). */
 void conv_up_fold(ctx *c, const conv_dw *a, const float *partial, int64_t parts);
 /* The same as conv_gather for dense levels with a side above 1 (conv3_halo.cu). False: this GPU has too little shared
  * memory. */

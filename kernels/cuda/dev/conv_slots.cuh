@@ -6,7 +6,8 @@
 
 namespace {
 
-enum { SIDE = 4, CELLS = SIDE * SIDE * SIDE, SLOTS = 6 * 6 * 6, HALO = SLOTS * 64, GROUP = 128, OWN_TILE = 13 };
+enum { SIDE = 4, CELLS = SIDE * SIDE * SIDE, SLOTS = 6 * 6 * 6, HALO = SLOTS * 64, GROUP = 128 };
+enum { SLOT_TABLE = 256 }; /* for load_slots */
 
 /* A barrier of the threads of one warpgroup. */
 __device__ __forceinline__ void group_barrier(int group) {
@@ -41,9 +42,10 @@ __device__ __forceinline__ uint32_t slot_word(int t, int cell, int at) {
 }
 
 __device__ __forceinline__ void parent_slots(uint32_t *slot) {
-    for (int i = threadIdx.x; i < SLOTS; i += blockDim.x) {
-        int t, cell, twist = halo_source<SIDE>(i, &t, &cell);
-        slot[i] = slot_word(t, cell, i * 64 | twist << 4);
+    for (int i = threadIdx.x; i < SLOT_TABLE; i += blockDim.x) {
+        const int s = i < SLOTS ? i : SLOTS - 1;
+        int       t, cell, twist = halo_source<SIDE>(s, &t, &cell);
+        slot[i] = slot_word(t, cell, s * 64 | twist << 4);
     }
 }
 
@@ -55,27 +57,35 @@ struct near_tile {
         int lane = threadIdx.x % 32;
         tile = lane < 27 && of < g.n_tiles ? __ldg(g.nb + of * 27 + lane) : -1;
     }
-    /* Row of a cell of neighbour t, or -1; all lanes of the warp ask. */
-    __device__ __forceinline__ int64_t row(int t, int cell, int cells) const {
-        int32_t from = __shfl_sync(0xffffffffu, tile, t);
-        return from >= 0 ? (int64_t)from * cells + cell : -1;
-    }
 };
 
-/* CHUNKS times 16 bytes of each of n slots, from `channel` on, by THREADS threads in whole warps; rows of x are `width`
- * channels, a tile `cells` cells. The fifth chunk and what follows go to the next plane. */
-template <int THREADS, int CHUNKS>
+/* CHUNKS times 16 bytes of each of N slots, from `channel` on, by THREADS threads in whole warps; rows of x are `width`
+ * channels, a tile `cells` cells. The fifth chunk and what follows go to the next plane. What a thread looks up for
+ * AT_ONCE copies it looks up first: a copy behind its own look-ups waits for shared memory and the other lanes. The
+ * table is as long as the threads' last look-ups reach. */
+template <int THREADS, int CHUNKS, int N, int AT_ONCE = 8>
 __device__ __forceinline__ void load_slots(const bf16 *x, int width, int cells, int channel, const near_tile &near,
-                                           const uint32_t *slot, int n, uint32_t to, int thread) {
-#pragma unroll 4
-    for (int i = thread; i - (int)(threadIdx.x % 32) < n * CHUNKS; i += THREADS) {
-        bool     mine = i < n * CHUNKS;
-        int      chunk = i % CHUNKS;
-        uint32_t word = slot[mine ? i / CHUNKS : 0];
-        int64_t  row = near.row(word & 31, word >> 5 & 511, cells);
-        if (mine)
-            cp_async_16(to + chunk / 4 * HALO + ((word >> 14 << 4) ^ chunk % 4 << 4),
-                        row >= 0 ? x + row * width + channel + chunk * 8 : x, row >= 0 ? 16 : 0);
+                                           const uint32_t *slot, uint32_t to, int thread) {
+    static_assert(THREADS % CHUNKS == 0, "a thread copies the same chunk of each slot");
+    constexpr int  COPIES = (N * CHUNKS + THREADS - 1) / THREADS;
+    const int      chunk = thread % CHUNKS;
+    const char    *from = reinterpret_cast<const char *>(x + channel + chunk * 8);
+    const uint32_t plane = to + chunk / 4 * HALO, turn = chunk % 4 << 4;
+#pragma unroll
+    for (int first = 0; first < COPIES; first += AT_ONCE) {
+        uint32_t word[AT_ONCE];
+        int32_t  tile[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE && first + i < COPIES; i++)
+            word[i] = slot[thread / CHUNKS + (first + i) * (THREADS / CHUNKS)];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE && first + i < COPIES; i++)
+            tile[i] = __shfl_sync(0xffffffffu, near.tile, word[i] & 31);
+#pragma unroll
+        for (int i = 0; i < AT_ONCE && first + i < COPIES; i++)
+            if ((first + i + 1) * THREADS <= N * CHUNKS || thread + (first + i) * THREADS < N * CHUNKS)
+                copy_of_row(plane + ((word[i] >> 14 << 4) ^ turn), from, tile[i] * cells + (int)(word[i] >> 5 & 511),
+                            width * 2); /* below 0 if there is no tile */
     }
 }
 

@@ -48,18 +48,29 @@ template <int N> struct ring_reader {
     }
 };
 
+/* Where a step leads, for each offset and cell of a tile of at most 64: the cell there, and above it in which of the
+ * tile's neighbours. A warp reads 64 steps of an offset without conflicts. */
+enum { STEP_BITS = 6, STEP_CELLS = 1 << STEP_BITS, STEPS = 27 * STEP_CELLS, STEP_BYTES = 4096 /* whole patterns */ };
+__device__ __forceinline__ void step_table(const conv_grid &g, uint16_t *step) {
+    for (int i = threadIdx.x; i < STEPS; i += blockDim.x) {
+        int t, to = conv_cell_at(&g, i % STEP_CELLS & ((1 << g.shift) - 1), i / STEP_CELLS, &t);
+        step[i] = (uint16_t)(t << STEP_BITS | to);
+    }
+}
+
 /* near[i] = row of the neighbour at offset[i] of the row with code[i], or -1, also where the code is -1 (conv_neighbor,
  * many at a time: each step of all of them waits for memory once). Masks of one word. */
 template <int N>
-__device__ __forceinline__ void neighbors(const conv_grid &g, const int32_t *code, const int (&offset)[N],
-                                          int32_t (&near)[N]) {
+__device__ __forceinline__ void neighbors(const conv_grid &g, const uint16_t *step, const int32_t (&code)[N],
+                                          const int (&offset)[N], int32_t (&near)[N]) {
     int32_t tile[N];
     int     to[N];
 #pragma unroll
+    for (int i = 0; i < N; i++) to[i] = step[offset[i] * STEP_CELLS + (code[i] & (STEP_CELLS - 1))];
+#pragma unroll
     for (int i = 0; i < N; i++) {
-        int t;
-        to[i] = conv_cell_at(&g, code[i] & 511, offset[i], &t);
-        tile[i] = code[i] < 0 ? -1 : g.nb[(code[i] >> 9) * 27 + t];
+        tile[i] = code[i] < 0 ? -1 : __ldg(g.nb + ((code[i] >> 9) * 27 + (to[i] >> STEP_BITS)));
+        to[i] &= STEP_CELLS - 1;
     }
     if (!g.mask) {
 #pragma unroll
@@ -70,29 +81,19 @@ __device__ __forceinline__ void neighbors(const conv_grid &g, const int32_t *cod
     int32_t  first[N];
 #pragma unroll
     for (int i = 0; i < N; i++) {
-        word[i] = tile[i] < 0 ? 0 : g.mask[tile[i]];
-        first[i] = tile[i] < 0 ? 0 : g.first[tile[i]];
+        word[i] = __ldg(g.mask + max(tile[i], 0));
+        first[i] = __ldg(g.first + max(tile[i], 0));
     }
 #pragma unroll
-    for (int i = 0; i < N; i++)
-        near[i] = word[i] >> to[i] & 1 ? first[i] + __popcll(word[i] & (((uint64_t)1 << to[i]) - 1)) : -1;
+    for (int i = 0; i < N; i++) {
+        const uint64_t up_to = word[i] << (STEP_CELLS - 1 - to[i]); /* the cell's bit is the highest one left */
+        near[i] = tile[i] >= 0 && (int64_t)up_to < 0 ? first[i] + __popcll(up_to) - 1 : -1;
+    }
 }
 
-/* 16 bytes of row n, `bytes` apart from x on; of no row, zeros. One piece, or the compiler keeps 64-bit addresses of
- * all rows, which do not fit. */
-__device__ __forceinline__ void copy_of_row(uint32_t dst, const char *x, int n, uint32_t bytes) {
-    asm volatile("{ .reg .pred none; .reg .s32 row; .reg .u64 from;\n"
-                 "setp.lt.s32 none, %2, 0;\n"
-                 "max.s32 row, %2, 0;\n"
-                 "mad.wide.u32 from, row, %3, %1;\n"
-                 "cp.async.cg.shared.global [%0], [from], 16, none; }\n" ::"r"(dst),
-                 "l"(x), "r"(n), "r"(bytes)
-                 : "memory");
-}
-
-/* Levels whose rows can be found so: codes, and rows of the level below, of 31 bits, masks of one word. */
+/* Levels whose rows can be found so: codes, and rows of the level below, of 31 bits, tiles of at most 64 cells. */
 static inline bool wide_level(const ctx *c, const conv_grid *g) {
-    return c->cuda->major == 9 && c->cuda->shared_limit >= BLOCK_BYTES && (!g->mask || g->words == 1) &&
+    return c->cuda->major == 9 && c->cuda->shared_limit >= BLOCK_BYTES && g->shift <= STEP_BITS &&
            g->n_tiles < 1 << 22 && g->n_rows < INT32_MAX / 8 - 512;
 }
 

@@ -17,27 +17,21 @@ template <class T, int V>
 __device__ __forceinline__ void act_times_slopes(act_kind kind, const float (&pre)[V], float (&v)[V]) {
     BY_KIND(kind, A, _Pragma("unroll") for (int i = 0; i < V; i++) v[i] *= act_slope<A, T>(pre[i]));
 }
-/* act(x) and act'(x), with SiLU of one sigmoid. */
-template <class T, int V>
-__device__ __forceinline__ void act_values_and_slopes(act_kind kind, const float (&x)[V], float (&value)[V],
-                                                      float (&slope)[V]) {
+/* act(x) and act'(x); SiLU's of one sigmoid in bf16. */
+template <int A, class T, int V>
+__device__ __forceinline__ void act_values_and_slopes(const float (&x)[V], float (&value)[V], float (&slope)[V]) {
 #pragma unroll
     for (int j = 0; j < V; j++) {
-        value[j] = x[j];
-        slope[j] = 1.0f;
-    }
-    if (kind == ACT_SILU) {
-#pragma unroll
-        for (int j = 0; j < V; j++) {
+        if (A == ACT_SILU && sizeof(T) == 2) {
             float in = clamped(x[j], 80.0f), s, rest;
             both_sigmoids<T>(in, &s, &rest);
             value[j] = x[j] * s;
             slope[j] = s * (1.0f + in * rest);
+        } else {
+            value[j] = act_value<A, T>(x[j]);
+            slope[j] = act_slope<A, T>(x[j]);
         }
-        return;
     }
-    act_values<T, V>(kind, value);
-    act_times_slopes<T, V>(kind, x, slope);
 }
 
 /* ---- sums over rows (linear_sums.cu) ----------------------------------------------------------------------------- */
@@ -100,3 +94,5 @@ void general_run(ctx *c, const general_product *p);
 /* Layers with at most four inputs or outputs (linear_thin.cu): bound by memory, one pass. False: not such a layer. */
 bool thin_fwd(ctx *c, const linear_args *a);
 bool thin_bwd(ctx *c, const linear_args *a);
+/* One output, tanh(w SiLU(x) + b), dx, dw and db in one pass (linear_head.cu). False: not such a layer. */
+bool head_bwd(ctx *c, const linear_args *a);

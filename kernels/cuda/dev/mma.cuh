@@ -22,6 +22,17 @@ __device__ __forceinline__ uint32_t smem_addr(const void *p) {
 __device__ __forceinline__ void cp_async_16(uint32_t dst, const void *src, int bytes) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(dst), "l"(src), "r"(bytes) : "memory");
 }
+/* 16 bytes of row n, `bytes` apart from x on; of no row, zeros. One piece, or the compiler keeps 64-bit addresses of
+ * all rows, which do not fit. */
+__device__ __forceinline__ void copy_of_row(uint32_t dst, const char *x, int n, uint32_t bytes) {
+    asm volatile("{ .reg .pred none; .reg .s32 row; .reg .u64 from;\n"
+                 "setp.lt.s32 none, %2, 0;\n"
+                 "max.s32 row, %2, 0;\n"
+                 "mad.wide.u32 from, row, %3, %1;\n"
+                 "cp.async.cg.shared.global [%0], [from], 16, none; }\n" ::"r"(dst),
+                 "l"(x), "r"(n), "r"(bytes)
+                 : "memory");
+}
 __device__ __forceinline__ void cp_async_4(uint32_t dst, const void *src, int bytes) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(dst), "l"(src), "r"(bytes) : "memory");
 }
