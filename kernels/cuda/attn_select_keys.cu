@@ -29,19 +29,13 @@ __global__ void __launch_bounds__(256) fill_pairs_kernel(const select_view a, ui
     query[i] = row - g * n;
 }
 
-/* first[l]: number of pairs in lists before l, l = 0 .. n_lists. */
+/* first[l]: number of pairs in lists before l, l = 0 .. n_lists; by the pair before which lists end. */
 __global__ void __launch_bounds__(256)
     find_lists_kernel(const uint32_t *list, int n_pairs, int n_lists, int32_t *first) {
-    int l = blockIdx.x * blockDim.x + threadIdx.x, lo = 0, hi = n_pairs;
-    if (l > n_lists) return;
-    while (lo < hi) {
-        int mid = lo + (hi - lo) / 2;
-        if (list[mid] < (uint32_t)l)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    first[l] = lo;
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i > n_pairs) return;
+    const int end = i < n_pairs ? (int)list[i] : n_lists;
+    for (int l = i ? (int)list[i - 1] + 1 : 0; l <= end; l++) first[l] = i;
 }
 
 /* ---- items of work ---------------------------------------------------------------------------------------------- */
@@ -347,7 +341,7 @@ select_lists select_make_lists(ctx *c, const select_view &a) {
     CUDA_DO(
         cub::DeviceRadixSort::SortPairs(room, room_bytes, list, sorted, query, sorted_query, n, 0, bits, stream_of(c)));
     LAUNCHED(c);
-    find_lists_kernel<<<(unsigned)ceil_div(lists.n + 1, 256), 256, 0, stream_of(c)>>>(sorted, n, lists.n, first);
+    find_lists_kernel<<<(unsigned)ceil_div(n + 1, 256), 256, 0, stream_of(c)>>>(sorted, n, lists.n, first);
     LAUNCHED(c);
     lists.query = sorted_query;
     lists.first = first;

@@ -91,6 +91,11 @@ template <int TILES> struct block_union {
         return n;
     }
 };
+/* Before `next` is called, with other loads between: brings the lists nearer. */
+template <int TILES> __device__ __forceinline__ void prefetch_lists(const select_view &a, const int (&list)[TILES]) {
+#pragma unroll
+    for (int q = 0; q < TILES; q++) asm volatile("prefetch.global.L2 [%0];\n" ::"l"(a.block + (int64_t)list[q] * a.K));
+}
 template <int TILES> __device__ __forceinline__ bool lists_end(const select_view &a, const int (&at)[TILES]) {
     bool end = true;
 #pragma unroll
@@ -105,11 +110,11 @@ struct query_tile {
     bool    exists;
 };
 __device__ __forceinline__ query_tile tile_at(const select_view &a, int g, int index) {
-    int        parts = (a.hs + 15) / 16;
+    const int  parts = (a.hs + 15) / 16, n = parts == 1 ? index : index / parts, head = (index - n * parts) * 16;
     query_tile t;
-    t.exists = index < a.N * parts;
-    t.n = t.exists ? index / parts : 0;
-    t.head = g * a.hs + index % parts * 16;
+    t.exists = n < a.N;
+    t.n = t.exists ? n : 0;
+    t.head = g * a.hs + head;
     t.n_heads = t.exists ? min(16, (g + 1) * a.hs - t.head) : 0;
     return t;
 }
