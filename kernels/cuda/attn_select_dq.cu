@@ -157,24 +157,30 @@ __device__ __forceinline__ void dq_walk(dq_rows<GROUPS> (&rows)[TILES], const se
         });
 }
 
+/* One block of threads on a multiprocessor, for D <= 32: as in forward. */
 template <int GROUPS> struct dq_shape {
-    enum { TILES = GROUPS == 1 ? 2 : 1, WARPS = 4, BLOCKS = GROUPS == 1 ? 3 : GROUPS == 2 ? 2 : 1, QUERIES = 16 };
+    enum {
+        TILES = GROUPS == 1 ? 2 : 1,
+        WARPS = GROUPS == 1 ? 12 : 4,
+        BLOCKS = GROUPS == 2 ? 2 : 1,
+        RUN = GROUPS == 1 ? 32 : 16
+    };
 };
 
 template <int GROUPS>
 __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>::BLOCKS)
-    dq_kernel(const select_view a, const select_packed packed) {
+    dq_kernel(const select_view a, const select_packed packed, int of_head) {
     typedef dq_shape<GROUPS> F;
-    __shared__ int           ticket;
+    __shared__ tile_queue    queue;
     __shared__ block_union<F::TILES> unions[F::WARPS];
     __shared__ uint4                 key_room[F::WARPS][GROUPS * 64];
-    const int                        lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4, g = blockIdx.y;
-    const uint4                     *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
+    const int                        lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4;
     const float                      scale2 = a.scale * LOG2_E;
     char                            *room = (char *)key_room[threadIdx.x / 32];
-    if (threadIdx.x == 0) ticket = 0;
+    if (threadIdx.x == 0) queue.start();
     __syncthreads();
-    for (int index; take_tiles(&ticket, F::TILES, F::QUERIES, lane, &index);) {
+    for (int g, index; queue.take(a, of_head, F::RUN, packed.ticket, F::TILES, &g, &index);) {
+        const uint4           *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
         block_union<F::TILES> &blocks = unions[threadIdx.x / 32];
         dq_rows<GROUPS>        rows[F::TILES];
         uint4                  out[F::TILES][GROUPS][2];
@@ -204,7 +210,8 @@ __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>
 
 template <int GROUPS> void launch_dq(ctx *c, const select_view &a, const select_packed &p) {
     typedef dq_shape<GROUPS> F;
-    dq_kernel<GROUPS><<<query_grid(a, F::QUERIES), 32 * F::WARPS, 0, stream_of(c)>>>(a, p);
+    dq_kernel<GROUPS>
+        <<<c->cuda->multiprocessors * F::BLOCKS, 32 * F::WARPS, 0, stream_of(c)>>>(a, p, tiles_of_head(a, F::RUN));
     LAUNCHED(c);
 }
 

@@ -48,6 +48,7 @@ struct select_packed {
     uint4  *kv;
     int64_t n_tiles; /* of a key head */
     float  *square;  /* (G) largest squared length of a key */
+    int    *ticket;  /* runs of queries that are taken (select_walk.cuh); for one kernel */
 };
 /* Keys: the chunk 8quad .. of key lane/4 + 8*half. Values: the same if by_key; else as operand of P V
  * (attn_select_fwd.cu). */
