@@ -40,8 +40,10 @@ extern "C" void attn_select_bwd_cuda(ctx *c, const attn_select_args *a) {
     v.stat = (float2 *)arena_alloc(&c->scratch, (size_t)(v.N * v.H) * sizeof *v.stat);
     select_lists lists = select_make_lists(c, v);
     if (has_tiles(a, v) && in_chunks(v.dout) && in_chunks(v.dq) && in_chunks(v.dk) && in_chunks(v.dv)) {
+        const size_t  mark = arena_mark(&c->scratch);
         select_packed p = select_pack(c, v, true);
         select_tiles_dq(c, v, p);
+        if (!select_dkv_wants_packed(c, v)) arena_reset(&c->scratch, mark); /* its place is for the sums */
         select_tiles_dkv(c, v, p, lists);
     } else
         BY_ACT(a->q->dt, T, select_loops_bwd<T>(c, v, lists));

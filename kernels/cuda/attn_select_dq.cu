@@ -10,27 +10,40 @@ template <int GROUPS> struct dq_rows {
     row_operand q[GROUPS], dout[GROUPS];
     float       dq[4 * GROUPS][4], lse[2], delta[2]; /* delta: negated */
 
-    /* Leaves lse and -delta in a.stat. */
-    __device__ __forceinline__ void start(const select_view &a, const query_tile &t, int row, int quad) {
-        float sum[2] = {0, 0};
-        load_heads<GROUPS>(q, a.o, a, t, row, quad);
-        load_heads<GROUPS>(dout, a.dout, a, t, row, quad);
+    /* Starts all loads of a query tile, `out` with them: nobody waits for one before the next is on its way. */
+    __device__ __forceinline__ void load(const select_view &a, const query_tile &t, uint4 (&out)[GROUPS][2], int row,
+                                         int quad) {
+        const bf16 *o = (const bf16 *)a.o + (t.n * a.H + t.head + row) * a.D;
 #pragma unroll
         for (int c = 0; c < GROUPS; c++)
 #pragma unroll
-            for (int e = 0; e < 8; e++) {
-                uint32_t x = q[c].step[e / 4][e % 4], y = dout[c].step[e / 4][e % 4];
-                sum[e % 2] += bf16_lo(x) * bf16_lo(y) + bf16_hi(x) * bf16_hi(y);
-            }
+            for (int r = 0; r < 2; r++) out[c][r] = row_chunk(o + r * 8 * a.D, c, quad, a.D, row + 8 * r < t.n_heads);
+        load_heads<GROUPS>(dout, a.dout, a, t, row, quad);
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            lse[r] = row + 8 * r < t.n_heads ? __ldg(a.lse + t.n * a.H + t.head + row + 8 * r) : 0;
+        load_heads<GROUPS>(q, a.q, a, t, row, quad);
+    }
+    /* Leaves lse and -delta in a.stat. */
+    __device__ __forceinline__ void start(const select_view &a, const query_tile &t, const uint4 (&out)[GROUPS][2],
+                                          int row, int quad) {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            int64_t at = t.n * a.H + t.head + row + 8 * r;
-            bool    ok = row + 8 * r < t.n_heads;
-            delta[r] = -quad_sum(sum[r]);
-            lse[r] = ok ? a.lse[at] * LOG2_E : 0;
-            if (ok && quad == 0) a.stat[at] = make_float2(lse[r], delta[r]);
+            float sum = 0;
+#pragma unroll
+            for (int c = 0; c < GROUPS; c++) {
+                const uint32_t x[4] = {out[c][r].x, out[c][r].y, out[c][r].z, out[c][r].w};
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const uint32_t y = dout[c].step[e / 2][e % 2 * 2 + r];
+                    sum += bf16_lo(x[e]) * bf16_lo(y) + bf16_hi(x[e]) * bf16_hi(y);
+                }
+            }
+            delta[r] = -quad_sum(sum);
+            lse[r] *= LOG2_E;
+            if (quad == 0 && row + 8 * r < t.n_heads)
+                a.stat[t.n * a.H + t.head + row + 8 * r] = make_float2(lse[r], delta[r]);
         }
-        load_heads<GROUPS>(q, a.q, a, t, row, quad);
 #pragma unroll
         for (int j = 0; j < 4 * GROUPS; j++)
 #pragma unroll
@@ -144,26 +157,33 @@ __device__ __forceinline__ void dq_walk(dq_rows<GROUPS> (&rows)[TILES], const se
         });
 }
 
+/* One block of threads on a multiprocessor, for D <= 32: as in forward. */
 template <int GROUPS> struct dq_shape {
-    enum { TILES = GROUPS == 1 ? 2 : 1, WARPS = 4, BLOCKS = GROUPS == 1 ? 3 : GROUPS == 2 ? 2 : 1, QUERIES = 16 };
+    enum {
+        TILES = GROUPS == 1 ? 2 : 1,
+        WARPS = GROUPS == 1 ? 12 : 4,
+        BLOCKS = GROUPS == 2 ? 2 : 1,
+        RUN = GROUPS == 1 ? 32 : 16
+    };
 };
 
 template <int GROUPS>
 __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>::BLOCKS)
-    dq_kernel(const select_view a, const select_packed packed) {
+    dq_kernel(const select_view a, const select_packed packed, int of_head) {
     typedef dq_shape<GROUPS> F;
-    __shared__ int           ticket;
+    __shared__ tile_queue    queue;
     __shared__ block_union<F::TILES> unions[F::WARPS];
     __shared__ uint4                 key_room[F::WARPS][GROUPS * 64];
-    const int                        lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4, g = blockIdx.y;
-    const uint4                     *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
+    const int                        lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4;
     const float                      scale2 = a.scale * LOG2_E;
     char                            *room = (char *)key_room[threadIdx.x / 32];
-    if (threadIdx.x == 0) ticket = 0;
+    if (threadIdx.x == 0) queue.start();
     __syncthreads();
-    for (int index; take_tiles(&ticket, F::TILES, F::QUERIES, lane, &index);) {
+    for (int g, index; queue.take(a, of_head, F::RUN, packed.ticket, F::TILES, &g, &index);) {
+        const uint4           *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
         block_union<F::TILES> &blocks = unions[threadIdx.x / 32];
         dq_rows<GROUPS>        rows[F::TILES];
+        uint4                  out[F::TILES][GROUPS][2];
         int                    list[F::TILES], at[F::TILES];
         bool                   deep = false;
 #pragma unroll
@@ -171,7 +191,12 @@ __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>
             query_tile t = tile_at(a, g, index + i);
             list[i] = (int)(g * a.N + t.n);
             at[i] = t.exists ? 0 : a.K;
-            rows[i].start(a, t, row, quad);
+            rows[i].load(a, t, out[i], row, quad);
+        }
+        prefetch_lists(a, list);
+#pragma unroll
+        for (int i = 0; i < F::TILES; i++) {
+            rows[i].start(a, tile_at(a, g, index + i), out[i], row, quad);
             deep |= rows[i].is_deep();
         }
         if (__any_sync(ALL_LANES, deep))
@@ -185,7 +210,8 @@ __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>
 
 template <int GROUPS> void launch_dq(ctx *c, const select_view &a, const select_packed &p) {
     typedef dq_shape<GROUPS> F;
-    dq_kernel<GROUPS><<<query_grid(a, F::QUERIES), 32 * F::WARPS, 0, stream_of(c)>>>(a, p);
+    dq_kernel<GROUPS>
+        <<<c->cuda->multiprocessors * F::BLOCKS, 32 * F::WARPS, 0, stream_of(c)>>>(a, p, tiles_of_head(a, F::RUN));
     LAUNCHED(c);
 }
 

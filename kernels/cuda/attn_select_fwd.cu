@@ -236,26 +236,21 @@ __device__ __forceinline__ void fwd_walk(fwd_rows<GROUPS> (&rows)[TILES], const 
 /* Blocks of threads as large as the registers of a multiprocessor allow, for D <= 32: their warps' queries are
  * neighbours, and what one of them has loaded the others find in L1. */
 template <int GROUPS> struct fwd_shape {
-    enum {
-        TILES = GROUPS == 1 ? 2 : 1,
-        WARPS = GROUPS == 1 ? 16 : 8,
-        BLOCKS = GROUPS == 2 ? 2 : 1,
-        QUERIES = 8 * TILES * WARPS
-    };
+    enum { TILES = GROUPS == 1 ? 2 : 1, WARPS = GROUPS == 1 ? 16 : 8, BLOCKS = GROUPS == 2 ? 2 : 1, RUN = 32 };
 };
 
 template <int GROUPS>
 __global__ void __launch_bounds__(32 * fwd_shape<GROUPS>::WARPS, fwd_shape<GROUPS>::BLOCKS)
-    fwd_kernel(const select_view a, const select_packed packed) {
+    fwd_kernel(const select_view a, const select_packed packed, int of_head) {
     typedef fwd_shape<GROUPS> F;
-    __shared__ int            ticket;
+    __shared__ tile_queue     queue;
     __shared__ block_union<F::TILES> unions[F::WARPS];
-    const int                        lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4, g = blockIdx.y;
-    const uint4                     *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
-    const float                      scale2 = a.scale * LOG2_E, key_square = packed.square[g];
-    if (threadIdx.x == 0) ticket = 0;
+    const int                        lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4;
+    const float                      scale2 = a.scale * LOG2_E;
+    if (threadIdx.x == 0) queue.start();
     __syncthreads();
-    for (int index; take_tiles(&ticket, F::TILES, F::QUERIES, lane, &index);) {
+    for (int g, index; queue.take(a, of_head, F::RUN, packed.ticket, F::TILES, &g, &index);) {
+        const uint4           *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
         block_union<F::TILES> &blocks = unions[threadIdx.x / 32];
         fwd_rows<GROUPS>       rows[F::TILES];
         int                    list[F::TILES], at[F::TILES];
@@ -268,7 +263,7 @@ __global__ void __launch_bounds__(32 * fwd_shape<GROUPS>::WARPS, fwd_shape<GROUP
             rows[i].start(a, t, row, quad);
             square = fmaxf(square, rows[i].square());
         }
-        if (__all_sync(ALL_LANES, sqrtf(square * key_square) * scale2 <= BOUND))
+        if (__all_sync(ALL_LANES, sqrtf(square * packed.square[g]) * scale2 <= BOUND))
             fwd_walk<true>(rows, a, list, at, blocks, kv, quad, scale2);
         else
             fwd_walk<false>(rows, a, list, at, blocks, kv, quad, scale2);
@@ -279,7 +274,8 @@ __global__ void __launch_bounds__(32 * fwd_shape<GROUPS>::WARPS, fwd_shape<GROUP
 
 template <int GROUPS> void launch_fwd(ctx *c, const select_view &a, const select_packed &p) {
     typedef fwd_shape<GROUPS> F;
-    fwd_kernel<GROUPS><<<query_grid(a, F::QUERIES), 32 * F::WARPS, 0, stream_of(c)>>>(a, p);
+    fwd_kernel<GROUPS>
+        <<<c->cuda->multiprocessors * F::BLOCKS, 32 * F::WARPS, 0, stream_of(c)>>>(a, p, tiles_of_head(a, F::RUN));
     LAUNCHED(c);
 }
 
@@ -292,8 +288,9 @@ select_packed select_pack(ctx *c, const select_view &a, bool by_key) {
     size_t    bytes = (size_t)(a.G * p.n_tiles * groups * 128) * sizeof *p.kv;
     uintptr_t room = (uintptr_t)arena_alloc(&c->scratch, bytes + 64);
     p.kv = (uint4 *)((room + 127) / 128 * 128); /* warps read whole lines */
-    p.square = (float *)arena_alloc(&c->scratch, (size_t)a.G * sizeof(float));
-    CUDA_DO(cudaMemsetAsync(p.square, 0, (size_t)a.G * sizeof(float), stream_of(c)));
+    p.square = (float *)arena_alloc(&c->scratch, (size_t)(a.G + 1) * sizeof(float));
+    p.ticket = (int *)(p.square + a.G);
+    CUDA_DO(cudaMemsetAsync(p.square, 0, (size_t)(a.G + 1) * sizeof(float), stream_of(c)));
     pack_kernel<<<dim3((unsigned)ceil_div(p.n_tiles, warps), (unsigned)a.G), 32 * warps, 0, stream_of(c)>>>(
         a, p, groups, by_key);
     LAUNCHED(c);

@@ -11,10 +11,10 @@ struct group_shape {
         GROUPS = 1, /* of 32 channels */
         D = 32,
         THREADS = 256,
-        ROWS = 128, /* of a stage */
+        ROWS = 256, /* of a stage */
         STEP = 32,  /* of a product */
         COPIES = 4 * ROWS / THREADS,
-        STAGES = 4, /* read, still read by sums that run, and two on their way */
+        STAGES = 3, /* read, still read by sums that run, and one on its way */
         OPERAND = ROWS * D * 2,
         STAGE = 2 * OPERAND + ROWS * (int)sizeof(float2),
         SHARED = STAGES * STAGE,
@@ -42,36 +42,23 @@ __global__ void __launch_bounds__(group_shape::THREADS, group_shape::BLOCKS)
     dkv_group_kernel(const select_view a, const dkv_tables t) {
     typedef group_shape F;
     extern __shared__ __align__(1024) char group_shared[];
-    __shared__ int                         taken;
+    __shared__ dkv_item                    item;
     const int      warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, quad = lane % 4;
     const float    c = a.scale * 1.4426950408889634f;
     const uint32_t ring = smem_addr(group_shared);
-    for (;;) {
-        __syncthreads(); /* the last item is done with shared memory */
-        if (threadIdx.x == 0) taken = atomicAdd(&t.plan->ticket, 1);
-        __syncthreads();
-        const int item = taken;
-        if (item >= t.plan->n_items) break;
-        const int           list = segment_of(t.item_first, t.lists.n, item), g = list / a.NB, b = list - g * a.NB;
-        const int           first = a.first[b], size = a.first[b + 1] - first;
-        const int           key_tiles = (size + SELECT_GROUP_KEYS - 1) / SELECT_GROUP_KEYS;
-        const int           in_list = item - t.item_first[list], part = in_list / key_tiles;
-        const int           key0 = (in_list - part * key_tiles) * SELECT_GROUP_KEYS; /* in the block */
-        const int           part_length = t.plan->part;
-        const int           query0 = t.lists.first[list] + part * part_length, query1 = t.lists.first[list + 1];
-        select_rows<F, ALL> rows(a, t.lists.query + query0, g, min(part_length, query1 - query0), ring);
+    while (take_item(t, &item)) {
+        const int           g = item.list / a.NB, n_keys = item.size - item.key;
+        select_rows<F, ALL> rows(a, t.lists.query + item.query, g, item.n_queries, ring);
         rows.load(0);
-        rows.load(1);
 
-        const bool shared = size - key0 <= 64;
-        const int  group = __shfl_sync(ALL_LANES, warp / 4, 0),
-                  my_key = key0 + (shared ? 0 : 64 * group) + warp % 4 * 16;
-        uint32_t k[2][4], v[2][4];
-        float    dk[4][4], dv[4][4];
+        const bool shared = n_keys <= 64;
+        const int  group = __shfl_sync(ALL_LANES, warp / 4, 0), my_key = (shared ? 0 : 64 * group) + warp % 4 * 16;
+        uint32_t   k[2][4], v[2][4];
+        float      dk[4][4], dv[4][4];
         {
-            const int64_t at = ((int64_t)(first + my_key) * a.G + g) * a.D;
-            load_keys(k, a.k, a, at, size - my_key, row, quad);
-            load_keys(v, a.v, a, at, size - my_key, row, quad);
+            const int64_t at = ((int64_t)(item.first + item.key + my_key) * a.G + g) * a.D;
+            load_keys(k, a.k, a, at, n_keys - my_key, row, quad);
+            load_keys(v, a.v, a, at, n_keys - my_key, row, quad);
         }
 #pragma unroll
         for (int j = 0; j < 4; j++)
@@ -79,11 +66,11 @@ __global__ void __launch_bounds__(group_shape::THREADS, group_shape::BLOCKS)
             for (int e = 0; e < 4; e++) dk[j][e] = dv[j][e] = 0;
 
         for (uint32_t s = 0; s < rows.n_stages; s++) {
-            cp_async_wait<1>();
+            cp_async_wait<0>();
             shared_for_wgmma();
             __syncthreads();
             const uint32_t q = rows.at(s), dout = q + F::OPERAND, stat = q + 2 * F::OPERAND;
-            auto           load = [&] { rows.load(s + 2); };
+            auto           load = [&] { rows.load(s + 1); };
             if (shared) {
                 const uint32_t at = group * (F::ROWS / 2);
                 group_tile<F::D, F::STEP, F::ROWS / 2>(k, v, dk, dv, q + at * (F::D * 2), dout + at * (F::D * 2),
@@ -114,16 +101,20 @@ __global__ void __launch_bounds__(group_shape::THREADS, group_shape::BLOCKS)
                 dv[j][0] += y.x, dv[j][1] += y.y, dv[j][2] += y.z, dv[j][3] += y.w;
             }
         }
-        write_keys<F::GROUPS>(a, t, list, part, my_key, dk, dv, lane);
+        write_keys<F::GROUPS>(a, t, item, item.key + my_key, dk, dv, lane);
     }
 }
 
 } // namespace
 
+int select_group_slots(const ctx *c) {
+    return c->cuda->multiprocessors * group_shape::BLOCKS;
+}
+
 void select_group_dkv(ctx *c, const select_view &a, const dkv_tables &t) {
     typedef group_shape F;
     auto                kernel = a.hs == 16 ? dkv_group_kernel<true> : dkv_group_kernel<false>;
     allow_shared_bytes(c, kernel, F::SHARED, "attn_select");
-    kernel<<<c->cuda->multiprocessors * F::BLOCKS, F::THREADS, F::SHARED, stream_of(c)>>>(a, t);
+    kernel<<<select_group_slots(c), F::THREADS, F::SHARED, stream_of(c)>>>(a, t);
     LAUNCHED(c);
 }

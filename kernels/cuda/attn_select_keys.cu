@@ -1,105 +1,15 @@
-/* attn_select, backward for the keys. For every key head and block: the list of the queries that selected it, by a
- * stable sort of all (block, query) pairs; so sums have one order and nothing is added atomically.
- *
- * bf16, where warpgroups (attn_select_groups.cu) do not serve: an item of work is KEYS keys of a block and a part of
- * its list. Its rows - (query, head), 64 or 128 at a time - pass through shared memory for all warps; a warp has
- * 16*TILES keys as rows of its products S = K Q^T, dP = V dout^T, P = exp(scale S - lse), dS = P (dP - delta), dV += P
- * dout, dK += dS Q and their dK, dV in registers. Warps without keys of their own (small blocks) share the rows of the
- * others. Lists are cut into parts of equal length, at least MIN_PART queries and long enough for the sums of all parts
- * to fit into scratch: a block that everybody selected is not left to one block of threads. */
+/* attn_select, backward for the keys in bf16, where warpgroups (attn_select_groups.cu) do not serve: an item of work is
+ * KEYS keys of a block and a part of its list. Its rows - (query, head), 64 or 128 at a time - pass through shared
+ * memory for all warps; a warp has 16*TILES keys as rows of its products S = K Q^T, dP = V dout^T, P = exp(scale S -
+ * lse), dS = P (dP - delta), dV += P dout, dK += dS Q and their dK, dV in registers. Warps without keys of their own
+ * (small blocks) share the rows of the others. */
 #include <math.h>
-
-#include <cub/block/block_reduce.cuh>
-#include <cub/block/block_scan.cuh>
-#include <cub/device/device_radix_sort.cuh>
 
 #include "kernels/cuda/dev/select_keys.cuh"
 
 namespace {
 
-enum { PLAN_THREADS = 1024, MIN_PART = 256 };
-
-/* ---- lists ------------------------------------------------------------------------------------------------------ */
-
-__global__ void __launch_bounds__(256) fill_pairs_kernel(const select_view a, uint32_t *list, int32_t *query) {
-    int i = blockIdx.x * blockDim.x + threadIdx.x, n = (int)a.N;
-    if (i >= n * a.G * a.K) return;
-    int b = a.block[i], row = i / a.K, g = row / n;
-    list[i] = b < 0 ? (uint32_t)(a.G * a.NB) : (uint32_t)(g * a.NB + b);
-    query[i] = row - g * n;
-}
-
-/* first[l]: number of pairs in lists before l, l = 0 .. n_lists. */
-__global__ void __launch_bounds__(256)
-    find_lists_kernel(const uint32_t *list, int n_pairs, int n_lists, int32_t *first) {
-    int l = blockIdx.x * blockDim.x + threadIdx.x, lo = 0, hi = n_pairs;
-    if (l > n_lists) return;
-    while (lo < hi) {
-        int mid = lo + (hi - lo) / 2;
-        if (list[mid] < (uint32_t)l)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    first[l] = lo;
-}
-
-/* ---- items of work ---------------------------------------------------------------------------------------------- */
-
-__device__ __forceinline__ int parts_of(int length, int part) {
-    return (length + part - 1) / part;
-}
-
-/* One block of threads. max_rows: room in `sums`; lists of a single part need none. */
-__global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const select_lists lists, const int32_t *block_first,
-                                                            int NB, int keys, int64_t max_rows, dkv_tables t) {
-    typedef cub::BlockReduce<int64_t, PLAN_THREADS> reduce;
-    typedef cub::BlockScan<int, PLAN_THREADS>       scan;
-    __shared__ union {
-        typename reduce::TempStorage to_reduce;
-        typename scan::TempStorage   to_scan;
-    } room;
-    __shared__ int64_t total;
-    int                part = MIN_PART;
-    for (;; part *= 2) {
-        int64_t rows = 0;
-        for (int l = threadIdx.x; l < lists.n; l += PLAN_THREADS) {
-            int b = l % NB, parts = parts_of(lists.first[l + 1] - lists.first[l], part);
-            if (parts > 1) rows += (int64_t)parts * (block_first[b + 1] - block_first[b]);
-        }
-        rows = reduce(room.to_reduce).Sum(rows);
-        if (threadIdx.x == 0) total = rows;
-        __syncthreads();
-        rows = total;
-        __syncthreads();
-        if (rows <= max_rows || part >= 1 << 29) break;
-    }
-    int items_before = 0, rows_before = 0;
-    for (int l0 = 0; l0 < lists.n; l0 += PLAN_THREADS) {
-        int l = l0 + threadIdx.x, items = 0, rows = 0, item_at, row_at, all_items, all_rows;
-        if (l < lists.n) {
-            int b = l % NB, size = block_first[b + 1] - block_first[b];
-            int parts = parts_of(lists.first[l + 1] - lists.first[l], part);
-            items = parts * ((size + keys - 1) / keys);
-            rows = parts > 1 ? parts * size : 0;
-        }
-        scan(room.to_scan).ExclusiveSum(items, item_at, all_items);
-        __syncthreads();
-        scan(room.to_scan).ExclusiveSum(rows, row_at, all_rows);
-        __syncthreads();
-        if (l < lists.n) {
-            t.item_first[l] = items_before + item_at;
-            t.sum_first[l] = rows_before + row_at;
-        }
-        items_before += all_items;
-        rows_before += all_rows;
-    }
-    if (threadIdx.x == 0) {
-        t.item_first[lists.n] = items_before;
-        t.sum_first[lists.n] = rows_before;
-        *t.plan = dkv_plan{part, items_before, 0};
-    }
-}
+enum { ADD_BLOCKS = 8 /* of a list */ };
 
 /* ---- dk and dv -------------------------------------------------------------------------------------------------- */
 
@@ -233,32 +143,23 @@ __global__ void __launch_bounds__(dkv_shape<GROUPS>::THREADS, dkv_shape<GROUPS>:
     dkv_kernel(const select_view a, const dkv_tables t) {
     typedef dkv_shape<GROUPS> F;
     extern __shared__ __align__(16) char shared[];
-    __shared__ int                       taken;
+    __shared__ dkv_item                  item;
     const int                            warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int                            part_length = t.plan->part, n_items = t.plan->n_items;
     const float                          scale2 = a.scale * 1.4426950408889634f;
-    for (;;) {
-        __syncthreads(); /* the last item is done with shared memory */
-        if (threadIdx.x == 0) taken = atomicAdd(&t.plan->ticket, 1);
-        __syncthreads();
-        const int item = taken;
-        if (item >= n_items) break;
-        const int list = segment_of(t.item_first, t.lists.n, item), g = list / a.NB, b = list - g * a.NB;
-        const int first = a.first[b], size = a.first[b + 1] - first, key_tiles = (size + F::KEYS - 1) / F::KEYS;
-        const int in_list = item - t.item_first[list], part = in_list / key_tiles;
-        const int key0 = (in_list - part * key_tiles) * F::KEYS; /* in the block */
-        const int query0 = t.lists.first[list] + part * part_length, query1 = t.lists.first[list + 1];
-        select_rows<F, ALL> rows(a, t.lists.query + query0, g, min(part_length, query1 - query0), smem_addr(shared));
+    while (take_item(t, &item)) {
+        const int           g = item.list / a.NB, key0 = item.key;
+        select_rows<F, ALL> rows(a, t.lists.query + item.query, g, item.n_queries, smem_addr(shared));
 
         /* Which keys, and which of the stage's groups of 16 rows, are this warp's. */
-        const int n_tiles = (min((int)F::KEYS, size - key0) + 15) / 16,
+        const int n_tiles = (min((int)F::KEYS, item.size - key0) + 15) / 16,
                   warps_used = (n_tiles + F::TILES - 1) / F::TILES;
         const int key_warps = warps_used == 1 ? 1 : warps_used == 2 ? 2 : 4, share = warp / key_warps;
         const int n_shares = F::WARPS / key_warps, my_tile = warp % key_warps * F::TILES;
 
         for (int s = 0; s < F::STAGES - 1; s++) rows.load(s);
         key_rows<GROUPS> keys;
-        keys.load(t.packed, g, select_tile_of(first, b) + key0 / 16 + my_tile, n_tiles - my_tile, lane);
+        keys.load(t.packed, g, select_tile_of(item.first, item.list - g * a.NB) + key0 / 16 + my_tile,
+                  n_tiles - my_tile, lane);
         for (uint32_t s = 0; s < rows.n_stages; s++) {
             cp_async_wait<F::STAGES - 2>();
             __syncthreads();
@@ -282,102 +183,74 @@ __global__ void __launch_bounds__(dkv_shape<GROUPS>::THREADS, dkv_shape<GROUPS>:
 
 #pragma unroll
         for (int m = 0; m < F::TILES; m++)
-            write_keys<GROUPS>(a, t, list, part, key0 + (my_tile + m) * 16, keys.dk[m], keys.dv[m], lane);
+            write_keys<GROUPS>(a, t, item, key0 + (my_tile + m) * 16, keys.dk[m], keys.dv[m], lane);
     }
 }
 
-/* Keys whose block has no part or several: the sum of none or all. A thread has four columns of a key row. */
+/* dk and dv of a list that has no part or several: the sum of none or all. A thread has four columns of a key row. */
 __global__ void __launch_bounds__(256) add_parts_kernel(const select_view a, const dkv_tables t) {
-    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, key = i / (a.D / 4);
-    int     column = (int)(i - key * (a.D / 4)) * 4, g = blockIdx.y;
-    if (key >= a.N) return;
-    int b = segment_of(a.first, a.NB, key), list = g * a.NB + b, size = a.first[b + 1] - a.first[b];
-    int parts = parts_of(t.lists.first[list + 1] - t.lists.first[list], t.plan->part);
+    const int list = blockIdx.x, g = list / a.NB, b = list - g * a.NB, first = a.first[b], packs = a.D / 4;
+    const int parts = parts_of(t.lists.first[list + 1] - t.lists.first[list], t.plan->part);
     if (parts == 1) return;
-    float        dk[4] = {0, 0, 0, 0}, dv[4] = {0, 0, 0, 0};
-    const float *sum = t.sums + ((int64_t)t.sum_first[list] + key - a.first[b]) * 2 * a.D + column;
-    for (int p = 0; p < parts; p++, sum += (int64_t)size * 2 * a.D) {
-        float x[4], y[4];
-        load_pack<float, 4>(sum, x);
-        load_pack<float, 4>(sum + a.D, y);
+    const int64_t n = (int64_t)(a.first[b + 1] - first) * packs, row = 2 * a.D, part = n / packs * row;
+    for (int64_t i = (int64_t)blockIdx.y * blockDim.x + threadIdx.x; i < n; i += gridDim.y * blockDim.x) {
+        const int64_t key = i / packs;
+        const int     column = (int)(i - key * packs) * 4;
+        float         dk[4] = {0, 0, 0, 0}, dv[4] = {0, 0, 0, 0};
+        const float  *sum = t.sums + (t.sum_first[list] + key) * row + column;
+        for (int p = 0; p < parts; p++, sum += part) {
+            float x[4], y[4];
+            load_pack<float, 4>(sum, x);
+            load_pack<float, 4>(sum + a.D, y);
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            dk[e] += x[e];
-            dv[e] += y[e];
+            for (int e = 0; e < 4; e++) {
+                dk[e] += x[e];
+                dv[e] += y[e];
+            }
         }
-    }
 #pragma unroll
-    for (int e = 0; e < 4; e++) dk[e] *= a.scale;
-    int64_t at = (key * a.G + g) * a.D + column;
-    store_pack<bf16, 4>((bf16 *)a.dk + at, dk);
-    store_pack<bf16, 4>((bf16 *)a.dv + at, dv);
+        for (int e = 0; e < 4; e++) dk[e] *= a.scale;
+        int64_t at = ((first + key) * a.G + g) * a.D + column;
+        store_pack<bf16, 4>((bf16 *)a.dk + at, dk);
+        store_pack<bf16, 4>((bf16 *)a.dv + at, dv);
+    }
 }
 
-void make_plan(ctx *c, const select_view &a, const dkv_tables &t, int keys, int64_t max_rows) {
-    plan_kernel<<<1, PLAN_THREADS, 0, stream_of(c)>>>(t.lists, a.first, a.NB, keys, max_rows, t);
-    LAUNCHED(c);
-}
-
-template <int GROUPS> void launch_dkv(ctx *c, const select_view &a, const dkv_tables &t, int64_t max_rows) {
+template <int GROUPS> void launch_dkv(ctx *c, const select_view &a, dkv_tables &t) {
     typedef dkv_shape<GROUPS> F;
-    make_plan(c, a, t, F::KEYS, max_rows);
+    const int                 n_slots = c->cuda->multiprocessors * F::BLOCKS;
+    select_make_plan(c, a, &t, F::KEYS, n_slots);
     auto kernel = a.hs == 16 ? dkv_kernel<GROUPS, true> : dkv_kernel<GROUPS, false>;
     allow_shared_bytes(c, kernel, F::SHARED, "attn_select");
-    kernel<<<c->cuda->multiprocessors * F::BLOCKS, F::THREADS, F::SHARED, stream_of(c)>>>(a, t);
+    kernel<<<n_slots, F::THREADS, F::SHARED, stream_of(c)>>>(a, t);
     LAUNCHED(c);
 }
 
 } // namespace
 
-select_lists select_make_lists(ctx *c, const select_view &a) {
-    int          n = (int)(a.N * a.G * a.K), bits = 1;
-    size_t       pairs = (size_t)n * sizeof(int32_t), room_bytes = 0;
-    select_lists lists = {};
-    lists.n = a.G * a.NB;
-    while (lists.n >> bits) bits++;
-    int32_t  *first = (int32_t *)arena_alloc(&c->scratch, (size_t)(lists.n + 1) * sizeof(int32_t));
-    int32_t  *sorted_query = (int32_t *)arena_alloc(&c->scratch, pairs);
-    uint32_t *list = (uint32_t *)arena_alloc(&c->scratch, pairs), *sorted = (uint32_t *)arena_alloc(&c->scratch, pairs);
-    int32_t  *query = (int32_t *)arena_alloc(&c->scratch, pairs);
-    fill_pairs_kernel<<<(unsigned)ceil_div(n, 256), 256, 0, stream_of(c)>>>(a, list, query);
-    LAUNCHED(c);
-    CUDA_DO(
-        cub::DeviceRadixSort::SortPairs(NULL, room_bytes, list, sorted, query, sorted_query, n, 0, bits, stream_of(c)));
-    void *room = arena_alloc(&c->scratch, room_bytes);
-    CUDA_DO(
-        cub::DeviceRadixSort::SortPairs(room, room_bytes, list, sorted, query, sorted_query, n, 0, bits, stream_of(c)));
-    LAUNCHED(c);
-    find_lists_kernel<<<(unsigned)ceil_div(lists.n + 1, 256), 256, 0, stream_of(c)>>>(sorted, n, lists.n, first);
-    LAUNCHED(c);
-    lists.query = sorted_query;
-    lists.first = first;
-    return lists;
+bool select_dkv_wants_packed(const ctx *c, const select_view &a) {
+    return a.D > 32 || c->cuda->major != 9;
 }
 
 void select_tiles_dkv(ctx *c, const select_view &a, const select_packed &p, const select_lists &lists) {
-    /* Keys in all parts of split lists: four times all keys, less where there are many key heads. */
-    int64_t    max_rows = a.N * a.G * (a.G * a.D <= 256 ? 4 : 1);
     dkv_tables t = {};
     t.lists = lists;
     t.packed = p;
-    t.plan = (dkv_plan *)arena_alloc(&c->scratch, sizeof *t.plan);
-    t.item_first = (int32_t *)arena_alloc(&c->scratch, (size_t)(lists.n + 1) * sizeof(int32_t));
-    t.sum_first = (int32_t *)arena_alloc(&c->scratch, (size_t)(lists.n + 1) * sizeof(int32_t));
-    t.sums = (float *)arena_alloc(&c->scratch, (size_t)max_rows * 2 * (size_t)a.D * sizeof(float));
     switch (select_groups(a.D)) {
     case 1:
-        if (c->cuda->major == 9) {
-            make_plan(c, a, t, SELECT_GROUP_KEYS, max_rows);
+        if (select_dkv_wants_packed(c, a)) {
+            launch_dkv<1>(c, a, t);
+        } else {
+            select_make_plan(c, a, &t, SELECT_GROUP_KEYS, select_group_slots(c));
             select_group_dkv(c, a, t);
-        } else
-            launch_dkv<1>(c, a, t, max_rows);
+        }
         break;
     case 2:
-        launch_dkv<2>(c, a, t, max_rows);
+        launch_dkv<2>(c, a, t);
         break;
     default:
-        launch_dkv<4>(c, a, t, max_rows);
+        launch_dkv<4>(c, a, t);
     }
-    add_parts_kernel<<<dim3((unsigned)ceil_div(a.N * (a.D / 4), 256), (unsigned)a.G), 256, 0, stream_of(c)>>>(a, t);
+    add_parts_kernel<<<dim3((unsigned)lists.n, ADD_BLOCKS), 256, 0, stream_of(c)>>>(a, t);
     LAUNCHED(c);
 }

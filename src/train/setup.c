@@ -64,7 +64,7 @@ size_t ssvae_scratch_per_tile(const ssvae_config *c, dtype act) {
 
 size_t ssdit_scratch_per_tile(const ssdit_config *c) {
     size_t head = (size_t)(c->ssa.width / c->ssa.heads), pairs = (size_t)(c->ssa.kv_heads * c->ssa.top_k);
-    return TILE_ROOM + pairs * 12 * sizeof(int32_t) + (size_t)c->ssa.kv_heads * head * 16 * sizeof(float) +
+    return TILE_ROOM + pairs * 5 * sizeof(int32_t) + (size_t)c->ssa.kv_heads * head * 16 * sizeof(float) +
            (size_t)c->ssa.heads * 4 * sizeof(float) +
            (size_t)c->ssa.width * 3 * sizeof(float); /* partial sums of dq, dk, dv */
 }

@@ -609,6 +609,48 @@ static void test_select_tiles(void **state) {
         if (optest_case(i)) select_case(&shape[i], i < 2 ? 20 : 3, false);
 }
 
+/* So many blocks and queries that a pair of them does not fit into 32 bits, which the lists of the backward are sorted
+ * by where it does. Blocks have a token, or none. */
+static void test_select_many(void **state) {
+    enum { N = 66000, K = 3, BLOCKS = N / 3 * 4, SHARED = 50 };
+    static int32_t first[BLOCKS + 1];
+    static int32_t block[N][K];
+    optest         o;
+    (void)state;
+    for (int b = 0; b < BLOCKS; b++) first[b + 1] = first[b] + (b % 4 != 1);
+    for (int n = 0; n < N; n++) { /* one far away, one near, one that many share; ascending */
+        int far = (int)((int64_t)n * 7919 % BLOCKS), near = n, shared = n % SHARED + BLOCKS - SHARED;
+        if (far >= shared || far == near) far = -1;
+        block[n][0] = far < near ? far : near;
+        block[n][1] = far < near ? near : far;
+        block[n][2] = shared;
+    }
+    optest_begin(&o);
+    o.repeat = 3;
+    tensor          *q = optest_in(&o, "q", 1, 4, DIMS(N, 2, 8)), *k = optest_in(&o, "k", 2, 4, DIMS(N, 1, 8));
+    tensor          *v = optest_in(&o, "v", 3, 2, DIMS(N, 1, 8)), *out = optest_out(&o, "out", DT_F32, DIMS(N, 2, 8));
+    tensor          *lse = optest_out(&o, "lse", DT_F32, DIMS(N, 2));
+    attn_select_args a = {.q = q,
+                          .k = k,
+                          .v = v,
+                          .block = optest_i32(&o, "block", &block[0][0], DIMS(1, N, K)),
+                          .first = optest_i32(&o, "first", first, DIMS(BLOCKS + 1)),
+                          .scale = 0.35f,
+                          .out = out,
+                          .lse = lse};
+    optest_run(&o, optest_tested(), OPTEST_FN(attn_select_fwd), &a);
+    optest_freeze(&o);
+    a.dout = optest_in(&o, "dout", 4, 2, DIMS(N, 2, 8));
+    a.dq = optest_out(&o, "dq", DT_F32, DIMS(N, 2, 8));
+    a.dk = optest_out(&o, "dk", DT_F32, DIMS(N, 1, 8));
+    a.dv = optest_out(&o, "dv", DT_F32, DIMS(N, 1, 8));
+    optest_set_terms(&o, a.dk, 2 * N / SHARED);
+    optest_set_terms(&o, a.dv, 2 * N / SHARED);
+    set_delta_floors(&o, a.dq, a.dk, 2 * N / SHARED, 1);
+    optest_compare(&o, OPTEST_FN(attn_select_bwd), &a);
+    optest_end(&o);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest every[] = {
         cmocka_unit_test(test_segment_sizes), cmocka_unit_test(test_segment_widths),
@@ -622,10 +664,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_select_wrong),
     };
     const struct CMUnitTest gpu[] = {
-        cmocka_unit_test(test_segment_tiles),
-        cmocka_unit_test(test_segment_fused),
-        cmocka_unit_test(test_segment_head_widths),
-        cmocka_unit_test(test_select_tiles),
+        cmocka_unit_test(test_segment_tiles),       cmocka_unit_test(test_segment_fused),
+        cmocka_unit_test(test_segment_head_widths), cmocka_unit_test(test_select_tiles),
+        cmocka_unit_test(test_select_many),
     };
     return optest_main(
         argc, argv,

@@ -2,7 +2,8 @@
  *   attn_select.cu        entries and the choice of a form
  *   attn_select_fwd.cu    bf16: forward, and the packing of keys and values
  *   attn_select_dq.cu     bf16: backward for the queries
- *   attn_select_keys.cu   bf16: backward for the keys; for both forms: which queries selected a block
+ *   attn_select_lists.cu  for both forms: which queries selected a block, and the plan of the next two
+ *   attn_select_keys.cu   bf16: backward for the keys
  *   attn_select_groups.cu the same by warpgroups, for heads of up to 32 columns on Hopper
  *   attn_select_loops.cu  float32, and bf16 rows that are not made of 16-byte chunks */
 #pragma once
@@ -22,8 +23,8 @@ struct select_view {
 
 /* Queries of each (key head g, block b), ascending: query[first[l] .. first[l+1]-1], l = g*NB + b. */
 struct select_lists {
-    const int32_t *query, *first;
-    int            n; /* G*NB */
+    int32_t *query, *first;
+    int      n; /* G*NB */
 };
 select_lists select_make_lists(ctx *c, const select_view &a);
 
@@ -48,6 +49,7 @@ struct select_packed {
     uint4  *kv;
     int64_t n_tiles; /* of a key head */
     float  *square;  /* (G) largest squared length of a key */
+    int    *ticket;  /* runs of queries that are taken (select_walk.cuh); for one kernel */
 };
 /* Keys: the chunk 8quad .. of key lane/4 + 8*half. Values: the same if by_key; else as operand of P V
  * (attn_select_fwd.cu). */
@@ -56,3 +58,4 @@ select_packed select_pack(ctx *c, const select_view &a, bool by_key);
 void select_tiles_fwd(ctx *c, const select_view &a);
 void select_tiles_dq(ctx *c, const select_view &a, const select_packed &p);
 void select_tiles_dkv(ctx *c, const select_view &a, const select_packed &p, const select_lists &lists);
+bool select_dkv_wants_packed(const ctx *c, const select_view &a); /* else p is not read */

@@ -4,8 +4,8 @@
  * neighbouring ones and walks over the blocks that any of them selected in ascending order, so that keys which
  * neighbours share are loaded once; whether a tile takes part in a block is the same for all lanes. Warps do not meet:
  * operands come from the packed keys (select_attn.cuh) straight into registers, each one loaded again as soon as it has
- * been used, and what other warps of the block loaded a little earlier is in L1. A block of threads has neighbouring
- * query tiles, which its warps take as they come. */
+ * been used, and what other warps of the block loaded a little earlier is in L1. A block of threads has runs of
+ * neighbouring query tiles, which its warps take as they come. */
 #pragma once
 #include <limits.h>
 
@@ -91,6 +91,11 @@ template <int TILES> struct block_union {
         return n;
     }
 };
+/* Before `next` is called, with other loads between: brings the lists nearer. */
+template <int TILES> __device__ __forceinline__ void prefetch_lists(const select_view &a, const int (&list)[TILES]) {
+#pragma unroll
+    for (int q = 0; q < TILES; q++) asm volatile("prefetch.global.L2 [%0];\n" ::"l"(a.block + (int64_t)list[q] * a.K));
+}
 template <int TILES> __device__ __forceinline__ bool lists_end(const select_view &a, const int (&at)[TILES]) {
     bool end = true;
 #pragma unroll
@@ -105,11 +110,11 @@ struct query_tile {
     bool    exists;
 };
 __device__ __forceinline__ query_tile tile_at(const select_view &a, int g, int index) {
-    int        parts = (a.hs + 15) / 16;
+    const int  parts = (a.hs + 15) / 16, n = parts == 1 ? index : index / parts, head = (index - n * parts) * 16;
     query_tile t;
-    t.exists = index < a.N * parts;
-    t.n = t.exists ? index / parts : 0;
-    t.head = g * a.hs + index % parts * 16;
+    t.exists = n < a.N;
+    t.n = t.exists ? n : 0;
+    t.head = g * a.hs + head;
     t.n_heads = t.exists ? min(16, (g + 1) * a.hs - t.head) : 0;
     return t;
 }
@@ -164,16 +169,38 @@ __device__ __forceinline__ void walk_blocks(const select_view  &a, const int (&l
     } while (!lists_end(a, at));
 }
 
-/* The next `tiles` of the block's n_tiles query tiles, for this warp; false when all are taken. */
-__device__ __forceinline__ bool take_tiles(int *ticket, int tiles, int n_tiles, int lane, int *index) {
-    int i = 0;
-    if (lane == 0) i = atomicAdd(ticket, tiles);
-    i = __shfl_sync(ALL_LANES, i, 0);
-    *index = blockIdx.x * n_tiles + i;
-    return i < n_tiles;
+/* Query tiles of a key head, filled up to whole runs. */
+static inline int tiles_of_head(const select_view &a, int run) {
+    return (int)(ceil_div(a.N * ceil_div(a.hs, 16), run) * run);
 }
 
-/* Blocks of threads with `tiles` query tiles each, for every key head. */
-static inline dim3 query_grid(const select_view &a, int tiles) {
-    return dim3((unsigned)ceil_div(a.N * ceil_div(a.hs, 16), tiles), (unsigned)a.G);
-}
+/* Hands out the query tiles of all key heads: a block of threads takes a run of neighbours, its warps a few of them at
+ * a time, and nobody waits for the end of a run. In shared memory. */
+struct tile_queue {
+    int lock, next, end; /* the run's tiles next .. end-1 are not taken yet; touched by atomics only */
+
+    /* By one thread, before the others see it. */
+    __device__ __forceinline__ void start() { lock = next = end = 0; }
+    /* The next `tiles` tiles, from `index` of key head g on; false: all are taken. *ticket: runs that are taken. */
+    __device__ __forceinline__ bool take(const select_view &a, int of_head, int run, int *ticket, int tiles, int *g,
+                                         int *index) {
+        int i = 0;
+        if (threadIdx.x % 32 == 0) {
+            while (atomicCAS(&lock, 0, 1)) {
+            }
+            __threadfence_block();
+            i = atomicAdd(&next, tiles);
+            if (i == atomicAdd(&end, 0)) {
+                i = atomicAdd(ticket, 1) * run;
+                atomicExch(&next, i + tiles);
+                atomicExch(&end, i + run);
+            }
+            __threadfence_block();
+            atomicExch(&lock, 0);
+        }
+        i = __shfl_sync(ALL_LANES, i, 0);
+        *g = i / of_head;
+        *index = i - *g * of_head;
+        return *g < a.G;
+    }
+};
