@@ -209,7 +209,7 @@ void patch_mask(const uint8_t *mask, int width, int height, uint8_t *patch) {
 }
 
 static void put_coord(int32_t *coord, int64_t n, int x, int y, int z) {
-    coord[3 * n] = x, coord[3 * n + 1] = y, coord[3 * n + 2] = z;
+    if (coord) coord[3 * n] = x, coord[3 * n + 1] = y, coord[3 * n + 2] = z;
 }
 
 int64_t tokens_extract(const float *tokens, int n_special, int rows, int columns, int width, const uint8_t *patch,
@@ -219,12 +219,10 @@ int64_t tokens_extract(const float *tokens, int n_special, int rows, int columns
         int p = i - n_special;
         if (p >= 0 && !patch[p]) continue;
         if (out) memcpy(out + n * width, tokens + (int64_t)i * width, (size_t)width * sizeof(float));
-        if (coord) {
-            if (p < 0)
-                put_coord(coord, n, 0, 0, 1);
-            else
-                put_coord(coord, n, p % columns, p / columns, 0);
-        }
+        if (p < 0)
+            put_coord(coord, n, 0, 0, 1);
+        else
+            put_coord(coord, n, p % columns, p / columns, 0);
         n++;
     }
     return n;
