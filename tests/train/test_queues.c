@@ -18,8 +18,8 @@ typedef struct {
 } item;
 
 typedef struct {
-    int64_t     bad;  /* this item fails; -1: none does */
-    bool        slow; /* the file */
+    int64_t     bad, bad_write; /* these items fail; -1: none does */
+    bool        slow;           /* the file */
     atomic_long alive, most, begun;
     int64_t     written[ITEMS];
     int         n_written;
@@ -27,8 +27,8 @@ typedef struct {
 
 static rig r;
 
-static void start(int64_t bad) {
-    r = (rig){.bad = bad};
+static void start(int64_t bad, int64_t bad_write) {
+    r = (rig){.bad = bad, .bad_write = bad_write};
 }
 
 static void pause_for(int64_t i) {
@@ -58,7 +58,7 @@ static bool write_one(void *user, const void *x, status *st) {
     rig    *of = user;
     int64_t n = *((const item *)x)->number;
     pause_for(of->slow ? n + 1 : 0);
-    if (n == of->bad) return status_set(st, ST_IO, "item %lld cannot be written", (long long)n);
+    if (n == of->bad_write) return status_set(st, ST_IO, "item %lld cannot be written", (long long)n);
     of->written[of->n_written++] = n;
     return true;
 }
@@ -83,7 +83,7 @@ static void test_order(void **state) {
     for (int threads = 1; threads <= 5; threads += 2)
         for (int room = 1; room <= 7; room += 3) {
             status st = {0};
-            start(-1);
+            start(-1, -1);
             read_ahead *a = reader(threads, room);
             for (int64_t i = 0; i < ITEMS; i++) {
                 item x;
@@ -104,7 +104,7 @@ static void test_bad_item(void **state) {
     for (int threads = 1; threads <= 4; threads++) {
         status st = {0};
         item   x;
-        start(BAD);
+        start(BAD, -1);
         read_ahead *a = reader(threads, ROOM);
         for (int64_t i = 0; i < BAD; i++) {
             assert_true(read_ahead_take(a, &x, &st));
@@ -127,7 +127,7 @@ static void test_nobody_takes(void **state) {
     (void)state;
     for (int taken = 0; taken < 3; taken++) {
         status st = {0};
-        start(-1);
+        start(-1, -1);
         read_ahead *a = reader(3, 4);
         for (int i = 0; i < taken; i++) {
             item x;
@@ -144,7 +144,7 @@ static void test_through(void **state) {
     (void)state;
     for (int slow = 0; slow < 2; slow++) {
         status st = {0};
-        start(-1);
+        start(-1, -1);
         r.slow = slow;
         read_ahead   *a = reader(3, 4);
         write_behind *b = writer(3);
@@ -167,14 +167,12 @@ static void test_bad_write(void **state) {
     enum { BAD = 20, ROOM = 5 };
     status st = {0};
     int    n = 0;
-    start(-1);
+    start(-1, BAD);
     read_ahead   *a = reader(1, 4);
     write_behind *b = writer(ROOM);
-    r.bad = BAD + ITEMS; /* of no reader */
     for (bool ok = true; ok; n++) {
         item x;
         assert_true(n < ITEMS && read_ahead_take(a, &x, &st));
-        if (*x.number == BAD) *x.number = r.bad;
         ok = write_behind_put(b, &x, &st);
     }
     assert_int_equal(st.code, ST_IO);
