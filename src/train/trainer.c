@@ -38,6 +38,7 @@ typedef struct {
     stragglers          *slow;
     replica_check        replicas;
     arithmetic_check     arithmetic;
+    bool                 untaken; /* weights and optimiser have no memory: a dry run that computes nothing */
     int                  rank_log;
     double               rank_log_last;
     int64_t              first_step; /* steps of the checkpoint the run goes on from, -1: none */
@@ -133,10 +134,12 @@ static bool make_slabs(trainer *t, status *st) {
                        (double)bytes / 1e6, (double)free_bytes / 1e6, (double)all / 1e6,
                        t->o->train.sharded_optimizer ? ": use more ranks" : ": set train.sharded_optimizer=true");
         if (!comm_agree(t->c, st)) return false;
+    } else if (!sizing_slabs(w, t->o, bytes, &t->untaken, st)) {
+        return false;
     }
-    t->weights = arena_new_on("weights", bytes, w->where.dev);
+    t->weights = t->untaken ? arena_counting("weights") : arena_new_on("weights", bytes, w->where.dev);
     optimizer_init(&w->x, w->t->p, t->o, t->c, &t->weights);
-    params_randomize(w->t->p, (uint64_t)t->o->train.seed);
+    if (!t->untaken) params_randomize(w->t->p, (uint64_t)t->o->train.seed);
     return true;
 }
 
@@ -451,11 +454,11 @@ static bool run(trainer *t, status *st) {
     if (!open_data(t, st)) return false;
     if (!levels_choose(t->o, t->c, st)) return false;
     if (w->where.dev == DEV_CUDA) comm_device_open(t->c, t->o->train.comm_timeout_s);
-    if (!build_model(t, st) || !narrow_gradients(t, st) || !sizing_run(w, t->o, &t->heldout, &t->size, st))
-        return false;
-    if (t->o->command.dry_run && !sizing_time(w, t->o, &t->size, &seconds, st)) return false;
-    sizing_print(w, t->o, &t->size, seconds);
-    return t->o->command.dry_run || train(t, st);
+    if (!build_model(t, st) || !narrow_gradients(t, st)) return false;
+    bool dry = t->o->command.dry_run, fits = sizing_run(w, t->o, &t->heldout, t->untaken, &t->size, st);
+    if (fits && dry && !t->untaken && !sizing_time(w, t->o, &t->size, &seconds, st)) return false;
+    if (fits || t->size.need.bytes > 0) sizing_print(w, t->o, &t->size, seconds); /* what does not fit is told, too */
+    return fits && (dry || train(t, st));
 }
 
 status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, status *st) {
