@@ -32,6 +32,12 @@ for R in 64 512; do
     done
     [ ! -e "$tmp/out-$R" ] || fail "a dry run left results"
 done
+run encode --device cpu encode.input="$tmp/512" encode.vae="$tmp/vae" encode.output="$tmp/latents" --dry-run
+said=$(sed -n 's/.*encoding the largest sample, \([0-9]*\) tiles: \([0-9.]*\) MB for activations, .*/\1 \2/p' "$tmp/err")
+run encode --device cpu encode.input="$tmp/512" encode.vae="$tmp/vae" encode.output="$tmp/latents"
+cp "$tmp/err" "$tmp/real-encode"
+[ -n "$said" ] && [ "$(real encode encoding)" = "$said ${said#* }" ] ||
+    fail "encode: said '$said', the run '$(real encode encoding)'"
 # Decoding in chunks takes less than encoding.
 e=$(dry 512 encoding) d=$(dry 512 decoding)
 [ "$(echo "$e $d" | awk '{print ($4 < $2)}')" = 1 ] || fail "22,328 tiles: encoding $e, decoding $d"
