@@ -22,6 +22,7 @@ bool network_load(network *n, const char *path, bool want_vae, bool ema, const p
     n->step = m.step;
     n->trained_on = (uint64_t)ckpt_number_of(&m, "vae", 0);
     n->seen = (uint64_t)ckpt_number_of(&m, "encoder", 0);
+    n->grid = grid_range_read(&m);
     ckpt_close(&m);
     n->o = malloc(sizeof *n->o);
     CHECK(n->o, "no memory for the options");

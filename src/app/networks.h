@@ -5,6 +5,7 @@
 #include "io/options.h"
 #include "model/sampler.h"
 #include "model/ssvae.h"
+#include "train/grid_range.h"
 #include "train/image_encoder.h"
 
 typedef enum { PASS_ENCODE, PASS_DECODE, PASS_SAMPLE, PASS_FLOW, PASS_KINDS } pass_kind;
@@ -19,6 +20,7 @@ typedef struct {
     uint64_t      fingerprint; /* of the weights in use */
     uint64_t      trained_on;  /* of a transformer: fingerprint of the VAE its latents came from */
     uint64_t      seen;        /* the same of the image encoder its conditions came from, 0: of none with weights */
+    grid_range    grid;        /* it was trained on */
     image_encoder encoder;     /* of a transformer, after network_encoder, where its conditions need one */
     arena         weights, work, book;
     size_t        gpu_per_tile;     /* of scratch memory */

@@ -183,8 +183,11 @@ static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
     dataset_request r = {.c = c, .shards = o->encode.input};
     if (!place_open(&e->where, o, c, false, st)) return false;
     engine_init(&e->e, &e->where, 0, RECOMPUTE_OFF);
-    (void)(dataset_open(&e->d, &r, st) && load_vae(o->encode.vae, o->encode.ema, &e->e.c, &e->m, &e->weights, st));
+    grid_range trained;
+    (void)(dataset_open(&e->d, &r, st) && load_grid(o->encode.vae, &trained, st) &&
+           load_vae(o->encode.vae, o->encode.ema, &e->e.c, &e->m, &e->weights, st));
     if (!comm_agree(c, st)) return false;
+    if (c->rank == 0) grid_range_warn(&trained, o->encode.vae, &e->d);
     if (c->rank == 0 && !o->command.dry_run) make_folder(o->encode.output, st);
     return comm_agree(c, st);
 }

@@ -167,6 +167,7 @@ static bool build_model(trainer *t, status *st) {
     for (int f = 0; t->data.n_folders > 1 && f < t->data.n_folders; f++)
         w->s.data = hash_bytes(&t->data.folder[f].resolution, sizeof t->data.folder[f].resolution, w->s.data);
     w->s.content = dataset_content(&t->data);
+    w->s.grid = grid_range_of(&t->data);
     w->s.accept_data = o->data.accept_new;
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
                           : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF

@@ -12,6 +12,17 @@ for R in 64 512; do # of 296 and 22,328 tiles
 done
 run train --config "$tiny" data.train="$tmp/64" train.run="$tmp/vae" train.batch_samples=1
 
+# The grid is another than the network's: that is told, and goes on.
+for verb in "eval $tmp/512 eval.checkpoint=$tmp/vae eval.output=$tmp/o" "encode encode.input=$tmp/512 encode.vae=$tmp/vae encode.output=$tmp/o"; do
+    run $verb --device cpu --dry-run
+    grep -q "warning: $tmp/vae.* was trained on grids of R = 64 to 64, the data have R = 512" "$tmp/err" || fail "${verb%% *}: another grid is not told"
+    run ${verb%% *} $(echo "${verb#* }" | sed 's#/512#/64#') --device cpu --dry-run
+    grep -q warning: "$tmp/err" && fail "${verb%% *}: warns of the grid it was trained on"
+    run prep prep.input="$tmp/mesh" prep.output="$tmp/thick" prep.resolution=64 prep.views=1 prep.view_size=32 prep.tau_voxels=4
+    run ${verb%% *} $(echo "${verb#* }" | sed 's#/512#/thick#') --device cpu --dry-run
+    grep -q "warning: $tmp/vae.* the data's are within 16: the values mean other distances" "$tmp/err" || fail "${verb%% *}: another tau is not told"
+done
+
 # dry FOLDER PASS: the megabytes and tiles that a dry run of eval names
 dry() {
     run eval "$tmp/$1" --device cpu eval.checkpoint="$tmp/vae" eval.output="$tmp/out-$1" --dry-run
