@@ -39,7 +39,7 @@ typedef struct {
     replica_check        replicas;
     arithmetic_check     arithmetic;
     bool                 untaken; /* weights and optimiser have no memory: a dry run that computes nothing */
-    int                  rank_log;
+    int                  nodes, rank_log;
     double               rank_log_last;
     int64_t              first_step; /* steps of the checkpoint the run goes on from, -1: none */
     double               spike_told; /* when; 0: never */
@@ -191,9 +191,9 @@ static void make_buckets(trainer *t) {
     CHECK(row, "no memory for %d rows", p->n);
     for (int i = 0; i < p->n; i++) row[i] = (bucket_row){p->row[i]->offset, p->row[i]->count, p->row[i]->layer};
     bool gpus = t->w.where.dev == DEV_CUDA;
-    int  nodes = comm_nodes_of(t->c, (int)t->o->train.node_ranks).n;
-    buckets_init(&t->w.b, t->c, row, p->n, p->total, overlap_bucket_bytes(t->o, gpus, nodes));
-    if (t->c->size > 1 && !overlap_of(t->o, gpus, nodes)) log_info("gradients are summed behind backward, all at once");
+    buckets_init(&t->w.b, t->c, row, p->n, p->total, overlap_bucket_bytes(t->o, gpus, t->nodes));
+    if (t->c->size > 1 && !overlap_of(t->o, gpus, t->nodes))
+        log_info("gradients are summed behind backward, all at once");
     free(row);
     if (t->w.x.sharded) buckets_slice(&t->w.b, t->w.x.slice);
     if (!t->narrow.base) return;
@@ -453,7 +453,7 @@ static bool run(trainer *t, status *st) {
     if (!comm_agree(t->c, st) || !place_open(&w->where, t->o, t->c, true, st)) return false;
     if (!t->o->command.dry_run && !run_folder_open(&t->folder, t->o, t->c, st)) return false;
     if (!open_data(t, st)) return false;
-    if (!levels_choose(t->o, t->c, st)) return false;
+    if (!levels_choose(t->o, t->c, &t->nodes, st)) return false;
     if (w->where.dev == DEV_CUDA) comm_device_open(t->c, t->o->train.comm_timeout_s);
     if (!build_model(t, st) || !narrow_gradients(t, st)) return false;
     bool dry = t->o->command.dry_run, fits = sizing_run(w, t->o, &t->heldout, t->untaken, &t->size, st);
