@@ -282,7 +282,8 @@ static void encode_mine(tokenizer *t, const int *owner, int rank, int threads, s
     for (int k = 0; k < t->d.n_shards && ok; k++)
         if (owner[k] == rank) ok = encode_shard(t, k, st);
     double t0 = now_seconds();
-    ok = ok && write_behind_flush(t->out, st);
+    status quiet = {0};
+    ok = write_behind_flush(t->out, ok ? st : &quiet) && ok; /* shards before one that failed are whole */
     t->file_seconds += now_seconds() - t0;
     write_behind_free(t->out);
     read_ahead_free(t->views);

@@ -379,7 +379,7 @@ static void test_same_bytes(void **state) {
     shard_close(&s);
 }
 
-/* Fails with a message that has `text` and leaves nothing half done in its folder. */
+/* Fails with a message that has `text` and leaves nothing in its folder but one name. */
 static void leaves_nothing(const options *o, status_code code, const char *text, const char *but) {
     tokenize_report r;
     status          st = {0};
@@ -414,8 +414,20 @@ static void test_failures(void **state) {
         views++;
     }
     assert_int_equal(views, 4 * 2); /* those of the shard */
+    /* the shard before a damaged one is whole */
     assert_true(atomic_write(in_folder("damaged/part-0.h5"), bytes, n, &st));
     free(bytes);
+    if (!read_whole_file(in_folder("shards/part-1.h5"), 1 << 28, &bytes, &n, &st)) fail_msg("%s", st.text);
+    for (int64_t at = 0; at + 40 < n; at++)
+        if (memcmp(bytes + at, begin, sizeof begin) == 0) bytes[at + 30] ^= 1;
+    assert_true(atomic_write(in_folder("damaged/part-1.h5"), bytes, n, &st));
+    free(bytes);
+    leaves_nothing(&o, ST_DATA, "does not match its checksum", "part-0.h5");
+    token_file f;
+    if (!tokens_open(&f, in_folder("failed/part-0.h5"), &st)) fail_msg("%s", st.text);
+    assert_int_equal(f.n_samples, 4);
+    tokens_close(&f);
+    assert_true(remove_tree(in_folder("damaged/part-1.h5"), &st) && remove_tree(in_folder("failed"), &st));
     assert_true(make_folder(in_folder("failed/part-0.h5"), &st));
     leaves_nothing(&o, ST_CONFIG, "is no plain file", "part-0.h5");
 }
