@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/half.h"
 #include "fixture.h"
 #include "golden/dino_weights.h"
 #include "harness/harness.h"
@@ -250,7 +249,10 @@ static void test_data_set(void **state) {
             assert_int_equal(v.n_tokens, n);
             assert_true(n > 1 + REGISTERS && n <= 1 + REGISTERS + SIDE * SIDE);
             assert_memory_equal(v.coord, coord, (size_t)n * 3 * sizeof *coord);
-            for (int64_t j = 0; j < n * WIDTH; j++) assert_true(token[j] == bf16_to_f32(f32_to_bf16(v.token[j])));
+            /* an image alone gives the last bits of one in a batch on some processors only */
+            for (int64_t j = 0; j < n * WIDTH; j++)
+                expect_le(fabs((double)token[j] - (double)v.token[j]), 0x1.01p-8 * fabs((double)v.token[j]) + 1e-6,
+                          "a token rounded to bf16");
             assert_true(dataset_read_tokens(&d, i, 3 * k + 1, &n, &augmented, &at, &st));
             free(png), free(token), free(coord), free(augmented), free(at);
             view_free(&v);
