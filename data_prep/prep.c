@@ -5,6 +5,7 @@
 #include "data_prep/claims.h"
 #include "data_prep/pictures.h"
 #include "data_prep/queue.h"
+#include "io/atomic_file.h"
 #include "io/folder_lock.h"
 
 #include <dirent.h>
@@ -28,7 +29,7 @@ typedef struct {
     int                 rank, size;
     file_list           files;
     uint8_t            *todo;    /* [files.n] a bit for each grid that still lacks it */
-    char              **heldout; /* sorted names, from the list */
+    char              **heldout; /* sorted names */
     int64_t             n_heldout;
     int64_t             strays;   /* of earlier runs, on the other side than the settings say now */
     uint64_t            settings; /* hash of everything a rejection depends on */
@@ -40,7 +41,7 @@ typedef struct {
 } run;
 
 static bool has_split(const prep_options *o) {
-    return o->heldout_list || o->heldout_share > 0;
+    return o->heldout_names || o->heldout_share > 0;
 }
 
 /* ---- split ---------------------------------------------------------------------------------------------------- */
@@ -49,25 +50,29 @@ static int compare_names(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }
 
-static bool read_heldout(run *r, status *st) {
-    if (!r->o->heldout_list) return true;
-    FILE *f = fopen(r->o->heldout_list, "r");
-    char  line[4096];
-    if (!f) return status_set(st, ST_NO_INPUT, "%s: %s", r->o->heldout_list, strerror(errno));
-    while (fgets(line, sizeof line, f)) {
-        line[strcspn(line, "\r\n")] = 0;
-        if (!line[0] || line[0] == '#') continue;
-        r->heldout = realloc(r->heldout, (size_t)(r->n_heldout + 1) * sizeof *r->heldout);
-        CHECK(r->heldout && (r->heldout[r->n_heldout] = strdup(line)), "no memory for the held-out list");
-        r->n_heldout++;
+static void read_heldout(run *r) {
+    for (const char *p = r->o->heldout_names; p && *p;) {
+        size_t n = strcspn(p, "\r\n");
+        if (n > 0 && *p != '#') {
+            r->heldout = realloc(r->heldout, (size_t)(r->n_heldout + 1) * sizeof *r->heldout);
+            CHECK(r->heldout && (r->heldout[r->n_heldout] = strndup(p, n)), "no memory for the held-out names");
+            r->n_heldout++;
+        }
+        p += n + (p[n] != 0);
     }
-    fclose(f);
     if (r->n_heldout) qsort(r->heldout, (size_t)r->n_heldout, sizeof *r->heldout, compare_names);
-    return true;
+}
+
+/* Once nothing is against the run. */
+static bool write_heldout(const run *r, status *st) {
+    char        path[PATH_CAP];
+    const char *names = r->o->heldout_names;
+    return !names || r->o->dry_run ||
+           (join_path(r->o->output, "heldout.txt", path, st) && atomic_write(path, names, (int64_t)strlen(names), st));
 }
 
 static int split_of(const run *r, const char *name) {
-    if (r->o->heldout_list)
+    if (r->o->heldout_names)
         return r->n_heldout && bsearch(&name, r->heldout, (size_t)r->n_heldout, sizeof *r->heldout, compare_names);
     return split_in_share(name, r->o->heldout_share);
 }
@@ -179,11 +184,6 @@ static void read_rejects(run *r) {
     if (f) fclose(f);
 }
 
-static bool make_folder(const char *path, status *st) {
-    if (mkdir(path, 0777) == 0 || errno == EEXIST) return true;
-    return status_set(st, ST_IO, "%s: cannot make the folder: %s", path, strerror(errno));
-}
-
 /* Keeps every parts-th name: sorted as before, and each part has its share of every folder. */
 static void keep_part(file_list *l, int64_t part, int64_t parts) {
     int64_t kept = 0;
@@ -229,12 +229,12 @@ static bool plan(run *r, status *st) {
         return false;
     for (int k = 0; k < r->n_grids; k++)
         if (!plan_grid(r, k, st)) return false;
-    if (r->strays && !o->dry_run) /* a dry run does not know the names */
+    if (r->strays)
         log_warn("%lld shapes were prepared with other settings of what is held out, and stay where they are: `d3s2 "
                  "split` can divide them anew",
                  (long long)r->strays);
     read_rejects(r);
-    return true;
+    return write_heldout(r, st);
 }
 
 /* Rank 0's file list and marks to everybody: the folder may look different elsewhere, or change. */
@@ -414,7 +414,8 @@ bool prep_run(const prep_options *o, int rank, int size, prep_result *result, st
     if (prep_check_options(o, st)) {
         r.settings = prep_settings_hash(o);
         r.n_grids = prep_grids(o, r.grid);
-        if (read_heldout(&r, st) && rank == 0) plan(&r, st);
+        read_heldout(&r);
+        if (rank == 0) plan(&r, st);
     }
     queue_agree(st, rank, size);
     if (status_ok(st)) {

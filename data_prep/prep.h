@@ -4,6 +4,7 @@
  *   OUT/r256/.., OUT/r512/.. the same for each of several grids; a mesh is read, judged and rendered once for all of
  * them OUT/rejects.jsonl                        one line per mesh that could not be used, with the reason
  *   OUT/geometry.txt                         which shape has which geometry (dedupe)
+ *   OUT/heldout.txt                          what is held out by name
  *   OUT/lock                                 one run at a time
  *
  * Ranks take meshes from a common queue and write their own shards. A restart removes *.part files of dead runs, keeps
@@ -41,8 +42,8 @@ typedef struct {
     int64_t     part, parts;          /* of these only those whose place is part modulo parts; parts <= 1: all */
     bool        dedupe;               /* a shape whose tiles another one has to the bit is rejected */
     int64_t     min_tiles, max_tiles; /* a shape outside is rejected; max 0: no limit */
-    const char *heldout_list;         /* file with one source name per line, or NULL */
-    double      heldout_share;        /* [0,1): of the shapes (data/split.h); used when there is no list */
+    const char *heldout_names;        /* text with one source name per line, or NULL */
+    double      heldout_share;        /* [0,1): of the shapes (data/split.h); used when there are no names */
     double      half_thickness, cap_share, sharp_degrees, sharp_voxels; /* sdf.h */
     bool        dry_run;                                                /* says what would be done, writes nothing */
 } prep_options;

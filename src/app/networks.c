@@ -22,6 +22,7 @@ bool network_load(network *n, const char *path, bool want_vae, bool ema, const p
     n->step = m.step;
     n->trained_on = (uint64_t)ckpt_number_of(&m, "vae", 0);
     n->seen = (uint64_t)ckpt_number_of(&m, "encoder", 0);
+    n->grid = grid_range_read(&m);
     ckpt_close(&m);
     n->o = malloc(sizeof *n->o);
     CHECK(n->o, "no memory for the options");
@@ -88,32 +89,52 @@ static void grow(arena *a, const char *name, size_t bytes, device_kind dev, bool
     *a = pinned ? arena_new_pinned(name, bytes) : arena_new_on(name, bytes, dev);
 }
 
-static size_t gpu_used(const network *n, size_t *all) {
+static size_t gpu_used(size_t *all) {
     size_t free_bytes;
-    *all = 0;
-    if (device_of(n) == DEV_CPU) return 0;
     device_memory(&free_bytes, all);
     return *all - free_bytes;
 }
 
-static void run_pass(network *n, const char *what, int64_t tiles, pass_fn pass, void *arg) {
-    device_kind dev = device_of(n);
-    arena       counting = arena_counting_on("work", dev);
-    grow(&n->c.scratch, "scratch", place_scratch_bytes(dev, tiles, n->gpu_per_tile), dev, false);
+size_t network_gpu_base(const network *n, size_t *all) {
+    *all = 0;
+    return device_of(n) == DEV_CPU ? 0 : gpu_used(all) - n->work.size - n->c.scratch.size - n->copy.size;
+}
+
+static pass_need count_pass(network *n, int64_t tiles, pass_fn pass, void *arg) {
+    arena counting = arena_counting_on("work", device_of(n));
     n->t = (tape){.c = &n->c, .step = &counting, .book = &n->book};
     n->c.dry = true;
     pass(n, arg);
     n->c.dry = false;
-    if (!n->work.base || counting.peak > n->work.size) { /* only then the GPU is asked, which takes time */
-        size_t all, by_count = gpu_used(n, &all) + counting.peak - n->work.size;
-        grow(&n->work, "work", counting.peak, dev, false);
-        if (dev != DEV_CPU)
-            log_info("%s %lld tiles: %.0f MB for activations, %.0f scratch, so %.0f of the GPU's %.0f; %.0f in use",
-                     what, (long long)tiles, (double)n->work.size / 1e6, (double)n->c.scratch.size / 1e6,
-                     (double)by_count / 1e6, (double)all / 1e6, (double)gpu_used(n, &all) / 1e6);
-    }
+    return (pass_need){tiles, counting.peak, place_scratch_bytes(device_of(n), tiles, n->gpu_per_tile), n->copy.size};
+}
+
+/* Once for the largest so far of its kind: asking the GPU takes time. base: without the passes' memory. */
+static void tell(network *n, const char *what, const pass_need *x, size_t base, size_t all) {
+    char gpu[128] = "";
+    if (all > 0)
+        snprintf(gpu, sizeof gpu, ", %.0f scratch, %.0f tables, so %.0f of the GPU's %.0f; %.0f in use",
+                 (double)n->c.scratch.size / 1e6, (double)n->copy.size / 1e6,
+                 (double)(base + n->work.size + n->c.scratch.size + n->copy.size) / 1e6, (double)all / 1e6,
+                 (double)gpu_used(&all) / 1e6);
+    log_info("%s %lld tiles: predicted %.1f MB for activations, used %.1f of %.1f%s", what, (long long)x->tiles,
+             (double)x->activations / 1e6, (double)n->work.peak / 1e6, (double)n->work.size / 1e6, gpu);
+}
+
+static void run_pass(network *n, pass_kind kind, int64_t tiles, pass_fn pass, void *arg) {
+    static const char *const what[] = {"encoding", "decoding", "sampling", "flow of"};
+    device_kind              dev = device_of(n);
+    pass_need                x = count_pass(n, tiles, pass, arg);
+    bool                     news = x.activations > n->told[kind];
+    size_t                   all = 0, base = news ? network_gpu_base(n, &all) : 0;
+    grow(&n->c.scratch, "scratch", x.scratch, dev, false);
+    grow(&n->work, "work", x.activations, dev, false);
+    n->work.peak = 0;
     n->t = (tape){.c = &n->c, .step = &n->work, .book = &n->book};
     pass(n, arg);
+    if (!news) return;
+    n->told[kind] = x.activations;
+    tell(n, what[kind], &x, base, all);
 }
 
 /* Tiles in the network's order; memory of the network's host arena, which starts anew. */
@@ -184,27 +205,71 @@ static void decode_pass(network *n, void *arg) {
         p->result = ssvae_decode(&n->t, &n->vae, &p->b, tape_leaf(&n->t, p->z, false));
 }
 
+static bool encode_setup(network *v, const tile_set *t, const float *value, sorted *s, vae_pass *p, status *st) {
+    if (!sort_tiles(v, t, v->vae.cfg.window, 1 << 16, 0, s, st)) return false;
+    tensor sdf = to_network(s, value, 512);
+    *p = (vae_pass){.b = ssvae_batch_build(s->host, &v->vae.cfg, t->resolution, &s->coord, &s->first, F32(&sdf))};
+    return true;
+}
+
+/* z NULL: for a dry pass. */
+static bool decode_setup(network *v, const tile_set *t, const float *z, sorted *s, vae_pass *p, status *st) {
+    int C = v->vae.cfg.latent_channels;
+    if (!sort_tiles(v, t, v->vae.cfg.window, 1 << 16, 0, s, st)) return false;
+    *p = (vae_pass){.b = ssvae_batch_build(s->host, &v->vae.cfg, t->resolution, &s->coord, &s->first, NULL),
+                    .z = z ? to_network(s, z, C) : arena_tensor(s->host, DT_F32, DIMS(s->n, C))};
+    return true;
+}
+
 bool vae_encode(network *v, const tile_set *t, const float *value, float *mean, status *st) {
-    sorted s;
-    int    C = v->vae.cfg.latent_channels;
-    if (!sort_tiles(v, t, v->vae.cfg.window, 1 << 16, 0, &s, st)) return false;
-    tensor   sdf = to_network(&s, value, 512);
-    vae_pass p = {.b = ssvae_batch_build(s.host, &v->vae.cfg, t->resolution, &s.coord, &s.first, F32(&sdf))};
+    sorted   s;
+    vae_pass p;
+    int      C = v->vae.cfg.latent_channels;
+    if (!encode_setup(v, t, value, &s, &p, st)) return false;
     place_vae(v, &p);
-    run_pass(v, "encoding", t->n, encode_pass, &p);
+    run_pass(v, PASS_ENCODE, t->n, encode_pass, &p);
     from_network(&s, download_f32(&p.result->v, s.host), 2 * C, C, mean);
     return true;
 }
 
 bool vae_decode(network *v, const tile_set *t, const float *z, float *value, status *st) {
-    sorted s;
-    if (!sort_tiles(v, t, v->vae.cfg.window, 1 << 16, 0, &s, st)) return false;
-    vae_pass p = {.b = ssvae_batch_build(s.host, &v->vae.cfg, t->resolution, &s.coord, &s.first, NULL),
-                  .z = to_network(&s, z, v->vae.cfg.latent_channels)};
+    sorted   s;
+    vae_pass p;
+    if (!decode_setup(v, t, z, &s, &p, st)) return false;
     place_vae(v, &p);
     if (t->n > WHOLE_TILES) p.out = arena_alloc(s.host, (size_t)t->n * 512 * sizeof(float));
-    run_pass(v, "decoding", t->n, decode_pass, &p);
+    run_pass(v, PASS_DECODE, t->n, decode_pass, &p);
     from_network(&s, p.out ? p.out : download_f32(&p.result->v, s.host), 512, 512, value);
+    return true;
+}
+
+/* The pass with tensors that only pretend to be on the network's device. */
+static pass_need need_of(network *v, vae_pass *p, pass_fn pass) {
+    size_t bytes = v->host.used;
+    p->tables = p->b;
+    if (device_of(v) != DEV_CPU) {
+        memory_move to = {v->host.base, bytes, (char *)(uintptr_t)4096, device_of(v)};
+        tensor_visit_given(&p->z, tensor_move, &to);
+        ssvae_batch_tensors(&p->b, tensor_move, &to);
+    }
+    pass_need x = count_pass(v, p->b.n_tiles, pass, p);
+    x.tables = device_of(v) == DEV_CPU ? bytes : upload_bytes(bytes);
+    return x;
+}
+
+bool vae_encode_need(network *v, const tile_set *t, const float *value, pass_need *need, status *st) {
+    sorted   s;
+    vae_pass p;
+    if (!encode_setup(v, t, value, &s, &p, st)) return false;
+    *need = need_of(v, &p, encode_pass);
+    return true;
+}
+
+bool vae_decode_need(network *v, const tile_set *t, pass_need *need, status *st) {
+    sorted   s;
+    vae_pass p;
+    if (!decode_setup(v, t, NULL, &s, &p, st)) return false;
+    *need = need_of(v, &p, decode_pass);
     return true;
 }
 
@@ -278,7 +343,7 @@ bool dit_sample(network *d, const tile_set *t, const view_input *view, const sam
     if (!dit_setup(d, t, view, &s, &p, st)) return false;
     place_dit(d, &p);
     p.latents = arena_alloc(s.host, (size_t)t->n * (size_t)C * sizeof(float));
-    run_pass(d, "sampling", t->n, sample_pass, &p);
+    run_pass(d, PASS_SAMPLE, t->n, sample_pass, &p);
     from_network(&s, p.latents, C, C, z);
     return true;
 }
@@ -300,7 +365,7 @@ bool dit_flow_loss(network *d, const tile_set *t, const view_input *view, const 
     place_dit(d, &p);
     for (p.at = 0; p.at < n_times; p.at++) {
         size_t mark = arena_mark(s.host);
-        run_pass(d, "flow of", t->n, flow_pass, &p);
+        run_pass(d, PASS_FLOW, t->n, flow_pass, &p);
         const float *v = download_f32(&p.velocity->v, s.host), *want = download_f32(p.target, s.host);
         double       sum = 0;
         for (int64_t k = 0; k < t->n * C; k++)

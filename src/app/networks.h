@@ -5,7 +5,10 @@
 #include "io/options.h"
 #include "model/sampler.h"
 #include "model/ssvae.h"
+#include "train/grid_range.h"
 #include "train/image_encoder.h"
+
+typedef enum { PASS_ENCODE, PASS_DECODE, PASS_SAMPLE, PASS_FLOW, PASS_KINDS } pass_kind;
 
 typedef struct {
     char          path[PATH_CAP]; /* of the checkpoint */
@@ -17,10 +20,12 @@ typedef struct {
     uint64_t      fingerprint; /* of the weights in use */
     uint64_t      trained_on;  /* of a transformer: fingerprint of the VAE its latents came from */
     uint64_t      seen;        /* the same of the image encoder its conditions came from, 0: of none with weights */
+    grid_range    grid;        /* it was trained on */
     image_encoder encoder;     /* of a transformer, after network_encoder, where its conditions need one */
     arena         weights, work, book;
-    size_t        gpu_per_tile; /* of scratch memory */
-    arena         host, copy;   /* tables and inputs of one pass; on a GPU their copy there */
+    size_t        gpu_per_tile;     /* of scratch memory */
+    arena         host, copy;       /* tables and inputs of one pass; on a GPU their copy there */
+    size_t        told[PASS_KINDS]; /* bytes of activations that were told of */
     ctx           c;
     tape          t;
 } network;
@@ -46,6 +51,17 @@ typedef struct {
 bool vae_encode(network *v, const tile_set *t, const float *value, float *mean, status *st);
 /* value (n,512) of latents z (n, latent_channels). */
 bool vae_decode(network *v, const tile_set *t, const float *z, float *value, status *st);
+
+/* What a pass takes where the network is, from a dry pass: activations, scratch memory (on the CPU at most), tables and
+ * inputs. */
+typedef struct {
+    int64_t tiles;
+    size_t  activations, scratch, tables;
+} pass_need;
+bool   vae_encode_need(network *v, const tile_set *t, const float *value, pass_need *need, status *st);
+bool   vae_decode_need(network *v, const tile_set *t, pass_need *need, status *st);
+/* Bytes of the GPU that are in use without the network's passes, and *all of them; both 0 on the CPU. */
+size_t network_gpu_base(const network *n, size_t *all);
 
 /* z (n, channels): sampled under the condition. */
 bool dit_sample(network *d, const tile_set *t, const view_input *view, const sampler_config *cfg, float *z, status *st);

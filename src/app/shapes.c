@@ -116,3 +116,37 @@ bool networks_fit(const network *vae, const network *dit, const dataset *d, stat
                           (unsigned long long)vae->fingerprint);
     return true;
 }
+
+static size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+bool shapes_print_need(network *vae, const dataset *d, int64_t n, status *st) {
+    static const char *const what[] = {"encoding", "decoding"};
+    shape                    s;
+    pass_need                x[2], most = {0};
+    int64_t                  at = 0;
+    for (int64_t i = 1; i < n; i++)
+        if (d->tokens[i] > d->tokens[at]) at = i;
+    if (!shape_read(d, at, &s, st)) return false;
+    bool ok = vae_encode_need(vae, &s.t, s.value, &x[0], st) && vae_decode_need(vae, &s.t, &x[1], st);
+    for (int i = 0; i < 2 && ok; i++) {
+        log_info("%s the largest sample, %lld tiles: %.1f MB for activations, %.0f scratch, %.0f tables", what[i],
+                 (long long)x[i].tiles, (double)x[i].activations / 1e6, (double)x[i].scratch / 1e6,
+                 (double)x[i].tables / 1e6);
+        most.activations = larger(most.activations, x[i].activations);
+        most.scratch = larger(most.scratch, x[i].scratch);
+        most.tables = larger(most.tables, x[i].tables);
+    }
+    size_t all, base = network_gpu_base(vae, &all), sum = most.activations + most.scratch + most.tables;
+    if (ok && all > 0 && base + sum > all)
+        ok = status_set(st, ST_CONFIG,
+                        "%s: the auto-encoder's passes need %.0f MB of the GPU, %.0f of %.0f are in use: leave shapes "
+                        "of so many tiles out with data.max_tiles",
+                        s.where, (double)sum / 1e6, (double)base / 1e6, (double)all / 1e6);
+    else if (ok && all > 0)
+        log_info("memory of the GPU: %.0f MB are in use, with the auto-encoder's passes %.0f of %.0f",
+                 (double)base / 1e6, (double)(base + sum) / 1e6, (double)all / 1e6);
+    shape_free(&s);
+    return ok;
+}

@@ -41,5 +41,7 @@ void shape_view_free(shape_view *v);
 
 surface_options shape_surface_options(const options *o, uint64_t id);
 sampler_config  shape_sampler(const options *o);
+/* What the auto-encoder takes for the largest of the first n shapes, in words: for dry runs. */
+bool            shapes_print_need(network *vae, const dataset *d, int64_t n, status *st);
 /* ST_CONFIG unless the transformer learnt latents of this auto-encoder and both fit the data. */
 bool            networks_fit(const network *vae, const network *dit, const dataset *d, status *st);

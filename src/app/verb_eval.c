@@ -126,7 +126,8 @@ static bool run(job *j, const comm *c, status *st) {
         result_name(j->d.shards[j->d.entry[i].shard].source[j->d.entry[i].at], j->d.ids[i], j->names[i]);
     log_info("eval: %s at step %lld on %lld samples at R = %d, %d ranks", j->of_dit ? "transformer" : "auto-encoder",
              (long long)(j->of_dit ? j->dit.step : j->vae.step), (long long)j->n, j->d.resolution, c->size);
-    if (o->command.dry_run) return true;
+    grid_range_warn(&j->vae.grid, j->vae.path, &j->d);
+    if (o->command.dry_run) return shapes_print_need(&j->vae, &j->d, j->n, st);
     if (c->rank == 0) make_folder(o->eval.output, st);
     if (!comm_agree(c, st)) return false;
     eval_mine(j, c->rank, st);

@@ -8,13 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The names set aside, one a line. */
-static bool write_heldout(const options *o, int64_t count, const char *path, status *st) {
+/* The names set aside, one a line, malloc'ed; NULL when there are too few meshes. */
+static char *heldout_names(const options *o, int64_t count, status *st) {
     file_list l;
-    if (!file_list_read(o->prep.input, &l, st)) return false;
+    if (!file_list_read(o->prep.input, &l, st)) return NULL;
     int64_t n = o->prep.max_shapes > 0 && o->prep.max_shapes < l.n ? o->prep.max_shapes : l.n;
-    bool   ok = count < n || status_set(st, ST_USAGE, "prep.heldout_count=%lld leaves none of %lld meshes for training",
-                                        (long long)count, (long long)n);
+    if (count >= n)
+        status_set(st, ST_USAGE, "prep.heldout_count=%lld leaves none of %lld meshes for training", (long long)count,
+                   (long long)n);
     bool  *held = calloc((size_t)(n + 1), sizeof *held);
     size_t size = 1;
     CHECK(held, "no memory for %lld names", (long long)n);
@@ -24,11 +25,19 @@ static bool write_heldout(const options *o, int64_t count, const char *path, sta
     CHECK(text, "no memory for %lld names", (long long)count);
     for (int64_t i = 0; i < n; i++)
         if (held[i]) at += sprintf(at, "%s\n", l.name[i]);
-    ok = ok && make_folder(o->prep.output, st) && atomic_write(path, text, (int64_t)(at - text), st);
-    free(text);
     free(held);
     file_list_free(&l);
-    return ok;
+    return text;
+}
+
+/* Collective: rank 0's names to all. */
+static char *share_names(const comm *c, char *text) {
+    int64_t bytes = c->rank == 0 ? (int64_t)strlen(text) + 1 : 0;
+    comm_bcast(c, &bytes, sizeof bytes, 0);
+    if (c->rank != 0) text = malloc((size_t)bytes);
+    CHECK(text, "no memory for %lld bytes of names", (long long)bytes);
+    comm_bcast(c, text, bytes, 0);
+    return text;
 }
 
 static int ceil_root(int64_t n) {
@@ -39,7 +48,7 @@ static int ceil_root(int64_t n) {
 
 bool verb_prep(app *a, status *st) {
     const options *o = a->opt;
-    char           heldout[PATH_CAP];
+    char          *heldout = NULL;
     if (!*o->prep.input || !*o->prep.output)
         return status_set(st, ST_USAGE, "prep needs prep.input=FOLDER (meshes) and prep.output=FOLDER (shards)");
     if (o->command.n_args)
@@ -50,7 +59,6 @@ bool verb_prep(app *a, status *st) {
         if (o->prep.resolutions.v[i] % 8)
             return status_set(st, ST_USAGE, "prep.resolutions: %lld is not a multiple of 8",
                               (long long)o->prep.resolutions.v[i]);
-    if (!join_path(o->prep.output, "heldout.txt", heldout, st)) return false;
     prep_options p = prep_default_options();
     p.input = o->prep.input;
     p.output = o->prep.output;
@@ -83,15 +91,18 @@ bool verb_prep(app *a, status *st) {
     if (o->prep.heldout_count > 0 && o->prep.heldout_share > 0)
         return status_set(st, ST_USAGE, "prep.heldout_count and prep.heldout_share say the same in two ways: give one");
     p.heldout_share = o->prep.heldout_share;
-    if (o->prep.heldout_count > 0 && p.dry_run) {
-        p.heldout_share = 0.5; /* only says that there is a split */
-    } else if (o->prep.heldout_count > 0) {
-        if (a->world->rank == 0) write_heldout(o, o->prep.heldout_count, heldout, st);
-        if (!comm_agree(a->world, st)) return false;
-        p.heldout_list = heldout;
+    if (o->prep.heldout_count > 0) {
+        if (a->world->rank == 0) heldout = heldout_names(o, o->prep.heldout_count, st);
+        if (!comm_agree(a->world, st)) {
+            free(heldout);
+            return false;
+        }
+        p.heldout_names = heldout = share_names(a->world, heldout);
     }
     prep_result r;
-    if (!prep_run(&p, a->world->rank, a->world->size, &r, st)) return false;
+    bool        ok = prep_run(&p, a->world->rank, a->world->size, &r, st);
+    free(heldout);
+    if (!ok) return false;
     /* One of several jobs may have got bad ones only. */
     if (a->world->rank == 0 && !p.dry_run && p.parts <= 1 && r.done + r.kept == 0)
         status_set(st, ST_DATA, "%s: none of %lld meshes could be used: %s/rejects.jsonl says why", p.input,

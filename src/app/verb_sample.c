@@ -171,8 +171,11 @@ static bool run(job *j, app *a, status *st) {
     log_info("sample: %lld of %lld samples at R = %d, transformer at step %lld, %lld steps, guidance %g, %d ranks",
              (long long)n, (long long)j->d.n, j->d.resolution, (long long)j->dit.step, (long long)o->sample.steps,
              o->sample.guidance, c->size);
+    grid_range_warn(&j->vae.grid, j->vae.path, &j->d);
     bool ok = true;
-    if (!o->command.dry_run) {
+    if (o->command.dry_run) {
+        ok = shapes_print_need(&j->vae, &j->d, n, st);
+    } else {
         if (c->rank == 0) make_folder(o->sample.output, st);
         ok = comm_agree(c, st);
         if (ok) make_all(j, c, n, owner, names, st);

@@ -48,6 +48,8 @@ bool verb_tokens(app *a, status *st) {
         double all = (double)r.n_views / r.run_seconds, network = (double)r.n_mine / r.network_seconds;
         log_info("tokens: %.*f views/s without the start; the network alone on one rank %.*f views/s, %.0f tokens/s",
                  digits(all), all, digits(network), network, network * (double)r.network_tokens);
+        log_info("tokens: rank 0's network waited %.1f s for views (of %d threads, data.threads), %.1f s for the file",
+                 r.view_seconds, r.threads, r.file_seconds);
     }
     return true;
 }

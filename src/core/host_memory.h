@@ -1,5 +1,5 @@
-/* How much more memory this process may take: the least of what the host has left, what its control group (cgroup v2,
- * with all groups above it) leaves and what its limit of address space leaves. Page cache counts as free. */
+/* How much more memory this process may take: the least of what the host has left, what its control group (cgroup
+ * v2 or v1, with all groups above it) leaves and what its limit of address space leaves. Page cache counts as free. */
 #pragma once
 #include "core/base.h"
 

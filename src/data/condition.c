@@ -49,62 +49,86 @@ static bool filter_make(int n_in, int n_out, filter *f) {
     return good;
 }
 
-/* out[i] for one line of n_out elements, `step` bytes apart in both. */
-static void filter_line(const filter *f, const uint8_t *in, int64_t in_step, uint8_t *out, int64_t out_step,
-                        int n_out) {
+static uint8_t rounded(int32_t sum) {
+    sum >>= WEIGHT_BITS;
+    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+}
+
+/* One row of RGB: out[n_out]. */
+static void filter_row(const filter *f, const uint8_t *in, uint8_t *out, int n_out) {
     for (int i = 0; i < n_out; i++) {
         const int32_t *w = f->weight + (int64_t)i * f->taps;
-        const uint8_t *p = in + f->first[i] * in_step;
-        int32_t        sum = 1 << (WEIGHT_BITS - 1);
-        for (int k = 0; k < f->count[i]; k++) sum += p[k * in_step] * w[k];
-        sum >>= WEIGHT_BITS;
-        out[i * out_step] = (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+        const uint8_t *p = in + 3 * (int64_t)f->first[i];
+        int32_t        r = 1 << (WEIGHT_BITS - 1), g = r, b = r;
+        for (int k = 0; k < f->count[i]; k++, p += 3) {
+            r += p[0] * w[k];
+            g += p[1] * w[k];
+            b += p[2] * w[k];
+        }
+        out[3 * i] = rounded(r), out[3 * i + 1] = rounded(g), out[3 * i + 2] = rounded(b);
     }
 }
 
-/* [side,side,channels] to [size,size,channels]. */
-static bool resize_square(const uint8_t *in, int side, int channels, uint8_t *out, int size) {
+/* Row i of the output from rows of n bytes; sum [n]. */
+static void filter_rows(const filter *f, int i, const uint8_t *in, int64_t n, int32_t *sum, uint8_t *out) {
+    const int32_t *w = f->weight + (int64_t)i * f->taps;
+    for (int64_t x = 0; x < n; x++) sum[x] = 1 << (WEIGHT_BITS - 1);
+    for (int k = 0; k < f->count[i]; k++) {
+        const uint8_t *row = in + (f->first[i] + k) * n;
+        for (int64_t x = 0; x < n; x++) sum[x] += row[x] * w[k];
+    }
+    for (int64_t x = 0; x < n; x++) out[x] = rounded(sum[x]);
+}
+
+/* [side,side,3] to [size,size,3]. */
+static bool resize_square(const uint8_t *in, int side, uint8_t *out, int size) {
+    int64_t row = 3 * (int64_t)size;
     if (side == size) {
-        memcpy(out, in, (size_t)side * (size_t)side * (size_t)channels);
+        memcpy(out, in, (size_t)(row * size));
         return true;
     }
     filter   f = {0};
-    uint8_t *wide = malloc((size_t)side * (size_t)size * (size_t)channels);
-    bool     good = wide && filter_make(side, size, &f);
-    int64_t  in_row = (int64_t)side * channels, out_row = (int64_t)size * channels;
-    for (int c = 0; c < channels && good; c++) {
-        for (int y = 0; y < side; y++)
-            filter_line(&f, in + y * in_row + c, channels, wide + y * out_row + c, channels, size);
-        for (int x = 0; x < size; x++)
-            filter_line(&f, wide + x * channels + c, out_row, out + x * channels + c, out_row, size);
-    }
+    uint8_t *wide = malloc((size_t)(row * side));
+    int32_t *sum = malloc((size_t)row * sizeof *sum);
+    bool     good = wide && sum && filter_make(side, size, &f);
+    for (int y = 0; y < side && good; y++) filter_row(&f, in + 3 * (int64_t)y * side, wide + y * row, size);
+    for (int y = 0; y < size && good; y++) filter_rows(&f, y, wide, row, sum, out + y * row);
     filter_free(&f);
+    free(sum);
     free(wide);
     return good;
 }
 
-static void resize_nearest(const uint8_t *in, int side, uint8_t *out, int size) {
+static bool resize_nearest(const uint8_t *in, int side, uint8_t *out, int size) {
     double scale = (double)side / size;
-    for (int y = 0; y < size; y++)
-        for (int x = 0; x < size; x++)
-            out[(int64_t)y * size + x] = in[(int64_t)((y + 0.5) * scale) * side + (int64_t)((x + 0.5) * scale)];
+    int   *from = malloc((size_t)size * sizeof *from);
+    for (int x = 0; x < size && from; x++) from[x] = (int)((x + 0.5) * scale);
+    for (int y = 0; y < size && from; y++)
+        for (int x = 0; x < size; x++) out[(int64_t)y * size + x] = in[(int64_t)from[y] * side + from[x]];
+    free(from);
+    return from != NULL;
 }
 
 /* ---- steps ---------------------------------------------------------------------------------------------------- */
 
 void preprocess_box(const image *rgba, int *x0, int *y0, int *x1, int *y1) {
+    int     W = rgba->width;
     int64_t n = 0;
-    *x0 = rgba->width, *y0 = rgba->height, *x1 = *y1 = 0;
-    for (int y = 0; y < rgba->height; y++)
-        for (int x = 0; x < rgba->width; x++) {
-            if (rgba->pixel[4 * ((int64_t)y * rgba->width + x) + 3] == 0) continue;
-            n++;
-            if (x < *x0) *x0 = x;
-            if (x >= *x1) *x1 = x + 1;
-            if (y < *y0) *y0 = y;
-            *y1 = y + 1;
-        }
-    if ((double)n < 0.001 * rgba->width * rgba->height) *x0 = *y0 = 0, *x1 = rgba->width, *y1 = rgba->height;
+    *x0 = W, *y0 = rgba->height, *x1 = *y1 = 0;
+    for (int y = 0; y < rgba->height; y++) {
+        const uint8_t *alpha = rgba->pixel + 4 * (int64_t)y * W + 3;
+        int            here = 0, low = 0, high = W;
+        for (int x = 0; x < W; x++) here += alpha[4 * x] != 0;
+        if (here == 0) continue;
+        while (alpha[4 * low] == 0) low++;
+        while (alpha[4 * high - 4] == 0) high--;
+        n += here;
+        if (low < *x0) *x0 = low;
+        if (high > *x1) *x1 = high;
+        if (y < *y0) *y0 = y;
+        *y1 = y + 1;
+    }
+    if ((double)n < 0.001 * W * rgba->height) *x0 = *y0 = 0, *x1 = W, *y1 = rgba->height;
 }
 
 /* A product rounded on its own: fused with the sum it would be truncated to another byte where the exact result is a
@@ -113,14 +137,24 @@ static double __attribute__((noinline)) rounded_product(double a, double b) {
     return a * b;
 }
 
+static uint8_t on_white(int value, int alpha) {
+    double a = alpha / 255.0;
+    return (uint8_t)((rounded_product(value / 255.0, a) + (1 - a)) * 255);
+}
+
 void preprocess_composite(const image *rgba, int x0, int y0, int x1, int y1, uint8_t *rgb, uint8_t *mask) {
-    for (int y = y0; y < y1; y++)
-        for (int x = x0; x < x1; x++) {
-            const uint8_t *p = rgba->pixel + 4 * ((int64_t)y * rgba->width + x);
-            double         a = p[3] / 255.0;
-            for (int c = 0; c < 3; c++) *rgb++ = (uint8_t)((rounded_product(p[c] / 255.0, a) + (1 - a)) * 255);
+    uint8_t solid[256]; /* most pixels are or are clear */
+    for (int v = 0; v < 256; v++) solid[v] = on_white(v, 255);
+    for (int y = y0; y < y1; y++) {
+        const uint8_t *p = rgba->pixel + 4 * ((int64_t)y * rgba->width + x0);
+        for (int x = x0; x < x1; x++, p += 4, rgb += 3) {
             *mask++ = p[3];
+            if (p[3] == 0)
+                memset(rgb, 255, 3);
+            else
+                for (int c = 0; c < 3; c++) rgb[c] = p[3] == 255 ? solid[p[c]] : on_white(p[c], p[3]);
         }
+    }
 }
 
 /* Puts in [h,w,channels] into the middle of out [side,side,channels]. */
@@ -145,14 +179,12 @@ bool preprocess(const image *rgba, int size, int pad, image *rgb, uint8_t *mask,
         preprocess_composite(rgba, x0, y0, x1, y1, a, m);
         pad_square(a, w, h, 3, 255, b, side);
         pad_square(m, w, h, 1, 0, k, side);
-        good = resize_square(b, side, 3, rgb->pixel, size);
-        resize_nearest(k, side, mask, size);
+        good = resize_square(b, side, rgb->pixel, size) && resize_nearest(k, side, mask, size);
     }
     if (good && pad > 0) {
         pad_square(rgb->pixel, size, size, 3, 255, b, padded);
         pad_square(mask, size, size, 1, 0, k, padded);
-        good = resize_square(b, padded, 3, rgb->pixel, size);
-        resize_nearest(k, padded, mask, size);
+        good = resize_square(b, padded, rgb->pixel, size) && resize_nearest(k, padded, mask, size);
     }
     free(a), free(b), free(m), free(k);
     if (good) return true;
@@ -165,15 +197,19 @@ bool preprocess(const image *rgba, int size, int pad, image *rgb, uint8_t *mask,
 
 void patch_mask(const uint8_t *mask, int width, int height, uint8_t *patch) {
     CHECK(width % PATCH_SIDE == 0 && height % PATCH_SIDE == 0, "mask of %d x %d", width, height);
-    int columns = width / PATCH_SIDE, rows = height / PATCH_SIDE;
-    memset(patch, 0, (size_t)(rows * columns));
+    int columns = width / PATCH_SIDE;
+    memset(patch, 0, (size_t)(columns * (height / PATCH_SIDE)));
     for (int y = 0; y < height; y++)
-        for (int x = 0; x < width; x++)
-            if (mask[(int64_t)y * width + x] > 0) patch[y / PATCH_SIDE * columns + x / PATCH_SIDE] = 1;
+        for (int column = 0; column < columns; column++) {
+            const uint8_t *m = mask + (int64_t)y * width + column * PATCH_SIDE;
+            uint8_t        any = 0;
+            for (int x = 0; x < PATCH_SIDE; x++) any |= m[x];
+            if (any) patch[y / PATCH_SIDE * columns + column] = 1;
+        }
 }
 
 static void put_coord(int32_t *coord, int64_t n, int x, int y, int z) {
-    coord[3 * n] = x, coord[3 * n + 1] = y, coord[3 * n + 2] = z;
+    if (coord) coord[3 * n] = x, coord[3 * n + 1] = y, coord[3 * n + 2] = z;
 }
 
 int64_t tokens_extract(const float *tokens, int n_special, int rows, int columns, int width, const uint8_t *patch,
@@ -183,12 +219,10 @@ int64_t tokens_extract(const float *tokens, int n_special, int rows, int columns
         int p = i - n_special;
         if (p >= 0 && !patch[p]) continue;
         if (out) memcpy(out + n * width, tokens + (int64_t)i * width, (size_t)width * sizeof(float));
-        if (coord) {
-            if (p < 0)
-                put_coord(coord, n, 0, 0, 1);
-            else
-                put_coord(coord, n, p % columns, p / columns, 0);
-        }
+        if (p < 0)
+            put_coord(coord, n, 0, 0, 1);
+        else
+            put_coord(coord, n, p % columns, p / columns, 0);
         n++;
     }
     return n;
@@ -206,18 +240,31 @@ int64_t patches_count(const uint8_t *mask, int size, bool sparse) {
     return n;
 }
 
-static void patch_pixels(const image *rgb, int row, int column, float *out) {
-    static const float mean[3] = {0.485f, 0.456f, 0.406f}, std[3] = {0.229f, 0.224f, 0.225f}; /* ImageNet */
+/* What each byte becomes, by channel: ImageNet's mean and standard deviation. */
+typedef struct {
+    float of[3][256];
+} pixel_numbers;
+
+static void pixel_numbers_init(pixel_numbers *n) {
+    static const float mean[3] = {0.485f, 0.456f, 0.406f}, std[3] = {0.229f, 0.224f, 0.225f};
     for (int c = 0; c < 3; c++)
-        for (int y = 0; y < PATCH_SIDE; y++)
-            for (int x = 0; x < PATCH_SIDE; x++) {
-                int64_t at = (int64_t)(row * PATCH_SIDE + y) * rgb->width + column * PATCH_SIDE + x;
-                *out++ = ((float)rgb->pixel[3 * at + c] / 255.0f - mean[c]) / std[c];
-            }
+        for (int v = 0; v < 256; v++) n->of[c][v] = ((float)v / 255.0f - mean[c]) / std[c];
+}
+
+static void patch_pixels(const image *rgb, const pixel_numbers *number, int row, int column, float *out) {
+    for (int y = 0; y < PATCH_SIDE; y++) {
+        const uint8_t *p = rgb->pixel + 3 * ((int64_t)(row * PATCH_SIDE + y) * rgb->width + column * PATCH_SIDE);
+        for (int c = 0; c < 3; c++) {
+            float *to = out + (c * PATCH_SIDE + y) * PATCH_SIDE;
+            for (int x = 0; x < PATCH_SIDE; x++) to[x] = number->of[c][p[3 * x + c]];
+        }
+    }
 }
 
 void patches_fill(const image *rgb, const uint8_t *mask, bool sparse, float *tokens, int32_t *coord) {
-    int side = rgb->width / PATCH_SIDE;
+    int           side = rgb->width / PATCH_SIDE;
+    pixel_numbers number;
+    pixel_numbers_init(&number);
     CHECK(rgb->width == rgb->height && rgb->width % PATCH_SIDE == 0 && rgb->channels == 3,
           "image of %d x %d, %d channels", rgb->width, rgb->height, rgb->channels);
     uint8_t *patch = malloc((size_t)(side * side));
@@ -231,7 +278,7 @@ void patches_fill(const image *rgb, const uint8_t *mask, bool sparse, float *tok
     }
     for (int p = 0; p < side * side; p++) {
         if (!patch[p]) continue;
-        patch_pixels(rgb, p / side, p % side, tokens + n * PATCH_WIDTH);
+        patch_pixels(rgb, &number, p / side, p % side, tokens + n * PATCH_WIDTH);
         put_coord(coord, n++, p % side, p / side, 0);
     }
     free(patch);

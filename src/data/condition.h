@@ -27,7 +27,7 @@ int64_t tokens_extract(const float *tokens, int n_special, int rows, int columns
 
 /* The `patches` encoder on a preprocessed image [size,size,3], size a multiple of 14. Sparse: one zero token at
  * (0,0,1), then the foreground patches at (column,row,0); dense: all patches. A token is ((pixel/255) - mean)/std with
- * ImageNet's figures, channel by channel, row by row (588 numbers). */
+ * ImageNet's figures, channel by channel, row by row (588 numbers). coord may be NULL. */
 int64_t patches_count(const uint8_t *mask, int size, bool sparse);
 void    patches_fill(const image *rgb, const uint8_t *mask, bool sparse, float *tokens /* [n,588] */,
                      int32_t *coord /* [n,3] */);

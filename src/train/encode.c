@@ -53,22 +53,48 @@ static bool is_done(const encoder *e, const shard *s, const char *path) {
     return same;
 }
 
-/* Forward without recording; the step arena grows to what a dry pass counts. */
+/* Forward without recording. */
+static tensor pass(encoder *e, ssvae_batch *b, arena *step, bool dry) {
+    tape t = {.c = &e->e.c, .step = step, .book = &e->e.book};
+    e->e.c.dry = dry;
+    tape_begin(&t);
+    tensor moments = ssvae_encode(&t, &e->m, b)->v;
+    e->e.c.dry = false;
+    return moments;
+}
+
+/* Bytes of activations. */
+static size_t count_pass(encoder *e, ssvae_batch *b) {
+    arena counting = arena_counting_on("step", e->where.dev);
+    pass(e, b, &counting, true);
+    return counting.peak;
+}
+
+static void tell(const encoder *e, int64_t tiles, size_t predicted) {
+    char   gpu[128] = "";
+    size_t free_bytes, all;
+    if (e->where.dev != DEV_CPU) {
+        device_memory(&free_bytes, &all);
+        snprintf(gpu, sizeof gpu, ", %.0f scratch, %.0f tables; %.0f of the GPU's %.0f in use",
+                 (double)e->e.c.scratch.size / 1e6, (double)e->copy.size / 1e6, (double)(all - free_bytes) / 1e6,
+                 (double)all / 1e6);
+    }
+    log_info("encoding %lld tiles: predicted %.1f MB for activations, used %.1f of %.1f%s", (long long)tiles,
+             (double)predicted / 1e6, (double)e->e.step.peak / 1e6, (double)e->e.step.size / 1e6, gpu);
+}
+
+/* The step arena grows to what a dry pass counts; that is told, with what was used. */
 static const float *encode_item_on(encoder *e, encode_item *x) {
     ssvae_batch *b = &x->b;
-    tensor       moments = {0};
     if (e->where.dev != DEV_CPU) {
         memory_move to = upload_once(e->where.dev, &x->host, &e->copy);
         ssvae_batch_tensors(b, tensor_move, &to);
     }
-    for (int pass = 0; pass < 2; pass++) {
-        arena counting = arena_counting_on("step", e->where.dev);
-        tape  t = {.c = &e->e.c, .step = pass == 0 ? &counting : &e->e.step, .book = &e->e.book};
-        e->e.c.dry = pass == 0;
-        tape_begin(&t);
-        moments = ssvae_encode(&t, &e->m, b)->v;
-        if (pass == 0) engine_room(&e->e, counting.peak, b->n_tiles);
-    }
+    size_t bytes = count_pass(e, b);
+    bool   more = bytes > e->e.step.size;
+    engine_room(&e->e, bytes, b->n_tiles);
+    tensor moments = pass(e, b, &e->e.step, false);
+    if (more) tell(e, b->n_tiles, bytes);
     return download_f32(&moments, &x->host);
 }
 
@@ -157,8 +183,11 @@ static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
     dataset_request r = {.c = c, .shards = o->encode.input};
     if (!place_open(&e->where, o, c, false, st)) return false;
     engine_init(&e->e, &e->where, 0, RECOMPUTE_OFF);
-    (void)(dataset_open(&e->d, &r, st) && load_vae(o->encode.vae, o->encode.ema, &e->e.c, &e->m, &e->weights, st));
+    grid_range trained;
+    (void)(dataset_open(&e->d, &r, st) && load_grid(o->encode.vae, &trained, st) &&
+           load_vae(o->encode.vae, o->encode.ema, &e->e.c, &e->m, &e->weights, st));
     if (!comm_agree(c, st)) return false;
+    if (c->rank == 0) grid_range_warn(&trained, o->encode.vae, &e->d);
     if (c->rank == 0 && !o->command.dry_run) make_folder(o->encode.output, st);
     return comm_agree(c, st);
 }
@@ -175,6 +204,35 @@ static int64_t tally(const encoder *e, encode_report *r) {
         mine += e->owner[k] == e->rank ? s->n_samples : 0;
     }
     return mine;
+}
+
+/* What this rank's largest sample will take. */
+static bool print_need(encoder *e, status *st) {
+    const shard *largest = NULL;
+    int64_t      at = 0, most = 0;
+    for (int k = 0; k < e->d.n_shards; k++) {
+        const shard *s = &e->d.shards[k];
+        for (int64_t i = 0; e->owner[k] == e->rank && i < s->n_samples; i++)
+            if (s->first[i + 1] - s->first[i] > most) {
+                largest = s;
+                at = i;
+                most = s->first[i + 1] - s->first[i];
+            }
+    }
+    if (!largest) return true;
+    encode_reader_start(e->reader, largest, at);
+    encode_item *x = encode_reader_take(e->reader, st);
+    if (!x) return false;
+    size_t tables = x->host.used;
+    if (e->where.dev != DEV_CPU) {
+        memory_move to = {x->host.base, tables, (char *)(uintptr_t)4096, e->where.dev};
+        ssvae_batch_tensors(&x->b, tensor_move, &to);
+        tables = upload_bytes(tables);
+    }
+    log_info("encoding the largest sample, %lld tiles: %.1f MB for activations, %.0f scratch, %.0f tables",
+             (long long)most, (double)count_pass(e, &x->b) / 1e6,
+             (double)place_scratch_bytes(e->where.dev, most, e->e.gpu_per_tile) / 1e6, (double)tables / 1e6);
+    return true;
 }
 
 static void encode_mine(encoder *e, const char *output, status *st) {
@@ -201,15 +259,16 @@ bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
         share(&e, o->encode.output, c, e.owner);
         int64_t mine = tally(&e, r);
         int     threads = place_spare_threads(&e.where, c);
+        e.reader = encode_reader_new(&e.m.cfg, e.where.dev, threads);
         if (o->command.dry_run) {
             log_info("encode: %lld samples, %lld tokens of %lld shards to do, %lld shards are there",
                      (long long)r->n_samples, (long long)r->n_tiles, (long long)r->n_shards, (long long)r->n_skipped);
+            print_need(&e, st);
         } else {
             progress_begin(&e.bar, "encode", 0, mine);
-            e.reader = encode_reader_new(&e.m.cfg, e.where.dev, threads);
             encode_mine(&e, o->encode.output, st);
-            encode_reader_free(e.reader);
         }
+        encode_reader_free(e.reader);
         free(e.owner);
         ok = comm_agree(c, st);
     }

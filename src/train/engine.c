@@ -1,7 +1,6 @@
 #include "train/engine.h"
 
 #include <stdio.h>
-#include <unistd.h>
 
 #include "core/fault.h"
 #include "core/host_memory.h"
@@ -11,15 +10,6 @@ enum { TRIES = 3 };
 
 /* Address space, not memory: the records of a tape are small beside the activations. */
 static const size_t BOOK_BYTES = (size_t)256 << 20;
-
-/* The rank and its host, for messages about memory. */
-static const char *who(void) {
-    static _Thread_local char text[96];
-    char                      host[64] = "?";
-    gethostname(host, sizeof host - 1);
-    snprintf(text, sizeof text, "rank %d on %s", log_rank(), host);
-    return text;
-}
 
 void engine_init(engine *e, const place *p, size_t bound, recompute_rule rule) {
     *e = (engine){.bound = bound,
@@ -89,14 +79,14 @@ bool engine_measure(engine *e, task *t, const micro_batch *b, engine_need *need,
         if (need->bytes <= e->bound) return true;
     }
     char rank[128] = "";
-    if (e->host_bound) snprintf(rank, sizeof rank, "%s: ", who());
+    if (e->host_bound) snprintf(rank, sizeof rank, "%s: ", place_who());
     return status_set(st, e->host_bound ? ST_MEMORY : ST_CONFIG,
                       "%sa micro-batch of %lld tiles in %lld samples needs %.0f MB with %d of %d segments recomputed, "
                       "%s %.0f: %s, or "
                       "lower train.micro_tokens or data.max_tiles%s",
                       rank, (long long)b->n_tiles, (long long)b->n_samples, (double)need->bytes / 1e6, need->recomputed,
                       n,
-                      e->host_bound ? "its share of the host's memory is"
+                      e->host_bound ? "its share of the host's memory leaves"
                       : e->frozen   ? "the memory taken for train.memory_mb is"
                                     : "train.memory_mb allows",
                       (double)e->bound / 1e6, e->host_bound ? "start fewer ranks on a host" : "raise it",
@@ -132,7 +122,7 @@ static bool no_memory(const engine *e, const micro_batch *b, size_t bytes, statu
         st, ST_MEMORY,
         "%s: no memory for %.0f MB of activations of a micro-batch of %lld tiles, %.0f MB are left: lower "
         "train.micro_tokens or data.cache_mb, or start fewer ranks on a host%s",
-        who(), (double)bytes / 1e6, (long long)b->n_tiles, (double)host_memory_left() / 1e6,
+        place_who(), (double)bytes / 1e6, (long long)b->n_tiles, (double)host_memory_left() / 1e6,
         e->rule == RECOMPUTE_OFF ? ", or set train.recompute=auto" : "");
 }
 

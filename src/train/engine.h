@@ -15,7 +15,7 @@ typedef struct {
     tape           t;
     arena          step, book;
     size_t         bound;      /* bytes of the step arena; 0: none */
-    bool           host_bound; /* it is what the host has left, not train.memory_mb */
+    bool           host_bound; /* it is what the host leaves (host_plan.h), not train.memory_mb */
     recompute_rule rule;
     size_t         gpu_per_tile; /* for place_scratch_bytes; set by the owner, before there is room */
     bool           frozen;

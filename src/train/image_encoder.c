@@ -1,5 +1,6 @@
 #include "train/image_encoder.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,7 +73,8 @@ static void take(const image_encoder *e, view_input *v, const float *rows, bool 
 
 void image_encoder_run(image_encoder *e, view_input *const *v, int n, bool sparse) {
     const dinov2_config *c = &e->m.cfg;
-    int64_t              one = dinov2_tokens(c), S2 = (int64_t)c->side * c->side;
+    int64_t              one = dinov2_tokens(c);
+    int                  most = omp_get_max_threads(), threads = n < most ? n : most; /* an image each */
     size_t               bytes = ((size_t)1 << 20) + (size_t)(n * one) * (PATCH_WIDTH + (size_t)c->width + 16) * 4;
     if (e->host.size < bytes) {
         if (e->host.base) arena_free(&e->host);
@@ -80,11 +82,12 @@ void image_encoder_run(image_encoder *e, view_input *const *v, int n, bool spars
     }
     arena_reset(&e->host, 0);
     dinov2_batch b = dinov2_batch_build(&e->host, c, n);
-    int32_t     *at = arena_alloc(&e->host, (size_t)S2 * 3 * sizeof *at);
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int i = 0; i < n; i++) {
         CHECK(v[i]->rgb.width == e->size, "an image of %d pixels, %d are wanted", v[i]->rgb.width, e->size);
-        patches_fill(&v[i]->rgb, v[i]->mask, false, dinov2_pixels(&b, c, i), at);
+        patches_fill(&v[i]->rgb, v[i]->mask, false, dinov2_pixels(&b, c, i), NULL);
     }
     const float *rows = forward(e, &b);
+#pragma omp parallel for schedule(static) num_threads(threads)
     for (int i = 0; i < n; i++) take(e, v[i], rows + i * one * c->width, sparse);
 }

@@ -19,6 +19,14 @@ bool load_options(const char *path, options *o, status *st) {
     return ok;
 }
 
+bool load_grid(const char *path, grid_range *g, status *st) {
+    ckpt_manifest m = {0};
+    if (!ckpt_open_any(path, false, &m, st)) return false;
+    *g = grid_range_read(&m);
+    ckpt_close(&m);
+    return true;
+}
+
 /* Opens the checkpoint once, so that options and weights are of the same step while training goes on. */
 static bool open_model(const char *path, const char *model, ckpt_manifest *m, options *o, status *st) {
     *m = (ckpt_manifest){0};

@@ -9,8 +9,9 @@ static const char *why_not(const options *o, const comm_nodes *n) {
                                  : NULL;
 }
 
-bool levels_choose(const options *o, comm *c, status *st) {
+bool levels_choose(const options *o, comm *c, int *nodes, status *st) {
     comm_nodes n = comm_nodes_of(c, (int)o->train.node_ranks);
+    *nodes = n.n;
     if (c->size == 1) return true;
     const char *flat = why_not(o, &n);
     if (flat) {

@@ -4,5 +4,5 @@
 #include "io/options.h"
 
 /* Collective, before comm_device_open. False (ST_CONFIG): on, and nodes differ in their numbers of ranks. Whether or
- * not levels are open afterwards: comm_levels_close. */
-bool levels_choose(const options *o, comm *c, status *st);
+ * not levels are open afterwards: comm_levels_close. *nodes: how many there are. */
+bool levels_choose(const options *o, comm *c, int *nodes, status *st);

@@ -96,6 +96,14 @@ bool place_open(place *p, const options *o, const comm *c, bool alone, status *s
     return true;
 }
 
+const char *place_who(void) {
+    static _Thread_local char text[96];
+    char                      host[64] = "?";
+    gethostname(host, sizeof host - 1);
+    snprintf(text, sizeof text, "rank %d on %s", log_rank(), host);
+    return text;
+}
+
 int place_spare_threads(const place *p, const comm *c) {
     enum { MOST = 8 };
     int rank, ranks, all = (int)sysconf(_SC_NPROCESSORS_ONLN), own = omp_get_num_procs(), n = MOST;

@@ -17,6 +17,9 @@ typedef struct {
  * wants it. ST_CONFIG with the mend when a rank cannot have what the options say. */
 bool place_open(place *p, const options *o, const comm *c, bool alone, status *st);
 
+/* "rank 3 on HOST", for messages about memory; static per thread. */
+const char *place_who(void);
+
 /* Collective. Threads that prepare data beside the one that drives the GPU: this rank's share of the host's cores, what
  * OMP_NUM_THREADS allows, at most 8. Where the CPU trains it has no cores to spare: 1. */
 int    place_spare_threads(const place *p, const comm *c);

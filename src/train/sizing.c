@@ -3,8 +3,6 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "core/host_memory.h"
-
 typedef struct {
     int64_t tiles, index;
 } by_size;
@@ -105,9 +103,12 @@ static int64_t mark_bad(const stepper *w, batch_purpose why, const plan_item *co
     return found;
 }
 
-/* The fullest micro-batch there can be: the largest samples within the limit, at least one; `largest`: see
- * batch_purpose. Damaged samples are passed over, as training does (bad_samples.h). */
-static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, int64_t largest, lone_batch *l, status *st) {
+typedef enum { LARGEST_FIRST, SMALLEST_FIRST } sample_order;
+
+/* A micro-batch of the largest or the smallest samples within the limit, at least one; `largest`: see batch_purpose.
+ * Damaged samples are passed over, as training does (bad_samples.h). */
+static bool load_samples(stepper *w, const options *o, sample_order by, int64_t micro_tokens, int64_t largest,
+                         lone_batch *l, status *st) {
     const dataset    *d = w->d;
     int64_t           most = o->train.batch_tokens > 0 ? d->n : o->train.batch_samples, n_bad = 0;
     batch_purpose     why = {.largest = largest};
@@ -121,7 +122,7 @@ static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, int64
         int64_t n = 0, tiles = 0, more;
         status  first = {0};
         for (int64_t i = 0; i < d->n * rounds && n < most; i++) {
-            const by_size *s = &all[i / rounds];
+            const by_size *s = &all[by == LARGEST_FIRST ? i / rounds : d->n - 1 - i / rounds];
             if (bad[s->index] || (n > 0 && tiles + s->tiles > micro_tokens)) continue;
             pick[n] = (plan_item){.index = s->index, .copy = (int)(i % rounds)};
             item[n] = &pick[n];
@@ -142,6 +143,11 @@ static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, int64
     free(pick);
     free(item);
     return ok;
+}
+
+/* The fullest micro-batch there can be. */
+static bool load_worst(stepper *w, const options *o, int64_t micro_tokens, int64_t largest, lone_batch *l, status *st) {
+    return load_samples(w, o, LARGEST_FIRST, micro_tokens, largest, l, st);
 }
 
 static size_t machine_share(const comm *c) {
@@ -265,6 +271,29 @@ static bool choose_micro(stepper *w, const options *o, const dataset *heldout, i
     return true;
 }
 
+/* What the host leaves bounds the activations, beside train.memory_mb if that is set. */
+static bool fits_host(const options *o, const sizing *z, const lone_batch *l, status *st) {
+    size_t room = host_plan_room(&z->host);
+    if (o->train.memory_mb == 0 || z->need.bytes <= room) return true; /* 0: it is the bound */
+    return status_set(st, ST_MEMORY,
+                      "%s: a micro-batch of %lld tiles needs %.0f MB within train.memory_mb=%lld, its share of the "
+                      "host's memory leaves %.0f: lower train.memory_mb, train.micro_tokens or data.max_tiles, or "
+                      "start fewer ranks on a host",
+                      place_who(), (long long)l->b.n_tiles, (double)z->need.bytes / 1e6, (long long)o->train.memory_mb,
+                      (double)room / 1e6);
+}
+
+/* On the CPU. A dry run takes nothing. */
+static bool take_host(stepper *w, const options *o, const lone_batch *l, sizing *z, status *st) {
+    z->host = host_plan_of(w, o, l->b.n_tiles, l->host.used, z->untaken ? z->slab_bytes : 0);
+    if (o->train.memory_mb == 0) {
+        w->e.bound = host_plan_room(&z->host);
+        w->e.host_bound = true;
+    }
+    return engine_measure(&w->e, w->t, &l->b, &z->need, st) && fits_host(o, z, l, st) &&
+           (o->command.dry_run || engine_prepare(&w->e, w->t, &l->b, &z->need, st));
+}
+
 /* What the largest held-out sample needs, without recording. */
 static bool measure_heldout(stepper *w, const dataset *heldout, size_t *bytes, status *st) {
     lone_batch       l = {0};
@@ -315,34 +344,52 @@ static bool take_gpu(stepper *w, const options *o, const dataset *heldout, const
     return true;
 }
 
-bool sizing_run(stepper *w, const options *o, const dataset *heldout, sizing *z, status *st) {
+bool sizing_run(stepper *w, const options *o, const dataset *heldout, bool untaken, sizing *z, status *st) {
     lone_batch l = {0};
     extremes   x = {0};
     bool       on_gpu = w->where.dev != DEV_CPU;
     *z = (sizing){.micro_tokens = o->train.micro_tokens,
                   .slab_bytes = optimizer_bytes(w->t->p, o, w->c),
-                  .most_values = TASK_SUMS * most_samples(w, o)};
+                  .most_values = TASK_SUMS * most_samples(w, o),
+                  .untaken = untaken};
     if (z->micro_tokens == 0 && !choose_micro(w, o, heldout, &z->micro_tokens, st)) return false;
-    if (!on_gpu && w->e.bound == 0) { /* after the choice above, which is to be the same on hosts of one kind */
-        int rank, ranks;
-        comm_local(w->c, &rank, &ranks);
-        w->e.bound = host_memory_left() / (size_t)ranks;
-        w->e.host_bound = true;
-    }
     if (on_gpu) {
         by_size *all = by_sizes(w->d);
         x = extremes_of(w, o, all, heldout, z->micro_tokens);
         free(all);
         set_gpu_bound(w, o, &x, st);
+    } else {
+        comm_barrier(w->c); /* all ranks of a host have their weights before they look at what it has left */
     }
-    if (status_ok(st) && load_worst(w, o, z->micro_tokens, 0, &l, st) &&
-        (on_gpu ? engine_measure : engine_prepare)(&w->e, w->t, &l.b, &z->need, st)) {
+    if (status_ok(st) && load_worst(w, o, z->micro_tokens, 0, &l, st)) {
         z->worst_tiles = l.b.n_tiles;
         z->worst_samples = l.b.n_samples;
         z->host_bytes = l.host.used;
+        (void)(on_gpu ? engine_measure(&w->e, w->t, &l.b, &z->need, st) : take_host(w, o, &l, z, st));
     }
     lone_free(&l);
     if (on_gpu && status_ok(st)) take_gpu(w, o, heldout, &x, z, st);
+    return comm_agree(w->c, st);
+}
+
+/* Tokens that a CPU computes with within seconds: without such samples nothing is timed. */
+enum { TIMED_TOKENS = 1024 };
+
+static bool is_timed(const dataset *d, const place *where) {
+    int64_t least = INT64_MAX;
+    for (int64_t i = 0; i < d->n; i++)
+        if (d->tokens[i] < least) least = d->tokens[i];
+    return where->dev != DEV_CPU || least <= TIMED_TOKENS;
+}
+
+bool sizing_slabs(const stepper *w, const options *o, size_t bytes, bool *untaken, status *st) {
+    int64_t without = !host_plan_slabs(w->c, bytes, st);
+    if (o->command.dry_run) {
+        *st = (status){0};
+        without |= !is_timed(w->d, &w->where);
+        comm_max_i64(w->c, &without, 1);
+        *untaken = without;
+    }
     return comm_agree(w->c, st);
 }
 
@@ -351,8 +398,9 @@ bool sizing_time(stepper *w, const options *o, const sizing *z, double *seconds,
     engine_need need;
     double      count[TASK_SUMS] = {0}, t = 0;
     tensor      value[TASK_TENSORS];
-    bool        on_gpu = w->where.dev != DEV_CPU;
-    if (load_worst(w, o, z->micro_tokens, 0, &l, st) && engine_prepare(&w->e, w->t, &l.b, &need, st)) {
+    bool        on_gpu = w->where.dev != DEV_CPU, worst = on_gpu || z->worst_tiles <= TIMED_TOKENS;
+    if (load_samples(w, o, worst ? LARGEST_FIRST : SMALLEST_FIRST, worst ? z->micro_tokens : TIMED_TOKENS, 0, &l, st) &&
+        engine_prepare(&w->e, w->t, &l.b, &need, st)) {
         for (int i = 0; i < TASK_SUMS; i++) count[i] = l.b.count[i];
         w->e.t.on_layer_done = NULL;
         for (int round = 0; round < (on_gpu ? 2 : 1); round++) { /* the first one on a GPU loads kernels */

@@ -52,6 +52,7 @@ void sizing_print(const stepper *w, const options *o, const sizing *z, double st
                  (double)w->e.step.size / 1e6, (double)w->e.c.scratch.size / 1e6,
                  UPLOAD_PLACES * (double)w->up.place[0].size / 1e6, (double)z->gpu_used / 1e6,
                  (double)z->gpu_all / 1e6);
+    if (z->host.planned) host_plan_print(&z->host, z->need.bytes);
     if (w->c->size > 1 && w->c->rank == 0) print_balance(w, o, z);
     log_info("checkpoints: this rank writes %.1f MB, from a copy in %.1f MB of host memory",
              (double)saver_bytes(w->c, w->t, &w->x, &w->s) / 1e6,
@@ -59,4 +60,6 @@ void sizing_print(const stepper *w, const options *o, const sizing *z, double st
     if (step_seconds > 0)
         log_info("time: about %.2f s a step, %.1f hours in all (measured on one micro-batch)", step_seconds,
                  step_seconds * (double)o->train.steps / 3600);
+    else if (o->command.dry_run)
+        log_info("time: not measured (`d3s2 bench step` does so for one size)");
 }

@@ -91,6 +91,8 @@ void state_manifest(const task *t, const optimizer *x, const run_state *s, const
     put_number(m, "encoder", (int64_t)s->encoder);
     put_number(m, "data", (int64_t)s->data);
     put_number(m, "content", (int64_t)s->content);
+    const int64_t grid[GRID_NUMBERS] = {s->grid.least, s->grid.most, s->grid.tau_least, s->grid.tau_most};
+    for (int i = 0; i < GRID_NUMBERS; i++) put_number(m, grid_number_names[i], grid[i]);
     state_number n[NUMBERS];
     state_numbers(s, n);
     for (int i = 0; i < NUMBERS; i++) {
@@ -166,6 +168,7 @@ static bool read_state(const ckpt_manifest *m, const task *t, optimizer *x, run_
     } else {
         s->clip.seen = 0;
     }
+    s->grid = grid_range_join(s->grid, grid_range_read(m));
     s->step = m->step;
     x->updates = ckpt_number_of(m, "updates", m->step);
     return ok;

@@ -4,6 +4,7 @@
 #pragma once
 #include "io/checkpoint_file.h"
 #include "nn/clip.h"
+#include "train/grid_range.h"
 #include "train/spike.h"
 #include "train/optimizer.h"
 #include "train/task.h"
@@ -15,6 +16,7 @@ typedef struct {
     int64_t    tokens;                /* trained on so far */
     uint64_t   vae, encoder;          /* fingerprints of the latents' VAE and the image encoder (0 without) */
     uint64_t   data, content;         /* of the sample list, the samples */
+    grid_range grid;                  /* of the samples, of all that it has been trained on */
     bool       accept_data;           /* goes on with other data than the checkpoint's */
     clip_state clip;
 

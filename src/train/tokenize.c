@@ -5,19 +5,35 @@
 
 #include "io/atomic_file.h"
 #include "train/dataset.h"
+#include "train/fair_lock.h"
 #include "train/image_encoder.h"
+#include "train/read_ahead.h"
 #include "train/setup.h"
 #include "train/share.h"
+#include "train/write_behind.h"
 
 typedef struct {
-    options       o; /* dit.sparse_cond is tokens.foreground here, for view_prepare */
-    image_encoder e;
-    dataset       d;
-    place         where;
-    progress      bar;
-    int64_t       done, written;
-    double        network_seconds;
+    options        o; /* dit.sparse_cond is tokens.foreground here, for view_prepare */
+    image_encoder  e;
+    dataset        d;
+    place          where;
+    int64_t       *first; /* [n_shards+1] views of this rank before a shard */
+    fair_lock      files; /* the shards and the file of tokens: HDF5 is for one thread at a time */
+    read_ahead    *views;
+    write_behind  *out;
+    tokens_writer *writer; /* out's, of the shard it is at */
+    progress       bar;
+    int64_t        done, written;
+    double         network_seconds, view_seconds, file_seconds;
 } tokenizer;
+
+/* What goes to the file, in this order: the file, for each sample its views and then its end, the end. */
+typedef struct {
+    enum { OUT_BEGIN, OUT_VIEW, OUT_SAMPLE, OUT_END } what;
+    int        shard;
+    int64_t    at;
+    view_input v;
+} out_item;
 
 static const char *base_name(const char *path) {
     const char *slash = strrchr(path, '/');
@@ -48,59 +64,158 @@ static bool is_done(const tokenizer *t, const shard *s, const char *path) {
     return same;
 }
 
-/* View k of sample `at`: variant k % variants of view k / variants. */
-static bool read_view(const tokenizer *t, const shard *s, int64_t at, int64_t k, view_input *v, status *st) {
-    int      variants = (int)t->o.tokens.variants;
-    uint8_t *png = NULL;
-    int64_t  size = 0;
-    float    camera[VIEW_CAMERA_FLOATS];
-    char     name[PATH_CAP + 200];
-    rng_key  key = {(uint64_t)t->o.tokens.seed, RNG_AUGMENT, (uint64_t)k, s->id[at]};
+/* ---- views, ahead of the network ------------------------------------------------------------------------------- */
+
+/* The last k with first[k] <= x, of first[0..n]. */
+static int64_t last_at_most(const int64_t *first, int64_t n, int64_t x) {
+    int64_t low = 0, high = n;
+    while (low < high) {
+        int64_t middle = low + (high - low + 1) / 2;
+        if (first[middle] <= x)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* This rank's view i: variant k % variants of view k / variants of its sample. */
+static bool read_view(void *user, int64_t i, void *item, status *st) {
+    tokenizer   *t = user;
+    int64_t      variants = t->o.tokens.variants;
+    int64_t      of = last_at_most(t->first, t->d.n_shards, i), in_shard = i - t->first[of];
+    const shard *s = &t->d.shards[of];
+    int64_t      at = last_at_most(s->view_first, s->n_samples, in_shard / variants);
+    int64_t      k = in_shard - variants * s->view_first[at], size = 0;
+    uint8_t     *png = NULL;
+    float        camera[VIEW_CAMERA_FLOATS];
+    char         name[PATH_CAP + 200];
+    rng_key      key = {(uint64_t)t->o.tokens.seed, RNG_AUGMENT, (uint64_t)k, s->id[at]};
     snprintf(name, sizeof name, "%s sample %lld (%.120s), view %lld", s->path, (long long)at, s->source[at],
              (long long)(k / variants));
-    bool ok = shard_read_view(s, at, (int)(k / variants), &png, &size, camera, st) &&
-              view_prepare(&t->o, png, size, name, k % variants ? &key : NULL, v, st);
+    fair_lock_get(&t->files);
+    bool ok = shard_read_view(s, at, (int)(k / variants), &png, &size, camera, st);
+    fair_lock_release(&t->files);
+    ok = ok && view_prepare(&t->o, png, size, name, k % variants ? &key : NULL, item, st);
     free(png);
     return ok;
 }
 
-static bool encode_sample(tokenizer *t, const shard *s, int64_t at, tokens_writer *w, status *st) {
+static void drop_view(void *item) {
+    view_free(item);
+}
+
+/* ---- tokens, behind it ----------------------------------------------------------------------------------------- */
+
+static bool begin_file(tokenizer *t, const shard *s, status *st) {
+    token_file meta = meta_of(t, s);
+    char       path[PATH_CAP];
+    /* What is there is of other weights. */
+    if (!join_path(t->o.tokens.output, base_name(s->path), path, st) ||
+        !tokens_make_room(path, s->id, s->n_samples, st))
+        return false;
+    t->writer = tokens_create(path, &meta, st);
+    return t->writer != NULL;
+}
+
+static bool end_file(tokenizer *t, status *st) {
+    tokens_writer *w = t->writer;
+    t->writer = NULL; /* gone, whatever comes of it */
+    return tokens_finish(w, st);
+}
+
+static bool write_item(void *user, const void *item, status *st) {
+    tokenizer      *t = user;
+    const out_item *x = item;
+    const shard    *s = &t->d.shards[x->shard];
+    bool            ok = false;
+    fair_lock_get(&t->files);
+    switch (x->what) {
+    case OUT_BEGIN:
+        ok = begin_file(t, s, st);
+        break;
+    case OUT_VIEW:
+        ok = tokens_append_view(t->writer, x->v.n_tokens, x->v.token, x->v.coord, st);
+        break;
+    case OUT_SAMPLE:
+        ok = tokens_end_sample(t->writer, s->id[x->at], st);
+        break;
+    case OUT_END:
+        ok = end_file(t, st);
+        break;
+    }
+    fair_lock_release(&t->files);
+    return ok;
+}
+
+static void drop_item(void *item) {
+    out_item *x = item;
+    view_free(&x->v);
+}
+
+static bool put(tokenizer *t, const out_item *x, status *st) {
+    double t0 = now_seconds();
+    bool   ok = write_behind_put(t->out, x, st);
+    t->file_seconds += now_seconds() - t0;
+    return ok;
+}
+
+/* ---- the network ----------------------------------------------------------------------------------------------- */
+
+/* Of up to n views, how many came. */
+static int take_views(tokenizer *t, view_input *v, view_input **each, int n, status *st) {
+    double t0 = now_seconds();
+    int    i = 0;
+    while (i < n && read_ahead_take(t->views, &v[i], st)) {
+        each[i] = &v[i];
+        i++;
+    }
+    t->view_seconds += now_seconds() - t0;
+    return i;
+}
+
+static bool encode_views(tokenizer *t, out_item x, view_input *v, view_input **each, int n, status *st) {
+    int    here = take_views(t, v, each, n, st);
+    bool   ok = here == n;
+    double t0 = now_seconds();
+    if (ok) image_encoder_run(&t->e, each, n, t->o.tokens.foreground);
+    t->network_seconds += now_seconds() - t0;
+    x.what = OUT_VIEW;
+    for (int i = 0; i < here; i++) {
+        x.v = v[i];
+        t->written += v[i].n_tokens;
+        if (ok)
+            ok = put(t, &x, st);
+        else
+            view_free(&v[i]);
+    }
+    if (ok) progress_step(&t->bar, t->done += n, NULL);
+    return ok;
+}
+
+static bool encode_sample(tokenizer *t, int k, int64_t at, status *st) {
+    const shard *s = &t->d.shards[k];
     int64_t      n = (s->view_first[at + 1] - s->view_first[at]) * t->o.tokens.variants, batch = t->o.tokens.batch;
     view_input  *v = calloc((size_t)batch, sizeof *v);
     view_input **each = calloc((size_t)batch, sizeof *each);
+    out_item     x = {.shard = k, .at = at};
     bool         ok = true;
     CHECK(v && each, "no memory for %lld views", (long long)batch);
-    for (int64_t first = 0; ok && first < n; first += batch) {
-        int here = (int)(n - first < batch ? n - first : batch);
-        for (int i = 0; i < here && ok; i++) {
-            each[i] = &v[i];
-            ok = read_view(t, s, at, first + i, &v[i], st);
-        }
-        double t0 = now_seconds();
-        if (ok) image_encoder_run(&t->e, each, here, t->o.tokens.foreground);
-        t->network_seconds += now_seconds() - t0;
-        for (int i = 0; i < here; i++) {
-            ok = ok && tokens_append_view(w, v[i].n_tokens, v[i].token, v[i].coord, st);
-            t->written += ok ? v[i].n_tokens : 0;
-            view_free(&v[i]);
-        }
-        if (ok) progress_step(&t->bar, t->done += here, NULL);
-    }
+    for (int64_t first = 0; ok && first < n; first += batch)
+        ok = encode_views(t, x, v, each, (int)(n - first < batch ? n - first : batch), st);
     free(v);
     free(each);
-    return ok && tokens_end_sample(w, s->id[at], st);
+    x.what = OUT_SAMPLE;
+    return ok && put(t, &x, st);
 }
 
-static bool encode_shard(tokenizer *t, const shard *s, const char *path, status *st) {
-    token_file meta = meta_of(t, s);
-    if (!tokens_make_room(path, s->id, s->n_samples, st)) return false; /* what went was of other weights */
-    tokens_writer *w = tokens_create(path, &meta, st);
-    bool           ok = w != NULL;
-    for (int64_t i = 0; i < s->n_samples && ok; i++) ok = encode_sample(t, s, i, w, st);
-    if (ok) return tokens_finish(w, st);
-    tokens_abandon(w);
-    return false;
+static bool encode_shard(tokenizer *t, int k, status *st) {
+    bool ok = put(t, &(out_item){.what = OUT_BEGIN, .shard = k}, st);
+    for (int64_t i = 0; i < t->d.shards[k].n_samples && ok; i++) ok = encode_sample(t, k, i, st);
+    return ok && put(t, &(out_item){.what = OUT_END, .shard = k}, st);
 }
+
+/* ---- the verb -------------------------------------------------------------------------------------------------- */
 
 static void share(const tokenizer *t, const comm *c, int *owner) {
     int64_t *size = calloc((size_t)t->d.n_shards + 1, sizeof *size);
@@ -147,14 +262,34 @@ static int64_t tally(const tokenizer *t, const int *owner, int rank, tokenize_re
     return mine;
 }
 
-static void encode_mine(tokenizer *t, const int *owner, int rank, status *st) {
-    char path[PATH_CAP];
+static void encode_mine(tokenizer *t, const int *owner, int rank, int threads, status *st) {
+    int  batch = (int)t->o.tokens.batch;
     bool ok = true;
-    for (int k = 0; k < t->d.n_shards && ok; k++) {
-        const shard *s = &t->d.shards[k];
-        if (owner[k] == rank)
-            ok = join_path(t->o.tokens.output, base_name(s->path), path, st) && encode_shard(t, s, path, st);
-    }
+    t->first = calloc((size_t)t->d.n_shards + 1, sizeof *t->first);
+    CHECK(t->first, "no memory for %d shards", t->d.n_shards);
+    for (int k = 0; k < t->d.n_shards; k++)
+        t->first[k + 1] = t->first[k] + (owner[k] == rank ? t->d.shards[k].n_views * t->o.tokens.variants : 0);
+    fair_lock_init(&t->files);
+    t->views = read_ahead_new(&(read_ahead_config){.n = t->first[t->d.n_shards],
+                                                   .item_bytes = sizeof(view_input),
+                                                   .threads = threads,
+                                                   .room = batch + 2 * threads,
+                                                   .user = t,
+                                                   .make = read_view,
+                                                   .drop = drop_view});
+    t->out = write_behind_new(&(write_behind_config){
+        .item_bytes = sizeof(out_item), .room = batch + 4, .user = t, .write = write_item, .drop = drop_item});
+    for (int k = 0; k < t->d.n_shards && ok; k++)
+        if (owner[k] == rank) ok = encode_shard(t, k, st);
+    double t0 = now_seconds();
+    status quiet = {0};
+    ok = write_behind_flush(t->out, ok ? st : &quiet) && ok; /* shards before one that failed are whole */
+    t->file_seconds += now_seconds() - t0;
+    write_behind_free(t->out);
+    read_ahead_free(t->views);
+    tokens_abandon(t->writer);
+    fair_lock_free(&t->files);
+    free(t->first);
     if (ok) progress_end(&t->bar, NULL);
 }
 
@@ -174,6 +309,8 @@ bool tokenize_run(const options *o, const comm *c, tokenize_report *r, status *s
         share(t, c, owner);
         r->n_mine = tally(t, owner, c->rank, r);
         r->network_tokens = dinov2_tokens(m);
+        r->threads = place_spare_threads(&t->where, c);
+        if (o->data.threads > 0) r->threads = (int)o->data.threads;
         log_info(
             "tokens: DINOv2 of width %d, %d blocks, %d heads, %d registers, on %s; %lld views of %lld shards to do, "
             "%lld shards are there",
@@ -181,12 +318,14 @@ bool tokenize_run(const options *o, const comm *c, tokenize_report *r, status *s
             (long long)(r->n_shards - r->n_skipped), (long long)r->n_skipped);
         if (!o->command.dry_run) {
             progress_begin(&t->bar, "tokens", 0, r->n_mine);
-            encode_mine(t, owner, c->rank, st);
+            encode_mine(t, owner, c->rank, r->threads, st);
         }
         free(owner);
         ok = comm_agree(c, st);
         r->run_seconds = now_seconds() - begin;
         r->network_seconds = t->network_seconds;
+        r->view_seconds = t->view_seconds;
+        r->file_seconds = t->file_seconds;
     }
     image_encoder_close(&t->e);
     dataset_close(&t->d);

@@ -38,7 +38,8 @@ typedef struct {
     stragglers          *slow;
     replica_check        replicas;
     arithmetic_check     arithmetic;
-    int                  rank_log;
+    bool                 untaken; /* weights and optimiser have no memory: a dry run that computes nothing */
+    int                  nodes, rank_log;
     double               rank_log_last;
     int64_t              first_step; /* steps of the checkpoint the run goes on from, -1: none */
     double               spike_told; /* when; 0: never */
@@ -133,10 +134,12 @@ static bool make_slabs(trainer *t, status *st) {
                        (double)bytes / 1e6, (double)free_bytes / 1e6, (double)all / 1e6,
                        t->o->train.sharded_optimizer ? ": use more ranks" : ": set train.sharded_optimizer=true");
         if (!comm_agree(t->c, st)) return false;
+    } else if (!sizing_slabs(w, t->o, bytes, &t->untaken, st)) {
+        return false;
     }
-    t->weights = arena_new_on("weights", bytes, w->where.dev);
+    t->weights = t->untaken ? arena_counting("weights") : arena_new_on("weights", bytes, w->where.dev);
     optimizer_init(&w->x, w->t->p, t->o, t->c, &t->weights);
-    params_randomize(w->t->p, (uint64_t)t->o->train.seed);
+    if (!t->untaken) params_randomize(w->t->p, (uint64_t)t->o->train.seed);
     return true;
 }
 
@@ -164,6 +167,7 @@ static bool build_model(trainer *t, status *st) {
     for (int f = 0; t->data.n_folders > 1 && f < t->data.n_folders; f++)
         w->s.data = hash_bytes(&t->data.folder[f].resolution, sizeof t->data.folder[f].resolution, w->s.data);
     w->s.content = dataset_content(&t->data);
+    w->s.grid = grid_range_of(&t->data);
     w->s.accept_data = o->data.accept_new;
     recompute_rule rule = o->train.recompute == opt_train_recompute_auto  ? RECOMPUTE_AUTO
                           : o->train.recompute == opt_train_recompute_off ? RECOMPUTE_OFF
@@ -187,9 +191,9 @@ static void make_buckets(trainer *t) {
     CHECK(row, "no memory for %d rows", p->n);
     for (int i = 0; i < p->n; i++) row[i] = (bucket_row){p->row[i]->offset, p->row[i]->count, p->row[i]->layer};
     bool gpus = t->w.where.dev == DEV_CUDA;
-    int  nodes = comm_nodes_of(t->c, (int)t->o->train.node_ranks).n;
-    buckets_init(&t->w.b, t->c, row, p->n, p->total, overlap_bucket_bytes(t->o, gpus, nodes));
-    if (t->c->size > 1 && !overlap_of(t->o, gpus, nodes)) log_info("gradients are summed behind backward, all at once");
+    buckets_init(&t->w.b, t->c, row, p->n, p->total, overlap_bucket_bytes(t->o, gpus, t->nodes));
+    if (t->c->size > 1 && !overlap_of(t->o, gpus, t->nodes))
+        log_info("gradients are summed behind backward, all at once");
     free(row);
     if (t->w.x.sharded) buckets_slice(&t->w.b, t->w.x.slice);
     if (!t->narrow.base) return;
@@ -449,13 +453,13 @@ static bool run(trainer *t, status *st) {
     if (!comm_agree(t->c, st) || !place_open(&w->where, t->o, t->c, true, st)) return false;
     if (!t->o->command.dry_run && !run_folder_open(&t->folder, t->o, t->c, st)) return false;
     if (!open_data(t, st)) return false;
-    if (!levels_choose(t->o, t->c, st)) return false;
+    if (!levels_choose(t->o, t->c, &t->nodes, st)) return false;
     if (w->where.dev == DEV_CUDA) comm_device_open(t->c, t->o->train.comm_timeout_s);
-    if (!build_model(t, st) || !narrow_gradients(t, st) || !sizing_run(w, t->o, &t->heldout, &t->size, st))
-        return false;
-    if (t->o->command.dry_run && !sizing_time(w, t->o, &t->size, &seconds, st)) return false;
-    sizing_print(w, t->o, &t->size, seconds);
-    return t->o->command.dry_run || train(t, st);
+    if (!build_model(t, st) || !narrow_gradients(t, st)) return false;
+    bool dry = t->o->command.dry_run, fits = sizing_run(w, t->o, &t->heldout, t->untaken, &t->size, st);
+    if (fits && dry && !t->untaken && !sizing_time(w, t->o, &t->size, &seconds, st)) return false;
+    if (fits || t->size.need.bytes > 0) sizing_print(w, t->o, &t->size, seconds); /* what does not fit is told, too */
+    return fits && (dry || train(t, st));
 }
 
 status_code trainer_run(const options *o, comm *c, const trainer_hooks *hooks, status *st) {

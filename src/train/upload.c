@@ -70,10 +70,14 @@ void upload_wait(const micro_batch *b) {
     while (b->uploaded && !device_event_done(b->uploaded)) nanosleep(&pause, NULL);
 }
 
+size_t upload_bytes(size_t used) {
+    return used + used / 8;
+}
+
 memory_move upload_once(device_kind dev, const arena *host, arena *copy) {
     if (copy->size < host->used || !copy->base) {
         if (copy->base) arena_free(copy);
-        *copy = arena_new_on("batch on the GPU", host->used + host->used / 8, dev);
+        *copy = arena_new_on("batch on the GPU", upload_bytes(host->used), dev);
     }
     device_copy(copy->base, host->base, host->used, STREAM_COMPUTE);
     return (memory_move){host->base, host->used, copy->base, dev};

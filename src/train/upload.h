@@ -32,6 +32,8 @@ void upload_pretend(device_kind dev, const task *t, micro_batch *b);
 /* Waits for b->uploaded without being counted as a wait of a step: for threads beside it, and for the end. */
 void upload_wait(const micro_batch *b);
 
+/* What upload_once takes for so many bytes. */
+size_t       upload_bytes(size_t used);
 /* Without turns, for passes that are waited for: the used part of host memory to `copy`, which grows, in the stream of
  * ops. tensor_move with what is returned moves the tensors over. */
 memory_move  upload_once(device_kind dev, const arena *host, arena *copy);

@@ -37,14 +37,45 @@ cp -r "$tmp/data" "$tmp/heldout"
 ends "fail=ENOMEM@arena.new:24,rank=1" "fatal: rank 1 of 2 on .*: no memory for arena .*: [0-9.]+ MB; [0-9]+ MB are left here" \
     "no memory for a batch" "$@" train.steps=40 train.eval_every=1 data.heldout="$tmp/heldout"
 
+# A dry run of samples that a CPU takes long for only counts, and says what the host would have to give.
+mkdir "$tmp/large"
+box "$tmp/large/box.obj" 1 1 1
+run prep prep.input="$tmp/large" prep.output="$tmp/large-data" prep.resolution=256 prep.views=1 prep.view_size=32
+run train --config "$tiny" "$@" data.train="$tmp/large-data" train.run="$tmp/large-run" train.batch_samples=1 --dry-run
+grep -q "time: not measured" "$tmp/err" || fail "a large dry run: timed"
+plan="memory of the host: [1-9][0-9]* MB for activations,"
+grep -Eq "$plan [1-9][0-9]* weights and optimiser, [1-9][0-9]* scratch, .* share of what is left is [1-9]" "$tmp/err" ||
+    fail "a large dry run: no plan"
+[ ! -e "$tmp/large-run" ] || fail "a dry run left a folder"
+
 # A limit that is real: of address space. A sanitizer needs too much of that.
 if ! ldd "$d3s2" | grep -q asan; then
-    ulimit -v 1200000
-    "$d3s2" train --config "$tiny" "$@" train.run="$tmp/run" vae.width=256 'vae.enc_widths=[128,128,128]' \
-        'vae.dec_widths=[256,256,256]' --dry-run >"$tmp/out" 2>"$tmp/err"
-    rc=$?
-    code 72 "a model too large for this host"
+    ulimit -S -v 1200000
+    # limited WHAT ARGS...: a model too wide for that, refused with code 72
+    limited() {
+        what=$1
+        shift
+        "$d3s2" train --config "$tiny" "$@" train.run="$tmp/run" vae.width=256 'vae.enc_widths=[128,128,128]' \
+            'vae.dec_widths=[256,256,256]' >"$tmp/out" 2>"$tmp/err"
+        rc=$?
+        code 72 "$what"
+    }
+    limited "a model too large for this host" "$@" --dry-run
     # Told before memory is taken, or, where libraries of a GPU fill address space, when the weights find none.
     said "(error: rank 0 on|fatal: rank 0 of 1 on) .*(needs|no memory for) .*[0-9]+ MB" "a model too large for this host"
+    ulimit -S -v 2400000
+    set -- "$@" data.train="$tmp/large-data" train.batch_samples=1
+    needs="error: rank 0 on .*: a micro-batch of [0-9]+ tiles.* needs [0-9]+ MB"
+    left="its share of the host's memory leaves [0-9]+:"
+    for dry in "" --dry-run; do
+        what="a sample too large for this host $dry"
+        limited "$what" "$@" $dry
+        said "$needs with .* recomputed, $left start fewer ranks" "$what"
+        said "$plan" "$what"
+        [ ! -s "$tmp/run/metrics.jsonl" ] || fail "$what: it began"
+    done
+    what="more than there is in train.memory_mb"
+    limited "$what" "$@" train.memory_mb=90000
+    said "$needs within train.memory_mb=90000, $left lower train.memory_mb" "$what"
 fi
 finish "memory"

@@ -39,6 +39,21 @@ run prep prep.input="$tmp/twins" prep.output="$tmp/split-2" $share
 rm "$tmp/twins/c-1.obj"
 expect 64 "give one" prep prep.input="$tmp/twins" prep.output="$tmp/o" $share prep.heldout_count=2
 
+# ---- so many are held out, and their names are told; a run that is refused leaves what is there
+count="prep.heldout_count=3 $small"
+run prep prep.input="$tmp/twins" prep.output="$tmp/count" $count --dry-run
+[ ! -e "$tmp/count" ] || fail "count: a dry run wrote"
+both 0 "" prep prep.input="$tmp/twins" prep.output="$tmp/count" $count
+"$tool" list "$tmp"/count/heldout/shard-*.h5 | sort >"$tmp/counted"
+sort "$tmp/count/heldout.txt" | cmp -s - "$tmp/counted" && [ "$(wc -l <"$tmp/counted")" -eq 3 ] ||
+    fail "count: held out are $(cat "$tmp/counted"), heldout.txt says $(cat "$tmp/count/heldout.txt")"
+cp "$tmp/count/heldout.txt" "$tmp/names"
+both 78 "use another output folder" prep prep.input="$tmp/twins" prep.output="$tmp/count" $count prep.heldout_count=5 prep.tau_voxels=1.5
+both 78 "without held-out shapes" prep prep.input="$tmp/twins" prep.output="$tmp/all-data" $count
+both 64 "leaves none" prep prep.input="$tmp/twins" prep.output="$tmp/count" $small prep.heldout_count=12
+cmp -s "$tmp/count/heldout.txt" "$tmp/names" || fail "count: a refused prep rewrote heldout.txt"
+[ ! -e "$tmp/all-data/heldout.txt" ] || fail "count: a refused prep wrote heldout.txt"
+
 # ---- one mesh by its name, and nothing but rejects
 run prep prep.input="$tmp/twins/a-2.obj" prep.output="$tmp/one" $small
 [ "$("$tool" list "$tmp"/one/shard-*.h5)" = a-2.obj ] || fail "one mesh: $("$tool" list "$tmp"/one/shard-*.h5)"

@@ -47,7 +47,11 @@ both 78 "data.tokens" $dit train.run="$tmp/dit-2"
 sample="$tmp/data sample.checkpoint=$tmp/dit sample.vae=$tmp/vae sample.steps=2 eval.points=500"
 expect 64 "--weights" sample $sample sample.output="$tmp/made"
 expect 78 "are not the weights" sample $sample sample.output="$tmp/made" --weights "$tmp/other.safetensors"
+run sample $sample sample.output="$tmp/made" --weights "$tmp/net.safetensors" --dry-run
+need=$(sed -n 's/.*decoding the largest sample, \([0-9]* tiles: \)\([0-9.]* MB for activations\),.*/\1predicted \2/p' "$tmp/err")
+[ -n "$need" ] && [ ! -e "$tmp/made" ] || fail "sample --dry-run: nothing said of decoding, or something written"
 run sample $sample sample.output="$tmp/made" --weights "$tmp/net.safetensors"
+grep -q "decoding $need" "$tmp/err" || fail "sample: its decoding takes other than '$need'"
 ls "$tmp"/made/*-view.png >/dev/null 2>&1 || fail "sample: nothing written"
 view=$(ls "$tmp"/made/*-view.png | head -n 1)
 cp "$view" "$tmp/mine.png"

@@ -391,13 +391,22 @@ static outcome passes(const shaped *s, bool gpu) {
     for (int64_t i = 0; i < n * TILE_CELLS; i++) value[i] = f16_to_f32(s->s.value[i]);
     fill_rule(eps, n * CHANNELS, 3, 2);
     open_place(&p, gpu);
-    bool ok = view_prepare(&o, s->png, s->png_size, "view", NULL, &view, &st) &&
+    pass_need encoding, decoding;
+    bool      ok = view_prepare(&o, s->png, s->png_size, "view", NULL, &view, &st) &&
               network_load(&vae, in_folder("net-vae"), true, true, &p, &st) &&
               network_load(&dit, in_folder("net-dit"), false, true, &p, &st) &&
+              vae_encode_need(&vae, &t, value, &encoding, &st) && vae_decode_need(&vae, &t, &decoding, &st) &&
               vae_encode(&vae, &t, value, r.mean, &st) && vae_decode(&vae, &t, r.mean, r.decoded, &st) &&
               dit_sample(&dit, &t, &view, &cfg, r.sampled, &st) &&
               dit_flow_loss(&dit, &t, &view, r.mean, eps, 3, time, r.loss, &st);
     if (!ok) fail_msg("%s", st.text);
+    /* what was said beforehand is what they took */
+    size_t tables = encoding.tables > decoding.tables ? encoding.tables : decoding.tables, step = 64;
+    assert_int_equal(vae.told[PASS_ENCODE], encoding.activations);
+    assert_int_equal(vae.told[PASS_DECODE], decoding.activations);
+    assert_int_equal(vae.work.peak, decoding.activations);
+    assert_int_equal(vae.c.scratch.size, encoding.scratch);
+    if (gpu) assert_in_range(vae.copy.size, tables, tables + step);
     view_free(&view);
     network_free(&vae);
     network_free(&dit);

@@ -1,12 +1,12 @@
 /* Condition tokens of an encoder with weights: files of weights and what is wrong with them, the tokens of a data set,
  * training on them. The network itself is compared in golden/test_dino_net.c. With pretend_gpu.c (PRETEND) tokens are
  * made on that GPU, and are those of the CPU to the bit. */
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/half.h"
 #include "fixture.h"
 #include "golden/dino_weights.h"
 #include "harness/harness.h"
@@ -249,7 +249,10 @@ static void test_data_set(void **state) {
             assert_int_equal(v.n_tokens, n);
             assert_true(n > 1 + REGISTERS && n <= 1 + REGISTERS + SIDE * SIDE);
             assert_memory_equal(v.coord, coord, (size_t)n * 3 * sizeof *coord);
-            for (int64_t j = 0; j < n * WIDTH; j++) assert_true(token[j] == bf16_to_f32(f32_to_bf16(v.token[j])));
+            /* an image alone gives the last bits of one in a batch on some processors only */
+            for (int64_t j = 0; j < n * WIDTH; j++)
+                expect_le(fabs((double)token[j] - (double)v.token[j]), 0x1.01p-8 * fabs((double)v.token[j]) + 1e-6,
+                          "a token rounded to bf16");
             assert_true(dataset_read_tokens(&d, i, 3 * k + 1, &n, &augmented, &at, &st));
             free(png), free(token), free(coord), free(augmented), free(at);
             view_free(&v);
@@ -294,6 +297,141 @@ static void test_data_set(void **state) {
         }
     tokens_close(&f);
     assert_true(found);
+}
+
+/* ---- in line, ahead and behind ---------------------------------------------------------------------------------- */
+
+static bool same_files(const char *a, const char *b) {
+    uint8_t *x, *y;
+    int64_t  nx, ny;
+    status   st = {0};
+    if (!read_whole_file(a, 1 << 28, &x, &nx, &st) || !read_whole_file(b, 1 << 28, &y, &ny, &st))
+        fail_msg("%s", st.text);
+    bool same = nx == ny && memcmp(x, y, (size_t)nx) == 0;
+    free(x), free(y);
+    return same;
+}
+
+/* One pass after the other, each view prepared before it and written after it. */
+static void tokens_in_line(const options *o, image_encoder *e, const shard *s, const char *path) {
+    enum { MOST = 8 };
+    status     st = {0};
+    token_file meta = {.encoder = e->fingerprint,
+                       .width = WIDTH,
+                       .size = SIZE,
+                       .special = 1 + REGISTERS,
+                       .variants = (int)o->tokens.variants,
+                       .foreground = o->tokens.foreground};
+    snprintf(meta.shard, sizeof meta.shard, "%.255s", strrchr(s->path, '/') + 1);
+    tokens_writer *w = tokens_create(path, &meta, &st);
+    assert_non_null(w);
+    for (int64_t at = 0; at < s->n_samples; at++) {
+        int64_t n = (s->view_first[at + 1] - s->view_first[at]) * meta.variants;
+        for (int64_t first = 0; first < n; first += o->tokens.batch) {
+            view_input v[MOST], *each[MOST];
+            int        here = (int)(n - first < o->tokens.batch ? n - first : o->tokens.batch);
+            for (int i = 0; i < here; i++) {
+                uint8_t *png;
+                int64_t  size, k = first + i;
+                float    camera[VIEW_CAMERA_FLOATS];
+                rng_key  key = {(uint64_t)o->tokens.seed, RNG_AUGMENT, (uint64_t)k, s->id[at]};
+                each[i] = &v[i];
+                assert_true(shard_read_view(s, at, (int)(k / meta.variants), &png, &size, camera, &st) &&
+                            view_prepare(o, png, size, "view", k % meta.variants ? &key : NULL, &v[i], &st));
+                free(png);
+            }
+            image_encoder_run(e, each, here, o->tokens.foreground);
+            for (int i = 0; i < here; i++) {
+                assert_true(tokens_append_view(w, v[i].n_tokens, v[i].token, v[i].coord, &st));
+                view_free(&v[i]);
+            }
+        }
+        assert_true(tokens_end_sample(w, s->id[at], &st));
+    }
+    if (!tokens_finish(w, &st)) fail_msg("%s", st.text);
+}
+
+/* Whoever prepares the views: the file is byte for byte the one that is written without threads. */
+static void test_same_bytes(void **state) {
+    (void)state;
+    options         o;
+    tokenize_report r;
+    image_encoder   e;
+    place           where;
+    shard           s;
+    status          st = {0};
+    token_options(&o, "net.safetensors", "threads");
+    o.tokens.variants = 3;
+    o.dit.sparse_cond = o.tokens.foreground;
+    assert_true(place_open(&where, &o, &one, false, &st));
+    assert_true(image_encoder_open(&e, in_folder("net.safetensors"), SIZE, &where, &st));
+    assert_true(shard_open(&s, in_folder("shards/part-0.h5"), &st));
+    tokens_in_line(&o, &e, &s, in_folder("in-line.h5"));
+    image_encoder_close(&e);
+    const int threads[] = {0, 1, 2, 7};
+    for (size_t i = 0; i < sizeof threads / sizeof threads[0]; i++) {
+        o.data.threads = threads[i];
+        assert_true(remove_tree(in_folder("threads"), &st));
+        tokenize(&o, &r);
+        assert_int_equal(r.n_skipped, 0);
+        if (threads[i]) assert_int_equal(r.threads, threads[i]);
+        if (!same_files(in_folder("threads/part-0.h5"), in_folder("in-line.h5")))
+            fail_msg("%d threads give another file", threads[i]);
+    }
+    shard_close(&s);
+}
+
+/* Fails with a message that has `text` and leaves nothing in its folder but one name. */
+static void leaves_nothing(const options *o, status_code code, const char *text, const char *but) {
+    tokenize_report r;
+    status          st = {0};
+    if (tokenize_run(o, &one, &r, &st) || st.code != code || !strstr(st.text, text))
+        fail_msg("'%s', not '%s'", st.text, text);
+    DIR *d = opendir(o->tokens.output);
+    assert_non_null(d);
+    for (const struct dirent *e; (e = readdir(d));)
+        if (strcmp(e->d_name, ".") && strcmp(e->d_name, "..") && strcmp(e->d_name, but))
+            fail_msg("%s is left", e->d_name);
+    closedir(d);
+}
+
+/* A view that is damaged, at the begin, in the middle and at the end of a shard, and a file that cannot be written. */
+static void test_failures(void **state) {
+    (void)state;
+    static const uint8_t begin[] = {0x89, 'P', 'N', 'G'};
+    options              o;
+    uint8_t             *bytes;
+    int64_t              n, views = 0;
+    status               st = {0};
+    if (!read_whole_file(in_folder("shards/part-0.h5"), 1 << 28, &bytes, &n, &st)) fail_msg("%s", st.text);
+    token_options(&o, "net.safetensors", "failed");
+    snprintf(o.tokens.input, sizeof o.tokens.input, "%s", in_folder("damaged"));
+    assert_true(make_folder(in_folder("damaged"), &st));
+    for (int64_t at = 0; at + 40 < n; at++) {
+        if (memcmp(bytes + at, begin, sizeof begin) != 0) continue;
+        bytes[at + 30] ^= 1;
+        assert_true(atomic_write(in_folder("damaged/part-0.h5"), bytes, n, &st));
+        bytes[at + 30] ^= 1;
+        leaves_nothing(&o, ST_DATA, "does not match its checksum", "");
+        views++;
+    }
+    assert_int_equal(views, 4 * 2); /* those of the shard */
+    /* the shard before a damaged one is whole */
+    assert_true(atomic_write(in_folder("damaged/part-0.h5"), bytes, n, &st));
+    free(bytes);
+    if (!read_whole_file(in_folder("shards/part-1.h5"), 1 << 28, &bytes, &n, &st)) fail_msg("%s", st.text);
+    for (int64_t at = 0; at + 40 < n; at++)
+        if (memcmp(bytes + at, begin, sizeof begin) == 0) bytes[at + 30] ^= 1;
+    assert_true(atomic_write(in_folder("damaged/part-1.h5"), bytes, n, &st));
+    free(bytes);
+    leaves_nothing(&o, ST_DATA, "does not match its checksum", "part-0.h5");
+    token_file f;
+    if (!tokens_open(&f, in_folder("failed/part-0.h5"), &st)) fail_msg("%s", st.text);
+    assert_int_equal(f.n_samples, 4);
+    tokens_close(&f);
+    assert_true(remove_tree(in_folder("damaged/part-1.h5"), &st) && remove_tree(in_folder("failed"), &st));
+    assert_true(make_folder(in_folder("failed/part-0.h5"), &st));
+    leaves_nothing(&o, ST_CONFIG, "is no plain file", "part-0.h5");
 }
 
 /* ---- training --------------------------------------------------------------------------------------------------- */
@@ -383,7 +521,8 @@ static void test_training(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_wrong_weights), cmocka_unit_test(test_gated),
-                                       cmocka_unit_test(test_positions), cmocka_unit_test(test_data_set),
+                                       cmocka_unit_test(test_positions),     cmocka_unit_test(test_data_set),
+                                       cmocka_unit_test(test_same_bytes),    cmocka_unit_test(test_failures),
                                        cmocka_unit_test(test_training)};
     comm_start(&one, &argc, &argv);
     log_init(0, 1, LOG_WARN);

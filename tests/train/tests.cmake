@@ -1,5 +1,6 @@
 d3s2_test(test_plan LABELS "train" SOURCES train/test_plan.c LIBS d3s2_train)
 d3s2_test(test_cost LABELS "train" SOURCES train/test_cost.c LIBS d3s2_train)
+d3s2_test(test_queues LABELS "train" SOURCES train/test_queues.c LIBS d3s2_train)
 d3s2_test(test_sharing LABELS "train" SOURCES train/test_sharing.c LIBS d3s2_train)
 d3s2_test(test_configs LABELS "train" SOURCES train/test_configs.c LIBS d3s2_train)
 d3s2_test(test_vae_load LABELS "train" SOURCES train/test_vae_load.c train/fixture.c LIBS d3s2_train)

@@ -66,8 +66,10 @@ static void choices(comm *c) {
             bool on = set == opt_train_reduce_levels_on || (set == opt_train_reduce_levels_auto && several);
             o.train.node_ranks = k;
             o.train.reduce_levels = set;
-            bool ok = levels_choose(&o, c, &st);
+            int  nodes;
+            bool ok = levels_choose(&o, c, &nodes, &st);
             CHECK(ok == (equal || set != opt_train_reduce_levels_on), "setting %d, nodes of %d: %s", set, k, st.text);
+            CHECK(nodes == (k ? (c->size + k - 1) / k : 1), "%d nodes of %d of %d ranks", nodes, k, c->size);
             CHECK((c->levels != NULL) == (ok && on && c->size > 1), "setting %d, nodes of %d", set, k);
             CHECK(ok || (st.code == ST_CONFIG && strstr(st.text, "start as many on each")), "%s", st.text);
             st = (status){0};
@@ -110,7 +112,8 @@ static void run_all(comm *c, const char *folder) {
         fixture_options(&o, data, run, strncmp(mode[k], "dit", 3) == 0);
         o.train.overlap = strstr(mode[k], "muon") ? opt_train_overlap_off : opt_train_overlap_on;
         o.train.bucket_mb = 1;
-        o.train.lr = 1e-4; /* the published rate (R§3.10): AdamW's first steps multiply rounding by the rate over the gradient */
+        o.train.lr =
+            1e-4; /* the published rate (R§3.10): AdamW's first steps multiply rounding by the rate over the gradient */
         o.train.sharded_optimizer = !strstr(mode[k], "plain");
         if (strstr(mode[k], "muon")) o.train.optimizer = opt_train_optimizer_muon;
         set_levels(&o, c, strstr(mode[k], "levels"), true);

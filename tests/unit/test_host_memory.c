@@ -55,6 +55,27 @@ static void groups(void **state) {
     assert_int_equal(host_memory_left_under(root), 0);
 }
 
+/* Version 1: a line of its own, other names, and no limit is a large number. */
+static void old_groups(void **state) {
+    (void)state;
+    snprintf(root, sizeof root, "%s/old-groups", temp_folder());
+    mkdir(root, 0755);
+    put("proc/meminfo", "MemAvailable:    2000000 kB\n");
+    put("proc/self/cgroup", "9:name=systemd:/user0::/x\n4:cpu,memory:/slurm/job_7/step_0\n3:cpuset:/\n0::/\n");
+    put("sys/fs/cgroup/memory/slurm/job_7/step_0/memory.limit_in_bytes", "9223372036854771712\n");
+    put("sys/fs/cgroup/memory/slurm/job_7/step_0/memory.usage_in_bytes", "300000000\n");
+    assert_int_equal(host_memory_left_under(root), 2000000ll * 1024);
+    put("sys/fs/cgroup/memory/slurm/job_7/memory.limit_in_bytes", "1000000000\n");
+    put("sys/fs/cgroup/memory/slurm/job_7/memory.usage_in_bytes", "900000000\n");
+    assert_int_equal(host_memory_left_under(root), 100000000);
+    put("sys/fs/cgroup/memory/slurm/job_7/memory.stat",
+        "cache 1\nshmem 0\ntotal_cache 600000000\ntotal_rss 5\ntotal_shmem 50000000\n");
+    assert_int_equal(host_memory_left_under(root), 650000000);
+    put("sys/fs/cgroup/memory.max", "70000000\n"); /* both at once: the least counts */
+    put("sys/fs/cgroup/memory.current", "10000000\n");
+    assert_int_equal(host_memory_left_under(root), 60000000);
+}
+
 static void address_space(void **state) {
     struct rlimit old, tight;
     (void)state;
@@ -71,6 +92,6 @@ static void address_space(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(host_alone), cmocka_unit_test(groups),
-                                       cmocka_unit_test(address_space)};
+                                       cmocka_unit_test(old_groups), cmocka_unit_test(address_space)};
     return test_exit(cmocka_run_group_tests_name("host_memory", tests, NULL, NULL));
 }

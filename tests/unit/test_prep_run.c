@@ -232,10 +232,7 @@ static void test_restart(void **state) {
 static void test_split(void **state) {
     (void)state;
     prep_options o = options();
-    put_text(path_in(in, "held.list"), "# comment\nsolids/torus.glb\n");
-    char list[600];
-    snprintf(list, sizeof list, "%s/held.list", in);
-    o.heldout_list = list;
+    o.heldout_names = "# comment\nsolids/torus.glb\n";
     go(&o);
     shard *s;
     int    n;
