@@ -34,7 +34,7 @@ template <class T> struct segment_problem {
     bool            windows; /* segments that are windows (below) are done; the rest are few, if there are any */
     float2         *stat;    /* (N,H): what dq found out for dk, dv: lse and delta (bf16: lse*log2 e, -delta) */
     int             parts;   /* the rows of every segment are cut into so many parts for dk, dv ... */
-    float          *part;    /* ... whose sums are (parts, n_keys, G, 2, D); NULL: dk, dv are written at once */
+    float          *part;    /* ... whose sums are (parts, n_keys, G, 2, D) if there are several */
 };
 
 typedef struct {

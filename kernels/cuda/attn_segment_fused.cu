@@ -6,10 +6,8 @@
  * have up to two tiles of 64 keys each, k and v in registers, where dk and dv of the chunk add up over all rows:
  *   S = K Q^T, P = 2^(c S - lse), dP = V dout^T, dS = P (dP - delta), dv += P dout, dk += dS q.
  * dS goes to shared memory as well, where the products dq = dS K of a tile of rows take it, over all keys of the chunk:
- * by one warpgroup, in turn, behind its own share of the next tile. Every sum has one order, whoever is first.
- *
- * What takes scratch: dq from chunk to chunk, in 20 bits, 16 of them where the result will be (waiting_dq), of a slab
- * of the rows at a time (fused_waiting); dk and dv in f32 of each pair of blocks with neighbouring parts, a cluster.
+ * by one warpgroup, in turn, behind its own share of the next tile. From chunk to chunk dq is kept in f32 in scratch;
+ * the last chunk adds its own and writes the result. So every sum has one order, whoever is first.
  *
  *   tile of rows                        0  1  2  3
  *   buffer of dS, warpgroup that has dq 0  1  2  0 ...
@@ -18,10 +16,60 @@
  * 144 of them in products): what all threads know lies in shared memory, and dP of a step waits for the sums of the
  * step before, whose P and dS leave their registers to it. The compiler must not warn of wgmma being serialised
  * (-Xptxas -v: C7510 to C7520, but for C7519), which costs a quarter. */
-#include "kernels/cuda/attn_segment_fused.cuh"
-#include "kernels/cuda/dev/cluster.cuh"
+#include <stddef.h>
+
+#include "kernels/cuda/attn_segment.cuh"
+#include "kernels/cuda/dev/mbarrier.cuh"
 
 static constexpr float LOG2_E = 1.4426950408889634f;
+
+struct fused {
+    static constexpr int D = 32, GROUPS = 3, WARPS = 4 * GROUPS, THREADS = 32 * WARPS;
+    static constexpr int MT = 2, KEYS = 64 * MT * GROUPS; /* tiles of 64 keys of a warpgroup; keys of a chunk */
+    static constexpr int ROWS = 64, STEP = 32;            /* of a tile; of a warpgroup's products */
+    static constexpr int STAGES = 4, AHEAD = 2;           /* of the ring of rows; tiles on their way */
+    static constexpr int BUFFERS = GROUPS;                /* of dS */
+    /* Bytes: a tile's q or dout; q, dout, stat; 64 keys' k; their dS for a tile; dS of a tile; partial dq (float4). */
+    static constexpr int TILE = ROWS * D * 2, STAGE = 2 * TILE + ROWS * 8, KEY_TILE = 64 * D * 2;
+    static constexpr int DS_TILE = 64 * ROWS * 2, DS = MT * GROUPS * DS_TILE;
+    static constexpr int PARTIAL = ROWS * D / 4;
+    static constexpr int K_AT = BUFFERS * DS, RING_AT = K_AT + MT * GROUPS * KEY_TILE;
+    static constexpr int OUT_AT = RING_AT + STAGES * STAGE; /* a warp's 16 rows of dq */
+    static constexpr int BARS_AT = OUT_AT + WARPS * 16 * D * 2;
+    static constexpr int BLOCK_AT = BARS_AT + 2 * (STAGES + BUFFERS) * MBARRIER_BYTES, BYTES = BLOCK_AT + 64;
+    static_assert(STAGE % (16 * D) == 0, "tiles start with the permutation");
+    static_assert(MT * GROUPS * KEY_TILE <= DS, "values wait in the room of dS");
+    static_assert(BUFFERS == GROUPS, "a buffer's number tells whose turn it is");
+};
+
+/* Barriers. Of rows: a tile is there, all warps are done with it. Of dS: likewise, but the warps of dq are. */
+struct fused_bars {
+    uint32_t                            at;
+    __device__ __forceinline__ uint32_t bar(int i) const { return at + i * MBARRIER_BYTES; }
+    __device__ __forceinline__ uint32_t rows_full(int tile) const { return bar(tile % fused::STAGES); }
+    __device__ __forceinline__ uint32_t rows_free(int tile) const { return bar(fused::STAGES + tile % fused::STAGES); }
+    __device__ __forceinline__ uint32_t ds_full(int buffer) const { return bar(2 * fused::STAGES + buffer); }
+    __device__ __forceinline__ uint32_t ds_free(int buffer) const {
+        return bar(2 * fused::STAGES + fused::BUFFERS + buffer);
+    }
+};
+
+/* What all threads of the block know. Tiles of rows are counted over all chunks, as the barriers' phases are. */
+struct fused_block {
+    int     q0, row0, end; /* first query; row of the segment that tile 0 would begin with; behind the last row */
+    int     first, past;   /* tiles of this chunk */
+    int     key_tiles, n_keys, key0; /* of the chunk; key0: position of the first key */
+    int     first_chunk, last_chunk;
+    float4 *partial; /* f32 dq of tile `first` */
+};
+static_assert(sizeof(fused_block) <= 64, "its room");
+
+__device__ __forceinline__ int block_int(uint32_t shared, size_t field) {
+    int x;
+    asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(x) : "r"(shared + fused::BLOCK_AT + (uint32_t)field) : "memory");
+    return x;
+}
+#define OF_BLOCK(field) block_int(shared, offsetof(fused_block, field))
 
 struct fused_keys {
     uint32_t k[2][4], v[2][4];
@@ -32,13 +80,13 @@ struct fused_keys {
  * are not there are zeros and add nothing. */
 __device__ __forceinline__ void load_rows(const segment_problem<bf16> &a, uint32_t shared, int tile) {
     typedef fused F;
-    int           t = thread_anew();
+    int           t = threadIdx.x;
     if (t >= 256 + F::ROWS) return;
     uint32_t stage = shared + F::RING_AT + tile % F::STAGES * F::STAGE;
     int      r = OF_BLOCK(row0) + tile * F::ROWS + (t < 256 ? t / 4 : t - 256), end = OF_BLOCK(end);
     bool     there = r < end;
     r = min(r, end - 1);
-    int query = divide(r, a.by_hs), h = OF_BLOCK(h0) + r - query * a.hs, n = OF_BLOCK(q0) + query;
+    int query = divide(r, a.by_hs), h = blockIdx.x % a.G * a.hs + r - query * a.hs, n = OF_BLOCK(q0) + query;
     if (t < 256) {
         int      col = h * F::D + t % 4 * 8;
         uint32_t to = stage + tile_chunk<F::D>(t / 4, t % 4);
@@ -84,32 +132,6 @@ __device__ __forceinline__ void prefetch_l2(const void *p) {
     asm volatile("prefetch.global.L2 [%0];\n" ::"l"(p));
 }
 
-/* Where the 64 bytes of dq of row r of the segment are. */
-__device__ __forceinline__ bf16 *dq_row(const segment_problem<bf16> &a, uint32_t shared, int r) {
-    int query = divide(r, a.by_hs), h = OF_BLOCK(h0) + r - query * a.hs;
-    return row_at(a.dq, OF_BLOCK(q0) + query, a.q_bytes) + h * fused::D;
-}
-
-/* Places of the thread's waiting_dq of a tile. */
-struct waiting_places {
-    int    row, left; /* the first one, and how many there are from it on */
-    uint2 *low;
-
-    __device__ __forceinline__ waiting_places(const segment_problem<bf16> &a, uint32_t shared, int tile) {
-        int thread = thread_anew();
-        row = OF_BLOCK(row0) + tile * fused::ROWS + thread % 128 / 32 * 16 + thread % 32 / 4;
-        left = OF_BLOCK(end) - row;
-        asm volatile("ld.shared.b64 %0, [%1];\n"
-                     : "=l"(low)
-                     : "r"(shared + fused::BLOCK_AT + (uint32_t)offsetof(fused_block, low))
-                     : "memory");
-        low += (int64_t)(tile - OF_BLOCK(first)) * a.G * fused::WAITING + thread % 128;
-    }
-    __device__ __forceinline__ uint4 *high(const segment_problem<bf16> &a, uint32_t shared, int i) const {
-        return reinterpret_cast<uint4 *>(dq_row(a, shared, row + 8 * i)) + threadIdx.x % 4;
-    }
-};
-
 /* dq of a tile of rows by one warpgroup, when all have left their dS of it in `buffer`. */
 __device__ __forceinline__ void tile_dq(const segment_problem<bf16> &a, uint32_t shared, int tile, int buffer,
                                         int parity) {
@@ -118,20 +140,17 @@ __device__ __forceinline__ void tile_dq(const segment_problem<bf16> &a, uint32_t
     bool          first = OF_BLOCK(first_chunk), last = OF_BLOCK(last_chunk);
     int           key_tiles = OF_BLOCK(key_tiles);
     float         even[4][4], odd[4][4];
-    waiting_dq    sum = {};
-    if (!first) {
-        waiting_places at(a, shared, tile);
-        uint2          bits = *at.low;
-        sum.low[0] = bits.x, sum.low[1] = bits.y;
+    float4        before[4], *partial;
+    asm volatile("ld.shared.b64 %0, [%1];\n"
+                 : "=l"(partial)
+                 : "r"(shared + F::BLOCK_AT + (uint32_t)offsetof(fused_block, partial))
+                 : "memory");
+    partial += (int64_t)(tile - OF_BLOCK(first)) * a.G * F::PARTIAL + threadIdx.x % 128;
 #pragma unroll
-        for (int i = 0; i < 2; i++)
-            if (8 * i < at.left) sum.high[i] = *at.high(a, shared, i);
-        /* Those that this warpgroup needs next. */
-        int next = OF_BLOCK(row0) + (tile + F::GROUPS) * F::ROWS + thread_anew() % 128;
-        if (threadIdx.x % 128 < F::ROWS && next < OF_BLOCK(end)) prefetch_l2(dq_row(a, shared, next));
-        if (threadIdx.x % 16 == 0 && tile + F::GROUPS < OF_BLOCK(past))
-            prefetch_l2(at.low + (int64_t)F::GROUPS * a.G * F::WAITING);
-    }
+    for (int i = 0; i < 4; i++) before[i] = first ? float4{0, 0, 0, 0} : partial[i * 128];
+    if (!first && threadIdx.x % 8 == 0 && tile + F::GROUPS < OF_BLOCK(past)) /* those that this warpgroup needs next */
+#pragma unroll
+        for (int i = 0; i < 4; i++) prefetch_l2(partial + (int64_t)F::GROUPS * a.G * F::PARTIAL + i * 128);
     mbarrier_wait(bars.ds_full(buffer), parity);
 
     uint64_t ds = wgmma_tile<64>(shared + buffer * F::DS), k = wgmma_tile<F::D>(shared + F::K_AT);
@@ -155,19 +174,12 @@ __device__ __forceinline__ void tile_dq(const segment_problem<bf16> &a, uint32_t
     pin(odd);
     mbarrier_arrive_warp(bars.ds_free(buffer));
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) even[i][e] += odd[i][e];
-    if (!first) sum.add_to(even);
-    if (!last) {
-        waiting_places at(a, shared, tile);
-        sum.pack(even);
-        *at.low = uint2{sum.low[0], sum.low[1]};
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            if (8 * i < at.left) *at.high(a, shared, i) = sum.high[i];
-        return;
+    for (int i = 0; i < 4; i++) {
+        even[i][0] += odd[i][0] + before[i].x, even[i][1] += odd[i][1] + before[i].y;
+        even[i][2] += odd[i][2] + before[i].z, even[i][3] += odd[i][3] + before[i].w;
+        if (!last) partial[i * 128] = float4{even[i][0], even[i][1], even[i][2], even[i][3]};
     }
+    if (!last) return;
     int      lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     uint32_t out_tile = shared + F::OUT_AT + warp * (32 * F::D);
     attn_job j;
@@ -176,7 +188,7 @@ __device__ __forceinline__ void tile_dq(const segment_problem<bf16> &a, uint32_t
     __syncwarp();
     stage_rows<F::D>(out_tile, even, a.scale, a.scale, lane);
     __syncwarp();
-    store_query_rows<F::D, 16, true>(out_tile, a, j, OF_BLOCK(g), row0, OF_BLOCK(end) - row0, a.dq, a.q_bytes);
+    store_query_rows<F::D, 16, true>(out_tile, a, j, blockIdx.x % a.G, row0, OF_BLOCK(end) - row0, a.dq, a.q_bytes);
 }
 
 /* Where a warpgroup is: tile of rows, buffer of dS and its phase. */
@@ -270,42 +282,30 @@ __device__ __forceinline__ void walk_rows(const segment_problem<bf16> &a, uint32
         mbarrier_arrive_warp(bars.rows_free(tile));
         if (my_turn && tile > first) tile_dq(a, shared, tile - 1, at.buffer_before(), at.parity_before());
     }
+    if (past > first) {
+        shared_for_wgmma();
+        mbarrier_arrive_warp(bars.ds_full(at.buffer_before()));
+        if (at.buffer_before() == group) tile_dq(a, shared, past - 1, at.buffer_before(), at.parity_before());
+    }
 }
 
-/* The block's chunk number `turn`, slab by slab: k in its place, v in that of dS; false when there is none. */
+/* The block's chunk number `chunk`: k in its place, v in that of dS; false when there is none. */
 __device__ __forceinline__ bool begin_chunk(const segment_problem<bf16> &a, uint32_t shared, fused_block *block,
-                                            const fused_waiting &waiting, int turn, int tile) {
+                                            float4 *partials, int chunk, int tile) {
     typedef fused  F;
-    int            rank = block_anew() % F::PAIR, at = block_anew() / F::PAIR, g = at % a.G;
-    int            item = at / a.G % a.n_jobs, sum = at / a.G / a.n_jobs, part = sum * F::PAIR + rank;
+    int            g = blockIdx.x % a.G, item = blockIdx.x / a.G % a.n_jobs, part = blockIdx.x / a.G / a.n_jobs;
     const attn_job j = a.job[item];
     int            key_tiles = (j.keys + 63) / 64, chunks = (key_tiles + F::MT * F::GROUPS - 1) / (F::MT * F::GROUPS);
-    int            slab = turn / chunks, chunk = turn - slab * chunks;
-    if (slab == waiting.slabs) return false;
+    if (chunk == chunks) return false;
     int t0 = key_tiles * chunk / chunks, tiles = key_tiles * (chunk + 1) / chunks - t0;
     int key0 = t0 * 64, n_keys = min(j.keys - key0, tiles * 64);
     if (threadIdx.x == 0) {
         int64_t n_tiles = (j.rows + F::ROWS - 1) / F::ROWS;
-        int     parts = a.parts * F::PAIR;
-        int     begin = (int)(n_tiles * part / parts), past = (int)(n_tiles * (part + 1) / parts);
-        int64_t place = waiting.place((int64_t)j.q0 * a.hs / F::ROWS + j.segment + begin, j.segment * parts + part);
-        int     from = begin + (past - begin) * slab / waiting.slabs;
-        past = begin + (past - begin) * (slab + 1) / waiting.slabs;
-        *block = {g,
-                  j.q0,
-                  g * a.hs,
-                  (from - tile) * F::ROWS,
-                  min(j.rows, past * F::ROWS),
-                  tile,
-                  tile + past - from,
-                  tiles,
-                  n_keys,
-                  j.k0 + key0,
-                  chunk == 0,
-                  chunk == chunks - 1,
-                  sum,
-                  slab > 0,
-                  waiting.low + (place * a.G + g) * F::WAITING};
+        int     begin = (int)(n_tiles * part / a.parts), past = (int)(n_tiles * (part + 1) / a.parts);
+        *block = {j.q0, (begin - tile) * F::ROWS, min(j.rows, past * F::ROWS), tile, tile + past - begin, tiles, n_keys,
+                  j.k0 + key0, chunk == 0, chunk == chunks - 1,
+                  /* Tiles of all segments one after the other; each begins with one of its own. */
+                  partials + (((int64_t)j.q0 * a.hs / F::ROWS + j.segment + begin) * a.G + g) * F::PARTIAL};
     }
     tile_loader<F::D, F::KEYS, F::THREADS, true> move(threadIdx.x, F::D);
     int                                          col = g * F::D + move.col;
@@ -320,56 +320,31 @@ __device__ __forceinline__ bool begin_chunk(const segment_problem<bf16> &a, uint
     return true;
 }
 
-/* dk and dv of the chunk's keys from the pair's rows, added to those of the slabs before: the second block brings its
- * own to the place of dS of the first one. */
+/* dk and dv of the chunk's keys from this block's rows. */
 __device__ __forceinline__ void store_sums(const segment_problem<bf16> &a, uint32_t shared, int group,
-                                           fused_keys (&w)[fused::MT]) {
+                                           const fused_keys (&w)[fused::MT]) {
     typedef fused F;
-    bool          second = block_anew() % F::PAIR;
-    uint32_t      room = shared + thread_anew() * 16;
-    cluster_sync(); /* all are done with dS */
-    if (second) {
-        room = cluster_place(room, 0);
-#pragma unroll
-        for (int i = 0; i < 8 * F::MT; i++) {
-            const float(&x)[4] = i % 8 < 4 ? w[i / 8].dk[i % 4] : w[i / 8].dv[i % 4];
-            cluster_store(room + i * (16 * F::THREADS), float4{x[0], x[1], x[2], x[3]});
-        }
-    }
-    cluster_sync();
-    if (second) return;
-#pragma unroll
-    for (int i = 0; i < 8 * F::MT; i++) {
-        float(&x)[4] = i % 8 < 4 ? w[i / 8].dk[i % 4] : w[i / 8].dv[i % 4];
-        float4 y;
-        shared_load(room + i * (16 * F::THREADS), y);
-        x[0] += y.x, x[1] += y.y, x[2] += y.z, x[3] += y.w;
-    }
-    int  lane = threadIdx.x % 32, g = OF_BLOCK(g), key0 = OF_BLOCK(key0), n_keys = OF_BLOCK(n_keys);
-    bool more = OF_BLOCK(more);
+    int           lane = threadIdx.x % 32, g = blockIdx.x % a.G, part = blockIdx.x / a.G / a.n_jobs;
+    int           key0 = OF_BLOCK(key0), n_keys = OF_BLOCK(n_keys);
 #pragma unroll
     for (int m = 0; m < F::MT; m++) {
         int key = 64 * (group + F::GROUPS * m) + threadIdx.x % 128 / 32 * 16 + lane / 4;
 #pragma unroll
         for (int half = 0; half < 2; half++, key += 8) {
             if (key >= n_keys) break;
-            float *to = a.part + (((int64_t)OF_BLOCK(sum) * a.n_keys + key0 + key) * a.G + g) * 2 * F::D + lane % 4 * 2;
+            float *to = a.part + (((int64_t)part * a.n_keys + key0 + key) * a.G + g) * 2 * F::D + lane % 4 * 2;
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const float *dk = w[m].dk[i] + 2 * half, *dv = w[m].dv[i] + 2 * half;
-                float2      *sum_dk = reinterpret_cast<float2 *>(to + i * 8);
-                float2      *sum_dv = reinterpret_cast<float2 *>(to + F::D + i * 8);
-                float2       x = more ? *sum_dk : float2{0, 0}, y = more ? *sum_dv : float2{0, 0};
-                *sum_dk = float2{x.x + dk[0] * a.scale, x.y + dk[1] * a.scale};
-                *sum_dv = float2{y.x + dv[0], y.y + dv[1]};
+                *reinterpret_cast<float2 *>(to + i * 8) = float2{dk[0] * a.scale, dk[1] * a.scale};
+                *reinterpret_cast<float2 *>(to + F::D + i * 8) = float2{dv[0], dv[1]};
             }
         }
     }
 }
 
 __global__ void __launch_bounds__(fused::THREADS, 1)
-    segment_fused_kernel(const __grid_constant__ segment_problem<bf16> a,
-                         const __grid_constant__ fused_waiting         waiting) {
+    segment_fused_kernel(const __grid_constant__ segment_problem<bf16> a, float4 *partials) {
     if constexpr (HAS_WGMMA) {
         typedef fused     F;
         extern __shared__ __align__(1024) unsigned char segment_shared[];
@@ -378,7 +353,7 @@ __global__ void __launch_bounds__(fused::THREADS, 1)
         fused_bars   bars = {shared + F::BARS_AT};
         int          group = __shfl_sync(0xffffffffu, (int)threadIdx.x / 128, 0);
         fused_place  at = {0, 0, 0};
-        if (a.job[blockIdx.x / F::PAIR / a.G % a.n_jobs].segment < 0) return;
+        if (a.job[blockIdx.x / a.G % a.n_jobs].segment < 0) return;
         if (threadIdx.x == 0)
             for (int i = 0; i < F::STAGES; i++) {
                 mbarrier_init(bars.rows_full(i), F::WARPS);
@@ -388,7 +363,7 @@ __global__ void __launch_bounds__(fused::THREADS, 1)
                 mbarrier_init(bars.ds_free(i), 4);
             }
 #pragma unroll 1
-        for (int turn = 0; begin_chunk(a, shared, block, waiting, turn, at.tile); turn++) {
+        for (int chunk = 0; begin_chunk(a, shared, block, partials, chunk, at.tile); chunk++) {
             fused_keys w[F::MT];
             int        lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, cut = 0;
             cp_async_wait<0>();
@@ -430,30 +405,18 @@ __global__ void __launch_bounds__(fused::THREADS, 1)
                 walk_rows<F::MT>(a, shared, group, w, at, cut, ds_at, stat_at, a.scale * LOG2_E);
             else
                 walk_rows<1>(a, shared, group, w, at, cut, ds_at, stat_at, a.scale * LOG2_E);
-            if (first < past) {
-                shared_for_wgmma();
-                mbarrier_arrive_warp(bars.ds_full(at.buffer_before()));
-                if (at.buffer_before() == group) tile_dq(a, shared, past - 1, at.buffer_before(), at.parity_before());
-            }
             store_sums(a, shared, group, w);
             __syncthreads();
         }
     }
 }
 
-/* Sums of dk and dv in f32 from so many parts of the rows. */
-static size_t part_bytes(const segment_problem<bf16> &p, int64_t parts) {
-    return (size_t)(parts / fused::PAIR * p.n_keys * p.G) * 2 * fused::D * sizeof(float);
-}
-
-/* Parts of each segment's rows, in pairs, that take the fewest waves of blocks and at most `room` bytes; a part costs
- * as many rows again as its start does. */
-static int row_parts(const ctx *c, const segment_problem<bf16> &p, int64_t n_queries, size_t room) {
+/* Parts of each segment's rows that take the fewest waves of blocks; a part costs as many rows again as its start does.
+ */
+static int row_parts(const ctx *c, const segment_problem<bf16> &p, int64_t n_queries) {
     static const int64_t START = 128, LEAST = 512;
-    const int64_t        PAIR = fused::PAIR;
-    int64_t              blocks = (int64_t)p.S * p.G, rows = n_queries * p.hs / p.S, best = PAIR, least = INT64_MAX;
-    for (int64_t parts = PAIR; parts == PAIR || (rows / parts >= LEAST && part_bytes(p, parts) <= room);
-         parts += PAIR) {
+    int64_t              blocks = (int64_t)p.S * p.G, rows = n_queries * p.hs / p.S, best = 2, least = INT64_MAX;
+    for (int64_t parts = 2; parts == 2 || rows / parts >= LEAST; parts++) {
         int64_t cost = ceil_div(blocks * parts, c->cuda->multiprocessors) * (rows / parts + START);
         if (cost < least) best = parts, least = cost;
     }
@@ -465,30 +428,21 @@ static bool serves(const ctx *c, const segment_problem<bf16> &p, int64_t n_queri
     return p.S > 0 && by_warpgroups(c, p, n_queries) && p.D == fused::D && !p.q_order && !p.k_order;
 }
 
-static size_t waiting_bytes(const segment_problem<bf16> &p, const fused_waiting &w, int64_t n_queries, int64_t parts) {
-    int64_t tiles = n_queries * p.hs / fused::ROWS + p.S;
-    return (size_t)(w.place(tiles, p.S * parts) * p.G) * fused::WAITING * sizeof(uint2);
-}
-
 bool segment_fused(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a) {
-    typedef fused       F;
-    static const size_t ROOM = 100000000; /* bytes of scratch; more are worth another slab */
-    static const int    MOST_SLABS = 8;
-    int64_t             N = a->q->dim[0];
-    size_t              sums_room = (size_t)(N * p->H * F::D) * sizeof(bf16) + ((size_t)64 << 20);
-    if (!serves(c, *p, N) || part_bytes(*p, F::PAIR) > sums_room) return false; /* or as many keys as queries */
-    int64_t       parts = row_parts(c, *p, N, sums_room);
-    size_t        bytes = part_bytes(*p, parts) + (size_t)(N * p->H) * sizeof *p->stat;
-    fused_waiting waiting = {NULL, 1};
-    while (waiting.slabs < MOST_SLABS && bytes + waiting_bytes(*p, waiting, N, parts) > ROOM) waiting.slabs++;
-    p->job = segment_key_jobs(c, a, 1 << 30, &p->n_jobs); /* one a segment with keys */
-    p->parts = (int)(parts / F::PAIR);
-    p->part = (float *)arena_alloc(&c->scratch, part_bytes(*p, parts));
-    waiting.low = (uint2 *)arena_alloc(&c->scratch, waiting_bytes(*p, waiting, N, parts));
+    typedef fused F;
+    int64_t       N = a->q->dim[0];
+    if (!serves(c, *p, N)) return false;
+    int    parts = row_parts(c, *p, N);
+    size_t part_bytes = (size_t)(parts * p->n_keys * p->G) * 2 * F::D * sizeof(float);
+    size_t dq_bytes = (size_t)((N * p->hs / F::ROWS + p->S) * p->G) * F::PARTIAL * sizeof(float4);
+    if (part_bytes > 2 * dq_bytes + ((size_t)64 << 20)) return false; /* as many keys as queries: too much memory */
+    p->job = segment_key_jobs(c, a, 1 << 30, &p->n_jobs);             /* one a segment with keys */
+    p->parts = parts;
+    p->part = (float *)arena_alloc(&c->scratch, part_bytes);
+    float4 *partials = (float4 *)arena_alloc(&c->scratch, dq_bytes);
     segment_find_stat(c, *p, N);
     allow_shared(c, segment_fused_kernel, F::BYTES, "attn_segment_bwd");
-    launch_clusters(c, segment_fused_kernel, (int64_t)p->n_jobs * p->G * p->parts, F::PAIR, F::THREADS, F::BYTES, *p,
-                    waiting);
+    segment_fused_kernel<<<(unsigned)(p->n_jobs * p->G * p->parts), F::THREADS, F::BYTES, stream_of(c)>>>(*p, partials);
     LAUNCHED(c);
     segment_add_parts(c, *p);
     return true;

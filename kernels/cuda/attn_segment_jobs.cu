@@ -194,7 +194,7 @@ template <class T> __global__ void add_parts_kernel(const __grid_constant__ segm
 }
 
 template <class T> void segment_add_parts(ctx *c, const segment_problem<T> &p) {
-    if (!p.part || p.n_keys == 0) return;
+    if (p.parts == 1 || p.n_keys == 0) return;
     add_parts_kernel<T><<<(unsigned)ceil_div(p.n_keys * p.G * p.D, 256), 256, 0, stream_of(c)>>>(p);
     LAUNCHED(c);
 }

@@ -66,7 +66,7 @@ size_t ssdit_scratch_per_tile(const ssdit_config *c) {
     size_t head = (size_t)(c->ssa.width / c->ssa.heads), pairs = (size_t)(c->ssa.kv_heads * c->ssa.top_k);
     return TILE_ROOM + pairs * 12 * sizeof(int32_t) + (size_t)c->ssa.kv_heads * head * 16 * sizeof(float) +
            (size_t)c->ssa.heads * 4 * sizeof(float) +
-           (size_t)c->ssa.width * 3; /* of attention in one kernel: dk and dv of parts, low bits of dq */
+           (size_t)c->ssa.width * 3 * sizeof(float); /* partial sums of dq, dk, dv */
 }
 
 bool tile_order(arena *host, const uint16_t *coord, int64_t n, int m, int limit, const char *name, int32_t **order,
