@@ -1,5 +1,6 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/rows.h"
+#include "kernels/layer_norm_input.h"
 
 /* Sample of row n, walking on from b; without modulation there is none. */
 static inline int64_t sample_of(const layer_norm_args *a, int64_t n, int64_t b) {
@@ -29,16 +30,16 @@ static inline void row_moments(const float *x, int64_t n, double eps, double *me
 }
 
 void layer_norm_fwd_cpu(ctx *c, const layer_norm_args *a) {
-    int64_t      N = a->x->dim[0], C = a->x->dim[1];
-    bool         modulated = tensor_given(a->scale);
-    const float *gamma = tensor_given(a->gamma) ? F32(a->gamma) : NULL, *beta = gamma ? F32(a->beta) : NULL;
-    (void)c;
+    int64_t       N = a->x->dim[0], C = a->x->dim[1];
+    bool          modulated = tensor_given(a->scale);
+    const float  *gamma = tensor_given(a->gamma) ? F32(a->gamma) : NULL, *beta = gamma ? F32(a->beta) : NULL;
+    const tensor *of = layer_norm_input(c, a, gate_residual_fwd_cpu);
 #pragma omp parallel if (N * C > SMALL_LOOP)
     {
         int64_t lo, hi, b = 0;
         rows_part(N, 1, omp_get_thread_num(), omp_get_num_threads(), &lo, &hi);
         for (int64_t n = lo; n < hi; n++) {
-            const float *x = F32(a->x) + n * C, *scale = NULL, *shift = NULL;
+            const float *x = F32(of) + n * C, *scale = NULL, *shift = NULL;
             float       *y = F32(a->y) + n * C;
             double       mean, rstd;
             if (modulated) {

@@ -1,6 +1,7 @@
 /* Linear layers through sgemm. Forward: each thread owns a block of rows (or of columns, when there are few rows) and
  * finishes it, bias and activation included, in pieces that stay in its cache. Backward: the gradient before the
- * activation is made for a bounded number of rows at a time, so scratch doesn't grow with the batch. */
+ * activation is made for a bounded number of rows at a time, so scratch doesn't grow with the batch; sums over more
+ * rows than a product adds up well in f32 go on in double. */
 #include "kernels/cpu/act_array.h"
 #include "kernels/cpu/gemm.h"
 #include "kernels/cpu/rows.h"
@@ -75,6 +76,34 @@ static void act_slopes(act_kind act, const float *pre, const float *dy, float *d
     }
 }
 
+/* dw of any number of rows: products of SUM_ROWS rows in f32, their sum in double. */
+enum { SUM_ROWS = 4096 };
+typedef struct {
+    float  *part;
+    double *total; /* NULL: the rows are few, dw is added to directly */
+} weight_sums;
+
+static weight_sums weight_sums_new(arena *scratch, const linear_args *a) {
+    size_t n = (size_t)tensor_count(a->dw);
+    if (a->x->dim[0] <= SUM_ROWS) return (weight_sums){NULL, NULL};
+    return (weight_sums){arena_alloc(scratch, n * sizeof(float)), arena_zeros(scratch, n * sizeof(double))};
+}
+
+static void add_weights(const linear_args *a, const weight_sums *s, const float *x, const float *d, int64_t rows) {
+    int64_t I = a->x->dim[1], O = a->dy->dim[1];
+    float  *to = s->total ? s->part : F32(a->dw);
+    for (int64_t r = 0; r < rows; r += SUM_ROWS) {
+        int64_t n = r + SUM_ROWS < rows ? SUM_ROWS : rows - r;
+        if (a->w_in_out)
+            gemm_f32(true, false, I, O, n, x + r * I, I, d + r * O, O, !s->total, to, O);
+        else
+            gemm_f32(true, false, O, I, n, d + r * O, O, x + r * I, I, !s->total, to, I);
+        if (!s->total) continue;
+#pragma omp parallel for schedule(static) if (I * O > SMALL_LOOP)
+        for (int64_t i = 0; i < I * O; i++) s->total[i] += s->part[i];
+    }
+}
+
 void linear_bwd_cpu(ctx *c, const linear_args *a) {
     int64_t  N = a->x->dim[0], I = a->x->dim[1], O = a->dy->dim[1];
     bool     act = a->act != ACT_NONE;
@@ -86,6 +115,8 @@ void linear_bwd_cpu(ctx *c, const linear_args *a) {
         linear_by_pieces(c, a, act_fwd_cpu, linear_bwd_cpu);
         return;
     }
+    weight_sums weights = {0};
+    if (tensor_given(a->dw)) weights = weight_sums_new(&c->scratch, a);
     if (tensor_given(a->db)) {
         sums = row_sums_new(&c->scratch, O);
         db = arena_zeros(&c->scratch, (size_t)O * sizeof *db);
@@ -102,13 +133,9 @@ void linear_bwd_cpu(ctx *c, const linear_args *a) {
                      F32(a->dx) + r * I, I);
         if (tensor_given(a->dx) && a->in_act != ACT_NONE)
             act_slopes(a->in_act, F32(a->in_pre) + r * I, F32(a->dx) + r * I, F32(a->dx) + r * I, rows * I);
-        if (tensor_given(a->dw)) {
-            if (a->w_in_out)
-                gemm_f32(true, false, I, O, rows, x, I, d, O, 1, F32(a->dw), O);
-            else
-                gemm_f32(true, false, O, I, rows, d, O, x, I, 1, F32(a->dw), I);
-        }
+        if (tensor_given(a->dw)) add_weights(a, &weights, x, d, rows);
         if (db) add_columns(d, rows, O, &sums, db);
     }
+    for (int64_t i = 0; weights.total && i < I * O; i++) F32(a->dw)[i] = (float)(F32(a->dw)[i] + weights.total[i]);
     for (int64_t i = 0; db && i < O; i++) F32(a->db)[i] = (float)(F32(a->db)[i] + db[i]);
 }

@@ -6,7 +6,8 @@ template <class T> static segment_problem<T> new_problem(const attn_segment_args
     p.q = ptr<T>(a->q), p.k = ptr<T>(a->k), p.v = ptr<T>(a->v), p.dout = ptr<T>(a->dout);
     p.out = ptr<T>(a->out), p.dq = ptr<T>(a->dq), p.dk = ptr<T>(a->dk), p.dv = ptr<T>(a->dv);
     p.lse = ptr<float>(a->lse);
-    p.q_order = ptr<int32_t>(a->q_order), p.k_order = ptr<int32_t>(a->k_order), p.k_first = ptr<int32_t>(a->k_first);
+    p.q_order = ptr<int32_t>(a->q_order), p.k_order = ptr<int32_t>(a->k_order);
+    p.q_first = ptr<int32_t>(a->q_first), p.k_first = ptr<int32_t>(a->k_first);
     p.scale = a->scale;
     p.H = (int)a->q->dim[1], p.G = (int)a->k->dim[1], p.hs = p.H / p.G, p.D = (int)a->q->dim[2];
     p.S = (int)(a->q_first->dim[0] - 1);

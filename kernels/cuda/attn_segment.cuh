@@ -20,7 +20,7 @@ template <class T> struct segment_problem {
     T              *out, *dq, *dk, *dv;
     float          *lse;
     int64_t         qs, ks, vs;
-    const int32_t  *q_order, *k_order, *k_first; /* orders NULL: the identity */
+    const int32_t  *q_order, *k_order, *q_first, *k_first; /* orders NULL: the identity */
     float           scale;
     int             H, G, hs, D, S;
     int64_t         n_keys; /* positions that k_order (or the identity) has */
@@ -74,6 +74,13 @@ __device__ __forceinline__ void store_query_rows(uint32_t tile, const segment_pr
         query_row at = query_row_at(a, j, g, row0 + move.row_of(i));
         store_chunk<WIDE>(row_at(dst, at.n, bytes) + at.h * a.D, tile + move.to(i), move.chunk, a.D);
     }
+}
+
+/* threadIdx.x, asked for anew so that nothing that follows from it is kept in registers over a loop. */
+__device__ __forceinline__ int thread_anew() {
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
 }
 
 /* Where the stage of a ring that is used next begins. */
@@ -191,6 +198,9 @@ static inline unsigned tile_blocks(const ctx *c, bool windows, int64_t n, int re
     int64_t some = resident * (int64_t)c->cuda->multiprocessors;
     return (unsigned)(some < n ? some : n);
 }
+
+/* Forward with all keys in shared memory, if it serves (attn_segment_held.cu). */
+bool segment_held(ctx *c, segment_problem<bf16> *p, int64_t n_queries);
 
 /* The whole backward by one kernel, if it serves (attn_segment_fused.cu); false: dq and dkv are to do it. */
 bool               segment_fused(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a);

@@ -1,15 +1,7 @@
 /* Attention inside segments, forward, bf16: a block has a tile of rows of one key head and walks over the keys of the
  * segment. Scores, softmax and the sum of values stay in registers; K and V pass through a ring in shared memory.
- *
- * Two forms of softmax, chosen by the block. Bounded: Cauchy-Schwarz says |scale <q,k>| log2 e <= 60 for its rows and
- * all keys. Then 2^s needs no maximum, as float and bf16 hold every value and every sum, and nothing depends on the
- * keys before; this is the usual case. Running: the maximum so far is taken out, and what was summed is scaled when it
- * grows.
- */
-#include "kernels/cuda/attn_segment.cuh"
-
-static constexpr float LOG2_E = 1.4426950408889634f;
-static constexpr float BOUND_LOG2 = 60.f; /* sums of 2^20 keys and values up to 2^40 stay below 2^127 */
+ * Long segments on Hopper whose keys fit into shared memory go to attn_segment_held.cu. */
+#include "kernels/cuda/attn_segment_fwd.cuh"
 
 template <int D_, int WARPS_, int MT_, bool WIDE_, bool WGMMA_ = false> struct fwd_shape {
     static constexpr bool WIDE = WIDE_, WGMMA = WGMMA_;
@@ -22,64 +14,6 @@ template <int D_, int WARPS_, int MT_, bool WIDE_, bool WGMMA_ = false> struct f
     /* Blocks on a multiprocessor: registers for 16 warps at D <= 32 (128 each), for 12 at 64 (168), for 8 above. */
     static constexpr int  BLOCKS = (D <= 32 ? 16 : D <= 64 ? 12 : 8) / WARPS;
 };
-
-/* What a warp knows of its rows. Row lane/4 + 8*half + 16*mt has index [mt][half]. */
-template <class F> struct fwd_rows {
-    uint32_t q[F::MT][F::D / 16][4];
-    float    o[F::MT][F::D / 8][4]; /* sum of weights times values */
-    float    sum[F::MT][2];         /* of this lane's weights */
-    float    max[F::MT][2];         /* running form: of the scores so far */
-};
-
-template <class F> struct fwd_offsets { uint32_t k[F::D / 16], v[F::D / 16]; };
-
-/* s = <q, k> for the 8*NT keys that lie at k_tile. */
-template <class F, int NT>
-__device__ __forceinline__ void scores(float (&s)[F::MT][NT][4], const fwd_rows<F> &w, const fwd_offsets<F> &off,
-                                       uint32_t k_tile) {
-#pragma unroll
-    for (int pair = 0; pair < NT / 2; pair++)
-#pragma unroll
-        for (int step = 0; step < F::D / 16; step++) {
-            uint32_t b[4];
-            ldmatrix_x4(b, k_tile + pair * (32 * F::D) + off.k[step]);
-#pragma unroll
-            for (int mt = 0; mt < F::MT; mt++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float(&c)[4] = s[mt][2 * pair + i];
-                    if (step == 0)
-                        mma_bf16(c, w.q[mt][step], b[2 * i], b[2 * i + 1], 0.f, 0.f, 0.f, 0.f);
-                    else
-                        mma_bf16(c, w.q[mt][step], b[2 * i], b[2 * i + 1]);
-                }
-        }
-}
-
-/* o += p v, p = the weights in s, rounded. */
-template <class F, int NT>
-__device__ __forceinline__ void add_values(fwd_rows<F> &w, const float (&s)[F::MT][NT][4], const fwd_offsets<F> &off,
-                                           uint32_t v_tile) {
-#pragma unroll
-    for (int pair = 0; pair < NT / 2; pair++) {
-        uint32_t p[F::MT][4];
-#pragma unroll
-        for (int mt = 0; mt < F::MT; mt++)
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                p[mt][i] = pack_bf16(s[mt][2 * pair + i / 2][i % 2 * 2], s[mt][2 * pair + i / 2][i % 2 * 2 + 1]);
-#pragma unroll
-        for (int step = 0; step < F::D / 16; step++) {
-            uint32_t b[4];
-            ldmatrix_x4_trans(b, v_tile + pair * (32 * F::D) + off.v[step]);
-#pragma unroll
-            for (int mt = 0; mt < F::MT; mt++) {
-                mma_bf16(w.o[mt][2 * step], p[mt], b[0], b[1]);
-                mma_bf16(w.o[mt][2 * step + 1], p[mt], b[2], b[3]);
-            }
-        }
-    }
-}
 
 /* Weights of the bounded form; keys from n on get 0. */
 template <class F, int NT, bool CUT>
@@ -95,60 +29,6 @@ __device__ __forceinline__ void weigh_bounded(fwd_rows<F> &w, float (&s)[F::MT][
                 w.sum[mt][i / 2] += p;
                 s[mt][nt][i] = p;
             }
-}
-
-template <class F, int NT, bool CUT>
-__device__ __forceinline__ void weigh_running(fwd_rows<F> &w, float (&s)[F::MT][NT][4], float c, int n, int quad) {
-    float most[F::MT][2];
-    bool  grew = false;
-#pragma unroll
-    for (int mt = 0; mt < F::MT; mt++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float m = w.max[mt][half];
-#pragma unroll
-            for (int nt = 0; nt < NT; nt++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float &x = s[mt][nt][2 * half + i];
-                    if (CUT && nt * 8 + quad * 2 + i >= n) x = -INFINITY;
-                    m = fmaxf(m, x);
-                }
-            m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
-            m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
-            most[mt][half] = m;
-            grew |= m > w.max[mt][half];
-        }
-    if (__any_sync(0xffffffffu, grew)) {
-#pragma unroll
-        for (int mt = 0; mt < F::MT; mt++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float shrink = exp2_fast((w.max[mt][half] - most[mt][half]) * c);
-                w.sum[mt][half] *= shrink;
-                w.max[mt][half] = most[mt][half];
-#pragma unroll
-                for (int dt = 0; dt < F::D / 8; dt++) {
-                    w.o[mt][dt][2 * half] *= shrink;
-                    w.o[mt][dt][2 * half + 1] *= shrink;
-                }
-            }
-    }
-#pragma unroll
-    for (int mt = 0; mt < F::MT; mt++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float mc = w.max[mt][half] * c;
-#pragma unroll
-            for (int nt = 0; nt < NT; nt++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float p = exp2_fast(s[mt][nt][2 * half + i] * c - mc);
-                    if (CUT && nt * 8 + quad * 2 + i >= n) p = 0; /* NaN when c is 0 */
-                    w.sum[mt][half] += p;
-                    s[mt][nt][2 * half + i] = p;
-                }
-        }
 }
 
 /* One tile of keys, of which n are there. The bounded form runs one group of 16 keys' scores ahead of its exponentials,
@@ -249,125 +129,14 @@ __device__ __forceinline__ void group_bounded(fwd_rows<F> &w, uint32_t k_tile, f
     }
 }
 
+/* out, through the warp's room at `own`, and lse of the warp's n_rows rows. */
 template <class F>
-__device__ __forceinline__ void walk_running(fwd_rows<F> &w, const fwd_offsets<F> &off, uint32_t k_tile, float c, int n,
-                                             int quad) {
-    uint32_t v_tile = k_tile + F::TILE;
-#pragma unroll 1
-    for (int i = 0; i * 32 < n; i++) {
-        float s[F::MT][4][4];
-        scores<F, 4>(s, w, off, k_tile + i * (64 * F::D));
-        if (n - i * 32 >= 32)
-            weigh_running<F, 4, false>(w, s, c, 32, quad);
-        else
-            weigh_running<F, 4, true>(w, s, c, n - i * 32, quad);
-        add_values<F, 4>(w, s, off, v_tile + i * (64 * F::D));
-    }
-}
-
-/* Sum over the four lanes of a row. */
-__device__ __forceinline__ float quad_sum(float x) {
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
-/* Largest |q|^2 of the warp's rows; NaN if there is one (its bits are above all others). */
-template <class F> __device__ __forceinline__ float largest_norm(const fwd_rows<F> &w) {
-    uint32_t bits = 0;
-#pragma unroll
-    for (int mt = 0; mt < F::MT; mt++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float sum = 0;
-#pragma unroll
-            for (int step = 0; step < F::D / 16; step++)
-#pragma unroll
-                for (int i = half; i < 4; i += 2) {
-                    float lo = bf16_lo(w.q[mt][step][i]), hi = bf16_hi(w.q[mt][step][i]);
-                    sum += lo * lo + hi * hi;
-                }
-            bits = max(bits, __float_as_uint(fabsf(quad_sum(sum))));
-        }
-#pragma unroll
-    for (int o = 4; o < 32; o *= 2) bits = max(bits, __shfl_xor_sync(0xffffffffu, bits, o));
-    return __uint_as_float(bits);
-}
-
-template <class F>
-__global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
-    segment_fwd_kernel(const __grid_constant__ segment_problem<bf16> a) {
-    constexpr int     D = F::D;
-    extern __shared__ __align__(1024) unsigned char segment_shared[];
-    int                                             tile = blockIdx.x / a.G, g = blockIdx.x - tile * a.G;
-    const attn_job                                  j = a.job[tile];
-    if (j.segment < 0) return;
-    int      warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane % 4;
-    int      row0 = j.at + warp * F::WARP_ROWS, n_rows = min(j.rows - row0, F::WARP_ROWS); /* n_rows <= 0: none */
-    uint32_t own = smem_addr(segment_shared) + warp * (F::WARP_ROWS * D * 2);
-    uint32_t ring = smem_addr(segment_shared) + F::ROWS * D * 2;
-
-    /* A warp loads its own rows, keeps them as A operands, and puts its result into their place at the end. */
-    load_query_rows<D, F::WARP_ROWS, F::WIDE>(own, a, j, g, row0, n_rows, a.q, a.q_bytes);
-    cp_async_commit();
-
-    key_ring<F> keys(a, j, g, ring);
-    keys.begin(j.keys);
-
-    fwd_rows<F>    w;
-    fwd_offsets<F> off;
-    cp_async_wait<F::AHEAD>();
-    __syncwarp();
-    uint32_t sign = a.scale < 0 ? 0x80008000u : 0u; /* the running form wants a factor that is not negative */
-#pragma unroll
-    for (int step = 0; step < D / 16; step++) {
-        off.k[step] = matrix_offset<D>(lane, step, false);
-        off.v[step] = matrix_offset<D>(lane, step, true);
-#pragma unroll
-        for (int mt = 0; mt < F::MT; mt++) {
-            ldmatrix_x4(w.q[mt][step], own + mt * (32 * D) + off.v[step]);
-#pragma unroll
-            for (int i = 0; i < 4; i++) w.q[mt][step][i] ^= sign;
-        }
-    }
-#pragma unroll
-    for (int mt = 0; mt < F::MT; mt++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) w.sum[mt][half] = w.max[mt][half] = 0;
-#pragma unroll
-        for (int dt = 0; dt < D / 8; dt++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) w.o[mt][dt][i] = 0;
-    }
-    float c = fabsf(a.scale) * LOG2_E;
-    /* With few keys, the rounded weights should be exact where a key is alone: the running form makes the largest 1. */
-    bool  bounded = j.keys > F::KEYS && __syncthreads_and(c * c * largest_norm(w) * __uint_as_float(a.key_bound[g]) <=
-                                                          BOUND_LOG2 * BOUND_LOG2);
-    bounded = __all_sync(0xffffffffu, bounded); /* a vote: the compiler sees that warps do not part here */
-    if (bounded) {
-        for (int left = j.keys; left > 0; left -= F::KEYS) {
-            keys.wait();
-            keys.follow(left);
-            uint32_t tile = keys.take();
-            if constexpr (F::WGMMA && HAS_WGMMA)
-                group_bounded(w, tile, c, min(left, F::KEYS), quad);
-            else if (n_rows > 0)
-                walk_bounded(w, off, tile, c, min(left, F::KEYS), quad);
-        }
-    } else {
-#pragma unroll
-        for (int mt = 0; mt < F::MT; mt++) w.max[mt][0] = w.max[mt][1] = -3e38f; /* finite: -inf less itself is NaN */
-        for (int left = j.keys; left > 0; left -= F::KEYS) {
-            keys.wait();
-            keys.follow(left);
-            uint32_t tile = keys.take();
-            if (n_rows > 0) walk_running(w, off, tile, c, min(left, F::KEYS), quad);
-        }
-    }
-    if (n_rows <= 0) return;
-
-    __syncwarp(); /* without a turn of the loop no barrier has come since these rows were read as operands */
+__device__ __forceinline__ void write_rows(const fwd_rows<F> &w, const segment_problem<bf16> &a, const attn_job &j,
+                                           int g, int row0, int n_rows, uint32_t own, int lane) {
     /* Each of a row's four lanes has its part of the sums. Lane `quad` then writes lse of row 8*quad + lane/4. */
-    float sum = 0, most = 0;
+    constexpr int D = F::D;
+    int           quad = lane % 4;
+    float         sum = 0, most = 0;
 #pragma unroll
     for (int mt = 0; mt < F::MT; mt++) {
         float inverse[2];
@@ -391,6 +160,61 @@ __global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
     store_query_rows<D, F::WARP_ROWS, F::WIDE>(own, a, j, g, row0, n_rows, a.out, a.o_bytes);
 }
 
+template <class F>
+__global__ void __launch_bounds__(F::THREADS, F::BLOCKS)
+    segment_fwd_kernel(const __grid_constant__ segment_problem<bf16> a) {
+    constexpr int     D = F::D;
+    extern __shared__ __align__(1024) unsigned char segment_shared[];
+    int                                             tile = blockIdx.x / a.G, g = blockIdx.x - tile * a.G;
+    const attn_job                                  j = a.job[tile];
+    if (j.segment < 0) return;
+    int      warp = threadIdx.x / 32, lane = threadIdx.x % 32, quad = lane % 4;
+    int      row0 = j.at + warp * F::WARP_ROWS, n_rows = min(j.rows - row0, F::WARP_ROWS); /* n_rows <= 0: none */
+    uint32_t own = smem_addr(segment_shared) + warp * (F::WARP_ROWS * D * 2);
+    uint32_t ring = smem_addr(segment_shared) + F::ROWS * D * 2;
+
+    /* A warp loads its own rows, keeps them as A operands, and puts its result into their place at the end. */
+    load_query_rows<D, F::WARP_ROWS, F::WIDE>(own, a, j, g, row0, n_rows, a.q, a.q_bytes);
+    cp_async_commit();
+
+    key_ring<F> keys(a, j, g, ring);
+    keys.begin(j.keys);
+
+    fwd_rows<F> w;
+    cp_async_wait<F::AHEAD>();
+    __syncwarp();
+    take_rows(w, a, own, lane);
+    const fwd_offsets<F> off = key_offsets<F>(lane);
+    float                c = fabsf(a.scale) * LOG2_E;
+    /* With few keys, the rounded weights should be exact where a key is alone: the running form makes the largest 1. */
+    bool bounded = j.keys > F::KEYS && __syncthreads_and(c * c * largest_norm(w) * __uint_as_float(a.key_bound[g]) <=
+                                                         BOUND_LOG2 * BOUND_LOG2);
+    bounded = __all_sync(0xffffffffu, bounded); /* a vote: the compiler sees that warps do not part here */
+    if (bounded) {
+        for (int left = j.keys; left > 0; left -= F::KEYS) {
+            keys.wait();
+            keys.follow(left);
+            uint32_t tile = keys.take();
+            if constexpr (F::WGMMA && HAS_WGMMA)
+                group_bounded(w, tile, c, min(left, F::KEYS), quad);
+            else if (n_rows > 0)
+                walk_bounded(w, off, tile, c, min(left, F::KEYS), quad);
+        }
+    } else {
+        begin_running(w);
+        for (int left = j.keys; left > 0; left -= F::KEYS) {
+            keys.wait();
+            keys.follow(left);
+            uint32_t tile = keys.take();
+            if (n_rows > 0) walk_running(w, off, tile, c, min(left, F::KEYS), quad);
+        }
+    }
+    if (n_rows <= 0) return;
+
+    __syncwarp(); /* without a turn of the loop no barrier has come since these rows were read as operands */
+    write_rows(w, a, j, g, row0, n_rows, own, lane);
+}
+
 template <class F> static void launch_fwd_shape(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a) {
     p->job = segment_row_jobs(c, a, F::ROWS, &p->n_jobs);
     allow_shared(c, segment_fwd_kernel<F>, F::BYTES, "attn_segment_fwd");
@@ -410,6 +234,7 @@ static void launch_fwd(ctx *c, segment_problem<bf16> *p, const attn_segment_args
  * not the limit. Rows of a block: more for long segments, where each K and V tile is read once a block. */
 void segment_fwd(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a) {
     p->key_bound = segment_key_bound(c, *p, a->k->dim[0]);
+    if (segment_held(c, p, a->q->dim[0])) return;
     bool tall = a->q->dim[0] * p->hs >= 4096 * (int64_t)p->S;
     if (by_warpgroups(c, *p, a->q->dim[0]) && p->D <= 32)
         launch_fwd_shape<fwd_shape<32, 8, 1, true, true>>(c, p, a);

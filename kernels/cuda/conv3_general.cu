@@ -1,5 +1,6 @@
 /* conv3 in plain f32 arithmetic for any widths, dtypes and levels. A block has the neighbour rows of its rows in a
- * table; rows and weights go through shared memory 16 terms at a time. */
+ * table; rows and weights go through shared memory 16 terms at a time. The sums of 16 terms are added up in double: in
+ * f32 a row's 27 C terms, one behind the other, lose more than one rounding of the result. */
 #include "kernels/cuda/dev/conv_parts.cuh"
 
 namespace {
@@ -8,7 +9,8 @@ enum { THREADS = 256, ROWS = 64, COLS = 32, TERMS = 16 };
 
 /* Thread (ty,tx): rows ty, ty+32; columns tx, tx+8, tx+16, tx+24. */
 __device__ __forceinline__ void add_terms(const float (*left)[ROWS + 1], const float (*right)[COLS], int ty, int tx,
-                                          float (&sum)[2][4]) {
+                                          double (&sum)[2][4]) {
+    float part[2][4] = {};
 #pragma unroll
     for (int t = 0; t < TERMS; t++) {
         float x[2], y[4];
@@ -19,8 +21,12 @@ __device__ __forceinline__ void add_terms(const float (*left)[ROWS + 1], const f
 #pragma unroll
         for (int i = 0; i < 2; i++)
 #pragma unroll
-            for (int j = 0; j < 4; j++) sum[i][j] += x[i] * y[j];
+            for (int j = 0; j < 4; j++) part[i][j] += x[i] * y[j];
     }
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) sum[i][j] += (double)part[i][j];
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
@@ -32,7 +38,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) general_rows_kerne
     const T           *x = (const T *)a.x, *w = (const T *)a.w;
     int64_t            row0 = (int64_t)blockIdx.x * ROWS, col0 = (int64_t)blockIdx.y * COLS;
     int                tid = threadIdx.x, tx = tid % 8, ty = tid / 8;
-    float              sum[2][4] = {};
+    double             sum[2][4] = {};
     for (int i = tid; i < 27 * ROWS; i += THREADS) {
         int64_t row = row0 + i % ROWS;
         near[i] = row < a.g.n_rows ? conv_neighbor(&a.g, conv_row_code(&a.g, row), i / ROWS) : -1;
@@ -63,7 +69,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) general_rows_kerne
         for (int j = 0; j < 4; j++) {
             int64_t row = row0 + ty + 32 * i, col = col0 + tx + 8 * j;
             if (row >= a.g.n_rows || col >= a.Cout) continue;
-            float v = sum[i][j] + (a.bias ? a.bias[col] : 0.0f);
+            float v = (float)(sum[i][j] + (a.bias ? (double)a.bias[col] : 0.0));
             if (a.act != ACT_NONE) {
                 ((T *)a.pre)[row * a.Cout + col] = from_float<T>(v);
                 v = act_value<ACT_SILU, T>(v);
@@ -89,7 +95,7 @@ __global__ void __launch_bounds__(THREADS) general_dw_kernel(const conv_dw a, in
     int64_t line = line0 + tid % ROWS; /* that this thread loads */
     int64_t channel = line % a.I;
     const int32_t *of_line = near + (int)(line / a.I - k0) * ROWS;
-    float          sum[2][4] = {};
+    double         sum[2][4] = {};
     for (int64_t row0 = begin; row0 < end; row0 += ROWS) {
         for (int i = tid; i < n_k * ROWS; i += THREADS) {
             int64_t row = row0 + i % ROWS;
@@ -119,7 +125,7 @@ __global__ void __launch_bounds__(THREADS) general_dw_kernel(const conv_dw a, in
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             int64_t m = line0 + ty + 32 * i, col = col0 + tx + 8 * j;
-            if (m < lines && col < a.O) partial[(blockIdx.z * lines + m) * a.O + col] = sum[i][j];
+            if (m < lines && col < a.O) partial[(blockIdx.z * lines + m) * a.O + col] = (float)sum[i][j];
         }
 }
 

@@ -146,9 +146,9 @@ template <class T, int V> struct group_column {
 };
 
 template <class T, int V_, int A> struct group_gradient_sums {
-    static constexpr int        V = V_, Q = 2, UNROLL = 2;
-    typedef float               sum_t;
-    typedef group_column<T, V_> column;
+    static constexpr int              V = V_, Q = 2, UNROLL = 2;
+    typedef typename row_sum<T>::type sum_t;
+    typedef group_column<T, V_>       column;
     struct in {
         pack<T, V> x, dy;
     };
@@ -160,12 +160,12 @@ template <class T, int V_, int A> struct group_gradient_sums {
         r.x = load_raw<T, V>(x + n * p.C + col);
         r.dy = load_raw<T, V>(dy + n * p.C + col);
     }
-    __device__ void use(int64_t, int64_t, const column &k, const in &r, float (&sum)[2][V]) const {
+    __device__ void use(int64_t, int64_t, const column &k, const in &r, sum_t (&sum)[2][V]) const {
 #pragma unroll
         for (int i = 0; i < V; i++) {
             float xhat, dz;
             k.template at<A>(i, r.x.v[i], r.dy.v[i], &xhat, &dz);
-            sum[0][i] += dz * xhat;
+            sum[0][i] += (sum_t)dz * xhat;
             sum[1][i] += dz;
         }
     }
@@ -239,14 +239,15 @@ template <class T, int V_, int A> struct group_dx {
 };
 
 template <class T, int A> static void backward(ctx *c, const group_norm_args *a) {
-    int64_t      N = a->x->dim[0], C = a->x->dim[1], B = a->first->dim[0] - 1;
-    group_params p = params_of(a);
-    const T     *x = ptr<const T>(a->x), *dy = ptr<const T>(a->dy);
-    T           *dx = ptr<T>(a->dx);
-    bool         wide = wide_rows<T>(C, x, dy, dx, p.gamma, p.beta);
-    row_chunks   k;
-    float       *partial, *means = (float *)arena_alloc(&c->scratch, sizeof(float) * 2 * (size_t)(B * p.groups));
-    double      *sums = (double *)arena_alloc(&c->scratch, sizeof(double) * 2 * (size_t)(B * C));
+    int64_t                    N = a->x->dim[0], C = a->x->dim[1], B = a->first->dim[0] - 1;
+    group_params               p = params_of(a);
+    const T                   *x = ptr<const T>(a->x), *dy = ptr<const T>(a->dy);
+    T                         *dx = ptr<T>(a->dx);
+    bool                       wide = wide_rows<T>(C, x, dy, dx, p.gamma, p.beta);
+    row_chunks                 k;
+    float                     *means = (float *)arena_alloc(&c->scratch, sizeof(float) * 2 * (size_t)(B * p.groups));
+    typename row_sum<T>::type *partial;
+    double                    *sums = (double *)arena_alloc(&c->scratch, sizeof(double) * 2 * (size_t)(B * C));
     if (N == 0) return;
 
     BY_WIDTH(T, wide, V, group_gradient_sums<T, V, A> f = {x, dy, p}; row_pass(c, f, N, C, a->first, &k, &partial));

@@ -13,17 +13,18 @@ enum { FWD_WARPS = 8, BWD_WARPS = 4 };
 
 template <class T> struct norm_rows {
     const T       *x, *scale, *shift, *dy, *dx_add;
+    const T       *h, *gate; /* forward behind a residual */
     const float   *gamma, *beta;
-    const int32_t *first; /* NULL: no modulation */
-    T             *y, *dx;
+    const int32_t *first; /* NULL: no modulation, no gate */
+    T             *sum, *y, *dx;
     float         *mean, *rstd;
     int64_t        N, C;
     int            B;
     float          eps;
 };
 
-template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a) {
-    bool         modulated = tensor_given(a->scale);
+template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a, bool fwd) {
+    bool         by_sample = tensor_given(a->scale) || (fwd && tensor_given(a->gate));
     norm_rows<T> r = {};
     r.x = ptr<const T>(a->x);
     r.dy = ptr<const T>(a->dy);
@@ -33,8 +34,13 @@ template <class T> static norm_rows<T> norm_rows_of(const layer_norm_args *a) {
     r.beta = ptr<const float>(a->beta);
     r.scale = ptr<const T>(a->scale);
     r.shift = ptr<const T>(a->shift);
-    r.first = modulated ? ptr<const int32_t>(a->first) : NULL;
-    r.B = modulated ? (int)(a->first->dim[0] - 1) : 1;
+    if (fwd && tensor_given(a->h)) {
+        r.h = ptr<const T>(a->h);
+        r.gate = ptr<const T>(a->gate);
+        r.sum = ptr<T>(a->sum);
+    }
+    r.first = by_sample ? ptr<const int32_t>(a->first) : NULL;
+    r.B = by_sample ? (int)(a->first->dim[0] - 1) : 1;
     r.mean = ptr<float>(a->mean);
     r.rstd = ptr<float>(a->rstd);
     r.N = a->x->dim[0];
@@ -53,26 +59,64 @@ __device__ __forceinline__ float inverse_std(float squares, float rest, int64_t 
 
 /* ---- forward -------------------------------------------------------------------------------------------------- */
 
-template <class T, int V, int K>
-__global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_fwd_kernel(const norm_rows<T> r) {
+/* Element i of 16 bytes of a row, which stay as they came. */
+__device__ __forceinline__ float element(const pack<float, 4> &x, int i) {
+    return x.v[i];
+}
+__device__ __forceinline__ float element(const pack<uint32_t, 4> &x, int i) {
+    return __uint_as_float(i % 2 ? x.v[i / 2] & 0xffff0000u : x.v[i / 2] << 16);
+}
+template <class T> struct row_part { typedef pack<float, 4> type; };
+template <> struct row_part<bf16> { typedef pack<uint32_t, 4> type; };
+
+/* Blocks of a multiprocessor, as registers allow. */
+static constexpr int fwd_blocks(int k, bool sum) {
+    return k == 8 ? 2 : sum ? 4 : 5;
+}
+
+/* SUM: behind a residual. Rows stay in registers as they come, so that many warps have theirs on the way. */
+template <class T, int V, int K, bool SUM>
+__global__ void __launch_bounds__(32 * FWD_WARPS, fwd_blocks(K, SUM)) layer_norm_fwd_kernel(const norm_rows<T> r) {
     int     lane = threadIdx.x % 32;
     int64_t n = (int64_t)blockIdx.x * FWD_WARPS + threadIdx.x / 32, C = r.C;
     if (n >= r.N) return;
 
-    float  v[K][V], squares = 0;
-    double sum = 0;
+    typedef typename row_part<T>::type part;
+    part                               x[K], h[SUM ? K : 1];
+    float                              squares = 0;
+    double                             sum = 0;
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int64_t col = (k * 32 + lane) * V;
-        if (col < C) load_vec<T, V>(r.x + n * C + col, v[k]);
+        if (col >= C) continue;
+        x[k] = *reinterpret_cast<const part *>(r.x + n * C + col);
+        if (SUM) h[k] = *reinterpret_cast<const part *>(r.h + n * C + col);
+    }
+    int64_t b = r.first ? segment_of(r.first, r.B, n) : 0;
+    if (SUM) {
+#pragma unroll
+        for (int k = 0; k < K; k++) {
+            int64_t col = (k * 32 + lane) * V;
+            if (col >= C) continue;
+            part       gate;
+            pack<T, V> to;
+            if (r.gate) gate = *reinterpret_cast<const part *>(r.gate + b * C + col);
+#pragma unroll
+            for (int i = 0; i < V; i++) {
+                float add = element(h[k], i);
+                to.v[i] = from_float<T>(element(x[k], i) + (r.gate ? element(gate, i) * add : add));
+            }
+            store_raw<T, V>(r.sum + n * C + col, to);
+            x[k] = *reinterpret_cast<const part *>(&to);
+        }
     }
 #pragma unroll
     for (int k = 0; k < K; k++)
         if ((k * 32 + lane) * V < C) {
-            double part = v[k][0]; /* K short chains of additions */
+            double row = element(x[k], 0); /* K short chains of additions */
 #pragma unroll
-            for (int i = 1; i < V; i++) part += v[k][i];
-            sum += part;
+            for (int i = 1; i < V; i++) row += element(x[k], i);
+            sum += row;
         }
     sum = warp_sum(sum) / (double)C;
     float mean = (float)sum, rest = (float)(sum - mean);
@@ -81,35 +125,34 @@ __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_fwd_kernel(const no
         if ((k * 32 + lane) * V < C)
 #pragma unroll
             for (int i = 0; i < V; i++) {
-                v[k][i] -= mean;
-                squares += v[k][i] * v[k][i];
+                float d = element(x[k], i) - mean;
+                squares += d * d;
             }
     float rstd = inverse_std(warp_sum(squares), rest, C, r.eps);
     if (lane == 0) {
         r.mean[n] = mean;
         r.rstd[n] = rstd;
     }
-    int64_t b = r.first ? segment_of(r.first, r.B, n) : 0;
 #pragma unroll
     for (int k = 0; k < K; k++) {
         int64_t col = (k * 32 + lane) * V;
         if (col >= C) continue;
-        float p[V], q[V];
+        float v[V], p[V], q[V];
 #pragma unroll
-        for (int i = 0; i < V; i++) v[k][i] = (v[k][i] - rest) * rstd;
+        for (int i = 0; i < V; i++) v[i] = ((element(x[k], i) - mean) - rest) * rstd;
         if (r.gamma) {
             load_vec<float, V>(r.gamma + col, p);
             load_vec<float, V>(r.beta + col, q);
 #pragma unroll
-            for (int i = 0; i < V; i++) v[k][i] = v[k][i] * p[i] + q[i];
+            for (int i = 0; i < V; i++) v[i] = v[i] * p[i] + q[i];
         }
         if (r.scale) {
             load_vec<T, V>(r.scale + b * C + col, p);
             load_vec<T, V>(r.shift + b * C + col, q);
 #pragma unroll
-            for (int i = 0; i < V; i++) v[k][i] = v[k][i] * (1.0f + p[i]) + q[i];
+            for (int i = 0; i < V; i++) v[i] = v[i] * (1.0f + p[i]) + q[i];
         }
-        store_vec<T, V>(r.y + n * C + col, v[k]);
+        store_vec<T, V>(r.y + n * C + col, v);
     }
 }
 
@@ -118,9 +161,16 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
     int     lane = threadIdx.x % 32;
     int64_t n = (int64_t)blockIdx.x * FWD_WARPS + threadIdx.x / 32, C = r.C;
     if (n >= r.N) return;
+    int64_t  b = r.first ? segment_of(r.first, r.B, n) : 0;
     const T *x = r.x + n * C;
     double   sum = 0;
     float    squares = 0;
+    if (r.h) {
+        for (int64_t i = lane; i < C; i += 32)
+            r.sum[n * C + i] = from_float<T>(to_float(x[i]) +
+                                             (r.gate ? to_float(r.gate[b * C + i]) : 1.0f) * to_float(r.h[n * C + i]));
+        x = r.sum + n * C;
+    }
     for (int64_t i = lane; i < C; i += 32) sum += to_float(x[i]);
     sum = warp_sum(sum) / (double)C;
     float mean = (float)sum, rest = (float)(sum - mean);
@@ -133,7 +183,6 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
         r.mean[n] = mean;
         r.rstd[n] = rstd;
     }
-    int64_t b = r.first ? segment_of(r.first, r.B, n) : 0;
     for (int64_t i = lane; i < C; i += 32) {
         float u = ((to_float(x[i]) - mean) - rest) * rstd;
         if (r.gamma) u = u * r.gamma[i] + r.beta[i];
@@ -142,23 +191,30 @@ template <class T> __global__ void __launch_bounds__(32 * FWD_WARPS) layer_norm_
     }
 }
 
+template <class T, int V, int K> static void forward_wide(const norm_rows<T> &r, unsigned blocks, cudaStream_t s) {
+    if (r.h)
+        layer_norm_fwd_kernel<T, V, K, true><<<blocks, 32 * FWD_WARPS, 0, s>>>(r);
+    else
+        layer_norm_fwd_kernel<T, V, K, false><<<blocks, 32 * FWD_WARPS, 0, s>>>(r);
+}
+
 template <class T> static void forward(ctx *c, const layer_norm_args *a) {
     constexpr int V = 16 / (int)sizeof(T);
-    norm_rows<T>  r = norm_rows_of<T>(a);
+    norm_rows<T>  r = norm_rows_of<T>(a, true);
     if (r.N == 0) return;
     unsigned     blocks = (unsigned)ceil_div(r.N, FWD_WARPS);
     int          threads = 32 * FWD_WARPS;
     cudaStream_t s = stream_of(c);
-    if (!wide_rows<T>(r.C, r.x, r.y, r.gamma, r.beta, r.scale, r.shift) || r.C > 8 * 32 * V)
+    if (!wide_rows<T>(r.C, r.x, r.h, r.gate, r.sum, r.y, r.gamma, r.beta, r.scale, r.shift) || r.C > 8 * 32 * V)
         layer_norm_fwd_any_kernel<T><<<blocks, threads, 0, s>>>(r);
     else if (r.C <= 32 * V)
-        layer_norm_fwd_kernel<T, V, 1><<<blocks, threads, 0, s>>>(r);
+        forward_wide<T, V, 1>(r, blocks, s);
     else if (r.C <= 2 * 32 * V)
-        layer_norm_fwd_kernel<T, V, 2><<<blocks, threads, 0, s>>>(r);
+        forward_wide<T, V, 2>(r, blocks, s);
     else if (r.C <= 4 * 32 * V)
-        layer_norm_fwd_kernel<T, V, 4><<<blocks, threads, 0, s>>>(r);
+        forward_wide<T, V, 4>(r, blocks, s);
     else
-        layer_norm_fwd_kernel<T, V, 8><<<blocks, threads, 0, s>>>(r);
+        forward_wide<T, V, 8>(r, blocks, s);
     LAUNCHED(c);
 }
 
@@ -448,7 +504,7 @@ static void fused_backward(ctx *c, const layer_norm_args *a, const norm_rows<T> 
 
 template <class T> static void backward(ctx *c, const layer_norm_args *a) {
     constexpr int V = 16 / (int)sizeof(T), K_MAX = 32 / V; /* 32 columns per lane */
-    norm_rows<T>  r = norm_rows_of<T>(a);
+    norm_rows<T>  r = norm_rows_of<T>(a, false);
     bool          sums = tensor_given(a->dgamma) || tensor_given(a->dscale);
     bool          wide = wide_rows<T>(r.C, r.x, r.dy, r.dx, r.dx_add, r.gamma, r.scale);
     if (wide && r.C <= 32 * V) {

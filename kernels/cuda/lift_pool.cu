@@ -39,11 +39,6 @@ lift_params params_of(const lift_pool_args *a) {
     return p;
 }
 
-/* What a pass computes and adds up in: f32 of bf16, double of f32 (but for the sigmoids), as the ops it stands for do
- * in their sums. */
-template <class T> struct wide { typedef float type; };
-template <> struct wide<float> { typedef double type; };
-
 template <class R> __device__ __forceinline__ R pool_share(const lift_params &p, int members) {
     return members == 0 ? R(0) : R(1) / (R)(members + (p.add_one ? 1 : 0));
 }
@@ -125,8 +120,8 @@ template <class T> double *columns_of(ctx *c, const lift_params &p, const T *w) 
 
 /* What both share: the columns of a sample, and the members of a parent. */
 template <class T, int V> struct lift_column {
-    typedef typename wide<T>::type real;
-    real                           scale[V], shift[V], centre;
+    typedef typename row_sum<T>::type real;
+    real                              scale[V], shift[V], centre;
 
     __device__ __forceinline__ void load(const lift_params &p, const double *table, int b, int64_t col) {
 #pragma unroll
@@ -176,9 +171,9 @@ template <class T, int V_> struct lift_forward {
     }
     __device__ void load(int64_t n, int64_t, const column &, in &r) const { r.load(p, v, n); }
     __device__ void use(int64_t n, int64_t col, const column &k, const in &r, float (&)[1][V]) const {
-        typedef typename wide<T>::type real;
-        real                           total = 0, sum[V] = {}, share = pool_share<real>(p, r.n);
-        float                          out[V];
+        typedef typename row_sum<T>::type real;
+        real                              total = 0, sum[V] = {}, share = pool_share<real>(p, r.n);
+        float                             out[V];
         r.each(v, [&](float value) {
             const real x = value - k.k.centre;
             total += value;
@@ -196,9 +191,9 @@ template <class T, int V_> struct lift_forward {
 
 /* Sums: dz, dz x, the skip's gradient of all members, and that times x. */
 template <class T, int V_> struct lift_gradient_sums {
-    static constexpr int           V = V_, Q = 4, UNROLL = 2;
-    typedef typename wide<T>::type sum_t;
-    typedef lift_column<T, V_>     column;
+    static constexpr int              V = V_, Q = 4, UNROLL = 2;
+    typedef typename row_sum<T>::type sum_t;
+    typedef lift_column<T, V_>        column;
     struct in {
         lift_members<T> m;
         pack<T, V_>     dy, dskip;
@@ -337,7 +332,7 @@ void forward_pass(ctx *c, const lift_params &p, const lift_pool_args *a, const d
 
 template <class T, int V>
 void gradient_pass(ctx *c, const lift_params &p, const lift_pool_args *a, const double *table, row_chunks *chunks,
-                   typename wide<T>::type **partial) {
+                   typename row_sum<T>::type **partial) {
     lift_gradient_sums<T, V> f = {p, ptr<const T>(a->v), ptr<const T>(a->dy), ptr<const T>(a->dskip), table};
     row_pass(c, f, p.P, p.C, a->pool_sample, chunks, partial);
 }
@@ -364,10 +359,10 @@ template <class T> void backward(ctx *c, const lift_pool_args *a) {
     const T    *v = ptr<const T>(a->v), *w = ptr<const T>(a->w), *dy = ptr<const T>(a->dy);
     const T    *dskip = ptr<const T>(a->dskip);
     if (a->v->dim[0] == 0) return;
-    row_chunks              chunks;
-    double                 *table = columns_of<T>(c, p, w);
-    typename wide<T>::type *partial;
-    double                 *sums = (double *)arena_alloc(&c->scratch, sizeof(double) * 4 * (size_t)(p.B * p.C));
+    row_chunks                 chunks;
+    double                    *table = columns_of<T>(c, p, w);
+    typename row_sum<T>::type *partial;
+    double                    *sums = (double *)arena_alloc(&c->scratch, sizeof(double) * 4 * (size_t)(p.B * p.C));
     if (in_fours(p, dy, dskip, table))
         gradient_pass<T, 4>(c, p, a, table, &chunks, &partial);
     else

@@ -1,3 +1,4 @@
+#include "kernels/layer_norm_input.h"
 #include "kernels/ref/ref.h"
 
 /* Rows of sample b; without modulation all rows are one sample. */
@@ -9,12 +10,12 @@ static int64_t row_of(const layer_norm_args *a, int64_t b) {
 }
 
 void layer_norm_fwd_ref(ctx *c, const layer_norm_args *a) {
-    int64_t C = a->x->dim[1];
-    bool    affine = tensor_given(a->gamma), modulated = tensor_given(a->scale);
-    (void)c;
+    int64_t       C = a->x->dim[1];
+    bool          affine = tensor_given(a->gamma), modulated = tensor_given(a->scale);
+    const tensor *of = layer_norm_input(c, a, gate_residual_fwd_ref);
     for (int64_t b = 0; b < n_samples(a); b++)
         for (int64_t n = row_of(a, b); n < row_of(a, b + 1); n++) {
-            const float *x = F32(a->x) + n * C;
+            const float *x = F32(of) + n * C;
             double       mean = 0, var = 0;
             for (int64_t i = 0; i < C; i++) mean += x[i];
             mean /= (double)C;

@@ -67,6 +67,18 @@ static void layer_norm(bench_case *b, const int *s, bool bwd) {
         a->dbeta = bench_out(b, DT_F32, DIMS(s[1]));
     }
 }
+/* s: rows, channels, samples, gated */
+static void residual_norm_f(bench_case *b, const int *s) {
+    b->args.layer_norm = (layer_norm_args){.x = bench_in(b, DIMS(s[0], s[1])),
+                                           .h = bench_in(b, DIMS(s[0], s[1])),
+                                           .gate = s[3] ? bench_in(b, DIMS(s[2], s[1])) : NULL,
+                                           .first = s[3] ? bench_first(b, s[0], s[2]) : NULL,
+                                           .eps = 1e-6,
+                                           .sum = bench_out(b, DT_F32, DIMS(s[0], s[1])),
+                                           .y = bench_out(b, DT_F32, DIMS(s[0], s[1])),
+                                           .mean = bench_out(b, DT_F32, DIMS(s[0])),
+                                           .rstd = bench_out(b, DT_F32, DIMS(s[0]))};
+}
 static void layer_norm_f(bench_case *b, const int *s) {
     layer_norm(b, s, false);
 }
@@ -293,6 +305,7 @@ const bench_row bench_rows_dense[] = {
     BENCH_ROW(act_fwd, act_f, "N C act", BENCH_AT(4096, 512, ACT_SILU)),
     BENCH_ROW(act_bwd, act_b, "N C act", BENCH_AT(4096, 512, ACT_GELU_TANH)),
     BENCH_ROW(layer_norm_fwd, layer_norm_f, "N C B modulated", BENCH_AT(4096, 256, 4, 1)),
+    BENCH_ROW(layer_norm_fwd, residual_norm_f, "N C B gated", BENCH_AT(4096, 256, 4, 1)),
     BENCH_ROW(layer_norm_bwd, layer_norm_b, "N C B modulated", BENCH_AT(4096, 256, 4, 1)),
     BENCH_ROW(layer_norm_bwd, layer_norm_b, "N C B modulated", BENCH_AT(4096, 256, 4, 0)),
     BENCH_ROW(group_norm_fwd, group_norm_f, "N C B groups", BENCH_AT(20000, 64, 2, 32)),
@@ -383,6 +396,8 @@ const bench_row bench_gpu_dense[] = {
     BENCH_GPU_ROW(act_fwd, act_f, "N C act", BENCH_AT(45904, 1024, ACT_SILU), BENCH_AT(1003, 1024, ACT_SILU)),
     BENCH_GPU_ROW(act_bwd, act_b, "N C act", BENCH_AT(45904, 1024, ACT_SILU), BENCH_AT(1003, 1024, ACT_SILU)),
     BENCH_GPU_ROW(layer_norm_fwd, layer_norm_f, "N C B modulated", BENCH_AT(45904, 1024, 1, 1),
+                  BENCH_AT(1003, 1024, 2, 1)),
+    BENCH_GPU_ROW(layer_norm_fwd, residual_norm_f, "N C B gated", BENCH_AT(45904, 1024, 1, 1),
                   BENCH_AT(1003, 1024, 2, 1)),
     BENCH_GPU_ROW(layer_norm_bwd, layer_norm_b, "N C B modulated", BENCH_AT(45904, 1024, 1, 1),
                   BENCH_AT(1003, 1024, 2, 1)),

@@ -169,10 +169,9 @@ static var *block_forward(tape *t, const void *args, var *const *in) {
     nn_split(t, r->mod.w ? linear(t, in[1], r->mod, ACT_NONE) : in[1], 6, (const int64_t[]){c, c, c, c, c, c}, mod);
     var *h = nn_norm_modulate(t, x, mod[0], mod[1], first, 1e-6);
     h = ssa_forward(t, &a->cfg->ssa, &r->attn, h, &a->b->blocks, a->window, a->trace);
-    x = nn_gate_residual(t, x, h, mod[2], first);
-    h = cross_attention(t, a, nn_layer_norm(t, x, r->norm2.w, r->norm2.b, 1e-6), in[2]);
-    x = nn_gate_residual(t, x, h, NULL, NULL);
-    h = nn_norm_modulate(t, x, mod[3], mod[4], first, 1e-6);
+    h = nn_residual_layer_norm(t, &x, h, mod[2], first, r->norm2.w, r->norm2.b, 1e-6);
+    h = cross_attention(t, a, h, in[2]);
+    h = nn_residual_norm_modulate(t, &x, h, NULL, mod[3], mod[4], first, 1e-6);
     h = nn_mlp(t, h, r->mlp0.w, r->mlp0.b, ACT_GELU_TANH, r->mlp2.w, r->mlp2.b);
     return nn_gate_residual(t, x, h, mod[5], first);
 }

@@ -46,9 +46,7 @@ var *window_block(tape *t, const void *args, var *const *in) {
     h = nn_linear(t, h, r->qkv.w, r->qkv.b, ACT_NONE);
     h = nn_attn_qkv(t, h, a->heads, &a->window->first, order);
     h = nn_linear(t, h, r->out.w, r->out.b, ACT_NONE);
-    x = nn_gate_residual(t, x, h, NULL, NULL);
-
-    h = nn_layer_norm(t, x, NULL, NULL, 1e-6);
+    h = nn_residual_layer_norm(t, &x, h, NULL, NULL, NULL, NULL, 1e-6);
     h = nn_mlp(t, h, r->mlp_in.w, r->mlp_in.b, ACT_GELU_TANH, r->mlp_out.w, r->mlp_out.b);
     return nn_gate_residual(t, x, h, NULL, NULL);
 }

@@ -260,8 +260,9 @@ static void layer_norm_back(tape *t, tape_entry *e) {
     grad_close(t, &s);
 }
 
-static var *layer_norm(tape *t, var *x, param *gamma, param *beta, var *shift, var *scale, const tensor *first,
-                       double eps) {
+/* of: x is its sum, which is not made yet. */
+static var *layer_norm(tape *t, var *x, const gate_residual_args *of, param *gamma, param *beta, var *shift, var *scale,
+                       const tensor *first, double eps) {
     int64_t          n = x->v.dim[0];
     var             *y = tape_new(t, n, x->v.dim[1], true);
     layer_norm_entry l = {.e = {.bwd = layer_norm_back, .out = y},
@@ -278,17 +279,25 @@ static var *layer_norm(tape *t, var *x, param *gamma, param *beta, var *shift, v
                                 .y = &y->v,
                                 .mean = step_tensor(t, DT_F32, DIMS(n)),
                                 .rstd = step_tensor(t, DT_F32, DIMS(n))}};
-    layer_norm_fwd(t->c, &l.a);
+    layer_norm_args  run = l.a;
+    if (of) {
+        run.x = of->x;
+        run.h = of->h;
+        run.gate = of->gate;
+        run.sum = of->y;
+        if (of->first) run.first = of->first;
+    }
+    layer_norm_fwd(t->c, &run);
     tape_record(t, &l, sizeof l);
     return y;
 }
 
 var *nn_layer_norm(tape *t, var *x, param *gamma, param *beta, double eps) {
-    return layer_norm(t, x, gamma, beta, NULL, NULL, NULL, eps);
+    return layer_norm(t, x, NULL, gamma, beta, NULL, NULL, NULL, eps);
 }
 
 var *nn_norm_modulate(tape *t, var *x, var *shift, var *scale, const tensor *first, double eps) {
-    return layer_norm(t, x, NULL, NULL, shift, scale, first, eps);
+    return layer_norm(t, x, NULL, NULL, NULL, shift, scale, first, eps);
 }
 
 typedef struct {
@@ -396,16 +405,36 @@ static void residual_back(tape *t, tape_entry *e) {
     grad_pass(t, e->out, l->x);
 }
 
-var *nn_gate_residual(tape *t, var *x, var *h, var *gate, const tensor *first) {
-    var           *y = tape_new(t, x->v.dim[0], x->v.dim[1], true);
-    residual_entry l = {
+static residual_entry residual(tape *t, var *x, var *h, var *gate, const tensor *first) {
+    var *y = tape_new(t, x->v.dim[0], x->v.dim[1], true);
+    return (residual_entry){
         .e = {.bwd = residual_back, .out = y},
         .x = x,
         .in = {h, gate},
         .a = {.x = &x->v, .h = &h->v, .gate = gate ? &gate->v : NULL, .first = gate ? first : NULL, .y = &y->v}};
+}
+
+var *nn_gate_residual(tape *t, var *x, var *h, var *gate, const tensor *first) {
+    residual_entry l = residual(t, x, h, gate, first);
     gate_residual_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
-    return y;
+    return l.e.out;
+}
+
+var *nn_residual_layer_norm(tape *t, var **x, var *h, var *gate, const tensor *first, param *gamma, param *beta,
+                            double eps) {
+    residual_entry l = residual(t, *x, h, gate, first);
+    tape_record(t, &l, sizeof l);
+    *x = l.e.out;
+    return layer_norm(t, *x, &l.a, gamma, beta, NULL, NULL, NULL, eps);
+}
+
+var *nn_residual_norm_modulate(tape *t, var **x, var *h, var *gate, var *shift, var *scale, const tensor *first,
+                               double eps) {
+    residual_entry l = residual(t, *x, h, gate, first);
+    tape_record(t, &l, sizeof l);
+    *x = l.e.out;
+    return layer_norm(t, *x, &l.a, NULL, NULL, shift, scale, first, eps);
 }
 
 typedef struct {

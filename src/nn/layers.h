@@ -31,6 +31,12 @@ var *nn_group_norm(tape *t, var *x, param *gamma, param *beta, const tensor *fir
 var *nn_rms_norm(tape *t, var *x, param *gamma);
 /* x + gate[b]*h; gate NULL: x + h. */
 var *nn_gate_residual(tape *t, var *x, var *h, var *gate, const tensor *first);
+/* *x = nn_gate_residual(*x, h, gate, first), and the norm of it, in one pass: what nn_layer_norm(*x, ..) or
+ * nn_norm_modulate(*x, ..) returns. */
+var *nn_residual_layer_norm(tape *t, var **x, var *h, var *gate, const tensor *first, param *gamma, param *beta,
+                            double eps);
+var *nn_residual_norm_modulate(tape *t, var **x, var *h, var *gate, var *shift, var *scale, const tensor *first,
+                               double eps);
 void nn_split(tape *t, var *x, int n, const int64_t *width, var **out);
 var *nn_embed_ape(tape *t, var *x, const tensor *coord, double factor);
 /* Rows of embed_time for times (B); no gradient. */

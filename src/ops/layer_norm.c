@@ -24,6 +24,13 @@ static void check(const ctx *c, const layer_norm_args *a, const char *op) {
 void layer_norm_fwd(ctx *c, const layer_norm_args *a) {
     check(c, a, __func__);
     WANT_SAME(a->y, a->x);
+    WANT_BOTH_OR_NEITHER(a->h, a->sum);
+    CHECK(tensor_given(a->h) || !tensor_given(a->gate), "%s: gate without h", __func__);
+    if (tensor_given(a->h)) {
+        WANT_SAME(a->h, a->x);
+        WANT_SAME(a->sum, a->x);
+    }
+    if (tensor_given(a->gate)) WANT(a->gate, a->x->dt, WANT_FIRST(a->first, a->x->dim[0]), a->x->dim[1]);
     OP_CALL(layer_norm_fwd);
 }
 

@@ -75,6 +75,9 @@ static void layer_norm_args_list(layer_norm_args *a, op_id op, op_tensors *l) {
     IN(scale, AS_ACT);
     IN(shift, AS_ACT);
     IN(first, AS_FIXED);
+    IN_FWD(h, AS_ACT);
+    IN_FWD(gate, AS_ACT);
+    OUT_FWD(sum, AS_ACT);
     OUT_FWD(y, AS_ACT);
     KEPT(mean, AS_FIXED);
     KEPT(rstd, AS_FIXED);

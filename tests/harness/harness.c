@@ -131,9 +131,18 @@ const char *in_folder(const char *name) {
     return path_in(temp_folder(), name);
 }
 
+const char *in_source(const char *name) {
+    static char path[2][1024];
+    static int  turn;
+    char       *out = path[turn++ % 2];
+    const char *tree = getenv("D3S2_SOURCE");
+    snprintf(out, sizeof path[0], "%s/%s", tree && *tree ? tree : D3S2_SOURCE_DIR, name);
+    return out;
+}
+
 const char *golden_path(const char *name) {
     static char path[1024];
     const char *dir = getenv("D3S2_GOLDEN");
-    snprintf(path, sizeof path, "%s/%s.h5", dir && *dir ? dir : D3S2_SOURCE_DIR "/tests/golden", name);
+    snprintf(path, sizeof path, "%s/%s.h5", dir && *dir ? dir : in_source("tests/golden"), name);
     return path;
 }

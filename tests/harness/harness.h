@@ -36,5 +36,9 @@ const char *temp_folder(void);
 /* PARENT/NAME, and the same in the temporary folder. The last eight results of both together stay as they are. */
 const char *path_in(const char *parent, const char *name);
 const char *in_folder(const char *name);
+/* A file of the source tree, which is $D3S2_SOURCE where a test runs elsewhere than it was built; static text, good for
+ * one more call. */
+const char *in_source(const char *name);
+
 /* $D3S2_GOLDEN/<name>.h5, or tests/golden/<name>.h5 of the source tree. Static text. */
 const char *golden_path(const char *name);

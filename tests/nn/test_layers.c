@@ -75,7 +75,70 @@ static void test_linear_many(void **state) {
         }
 }
 
+enum { WIDE = 12, SAMPLES = 2 };
+
+typedef struct {
+    float sum[ROWS * WIDE], y[ROWS * WIDE], grad[5][ROWS * WIDE];
+} norm_result;
+
+/* A norm behind a residual, by one call or by two; `modulated`: with gate, else with gamma and beta. */
+static void residual_norm(const char *back_end, bool modulated, bool joined, norm_result *out) {
+    static int32_t first[SAMPLES + 1] = {0, 3, ROWS};
+    tensor         rows = tensor_wrap(first, DT_I32, DIMS(SAMPLES + 1));
+    rig            r;
+    params         p;
+    float          v[5][ROWS * WIDE], dy[2][ROWS * WIDE];
+    var           *in[5], *x, *y; /* x, h (N,C); gate, shift, scale (B,C) */
+    rig_open(&r, back_end, 1);
+    params_init(&p);
+    param *gamma = params_add(&p, 0, INIT_NORMAL, 1, DIMS(WIDE), "gamma"),
+          *beta = params_add(&p, 0, INIT_NORMAL, 1, DIMS(WIDE), "beta");
+    rig_params(&r, &p);
+    params_randomize(&p, 5);
+    rig_weights_done(&r, &p);
+    tape_begin(&r.t);
+    for (int i = 0; i < 5; i++) {
+        fill_rule(v[i], ROWS * WIDE, 1 + (uint32_t)i, 1);
+        in[i] = tape_leaf(&r.t, tensor_wrap(v[i], DT_F32, DIMS(i < 2 ? ROWS : SAMPLES, WIDE)), true);
+    }
+    x = in[0];
+    if (joined && modulated)
+        y = nn_residual_norm_modulate(&r.t, &x, in[1], in[2], in[3], in[4], &rows, 1e-6);
+    else if (joined)
+        y = nn_residual_layer_norm(&r.t, &x, in[1], NULL, NULL, gamma, beta, 1e-6);
+    else {
+        x = nn_gate_residual(&r.t, x, in[1], modulated ? in[2] : NULL, &rows);
+        y = modulated ? nn_norm_modulate(&r.t, x, in[3], in[4], &rows, 1e-6)
+                      : nn_layer_norm(&r.t, x, gamma, beta, 1e-6);
+    }
+    for (int i = 0; i < 2; i++) {
+        fill_rule(dy[i], ROWS * WIDE, 7 + (uint32_t)i, 1);
+        tensor g = tensor_wrap(dy[i], DT_F32, DIMS(ROWS, WIDE));
+        tape_seed(&r.t, i ? x : y, &g);
+    }
+    tape_backward(&r.t);
+    memset(out, 0, sizeof *out);
+    memcpy(out->sum, x->v.data, sizeof out->sum);
+    memcpy(out->y, y->v.data, sizeof out->y);
+    for (int i = 0; i < 5; i++)
+        if (in[i]->g_live) memcpy(out->grad[i], in[i]->g.data, tensor_bytes(&in[i]->g));
+    if (!modulated) memcpy(out->grad[2], gamma->g.data, tensor_bytes(&gamma->g));
+    params_free(&p);
+    rig_close(&r);
+}
+
+static void test_residual_norm(void **state) {
+    (void)state;
+    for (int k = 0; k < 4; k++) {
+        norm_result one, two;
+        residual_norm(k & 1 ? "cpu" : "ref", k & 2, true, &one);
+        residual_norm(k & 1 ? "cpu" : "ref", k & 2, false, &two);
+        assert_memory_equal(&one, &two, sizeof one);
+        for (int i = 0; i < (k & 2 ? 5 : 3); i++) assert_true(one.grad[i][0] != 0);
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear_many)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear_many), cmocka_unit_test(test_residual_norm)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -73,6 +73,22 @@ static void linear_bwd_ref16(ctx *c, const linear_args *a) {
     }
 }
 
+/* The norm of the stored sum. */
+static void layer_norm_fwd_ref16(ctx *c, const layer_norm_args *a) {
+    layer_norm_args l = *a;
+    tensor          x;
+    if (tensor_given(a->h)) {
+        base.gate_residual_fwd(
+            c, &(gate_residual_args){.x = a->x, .h = a->h, .gate = a->gate, .first = a->first, .y = a->sum});
+        x = arena_tensor(&c->scratch, DT_F32, a->x->dim, 2);
+        for (int64_t i = 0; i < tensor_count(&x); i++) F32(&x)[i] = round16(F32(a->sum)[i]);
+        l.x = &x;
+        l.h = l.gate = NULL;
+        l.sum = NULL;
+    }
+    base.layer_norm_fwd(c, &l);
+}
+
 /* Which of the two parents that a child meets along an axis lies at offset d = -1, 0, 1: 0 the lower, 1 the upper. */
 static int parent_side(int child_bit, int d) {
     return child_bit ? d > 0 : d >= 0;
@@ -207,6 +223,7 @@ const backend *ref16_table(const backend *inner) {
     if (base.entry) table.entry = entry##_ref16
     OVER(linear_fwd);
     OVER(linear_bwd);
+    OVER(layer_norm_fwd);
     OVER(conv3_fwd);
     OVER(conv3_bwd);
     OVER(attn_segment_fwd);

@@ -81,6 +81,37 @@ static void test_layer_norm(void **state) {
     }
 }
 
+/* The norm of x + gate[b] h, the sum itself among the results. */
+static void residual_norm_case(int n, int ch, bool gated, bool affine, bool modulated) {
+    optest o;
+    optest_begin(&o);
+    o.repeat = 5;
+    tensor         *rows = gated || modulated ? samples(&o, n) : NULL;
+    layer_norm_args a = {.x = optest_in(&o, "x", 1, 4, DIMS(n, ch)),
+                         .h = optest_in(&o, "h", 2, 4, DIMS(n, ch)),
+                         .gate = gated ? optest_in(&o, "gate", 3, 1, DIMS(B, ch)) : NULL,
+                         .gamma = affine ? optest_in(&o, "gamma", 4, 2, DIMS(ch)) : NULL,
+                         .beta = affine ? optest_in(&o, "beta", 5, 2, DIMS(ch)) : NULL,
+                         .scale = modulated ? optest_in(&o, "scale", 6, 1, DIMS(B, ch)) : NULL,
+                         .shift = modulated ? optest_in(&o, "shift", 7, 1, DIMS(B, ch)) : NULL,
+                         .first = rows,
+                         .eps = 1e-5,
+                         .sum = optest_out(&o, "sum", DT_F32, DIMS(n, ch)),
+                         .y = optest_out(&o, "y", DT_F32, DIMS(n, ch)),
+                         .mean = optest_out(&o, "mean", DT_F32, DIMS(n)),
+                         .rstd = optest_out(&o, "rstd", DT_F32, DIMS(n))};
+    optest_compare(&o, OPTEST_FN(layer_norm_fwd), &a);
+    optest_end(&o);
+}
+
+static void test_residual_norm(void **state) {
+    static const int width[] = {5, 48, 130};
+    (void)state;
+    for (int r = 0; r < N_ROWS; r++)
+        for (int w = 0; w < 3; w++) residual_norm_case(ROWS[r], width[w], (r + w) & 1, r & 1, w & 1);
+    for (int k = 0; k < 8; k++) residual_norm_case(65, 64, k & 1, k & 2, k & 4);
+}
+
 static void group_norm_case(int n, int groups, int ch, act_kind act, bool grad) {
     optest o;
     optest_begin(&o);
@@ -264,6 +295,12 @@ static void test_wrong(void **state) {
     layer_norm_args ln = {.x = x, .y = y, .eps = 1e-5, .mean = n6, .rstd = n6}, l = ln;
     l.gamma = g;
     optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "both or neither");
+    l = ln, l.h = x;
+    optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "both or neither");
+    l = ln, l.gate = s;
+    optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "gate without h");
+    l.h = x, l.sum = y, l.first = first, l.gate = x;
+    optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "gate is f32 (6,8), wanted f32 (2,8)");
     l = ln, l.scale = s, l.shift = s;
     optest_fatal(OPTEST_FN(layer_norm_fwd), &l, "first is not given");
     l.first = bad;
@@ -297,6 +334,13 @@ static void test_layer_norm_wide(void **state) {
         for (int k = 0; k < 4; k++) layer_norm_case(w % 2 ? 257 : 131, (int)width[w], k & 1, k & 2, 4, false);
     layer_norm_case(20000, 32, false, true, 4, false);
     layer_norm_case(3, 1024, true, true, 4, false); /* samples of one row and none */
+}
+
+static void test_residual_norm_wide(void **state) {
+    static const int width[] = {256, 512, 1024, 1030, 2048};
+    (void)state;
+    for (int w = 0; w < 5; w++)
+        for (int k = 0; k < 3; k++) residual_norm_case(131, width[w], k & 1, k == 1, k == 2);
 }
 
 static void test_group_norm_wide(void **state) {
@@ -333,12 +377,12 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_layer_norm),          cmocka_unit_test(test_group_norm),
         cmocka_unit_test(test_norms_far_from_zero), cmocka_unit_test(test_rms_norm),
         cmocka_unit_test(test_gate_residual),       cmocka_unit_test(test_nan),
+        cmocka_unit_test(test_residual_norm),
     };
     const struct CMUnitTest cpu[] = {cmocka_unit_test(test_wrong)};
     const struct CMUnitTest gpu[] = {
-        cmocka_unit_test(test_layer_norm_wide),
-        cmocka_unit_test(test_group_norm_wide),
-        cmocka_unit_test(test_rms_norm_wide),
+        cmocka_unit_test(test_layer_norm_wide), cmocka_unit_test(test_residual_norm_wide),
+        cmocka_unit_test(test_group_norm_wide), cmocka_unit_test(test_rms_norm_wide),
         cmocka_unit_test(test_gate_wide),
     };
     return optest_main(argc, argv,

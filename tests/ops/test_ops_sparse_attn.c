@@ -556,7 +556,8 @@ static void test_segment_tiles(void **state) {
 }
 
 /* Long enough for the backward in one kernel (attn_segment_fused.cu): chunks of 384 keys, ends inside their tiles, a
- * segment of one key, queries without keys and keys without queries, heads that do not divide a tile of rows. */
+ * segment of one key, queries without keys and keys without queries, heads that do not divide a tile of rows. For
+ * the forward that holds all keys (attn_segment_held.cu) also more keys than it holds, and several turns of a block. */
 static void test_segment_fused(void **state) {
     static const segment_shape shape[] = {
         {.n_segments = 4, .queries = {300, 3, 0, 130}, .keys = {1374, 400, 5, 0}, .H = 32, .G = 2, .D = 32},
@@ -565,6 +566,9 @@ static void test_segment_fused(void **state) {
         {.n_segments = 1, .queries = {150}, .keys = {600}, .H = 8, .G = 1, .D = 32, .stretch = 8},
         {.n_segments = 2, .queries = {500, 300}, .keys = {500, 300}, .H = 8, .G = 2, .D = 32, .fused = true},
         {.n_segments = 1, .queries = {1024}, .keys = {768}, .H = 1, .G = 1, .D = 32},
+        {.n_segments = 3, .queries = {600, 5, 300}, .keys = {3100, 0, 129}, .H = 8, .G = 2, .D = 32},
+        {.n_segments = 2, .queries = {600, 200}, .keys = {1700, 129}, .H = 8, .G = 2, .D = 32, .stretch = 8},
+        {.n_segments = 1, .queries = {2100}, .keys = {193}, .H = 32, .G = 32, .D = 32},
     };
     (void)state;
     for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) segment_case(&shape[i], 10, false);

@@ -61,8 +61,7 @@ static void run_model(comm *c, const char *folder, const char *name, bool dit, i
     snprintf(run, sizeof run, "%.370s/%s", data, w.model);
     fixture_options(&sizes, data, run, dit);
     options_default(&o);
-    options_read(
-        &o, dit ? D3S2_SOURCE_DIR "/configs/quickstart_dit.yaml" : D3S2_SOURCE_DIR "/configs/quickstart_vae.yaml", &st);
+    options_read(&o, in_source(dit ? "configs/quickstart_dit.yaml" : "configs/quickstart_vae.yaml"), &st);
     must(&st);
     o.data = sizes.data;
     o.vae.latent_channels = sizes.vae.latent_channels; /* those of the fixture's latents */

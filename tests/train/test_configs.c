@@ -17,13 +17,13 @@ static void test_all(void **state) {
     char **names;
     int    n;
     status st = {0};
-    if (!list_folder(D3S2_SOURCE_DIR "/configs", ".yaml", &names, &n, &st)) fail_msg("%s", st.text);
+    if (!list_folder(in_source("configs"), ".yaml", &names, &n, &st)) fail_msg("%s", st.text);
     assert_true(n >= 12);
     for (int i = 0; i < n; i++) {
         char    path[PATH_CAP];
         options o;
         options_default(&o);
-        snprintf(path, sizeof path, D3S2_SOURCE_DIR "/configs/%s", names[i]);
+        snprintf(path, sizeof path, "%s/%s", in_source("configs"), names[i]);
         if (!options_read(&o, path, &st) || !config_check(&o, NULL, &st)) fail_msg("%s: %s", names[i], st.text);
         if (o.train.model == opt_train_model_vae) {
             ssvae        m;

@@ -41,6 +41,17 @@ template <int THREADS> __device__ __forceinline__ void barrier_sync(int id) {
     asm volatile("bar.sync %0, %1;\n" ::"r"(id), "n"(THREADS) : "memory");
 }
 
+/* The same, and whether x holds in all of them. */
+template <int THREADS> __device__ __forceinline__ bool barrier_and(int id, bool x) {
+    int all;
+    asm volatile("{ .reg .pred one, every; setp.ne.b32 one, %3, 0;\n"
+                 "bar.red.and.pred every, %1, %2, one; selp.b32 %0, 1, 0, every; }\n"
+                 : "=r"(all)
+                 : "r"(id), "n"(THREADS), "r"((int)x)
+                 : "memory");
+    return all != 0;
+}
+
 /* Plain accesses by the same addresses. */
 __device__ __forceinline__ void shared_store(uint32_t dst, uint16_t x) {
     asm volatile("st.shared.b16 [%0], %1;\n" ::"r"(dst), "h"(x) : "memory");

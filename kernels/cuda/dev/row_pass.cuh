@@ -27,6 +27,10 @@
 
 enum { PASS_THREADS = 256 };
 
+/* What a thread adds rows of T up in. */
+template <class T> struct row_sum { typedef float type; };
+template <> struct row_sum<float> { typedef double type; };
+
 struct row_chunks {
     int64_t        n_rows, per_chunk;
     const int32_t *first; /* (n_samples + 1), or NULL: one sample */
