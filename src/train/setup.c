@@ -51,7 +51,7 @@ ssdit_config ssdit_config_of(const options *o) {
         .factor = o->dit.factor};
 }
 
-enum { TILE_ROOM = 16 << 10 }; /* tables and partial sums */
+enum { TILE_ROOM = 16 << 10, TOKEN_ROOM = 1 << 10 }; /* tables and partial sums; tables of tiles and segments */
 
 size_t ssvae_scratch_per_tile(const ssvae_config *c, dtype act) {
     size_t most = 0;
@@ -62,11 +62,18 @@ size_t ssvae_scratch_per_tile(const ssvae_config *c, dtype act) {
     return TILE_ROOM + most * dtype_size(act);
 }
 
+/* One op at a time, so the larger one counts: attention inside segments (backward by one kernel: dk and dv of parts of
+ * the rows, 8 bytes a column or else it leaves them to other kernels; low bits of dq; what is begun for each segment),
+ * or in chosen blocks (four lists of pairs and what sorting them takes; keys and values packed by 16, which also a
+ * block of one token gets; sums of dk and dv of four times the keys). Where dq is kept in f32 it is in
+ * place_scratch_bytes' base. */
 size_t ssdit_scratch_per_tile(const ssdit_config *c) {
-    size_t head = (size_t)(c->ssa.width / c->ssa.heads), pairs = (size_t)(c->ssa.kv_heads * c->ssa.top_k);
-    return TILE_ROOM + pairs * 12 * sizeof(int32_t) + (size_t)c->ssa.kv_heads * head * 16 * sizeof(float) +
-           (size_t)c->ssa.heads * 4 * sizeof(float) +
-           (size_t)c->ssa.width * 3 * sizeof(float); /* partial sums of dq, dk, dv */
+    size_t head = (size_t)(c->ssa.width / c->ssa.heads), packed = head <= 32 ? 32 : head <= 64 ? 64 : 128;
+    size_t pairs = (size_t)(c->ssa.kv_heads * c->ssa.top_k), stat = (size_t)c->ssa.heads * 2 * sizeof(float);
+    size_t segment = stat + (size_t)c->ssa.width * 10;
+    size_t select = stat + pairs * 6 * sizeof(int32_t) +
+                    (size_t)c->ssa.kv_heads * (packed * 17 * 2 * 2 + head * 4 * 2 * sizeof(float));
+    return TOKEN_ROOM + (segment > select ? segment : select);
 }
 
 bool tile_order(arena *host, const uint16_t *coord, int64_t n, int m, int limit, const char *name, int32_t **order,
