@@ -16,6 +16,7 @@ static struct {
     size_t room;
     char  *fill; /* 0xFF on the GPU, as large as the room */
     bool   wide;
+    size_t scratch; /* that a call has; 0: SCRATCH */
 } h;
 
 bool hosted_there(const char **why) {
@@ -49,6 +50,13 @@ void hosted_set_wide(bool wide) {
 }
 bool hosted_wide(void) {
     return h.wide;
+}
+
+size_t hosted_scratch_taken(void) {
+    return h.c.scratch.peak;
+}
+void hosted_set_scratch(size_t bytes) {
+    h.scratch = bytes;
 }
 
 static void make_room(size_t bytes) {
@@ -183,7 +191,9 @@ static void call(op_id op, void *args, dtype act) {
     device_copy(h.gpu, h.sent, size, STREAM_COMPUTE);
     h.c.act = act;
     h.c.scratch.peak = 0;
+    h.c.scratch.size = h.scratch ? h.scratch : SCRATCH;
     op_table[op].front(&h.c, args);
+    h.c.scratch.size = SCRATCH;
     device_copy(h.back, h.gpu, size, STREAM_COMPUTE);
     device_sync(STREAM_COMPUTE);
     h.dirty = h.c.scratch.peak;

@@ -29,5 +29,9 @@ const char *const *hosted_names(int argc, char **argv);
 void hosted_set_wide(bool wide);
 bool hosted_wide(void);
 
+/* Bytes of scratch that the last call took, and what the calls that follow have; 0: all there is. */
+size_t hosted_scratch_taken(void);
+void   hosted_set_scratch(size_t bytes);
+
 /* The ctx whose back end the calls go to, for tests with tensors of their own in GPU memory. */
 ctx hosted_ctx(dtype act);

@@ -40,7 +40,7 @@ typedef struct {
     tensor        t;
     char         *block;      /* guard, elements, guard */
     void         *start;      /* fill values of IN and ACC */
-    void         *want;       /* result of ref */
+    void         *want, *got; /* results of ref, and of the tested back end's first run */
     double        worst, max; /* of the rounded run against ref: largest error, largest |value| */
     double        terms;      /* of a sum; 0: no sum */
     double        floor;      /* roundings of intermediates that may cancel, absolute */
@@ -53,7 +53,8 @@ typedef struct {
 typedef struct {
     optest_item item[OPTEST_MAX];
     int         n;
-    int repeat; /* how often the tested run is repeated; OPTEST_REPEAT. D3S2_REPEAT in the environment: at most that */
+    int repeat;  /* how often the tested run is repeated; OPTEST_REPEAT. D3S2_REPEAT in the environment: at most that */
+    int tighter; /* on a GPU: so many times all that once more, each with less scratch than the one before took */
 } optest;
 
 /* Any op, type-erased: OPTEST_FN(linear_fwd). */
