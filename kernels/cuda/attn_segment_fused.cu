@@ -413,11 +413,11 @@ template <class FORM> static void launch_fused(ctx *c, const segment_problem<bf1
 }
 
 bool segment_fused(ctx *c, segment_problem<bf16> *p, const attn_segment_args *a) {
-    /* Bytes of scratch. The wide form is the faster one by 5 to 9 %: its dq may take what the arena has for products of
-     * matrices anyway (train/place), which covers 48,000 tokens of 32 heads. Slabs keep all that the compact form takes
-     * below 0.1 GB where they have SLAB_ROWS; a slab more costs each chunk some five tiles' time, so shorter ones are
-     * only for an arena that has no more. */
-    static const size_t  WIDE_DQ = 200000000, COMPACT_ROOM = 100000000;
+    /* Bytes of scratch. The wide form is the faster one by 5 to 9 %: its dq may take 0.4 GB, which covers 97,000 tokens
+     * of 32 heads, two samples of R = 1024 or nine of 512. Slabs keep all that the compact form takes below 0.1 GB
+     * where they have SLAB_ROWS; a slab more costs each chunk some five tiles' time, so shorter ones are only for an
+     * arena that has no more. */
+    static const size_t  WIDE_DQ = 400000000, COMPACT_ROOM = 100000000;
     static const int64_t MOST_SLABS = 8, SLAB_ROWS = 4096;
     int64_t              N = a->q->dim[0];
     if (!serves(c, *p, N)) return false;
