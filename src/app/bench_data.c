@@ -93,7 +93,8 @@ static bool add_view(sample *s, status *st) {
     return ok;
 }
 
-static sample make_sample(int64_t k, int64_t tokens, int edge) {
+/* values: else all of them are 0, and so is no cell near a sharp edge. */
+static sample make_sample(int64_t k, int64_t tokens, int edge, bool values) {
     char     name[32];
     int32_t *coord = malloc((size_t)tokens * 3 * sizeof *coord + 1);
     sample   s = {.n_tiles = tokens, .scale = 1, .category = text_of("shell"), .report = text_of("{}")};
@@ -101,17 +102,21 @@ static sample make_sample(int64_t k, int64_t tokens, int edge) {
     s.id = hash_text(name);
     s.source = text_of(name);
     s.coord = malloc((size_t)tokens * 3 * sizeof *s.coord + 1);
-    s.value = malloc((size_t)tokens * TILE_CELLS * sizeof *s.value + 1);
+    s.value = calloc((size_t)tokens * TILE_CELLS + 1, sizeof *s.value);
     s.sharp = calloc((size_t)tokens + 1, TILE_SHARP_BYTES);
-    float *value = malloc((size_t)tokens * TILE_CELLS * sizeof *value + 1);
-    CHECK(coord && s.coord && s.value && s.sharp && value, "no memory for %lld tiles", (long long)tokens);
-    bench_data_values(coord, tokens, edge, shell_cells(tokens, edge, 8, coord), value);
+    CHECK(coord && s.coord && s.value && s.sharp, "no memory for %lld tiles", (long long)tokens);
+    double radius = shell_cells(tokens, edge, 8, coord);
     for (int64_t i = 0; i < 3 * tokens; i++) s.coord[i] = (uint16_t)coord[i];
-    for (int64_t i = 0; i < tokens * TILE_CELLS; i++) s.value[i] = f32_to_f16(value[i]);
-    memset(s.sharp, 0x11, (size_t)tokens * TILE_SHARP_BYTES); /* a quarter of the cells */
+    if (values) {
+        float *value = malloc((size_t)tokens * TILE_CELLS * sizeof *value + 1);
+        CHECK(value, "no memory for %lld tiles", (long long)tokens);
+        bench_data_values(coord, tokens, edge, radius, value);
+        for (int64_t i = 0; i < tokens * TILE_CELLS; i++) s.value[i] = f32_to_f16(value[i]);
+        memset(s.sharp, 0x11, (size_t)tokens * TILE_SHARP_BYTES); /* a quarter of the cells */
+        free(value);
+    }
     sample_count(&s);
     free(coord);
-    free(value);
     return s;
 }
 
@@ -127,7 +132,8 @@ static bool add_latents(latents_writer *w, const sample *s, int channels, status
     return ok;
 }
 
-bool bench_data_write(const char *folder, const int64_t *tokens, int64_t n, int edge, int channels, status *st) {
+bool bench_data_write(const char *folder, const int64_t *tokens, int64_t n, int edge, int channels, bool values,
+                      status *st) {
     char       path[PATH_CAP], shards[PATH_CAP], lat[PATH_CAP];
     shard_meta meta = {.resolution = 8 * edge, .tau_voxels = TAU};
     latents about = {.vae = 1, .channels = channels, .resolution = 8 * edge, .tau_voxels = TAU, .shard = "part-0.h5"};
@@ -138,7 +144,7 @@ bool bench_data_write(const char *folder, const int64_t *tokens, int64_t n, int 
     latents_writer *l = w && join_path(lat, "part-0.h5", path, st) ? latents_create(path, &about, st) : NULL;
     bool            ok = w && l;
     for (int64_t k = 0; ok && k < n; k++) {
-        sample s = make_sample(k, tokens[k], edge);
+        sample s = make_sample(k, tokens[k], edge, values);
         ok = add_view(&s, st) && shard_append(w, &s, st) && add_latents(l, &s, channels, st);
         sample_free(&s);
     }

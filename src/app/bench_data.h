@@ -9,6 +9,6 @@ void bench_sizes(double spread, int64_t mean, int64_t n, int64_t *out);
 /* Values of the tiles of such a shape, (n,512), from shell_cells. */
 void bench_data_values(const int32_t *coord, int64_t n, int edge, double radius, float *value);
 /* folder/shards and folder/latents, a sample of tokens[i] tiles each, on a grid of 8*edge voxels. channels: of a
- * latent.
- */
-bool bench_data_write(const char *folder, const int64_t *tokens, int64_t n, int edge, int channels, status *st);
+ * latent. values: with the tiles' own, which take most of the time and training on latents does not read. */
+bool bench_data_write(const char *folder, const int64_t *tokens, int64_t n, int edge, int channels, bool values,
+                      status *st);

@@ -248,7 +248,8 @@ static bool measure(options *o, const comm *world, const char *folder, FILE *csv
     comm       c = *world;
     bool       ok = arrange(o, world, folder, &shapes, st);
     if (ok && world->rank == 0)
-        bench_data_write(folder, shapes.tokens, shapes.n, shapes.edge, (int)o->vae.latent_channels, st);
+        bench_data_write(folder, shapes.tokens, shapes.n, shapes.edge, (int)o->vae.latent_channels,
+                         o->train.model == opt_train_model_vae, st);
     ok = comm_agree(world, st);
     double gemm = ok ? gemm_of(o, world, device, st) : 0, flops = ok ? flops_of(o, &shapes) : 0;
     free(shapes.tokens);
