@@ -93,7 +93,7 @@ static bool add_view(sample *s, status *st) {
     return ok;
 }
 
-/* values: else all of them are 0, and so is no cell near a sharp edge. */
+/* values: else all of them are 0, and nothing is counted. */
 static sample make_sample(int64_t k, int64_t tokens, int edge, bool values) {
     char     name[32];
     int32_t *coord = malloc((size_t)tokens * 3 * sizeof *coord + 1);
@@ -114,8 +114,8 @@ static sample make_sample(int64_t k, int64_t tokens, int edge, bool values) {
         for (int64_t i = 0; i < tokens * TILE_CELLS; i++) s.value[i] = f32_to_f16(value[i]);
         memset(s.sharp, 0x11, (size_t)tokens * TILE_SHARP_BYTES); /* a quarter of the cells */
         free(value);
+        sample_count(&s);
     }
-    sample_count(&s);
     free(coord);
     return s;
 }
