@@ -11,7 +11,7 @@
 
 /* On the CPU address space, not memory: pages that are not touched cost nothing; the reference kernels take most
  * (neighbour rows of every voxel). On a GPU it is taken: the base is workspaces of matrix products and partial sums,
- * 288 MB for linear, 264 for dq in f32 and the parts' sums of attn_segment. */
+ * at most 288 MB for linear; what grows with the tokens, dq of attn_segment among it, is in gpu_per_tile. */
 static const size_t CPU_BASE = (size_t)256 << 20, CPU_PER_TILE = (size_t)96 << 10, GPU_BASE = (size_t)512 << 20;
 
 size_t place_scratch_bytes(device_kind dev, int64_t n_tiles, size_t gpu_per_tile) {
