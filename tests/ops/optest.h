@@ -81,9 +81,9 @@ typedef struct {
     CMFixtureFunction        set_up, tear_down;
 } optest_suite;
 int  optest_main(int argc, char **argv, const optest_suite *s);
-/* Whether a test's case i is to run: all of them, or with D3S2_CASES=K/N in the environment those with i % N == K (a
- * slow tool takes them in parts). */
-bool optest_case(size_t i);
+/* Counts the cases of a program; whether this one is to run: all of them, or with D3S2_CASES=K/N in the environment
+ * those with number % N == K, each named with the time it begins (a slow tool takes them in parts). */
+bool optest_case(void);
 #define OPTEST_LIST(list) .list = list, .n_##list = sizeof list / sizeof *list
 
 /* A ctx of a back end on a shared scratch arena, which is filled with 0xFF here. */
