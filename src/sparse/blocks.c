@@ -61,37 +61,47 @@ static void check_tokens(const char *what, const arena *a, const tensor *coord, 
     coords_check(what, I32(coord), coord->dim[0], I32(sample_first), sample_first->dim[0] - 1);
 }
 
-static bool same_cell(const int32_t *p, const int32_t *q, int m, int shift) {
-    for (int d = 0; d < 3; d++)
-        if ((p[d] + shift) / m != (q[d] + shift) / m) return false;
-    return true;
+/* From so many rows on a loop has more than one thread. */
+enum { ALONE = 8192 };
+
+/* The cell of (coord + shift) div m that each row lies in, as a key that orders cells by x, y, z; the caller frees. */
+static uint64_t *cells_of(const tensor *coord, int m, int shift) {
+    const int32_t *xyz = I32(coord);
+    int64_t        n = coord->dim[0];
+    uint64_t      *cell = malloc((size_t)(n ? n : 1) * sizeof *cell);
+    CHECK(cell, "no memory for the cells of %lld rows", (long long)n);
+#pragma omp parallel for schedule(static) if (n > ALONE)
+    for (int64_t i = 0; i < n; i++) {
+        const int32_t *p = xyz + 3 * i;
+        cell[i] = coord_key((p[0] + shift) / m, (p[1] + shift) / m, (p[2] + shift) / m);
+    }
+    return cell;
 }
 
-/* Rows grouped by cells of (coord + shift) div m inside outer ranges: starts of the groups, and the first group of each
- * outer range. `order` NULL is the identity; results that are NULL are only counted. */
-static int64_t group_ranges(const tensor *coord, const int32_t *order, const int32_t *outer, int64_t n_outer, int m,
-                            int shift, int32_t *start, int32_t *outer_start) {
-    const int32_t *xyz = I32(coord);
-    int64_t        n_groups = 0;
+/* Rows grouped by their cells inside outer ranges: starts of the groups, and the first group of each outer range.
+ * `order` NULL is the identity; results that are NULL are only counted. */
+static int64_t group_ranges(const uint64_t *cell, const int32_t *order, const int32_t *outer, int64_t n_outer,
+                            int32_t *start, int32_t *outer_start) {
+    int64_t n_groups = 0;
     for (int64_t s = 0; s < n_outer; s++) {
         if (outer_start) outer_start[s] = (int32_t)n_groups;
+        uint64_t last = 0; /* no cell's key */
         for (int64_t i = outer[s]; i < outer[s + 1]; i++) {
-            int64_t row = order ? order[i] : i, last = i == outer[s] ? -1 : order ? order[i - 1] : i - 1;
-            if (last >= 0 && same_cell(xyz + 3 * row, xyz + 3 * last, m, shift)) continue;
+            uint64_t own = cell[order ? order[i] : i];
+            if (own == last) continue;
+            last = own;
             if (start) start[n_groups] = (int32_t)i;
             n_groups++;
         }
     }
     if (outer_start) outer_start[n_outer] = (int32_t)n_groups;
-    if (start) start[n_groups] = (int32_t)coord->dim[0];
+    if (start) start[n_groups] = outer[n_outer];
     return n_groups;
 }
 
-/* order[i]: the rows of each outer range sorted by their cell of (coord + shift) div m, rows of a cell ascending. */
-static void group_rows(arena *a, const tensor *coord, const int32_t *outer, int64_t n_outer, int m, int shift,
-                       int32_t *order) {
-    const int32_t *xyz = I32(coord);
-    int64_t        longest = 0;
+/* order[i]: the rows of each outer range sorted by their cell, rows of a cell ascending. */
+static void group_rows(arena *a, const uint64_t *cell, const int32_t *outer, int64_t n_outer, int32_t *order) {
+    int64_t longest = 0;
     for (int64_t s = 0; s < n_outer; s++)
         if (outer[s + 1] - outer[s] > longest) longest = outer[s + 1] - outer[s];
     size_t   mark = arena_mark(a);
@@ -99,11 +109,7 @@ static void group_rows(arena *a, const tensor *coord, const int32_t *outer, int6
             *spare = arena_alloc(a, (size_t)longest * sizeof *pair);
     for (int64_t s = 0; s < n_outer; s++) {
         int64_t n = outer[s + 1] - outer[s];
-        for (int64_t i = 0; i < n; i++) {
-            const int32_t *p = xyz + 3 * (outer[s] + i);
-            pair[i] = (key_row){coord_key((p[0] + shift) / m, (p[1] + shift) / m, (p[2] + shift) / m),
-                                (int32_t)(outer[s] + i)};
-        }
+        for (int64_t i = 0; i < n; i++) pair[i] = (key_row){cell[outer[s] + i], (int32_t)(outer[s] + i)};
         sort_keys(pair, spare, n);
         for (int64_t i = 0; i < n; i++) order[outer[s] + i] = pair[i].row;
     }
@@ -112,15 +118,19 @@ static void group_rows(arena *a, const tensor *coord, const int32_t *outer, int6
 
 static void check_sorted(const tensor *coord, const tensor *sample_first, int m) {
     const int32_t *xyz = I32(coord), *first = I32(sample_first);
-    for (int64_t s = 0; s + 1 < sample_first->dim[0]; s++)
-        for (int64_t i = first[s] + 1; i < first[s + 1]; i++) {
-            const int32_t *p = xyz + 3 * (i - 1), *q = p + 3;
-            uint64_t       kp = block_key(p, m, n_blocks_axis(m)), kq = block_key(q, m, n_blocks_axis(m));
-            CHECK(kp < kq,
-                  "blocks_build: rows %lld (%d,%d,%d) and %lld (%d,%d,%d) of sample %lld are %s; sort by blocks of %d",
-                  (long long)i - 1, p[0], p[1], p[2], (long long)i, q[0], q[1], q[2], (long long)s,
-                  kp == kq ? "the same" : "out of order", m);
-        }
+    for (int64_t s = 0; s + 1 < sample_first->dim[0]; s++) {
+        int64_t begin = first[s], end = first[s + 1], wrong = end;
+#pragma omp parallel for schedule(static) reduction(min : wrong) if (end - begin > ALONE)
+        for (int64_t i = begin + 1; i < end; i++)
+            if (block_key(xyz + 3 * (i - 1), m, n_blocks_axis(m)) >= block_key(xyz + 3 * i, m, n_blocks_axis(m)) &&
+                i < wrong)
+                wrong = i;
+        const int32_t *p = xyz + 3 * (wrong - 1), *q = p + 3;
+        CHECK(wrong == end,
+              "blocks_build: rows %lld (%d,%d,%d) and %lld (%d,%d,%d) of sample %lld are %s; sort by blocks of %d",
+              (long long)wrong - 1, p[0], p[1], p[2], (long long)wrong, q[0], q[1], q[2], (long long)s,
+              memcmp(p, q, 3 * sizeof *p) == 0 ? "the same" : "out of order", m);
+    }
 }
 
 /* The tables pe_*. */
@@ -153,10 +163,12 @@ block_tables blocks_build(arena *a, const tensor *coord, const tensor *sample_fi
     block_tables t = {.n_tokens = n, .n_samples = (int)n_samples, .sample_first = *sample_first};
 
     const int32_t *sample = I32(sample_first);
-    t.n_slc = group_ranges(coord, NULL, sample, n_samples, m_slc, 0, NULL, NULL);
+    uint64_t      *cell = cells_of(coord, m_slc, 0);
+    t.n_slc = group_ranges(cell, NULL, sample, n_samples, NULL, NULL);
     t.slc_first = arena_tensor(a, DT_I32, DIMS(t.n_slc + 1));
     t.slc_sample_first = arena_tensor(a, DT_I32, DIMS(n_samples + 1));
-    group_ranges(coord, NULL, sample, n_samples, m_slc, 0, I32(&t.slc_first), I32(&t.slc_sample_first));
+    group_ranges(cell, NULL, sample, n_samples, I32(&t.slc_first), I32(&t.slc_sample_first));
+    free(cell);
     for (int64_t s = 0; s < n_samples; s++) {
         int64_t own = I32(&t.slc_sample_first)[s + 1] - I32(&t.slc_sample_first)[s];
         if (own > t.max_slc_per_sample) t.max_slc_per_sample = own;
@@ -172,10 +184,12 @@ block_tables blocks_build(arena *a, const tensor *coord, const tensor *sample_fi
         const int32_t *slc = I32(&t.slc_first);
         t.cmp_order = arena_tensor(a, DT_I32, DIMS(n));
         int32_t *order = I32(&t.cmp_order);
-        group_rows(a, coord, slc, t.n_slc, m_cmp, 0, order);
-        t.n_cmp = group_ranges(coord, order, slc, t.n_slc, m_cmp, 0, NULL, NULL);
+        cell = cells_of(coord, m_cmp, 0);
+        group_rows(a, cell, slc, t.n_slc, order);
+        t.n_cmp = group_ranges(cell, order, slc, t.n_slc, NULL, NULL);
         t.cmp_first = arena_tensor(a, DT_I32, DIMS(t.n_cmp + 1));
-        group_ranges(coord, order, slc, t.n_slc, m_cmp, 0, I32(&t.cmp_first), I32(&t.slc_cmp_first));
+        group_ranges(cell, order, slc, t.n_slc, I32(&t.cmp_first), I32(&t.slc_cmp_first));
+        free(cell);
         t.cmp_sample_first = arena_tensor(a, DT_I32, DIMS(n_samples + 1));
         for (int64_t s = 0; s <= n_samples; s++)
             I32(&t.cmp_sample_first)[s] = I32(&t.slc_cmp_first)[I32(&t.slc_sample_first)[s]];
@@ -202,15 +216,19 @@ window_tables windows_build(arena *a, const tensor *coord, const tensor *sample_
     int64_t        n_samples = sample_first->dim[0] - 1;
     const int32_t *sample = I32(sample_first), *order = NULL;
     window_tables  w = {0};
-    if (rows_are_block_sorted && shift == 0 && m_win == m_slc) {
+    bool           rows_are_groups = rows_are_block_sorted && shift == 0 && m_win == m_slc;
+    if (rows_are_groups)
         check_sorted(coord, sample_first, m_slc);
-    } else {
+    else
         w.order = arena_tensor(a, DT_I32, DIMS(coord->dim[0]));
-        group_rows(a, coord, sample, n_samples, m_win, shift, I32(&w.order));
+    uint64_t *cell = cells_of(coord, m_win, shift);
+    if (!rows_are_groups) {
         order = I32(&w.order);
+        group_rows(a, cell, sample, n_samples, I32(&w.order));
     }
-    w.n_windows = group_ranges(coord, order, sample, n_samples, m_win, shift, NULL, NULL);
+    w.n_windows = group_ranges(cell, order, sample, n_samples, NULL, NULL);
     w.first = arena_tensor(a, DT_I32, DIMS(w.n_windows + 1));
-    group_ranges(coord, order, sample, n_samples, m_win, shift, I32(&w.first), NULL);
+    group_ranges(cell, order, sample, n_samples, I32(&w.first), NULL);
+    free(cell);
     return w;
 }

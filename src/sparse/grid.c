@@ -22,21 +22,39 @@ static void check_tables(const char *what, const arena *a, const tensor *coord, 
     coords_check(what, I32(coord), coord->dim[0], I32(sample_first), sample_first->dim[0] - 1);
 }
 
+/* Rows that a thread takes at a time, and from how many on there is more than one. */
+enum { PIECE = 4096, ALONE = 2 * PIECE };
+
+static int64_t first_not_below(const key_row *sorted, int64_t n, uint64_t key) {
+    int64_t lo = 0, hi = n;
+    while (lo < hi) {
+        int64_t mid = (lo + hi) / 2;
+        if (sorted[mid].key < key)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
 /* Both directions of 13 of the 26 neighbours: keys ascend, so do the keys of all neighbours in one direction, and one
  * walk of two pointers finds the matches. */
 static void link_neighbors(const key_row *sorted, int64_t n, int32_t *nb) {
-    for (int k = 0; k < 13; k++) {
-        int64_t dx = k % 3 - 1, dy = k / 3 % 3 - 1, dz = k / 9 - 1;
-        int64_t step = dx * (INT64_C(1) << 42) + dy * (INT64_C(1) << 21) + dz;
-        for (int64_t i = 0, j = 0; i < n; i++) {
-            uint64_t target = sorted[i].key + (uint64_t)step;
-            while (j < n && sorted[j].key < target) j++;
-            if (j == n) break;
-            if (sorted[j].key != target) continue;
-            nb[(int64_t)sorted[i].row * 27 + k] = sorted[j].row;
-            nb[(int64_t)sorted[j].row * 27 + 26 - k] = sorted[i].row;
+#pragma omp parallel for schedule(static) if (n > ALONE)
+    for (int64_t begin = 0; begin < n; begin += PIECE)
+        for (int k = 0; k < 13; k++) {
+            int64_t dx = k % 3 - 1, dy = k / 3 % 3 - 1, dz = k / 9 - 1, end = begin + PIECE < n ? begin + PIECE : n;
+            int64_t step = dx * (INT64_C(1) << 42) + dy * (INT64_C(1) << 21) + dz;
+            int64_t j = first_not_below(sorted, n, sorted[begin].key + (uint64_t)step);
+            for (int64_t i = begin; i < end; i++) {
+                uint64_t target = sorted[i].key + (uint64_t)step;
+                while (j < n && sorted[j].key < target) j++;
+                if (j == n) break;
+                if (sorted[j].key != target) continue;
+                nb[(int64_t)sorted[i].row * 27 + k] = sorted[j].row;
+                nb[(int64_t)sorted[j].row * 27 + 26 - k] = sorted[i].row;
+            }
         }
-    }
 }
 
 tensor tiles_neighbors(arena *a, const tensor *coord, const tensor *sample_first) {
@@ -45,7 +63,9 @@ tensor tiles_neighbors(arena *a, const tensor *coord, const tensor *sample_first
     const int32_t *xyz = I32(coord), *first = I32(sample_first);
     tensor         out = arena_tensor(a, DT_I32, DIMS(n, 27));
     int32_t       *nb = I32(&out);
-    for (int64_t i = 0; i < n * 27; i++) nb[i] = i % 27 == 13 ? (int32_t)(i / 27) : -1;
+#pragma omp parallel for schedule(static) if (n > ALONE)
+    for (int64_t i = 0; i < n; i++)
+        for (int k = 0; k < 27; k++) nb[27 * i + k] = k == 13 ? (int32_t)i : -1;
 
     size_t   mark = arena_mark(a);
     key_row *pair = arena_alloc(a, (size_t)n * sizeof *pair), *spare = arena_alloc(a, (size_t)n * sizeof *pair);
@@ -123,22 +143,38 @@ static uint64_t bits_of_bytes(uint64_t w) {
     return (w + (w >> 4)) & UINT64_C(0x0f0f0f0f0f0f0f0f);
 }
 
-/* pool_first of a level of `words` mask words a tile below: a parent's children are one byte of the mask. */
-static tensor children_first(arena *a, const uint64_t *mask, int words, int64_t n_tiles, int64_t n_parents) {
-    tensor   out = arena_tensor(a, DT_I32, DIMS(n_parents + 1));
-    int32_t *first = I32(&out), row = 0;
-    int64_t  p = 0;
-    for (int64_t i = 0; i < n_tiles * words; i++) {
-        uint64_t n = bits_of_bytes(mask[i]);
-        for (int b = 0; b < 8; b++, n >>= 8) {
-            first[p] = row; /* of the next parent, if this is none */
-            row += (int32_t)(n & 255);
-            p += (n & 255) != 0;
+static inline int n_words(int side) {
+    return side == 8 ? 8 : 1;
+}
+
+/* pool_first between a level and the one above: a parent's children are one byte of the level's mask. */
+static tensor children_first(arena *a, const grid *level, const grid *above) {
+    tensor          out = arena_tensor(a, DT_I32, DIMS(above->n_rows + 1));
+    const uint64_t *mask = U64(&level->mask);
+    const int32_t  *rows = I32(&level->first), *parents = I32(&above->first);
+    int32_t        *first = I32(&out);
+    int             words = n_words(level->side);
+#pragma omp parallel for schedule(static) if (level->n_tiles > ALONE)
+    for (int64_t t = 0; t < level->n_tiles; t++) {
+        int32_t row = rows[t], p = parents[t];
+        for (int w = 0; w < words; w++) {
+            uint64_t n = bits_of_bytes(mask[t * words + w]);
+            for (; n; n >>= 8) {
+                if (!(n & 255)) continue;
+                first[p++] = row;
+                row += (int32_t)(n & 255);
+            }
         }
     }
-    CHECK(p == n_parents, "grid_pyramid: %lld parents counted, %lld wanted", (long long)p, (long long)n_parents);
-    first[p] = row;
+    first[above->n_rows] = (int32_t)level->n_rows;
     return out;
+}
+
+/* A tile's mask at the level above. */
+static uint64_t mask_above(const uint64_t *fine, int words) {
+    uint64_t m = 0;
+    for (int w = 0; w < words; w++) m |= bytes_set(fine[w]) << (8 * w);
+    return m;
 }
 
 void grid_pyramid(arena *a, const tensor *mask, const tensor *nb, const tensor *tile_sample_first, grid level[4],
@@ -150,30 +186,24 @@ void grid_pyramid(arena *a, const tensor *mask, const tensor *nb, const tensor *
     for (int l = 0; l < 4; l++) {
         grid *g = &level[l];
         *g = grid_new(a, 8 >> l, nb, tile_sample_first);
-        if (l == 0) {
-            g->mask = *mask;
-        } else {
-            g->mask = arena_tensor(a, DT_U64, DIMS(n_tiles, 1));
-            const uint64_t *fine = U64(&level[l - 1].mask);
-            for (int64_t t = 0; t < n_tiles; t++) {
-                uint64_t m = 0;
-                if (l == 1)
-                    for (int w = 0; w < 8; w++) m |= bytes_set(fine[8 * t + w]) << (8 * w);
-                else
-                    m = bytes_set(fine[t]);
-                U64(&g->mask)[t] = m;
-            }
-        }
-        int words = l == 0 ? 8 : 1;
-        I32(&g->first)[0] = 0;
+        g->mask = l == 0 ? *mask : arena_tensor(a, DT_U64, DIMS(n_tiles, 1));
+        const uint64_t *fine = l > 0 ? U64(&level[l - 1].mask) : NULL;
+        uint64_t       *own = U64(&g->mask);
+        int32_t        *first = I32(&g->first);
+        int             words = n_words(g->side), fine_words = l > 0 ? n_words(level[l - 1].side) : 0;
+        int64_t         empty = n_tiles;
+        first[0] = 0;
+#pragma omp parallel for schedule(static) reduction(min : empty) if (n_tiles > ALONE)
         for (int64_t t = 0; t < n_tiles; t++) {
             int n = 0;
-            for (int w = 0; w < words; w++) n += __builtin_popcountll(U64(&g->mask)[t * words + w]);
-            CHECK(n > 0, "grid_pyramid: tile %lld has no active voxel", (long long)t);
-            I32(&g->first)[t + 1] = n;
+            if (fine) own[t] = mask_above(fine + t * fine_words, fine_words);
+            for (int w = 0; w < words; w++) n += __builtin_popcountll(own[t * words + w]);
+            first[t + 1] = n;
+            if (n == 0 && t < empty) empty = t;
         }
+        CHECK(empty == n_tiles, "grid_pyramid: tile %lld has no active voxel", (long long)empty);
         finish_rows(g, tile_sample_first);
-        if (l > 0) pool_first[l - 1] = children_first(a, U64(&level[l - 1].mask), l == 1 ? 8 : 1, n_tiles, g->n_rows);
+        if (l > 0) pool_first[l - 1] = children_first(a, &level[l - 1], g);
     }
 }
 
@@ -189,10 +219,6 @@ static inline axis_step step_axis(int cell, int bits) {
     int one = bits & -bits, at = cell & bits;
     return (axis_step){.cell = {(at - one) & bits, at, ((at | ~bits) + one) & bits},
                        .tile = {bits == 0 || at == 0 ? -1 : 0, 0, bits == 0 || at == bits ? 1 : 0}};
-}
-
-static inline int n_words(int side) {
-    return side == 8 ? 8 : 1;
 }
 
 /* The 27 tiles around one tile: first row, and for masked levels the mask and the rows before each word. */
