@@ -147,6 +147,8 @@ static inline int n_words(int side) {
     return side == 8 ? 8 : 1;
 }
 
+enum { MOST_PARENTS = 64 }; /* of a tile's cells */
+
 /* pool_first between a level and the one above: a parent's children are one byte of the level's mask. */
 static tensor children_first(arena *a, const grid *level, const grid *above) {
     tensor          out = arena_tensor(a, DT_I32, DIMS(above->n_rows + 1));
@@ -156,15 +158,17 @@ static tensor children_first(arena *a, const grid *level, const grid *above) {
     int             words = n_words(level->side);
 #pragma omp parallel for schedule(static) if (level->n_tiles > ALONE)
     for (int64_t t = 0; t < level->n_tiles; t++) {
-        int32_t row = rows[t], p = parents[t];
+        int32_t row = rows[t], own[MOST_PARENTS + 1];
+        int     p = 0;
         for (int w = 0; w < words; w++) {
             uint64_t n = bits_of_bytes(mask[t * words + w]);
-            for (; n; n >>= 8) {
-                if (!(n & 255)) continue;
-                first[p++] = row;
+            for (int b = 0; b < 8; b++, n >>= 8) {
+                own[p] = row; /* of the next parent, if this is none */
                 row += (int32_t)(n & 255);
+                p += (n & 255) != 0;
             }
         }
+        memcpy(first + parents[t], own, (size_t)p * sizeof *own);
     }
     first[above->n_rows] = (int32_t)level->n_rows;
     return out;

@@ -1,5 +1,6 @@
 /* Tiles, levels, blocks and windows against brute force over a small dense volume, and the counted facts of R§15.3. */
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -425,11 +426,57 @@ static void test_sphere_counts(void **state) {
     arena_reset(&mem, 0);
 }
 
+/* Large batches are shared out over threads: the tables do not depend on how many. */
+static void test_threads(void **state) {
+    enum { EDGE = 40 };
+    int64_t n = 0;
+    int     threads = omp_get_max_threads();
+    tensor  coord = arena_tensor(&mem, DT_I32, DIMS(EDGE * EDGE * EDGE, 3)),
+           mask = arena_tensor(&mem, DT_U64, DIMS(EDGE * EDGE * EDGE, 8));
+    (void)state;
+    for (int b = 0; b < EDGE * EDGE * EDGE; b++) { /* sorted by blocks of 8 */
+        int block = b / 512, in = b % 512, p[3] = {block / 25, block / 5 % 5, block % 5},
+            c[3] = {in / 64, in / 8 % 8, in % 8};
+        if (uniform(11, (uint64_t)b) > 0.5) continue;
+        for (int d = 0; d < 3; d++) I32(&coord)[3 * n + d] = 8 * p[d] + c[d];
+        for (int w = 0; w < 8; w++)
+            U64(&mask)
+            [8 * n + w] = (uint64_t)(uniform(12, (uint64_t)(8 * b + w)) * 1e18) & (w == 5 ? ~UINT64_C(0) : 0xff00f0);
+        U64(&mask)[8 * n++] |= 1;
+    }
+    tensor first = tensor_wrap((int32_t[]){0, 9001, (int32_t)n}, DT_I32, DIMS(3)), xyz = tensor_rows(&coord, 0, n),
+           all = tensor_rows(&mask, 0, n), nb[2], pool_first[2][3];
+    grid          level[2][4];
+    window_tables w[2][2];
+    assert_true(n > 30000);
+    for (int k = 0; k < 2; k++) {
+        omp_set_num_threads(k ? 3 : 1);
+        nb[k] = tiles_neighbors(&mem, &xyz, &first);
+        grid_pyramid(&mem, &all, &nb[k], &first, level[k], pool_first[k]);
+        for (int i = 0; i < 2; i++) w[k][i] = windows_build(&mem, &xyz, &first, 8, 4 * i, false, 8);
+    }
+    omp_set_num_threads(threads);
+#define SAME(a, b)                                                                                                     \
+    (assert_int_equal(tensor_bytes(&a), tensor_bytes(&b)), assert_memory_equal(a.data, b.data, tensor_bytes(&a)))
+    SAME(nb[0], nb[1]);
+    for (int l = 0; l < 4; l++) {
+        SAME(level[0][l].first, level[1][l].first);
+        SAME(level[0][l].mask, level[1][l].mask);
+        if (l > 0) SAME(pool_first[0][l - 1], pool_first[1][l - 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        SAME(w[0][i].first, w[1][i].first);
+        SAME(w[0][i].order, w[1][i].order);
+    }
+#undef SAME
+    arena_reset(&mem, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sort_keys),     cmocka_unit_test(test_morton),        cmocka_unit_test(test_dense_levels),
         cmocka_unit_test(test_masked_levels), cmocka_unit_test(test_blocks),        cmocka_unit_test(test_wrong_input),
-        cmocka_unit_test(test_far_corner),    cmocka_unit_test(test_sphere_counts),
+        cmocka_unit_test(test_far_corner),    cmocka_unit_test(test_sphere_counts), cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
