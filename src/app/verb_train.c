@@ -15,6 +15,11 @@ bool verb_train(app *a, status *st) {
     return trainer_run(a->opt, &world, NULL, st) == ST_OK;
 }
 
+/* Digits behind the point that leave a rate three or four. */
+static int digits(double rate) {
+    return rate >= 100 ? 0 : rate >= 1 ? 2 : 4;
+}
+
 bool verb_encode(app *a, status *st) {
     const options *o = a->opt;
     encode_report  r = {0};
@@ -23,16 +28,18 @@ bool verb_encode(app *a, status *st) {
     if (!*o->encode.input || !*o->encode.output || !*o->encode.vae)
         return status_set(st, ST_USAGE, "encode needs encode.input=SHARDS, encode.vae=RUN and encode.output=FOLDER");
     if (!encode_run(o, a->world, &r, st)) return false;
-    if (!o->command.dry_run)
-        log_info("encode: %lld samples, %lld tokens of %lld shards in %.1f s, %lld shards were there",
-                 (long long)r.n_samples, (long long)r.n_tiles, (long long)r.n_shards, r.seconds,
-                 (long long)r.n_skipped);
+    if (o->command.dry_run) return true;
+    log_info("encode: %lld samples, %lld tokens of %lld shards in %.1f s, %lld shards were there",
+             (long long)r.n_samples, (long long)r.n_tiles, (long long)r.n_shards, r.seconds, (long long)r.n_skipped);
+    if (r.n_samples > 0) {
+        double rate = (double)r.n_samples / r.run_seconds;
+        log_info("encode: %.*f samples/s, %.0f tokens/s, %.1f MB/s of shards without the start", digits(rate), rate,
+                 (double)r.n_tiles / r.run_seconds, (double)r.bytes / 1e6 / r.run_seconds);
+        log_info("encode: rank 0's network worked %.1f s, waited %.1f s for samples (of %d threads), %.1f s for the "
+                 "file",
+                 r.network_seconds, r.wait_seconds, r.threads, r.file_seconds);
+    }
     return true;
-}
-
-/* Digits behind the point that leave a rate three or four. */
-static int digits(double rate) {
-    return rate >= 100 ? 0 : rate >= 1 ? 2 : 4;
 }
 
 bool verb_tokens(app *a, status *st) {

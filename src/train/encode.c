@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "data/latents.h"
 #include "io/atomic_file.h"
@@ -12,6 +13,7 @@
 #include "train/setup.h"
 #include "train/share.h"
 #include "train/upload.h"
+#include "train/write_behind.h"
 
 /* A sample of the data set; shard n_shards: behind the last. */
 typedef struct {
@@ -20,19 +22,32 @@ typedef struct {
 } data_place;
 
 typedef struct {
-    place          where;
-    ssvae          m;
-    arena          weights, copy; /* copy: of a batch, on the GPU */
-    engine         e;
-    uint64_t       fingerprint;
-    dataset        d;
-    int           *owner; /* [n_shards] */
-    int            rank;
-    encode_reader *reader;
-    data_place     next; /* to be read */
-    progress       bar;
-    int64_t        done;
+    place           where;
+    ssvae           m;
+    arena           weights, copy; /* copy: of a batch, on the GPU */
+    engine          e;
+    uint64_t        fingerprint;
+    dataset         d;
+    int            *owner; /* [n_shards] */
+    int             rank;
+    encode_reader  *reader;
+    data_place      next; /* to be read */
+    write_behind   *out;
+    const char     *output;
+    latents_writer *writer; /* out's, of the shard it is at */
+    progress        bar;
+    int64_t         done;
+    double          network_seconds, wait_seconds, file_seconds;
 } encoder;
+
+/* What goes to the file, in this order: the file, its samples, the end. */
+typedef struct {
+    enum { OUT_BEGIN, OUT_SAMPLE, OUT_END } what;
+    int       shard;
+    int64_t   at, n;
+    uint16_t *coord;         /* [3n] */
+    float    *mean, *logvar; /* [n * channels] */
+} out_item;
 
 static const char *base_name(const char *path) {
     const char *slash = strrchr(path, '/');
@@ -98,24 +113,77 @@ static const float *encode_item_on(encoder *e, encode_item *x) {
     return download_f32(&moments, &x->host);
 }
 
+/* ---- latents, behind the network ------------------------------------------------------------------------------- */
+
 /* Moments in the network's order -> latents in the shard's. */
-static bool append_moments(const encoder *e, const sample *s, const float *moments, const int32_t *order,
-                           latents_writer *w, status *st) {
-    int64_t n = s->n_tiles, C = e->m.cfg.latent_channels;
-    float  *mean = malloc((size_t)(n * C + 1) * sizeof *mean), *logvar = malloc((size_t)(n * C + 1) * sizeof *logvar);
-    CHECK(mean && logvar, "no memory for %lld latents", (long long)n);
-    for (int64_t i = 0; i < n; i++)
+static out_item latents_of(const encoder *e, data_place at, const encode_item *x, const float *moments) {
+    int64_t  n = x->s.n_tiles, C = e->m.cfg.latent_channels;
+    size_t   coords = (size_t)(3 * n) * sizeof(uint16_t), numbers = (size_t)(n * C + 1) * sizeof(float);
+    out_item out = {OUT_SAMPLE, at.shard, at.at, n, malloc(coords + 1), malloc(numbers), malloc(numbers)};
+    CHECK(out.coord && out.mean && out.logvar, "no memory for %lld latents", (long long)n);
+    memcpy(out.coord, x->s.coord, coords);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float *mean = out.mean + x->order[i] * C, *logvar = out.logvar + x->order[i] * C;
         for (int64_t c = 0; c < C; c++) {
-            mean[order[i] * C + c] = moments[2 * C * i + c];
-            logvar[order[i] * C + c] = fminf(fmaxf(moments[2 * C * i + C + c], -30.0f), 20.0f); /* R§3.3 */
+            mean[c] = moments[2 * C * i + c];
+            logvar[c] = fminf(fmaxf(moments[2 * C * i + C + c], -30.0f), 20.0f); /* R§3.3 */
         }
+    }
+    return out;
+}
+
+static bool begin_file(encoder *e, const shard *s, status *st) {
+    char    path[PATH_CAP];
+    latents meta = {.vae = e->fingerprint,
+                    .channels = e->m.cfg.latent_channels,
+                    .resolution = s->meta.resolution,
+                    .tau_voxels = s->meta.tau_voxels};
+    snprintf(meta.shard, sizeof meta.shard, "%.255s", base_name(s->path));
+    /* What is there is of another auto-encoder or an older shard. */
+    if (!join_path(e->output, meta.shard, path, st) || !latents_make_room(path, s->id, s->n_samples, st)) return false;
+    e->writer = latents_create(path, &meta, st);
+    return e->writer != NULL;
+}
+
+static bool write_item(void *user, const void *item, status *st) {
+    encoder        *e = user;
+    const out_item *x = item;
+    const shard    *s = &e->d.shards[x->shard];
+    latents_writer *w = e->writer;
+    bool            ok = false;
     encode_reader_lock(e->reader);
-    bool ok = latents_append(w, s->id, n, s->coord, mean, logvar, st);
+    switch (x->what) {
+    case OUT_BEGIN:
+        ok = begin_file(e, s, st);
+        break;
+    case OUT_SAMPLE:
+        ok = latents_append(w, s->id[x->at], x->n, x->coord, x->mean, x->logvar, st);
+        break;
+    case OUT_END:
+        e->writer = NULL; /* gone, whatever comes of it */
+        ok = latents_finish(w, st);
+        break;
+    }
     encode_reader_unlock(e->reader);
-    free(mean);
-    free(logvar);
     return ok;
 }
+
+static void drop_item(void *item) {
+    out_item *x = item;
+    free(x->coord);
+    free(x->mean);
+    free(x->logvar);
+}
+
+static bool put(encoder *e, const out_item *x, status *st) {
+    double t0 = now_seconds();
+    bool   ok = write_behind_put(e->out, x, st);
+    e->file_seconds += now_seconds() - t0;
+    return ok;
+}
+
+/* ---- the loop -------------------------------------------------------------------------------------------------- */
 
 /* Asks for the sample at e->next, if it is one of this rank's, or for the first of them behind it. */
 static void read_next(encoder *e) {
@@ -127,36 +195,25 @@ static void read_next(encoder *e) {
     if (p->shard < e->d.n_shards) encode_reader_start(e->reader, &e->d.shards[p->shard], p->at++);
 }
 
-static bool encode_next(encoder *e, latents_writer *w, status *st) {
+static bool encode_next(encoder *e, data_place at, status *st) {
+    double       t0 = now_seconds();
     encode_item *x = encode_reader_take(e->reader, st);
+    e->wait_seconds += now_seconds() - t0;
     if (!x) return false;
     read_next(e);
-    return append_moments(e, &x->s, encode_item_on(e, x), x->order, w, st);
+    t0 = now_seconds();
+    out_item out = latents_of(e, at, x, encode_item_on(e, x));
+    e->network_seconds += now_seconds() - t0;
+    return put(e, &out, st);
 }
 
-static bool encode_shard(encoder *e, int k, const char *path, status *st) {
-    const shard *s = &e->d.shards[k];
-    latents      meta = {.vae = e->fingerprint,
-                         .channels = e->m.cfg.latent_channels,
-                         .resolution = s->meta.resolution,
-                         .tau_voxels = s->meta.tau_voxels};
-    snprintf(meta.shard, sizeof meta.shard, "%.255s", base_name(s->path));
-    encode_reader_lock(e->reader);
-    /* What is there is of another auto-encoder or an older shard. */
-    latents_writer *w = latents_make_room(path, s->id, s->n_samples, st) ? latents_create(path, &meta, st) : NULL;
-    encode_reader_unlock(e->reader);
-    bool ok = w != NULL;
-    for (int64_t i = 0; ok && i < s->n_samples; i++) {
-        ok = encode_next(e, w, st);
+static bool encode_shard(encoder *e, int k, status *st) {
+    bool ok = put(e, &(out_item){.what = OUT_BEGIN, .shard = k}, st);
+    for (int64_t i = 0; ok && i < e->d.shards[k].n_samples; i++) {
+        ok = encode_next(e, (data_place){k, i}, st);
         if (ok) progress_step(&e->bar, ++e->done, NULL);
     }
-    encode_reader_lock(e->reader);
-    if (ok)
-        ok = latents_finish(w, st);
-    else if (w)
-        latents_abandon(w);
-    encode_reader_unlock(e->reader);
-    return ok;
+    return ok && put(e, &(out_item){.what = OUT_END, .shard = k}, st);
 }
 
 /* owner[k] is -1 for what is done already. */
@@ -197,30 +254,37 @@ static int64_t tally(const encoder *e, encode_report *r) {
     int64_t mine = 0;
     for (int k = 0; k < e->d.n_shards; k++) {
         const shard *s = &e->d.shards[k];
+        struct stat  file;
         r->n_shards++;
         r->n_skipped += e->owner[k] == -1;
-        r->n_samples += e->owner[k] == -1 ? 0 : s->n_samples;
-        r->n_tiles += e->owner[k] == -1 ? 0 : s->n_tiles;
+        if (e->owner[k] == -1) continue;
+        r->n_samples += s->n_samples;
+        r->n_tiles += s->n_tiles;
+        r->bytes += stat(s->path, &file) == 0 ? file.st_size : 0;
         mine += e->owner[k] == e->rank ? s->n_samples : 0;
     }
     return mine;
 }
 
-/* What this rank's largest sample will take. */
-static bool print_need(encoder *e, status *st) {
-    const shard *largest = NULL;
-    int64_t      at = 0, most = 0;
+/* Tiles of this rank's largest sample, and where it is. */
+static int64_t largest(const encoder *e, data_place *at) {
+    int64_t most = 0;
+    *at = (data_place){e->d.n_shards, 0};
     for (int k = 0; k < e->d.n_shards; k++) {
         const shard *s = &e->d.shards[k];
         for (int64_t i = 0; e->owner[k] == e->rank && i < s->n_samples; i++)
             if (s->first[i + 1] - s->first[i] > most) {
-                largest = s;
-                at = i;
+                *at = (data_place){k, i};
                 most = s->first[i + 1] - s->first[i];
             }
     }
-    if (!largest) return true;
-    encode_reader_start(e->reader, largest, at);
+    return most;
+}
+
+/* What this rank's largest sample will take. */
+static bool print_need(encoder *e, data_place at, int64_t most, status *st) {
+    if (most == 0) return true;
+    encode_reader_start(e->reader, &e->d.shards[at.shard], at.at);
     encode_item *x = encode_reader_take(e->reader, st);
     if (!x) return false;
     size_t tables = x->host.used;
@@ -235,18 +299,25 @@ static bool print_need(encoder *e, status *st) {
     return true;
 }
 
-static void encode_mine(encoder *e, const char *output, status *st) {
-    char path[PATH_CAP];
-    bool ok = true;
+static void encode_mine(encoder *e, status *st) {
+    enum { WAITING = 4 }; /* samples */
+    bool   ok = true;
+    status quiet = {0};
+    e->out = write_behind_new(&(write_behind_config){
+        .item_bytes = sizeof(out_item), .room = WAITING, .user = e, .write = write_item, .drop = drop_item});
     read_next(e);
     for (int k = 0; ok && k < e->d.n_shards; k++)
-        if (e->owner[k] == e->rank)
-            ok = join_path(output, base_name(e->d.shards[k].path), path, st) && encode_shard(e, k, path, st);
+        if (e->owner[k] == e->rank) ok = encode_shard(e, k, st);
+    double t0 = now_seconds();
+    ok = write_behind_flush(e->out, ok ? st : &quiet) && ok; /* shards before one that failed are whole */
+    e->file_seconds += now_seconds() - t0;
+    write_behind_free(e->out);
+    if (e->writer) latents_abandon(e->writer);
     if (ok) progress_end(&e->bar, NULL);
 }
 
 bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
-    encoder e = {0};
+    encoder e = {.output = o->encode.output};
     double  t0 = now_seconds();
     *r = (encode_report){0};
     bool ok = open_all(o, &e, c, st);
@@ -257,20 +328,26 @@ bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
         e.fingerprint = params_fingerprint(&e.m.p);
         e.e.gpu_per_tile = ssvae_scratch_per_tile(&e.m.cfg, e.where.act);
         share(&e, o->encode.output, c, e.owner);
-        int64_t mine = tally(&e, r);
-        int     threads = place_spare_threads(&e.where, c);
-        e.reader = encode_reader_new(&e.m.cfg, e.where.dev, threads);
+        double     begin = now_seconds();
+        data_place at;
+        int64_t    mine = tally(&e, r), most = largest(&e, &at);
+        r->threads = place_spare_threads(&e.where, c);
+        e.reader = encode_reader_new(&e.m.cfg, e.where.dev, r->threads, most);
         if (o->command.dry_run) {
             log_info("encode: %lld samples, %lld tokens of %lld shards to do, %lld shards are there",
                      (long long)r->n_samples, (long long)r->n_tiles, (long long)r->n_shards, (long long)r->n_skipped);
-            print_need(&e, st);
+            print_need(&e, at, most, st);
         } else {
             progress_begin(&e.bar, "encode", 0, mine);
-            encode_mine(&e, o->encode.output, st);
+            encode_mine(&e, st);
         }
         encode_reader_free(e.reader);
         free(e.owner);
         ok = comm_agree(c, st);
+        r->run_seconds = now_seconds() - begin;
+        r->network_seconds = e.network_seconds;
+        r->wait_seconds = e.wait_seconds;
+        r->file_seconds = e.file_seconds;
     }
     if (e.weights.base) {
         ssvae_free(&e.m);

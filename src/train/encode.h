@@ -4,8 +4,10 @@
 #include "io/options.h"
 
 typedef struct {
-    int64_t n_shards, n_skipped, n_samples, n_tiles;
-    double  seconds;
+    int64_t n_shards, n_skipped, n_samples, n_tiles, bytes; /* samples, tiles, bytes of files: of what was to do */
+    double  seconds, run_seconds;                           /* all; without opening weights, data and GPU */
+    double  network_seconds, wait_seconds, file_seconds;    /* rank 0: network; its waiting for samples, and to write */
+    int     threads;
 } encode_report;
 
 /* Collective. Writes encode.output/<shard name> for every shard of encode.input; shards whose latents are complete and

@@ -7,14 +7,16 @@
 
 #include "data/tile_cells.h"
 #include "io/atomic_file.h"
+#include "train/fair_lock.h"
 #include "train/setup.h"
 
 struct encode_reader {
     ssvae_config    cfg;
-    device_kind     dev;
     int             threads;
     pthread_t       thread;
-    pthread_mutex_t mutex, files;
+    int64_t         most_tiles;
+    pthread_mutex_t mutex;
+    fair_lock       files;
     pthread_cond_t  changed;
     encode_item     item[2]; /* take turns */
     int             started; /* so many times */
@@ -28,15 +30,6 @@ struct encode_reader {
 static size_t host_bytes(const ssvae_config *cfg, int64_t tiles) {
     size_t tile = TILE_CELLS * sizeof(float) + 4096 + 2 * (size_t)cfg->latent_channels * sizeof(float);
     return ((size_t)1 << 20) + (size_t)tiles * tile;
-}
-
-/* Made by who asks: pinned memory belongs to the GPU that is open there. */
-static void host_at_least(arena *a, device_kind dev, size_t bytes) {
-    if (a->size < bytes) {
-        if (a->base) arena_free(a);
-        *a = dev == DEV_CPU ? arena_new("host batch", bytes) : arena_new_pinned("host batch", bytes);
-    }
-    arena_reset(a, 0);
 }
 
 /* The sample as a batch of its own: masks first, then, where the tables say, the values of the active cells. */
@@ -67,9 +60,9 @@ static bool prepare(const ssvae_config *cfg, const shard *sh, const char *name, 
 
 static bool read_one(encode_reader *r, const shard *sh, int64_t at, encode_item *x, status *st) {
     char name[PATH_CAP + 200];
-    pthread_mutex_lock(&r->files);
+    fair_lock_get(&r->files);
     bool ok = shard_read_again(sh, at, &x->s, st);
-    pthread_mutex_unlock(&r->files);
+    fair_lock_release(&r->files);
     if (!ok) return false;
     snprintf(name, sizeof name, "%s sample %lld (%.120s)", sh->path, (long long)at, x->s.source);
     return prepare(&r->cfg, sh, name, x, st);
@@ -99,14 +92,17 @@ static void *run(void *arg) {
     return NULL;
 }
 
-encode_reader *encode_reader_new(const ssvae_config *cfg, device_kind dev, int threads) {
+encode_reader *encode_reader_new(const ssvae_config *cfg, device_kind dev, int threads, int64_t most_tiles) {
     encode_reader *r = calloc(1, sizeof *r);
     CHECK(r, "no memory for a reader");
     r->cfg = *cfg;
-    r->dev = dev;
     r->threads = threads;
+    r->most_tiles = most_tiles;
+    size_t bytes = host_bytes(cfg, most_tiles);
+    for (int i = 0; i < 2; i++) /* pinned memory belongs to the GPU that is open here, and takes long to get */
+        r->item[i].host = dev == DEV_CPU ? arena_new("host batch", bytes) : arena_new_pinned("host batch", bytes);
     pthread_mutex_init(&r->mutex, NULL);
-    pthread_mutex_init(&r->files, NULL);
+    fair_lock_init(&r->files);
     pthread_cond_init(&r->changed, NULL);
     int rc = pthread_create(&r->thread, NULL, run, r);
     CHECK(rc == 0, "no thread for a reader: error %d", rc);
@@ -122,10 +118,10 @@ void encode_reader_free(encode_reader *r) {
     pthread_join(r->thread, NULL);
     for (int i = 0; i < 2; i++) {
         sample_free(&r->item[i].s);
-        if (r->item[i].host.base) arena_free(&r->item[i].host);
+        arena_free(&r->item[i].host);
     }
     pthread_mutex_destroy(&r->mutex);
-    pthread_mutex_destroy(&r->files);
+    fair_lock_free(&r->files);
     pthread_cond_destroy(&r->changed);
     free(r);
 }
@@ -133,8 +129,9 @@ void encode_reader_free(encode_reader *r) {
 void encode_reader_start(encode_reader *r, const shard *s, int64_t i) {
     pthread_mutex_lock(&r->mutex);
     CHECK(!r->from, "%s: a sample is asked for while another is on its way", s->path);
-    host_at_least(&r->item[r->started % 2].host, r->dev, host_bytes(&r->cfg, s->first[i + 1] - s->first[i]));
-    r->started++;
+    CHECK(s->first[i + 1] - s->first[i] <= r->most_tiles, "%s: sample %lld is larger than was said", s->path,
+          (long long)i);
+    arena_reset(&r->item[r->started++ % 2].host, 0);
     r->from = s;
     r->at = i;
     pthread_cond_broadcast(&r->changed);
@@ -154,8 +151,8 @@ encode_item *encode_reader_take(encode_reader *r, status *st) {
 }
 
 void encode_reader_lock(encode_reader *r) {
-    pthread_mutex_lock(&r->files);
+    fair_lock_get(&r->files);
 }
 void encode_reader_unlock(encode_reader *r) {
-    pthread_mutex_unlock(&r->files);
+    fair_lock_release(&r->files);
 }

@@ -17,8 +17,8 @@ typedef struct {
 
 typedef struct encode_reader encode_reader;
 
-/* `threads` share the work on a sample. */
-encode_reader *encode_reader_new(const ssvae_config *cfg, device_kind dev, int threads);
+/* `threads` share the work on a sample, of most_tiles tiles at most. */
+encode_reader *encode_reader_new(const ssvae_config *cfg, device_kind dev, int threads, int64_t most_tiles);
 void           encode_reader_free(encode_reader *r); /* waits for the thread */
 
 /* Begins sample i of s; one at a time is on its way. */
