@@ -29,7 +29,7 @@
 enum { MOST_STEPS = 100000 };
 
 /* Seconds of the slowest rank; BUSY: forward and backward; WAIT: minus what the least waiting rank waited for the
- * reduction. Beside them the mean over the ranks of BUSY. */
+ * reduction; WALL: from step to step by the host's clock. Beside them the mean over the ranks of BUSY. */
 typedef enum {
     T_STEP,
     T_DATA,
@@ -40,6 +40,7 @@ typedef enum {
     T_BACKWARD,
     T_BUSY,
     T_WAIT,
+    T_WALL,
     T_KINDS,
     T_BUSY_MEAN = T_KINDS,
     T_ALL
@@ -52,7 +53,8 @@ typedef struct {
     double     *t[T_ALL];         /* [n] of each kind */
     int64_t     n, tokens;        /* tokens of all steps */
     double      balance;          /* sum over the steps of what the plan expects */
-    double      loss, used_bytes; /* of memory, the most that was seen */
+    double      before;           /* when the step before ended, by the host's clock */
+    double      loss, used_bytes; /* of memory, at the last step */
 } step_log;
 
 /* The shapes that are written. */
@@ -72,13 +74,13 @@ static void note_memory(step_log *s) {
         getrusage(RUSAGE_SELF, &r);
         used = (double)r.ru_maxrss * 1024;
     }
-    if (used > s->used_bytes) s->used_bytes = used;
+    s->used_bytes = used;
 }
 
 static void on_step(void *user, int64_t done, const step_result *r) {
     step_log         *s = user;
     const step_times *k = &r->times;
-    double            busy = k->forward + k->backward;
+    double            busy = k->forward + k->backward, now = now_seconds();
     double            t[T_KINDS] = {[T_STEP] = busy + k->reduce + k->update,
                                     [T_DATA] = k->data,
                                     [T_REDUCE] = k->reduce,
@@ -87,7 +89,9 @@ static void on_step(void *user, int64_t done, const step_result *r) {
                                     [T_FORWARD] = k->forward,
                                     [T_BACKWARD] = k->backward,
                                     [T_BUSY] = busy,
-                                    [T_WAIT] = -k->reduce};
+                                    [T_WAIT] = -k->reduce,
+                                    [T_WALL] = now - s->before};
+    s->before = now;
     if (s->profile) op_profile_switch(s->profile, done == s->last);
     if (done <= s->warmup || done > s->last) return;
     comm_max_f64(s->world, t, T_KINDS);
@@ -97,7 +101,7 @@ static void on_step(void *user, int64_t done, const step_result *r) {
     s->tokens += r->tokens;
     s->balance += r->balance;
     s->loss = r->loss;
-    note_memory(s);
+    if (done == s->last) note_memory(s); /* asking a GPU takes as long as a small op, on one rank or another */
 }
 
 static double mean(const double *x, int64_t n) {
@@ -216,6 +220,7 @@ static void report(const step_log *s, const options *o, const comm *world, const
            (long long)o->bench.tokens, (long long)n, (long long)s->warmup);
     printf("step        %10.2f ms %s, %.2f ms at the 95th percentile (slowest rank; data not counted)\n", 1e3 * step,
            alike ? "median" : "on average", 1e3 * p95);
+    printf("wall        %10.2f ms from step to step, with data and what the host does between\n", 1e3 * t[T_WALL]);
     printf("tokens/s    %10.0f\n", rate);
     if (flops > 0)
         printf("operations  %10.3g TFLOP a rank, %.3g TFLOP/s: %.1f %% of a matrix product's %.3g\n", flops * 1e-12,
@@ -242,7 +247,8 @@ static void report(const step_log *s, const options *o, const comm *world, const
 }
 
 static bool measure(options *o, const comm *world, const char *folder, FILE *csv, status *st) {
-    step_log   s = {.world = world, .warmup = o->bench.warmup, .last = o->bench.warmup + o->bench.steps};
+    step_log s = {
+        .world = world, .warmup = o->bench.warmup, .last = o->bench.warmup + o->bench.steps, .before = now_seconds()};
     shape_list shapes = {0};
     char       device[200] = "?";
     comm       c = *world;
