@@ -197,7 +197,9 @@ static int cpu_rows(const char *filter, bench_case *b, const bench_sink *s, int 
 static void usage(FILE *f) {
     fprintf(f,
             "usage: d3s2 bench [FILTER] [--device cpu|cuda] [--f32] [--csv FILE]\n"
-            "       d3s2 bench ssa [--tokens N,...] [--cmp M] [--topk K] [--random] [--shards FOLDER] [--csv FILE]\n"
+            "       d3s2 bench ssa [--tokens N,...] [--cmp M] [--topk K] [--heads H] [--kv-heads G] [--width D] "
+            "[--random]\n"
+            "                      [--shards FOLDER] [--csv FILE]\n"
             "       d3s2 bench vae [--tiles N,...] [--csv FILE]\n"
             "       [mpirun -np N] d3s2 bench step --config FILE [--device NAME] [--csv FILE] [section.key=value ...]\n"
             "       d3s2 bench cluster|balance [--config FILE] [section.key=value ...]\n"

@@ -7,12 +7,13 @@
 #include "data/shard.h"
 
 typedef struct {
-    int         tokens[BENCH_MOST_SIZES], n_sizes, m_cmp, topk, near;
+    int         tokens[BENCH_MOST_SIZES], n_sizes, m_cmp, topk, near, heads, kv_heads, width;
     const char *shards, *csv;
 } request;
 
 static bool read_words(int argc, char **argv, request *r) {
-    *r = (request){.tokens = {131072}, .n_sizes = 1, .m_cmp = 8, .topk = 8, .near = 1};
+    *r = (request){
+        .tokens = {131072}, .n_sizes = 1, .m_cmp = 8, .topk = 8, .near = 1, .heads = 32, .kv_heads = 2, .width = 32};
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value = i + 1 < argc ? argv[i + 1] : "";
         bool        ok;
@@ -28,6 +29,12 @@ static bool read_words(int argc, char **argv, request *r) {
             ok = bench_whole(value, 1, &r->m_cmp) && 8 % r->m_cmp == 0;
         else if (!strcmp(word, "--topk"))
             ok = bench_whole(value, 1, &r->topk);
+        else if (!strcmp(word, "--heads"))
+            ok = bench_whole(value, 1, &r->heads);
+        else if (!strcmp(word, "--kv-heads"))
+            ok = bench_whole(value, 1, &r->kv_heads);
+        else if (!strcmp(word, "--width"))
+            ok = bench_whole(value, 1, &r->width);
         else if (!strcmp(word, "--shards"))
             ok = *(r->shards = value) != 0;
         else if (!strcmp(word, "--csv"))
@@ -40,7 +47,9 @@ static bool read_words(int argc, char **argv, request *r) {
         }
         i++;
     }
-    return true;
+    if (r->heads % r->kv_heads == 0) return true;
+    fprintf(stderr, "d3s2: error: bench ssa: %d heads do not divide among %d key heads\n", r->heads, r->kv_heads);
+    return false;
 }
 
 /* The tiles of up to BENCH_MOST_SIZES samples of a folder, in the order of their files. */
@@ -69,7 +78,7 @@ static bool one_size(bench_table *t, const request *r, int tokens) {
     for (const bench_ssa_row *row = bench_ssa_rows; row->row.setup; row++) {
         bench_row   at = row->row;
         bench_times m;
-        int         check = 700, shape[BENCH_SHAPE] = {tokens, 32, 2, 32, r->topk, r->m_cmp, r->near};
+        int check = 700, shape[BENCH_SHAPE] = {tokens, r->heads, r->kv_heads, r->width, r->topk, r->m_cmp, r->near};
         memcpy(at.shape, shape, sizeof shape);
         memcpy(at.check, shape, sizeof shape);
         at.check[0] = check;
@@ -78,12 +87,14 @@ static bool one_size(bench_table *t, const request *r, int tokens) {
         else
             ok = false;
     }
-    printf("%-18s N=%d m=%d K=%d %s: forward %.3f ms, backward %.3f ms%s\n", "SSA core", tokens, r->m_cmp, r->topk,
-           r->near ? "near" : "random", sum[0], sum[1], ok ? "" : " WITHOUT WHAT IS WRONG");
+    printf("%-18s N=%d H=%d G=%d D=%d m=%d K=%d %s: forward %.3f ms, backward %.3f ms%s\n", "SSA core", tokens,
+           r->heads, r->kv_heads, r->width, r->m_cmp, r->topk, r->near ? "near" : "random", sum[0], sum[1],
+           ok ? "" : " WITHOUT WHAT IS WRONG");
     static const char *const way[] = {"fwd", "bwd"};
     for (int i = 0; i < 2 && t->sink->csv; i++)
-        fprintf(t->sink->csv, "%s,%s,%s,%s,ssa_core_%s,N=%d m=%d K=%d near=%d,,0,%.2f,0,0,0,0,0,0,0,0\n", D3S2_GIT_HASH,
-                t->sink->host, t->g.name, dtype_name(t->act), way[i], tokens, r->m_cmp, r->topk, r->near, sum[i] * 1e3);
+        fprintf(t->sink->csv, "%s,%s,%s,%s,ssa_core_%s,N=%d H=%d G=%d D=%d m=%d K=%d near=%d,,0,%.2f,0,0,0,0,0,0,0,0\n",
+                D3S2_GIT_HASH, t->sink->host, t->g.name, dtype_name(t->act), way[i], tokens, r->heads, r->kv_heads,
+                r->width, r->m_cmp, r->topk, r->near, sum[i] * 1e3);
     fflush(stdout);
     return ok;
 }
