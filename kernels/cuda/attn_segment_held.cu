@@ -207,24 +207,6 @@ __device__ __forceinline__ void group_held(fwd_rows<held> &w, uint32_t q, uint32
     pin(w.o[0]);
 }
 
-/* A barrier of a warpgroup, and whether x holds in all of it. racecheck takes bar.red of some warps for a barrier of
- * the block, and then says that those which wait at the block's own read `place` too early: a build for it votes in
- * shared memory, between barriers that it follows. */
-__device__ __forceinline__ bool group_agrees(int group, bool x) {
-#ifdef D3S2_RACECHECK
-    __shared__ int against[held::GROUPS];
-    if (threadIdx.x % 128 == 0) against[group] = 0;
-    barrier_sync<128>(1 + group);
-    if (!x) atomicAdd(against + group, 1);
-    barrier_sync<128>(1 + group);
-    x = against[group] == 0;
-    barrier_sync<128>(1 + group);
-    return x;
-#else
-    return barrier_and<128>(1 + group, x);
-#endif
-}
-
 /* Starts the copy of the warp's rows in its turn. */
 __device__ __forceinline__ void bring_rows(const segment_problem<bf16> &a, const held_place &at, uint32_t shared,
                                            int turn) {
@@ -247,8 +229,8 @@ __device__ __forceinline__ bool begin_rows(fwd_rows<held> &w, const segment_prob
     __syncwarp();
     take_rows(w, a, me.own(shared, turn), me.lane);
     /* The barrier also says that the rows of the turn before have been read. */
-    bool bounded = group_agrees(me.group(), c * c * largest_norm(w) * __uint_as_float(a.key_bound[at.g]) <=
-                                                BOUND_LOG2 * BOUND_LOG2);
+    bool bounded = barrier_and<128>(1 + me.group(), c * c * largest_norm(w) * __uint_as_float(a.key_bound[at.g]) <=
+                                                        BOUND_LOG2 * BOUND_LOG2);
     /* A vote: the compiler sees that warps do not part here. */
     bounded = __all_sync(0xffffffffu, bounded && at.j.keys > 2 * held::KEYS);
     bring_rows(a, at, shared, turn + 1);
@@ -320,6 +302,9 @@ __global__ void __launch_bounds__(held::THREADS, 1)
         uint32_t                                        shared = smem_addr(segment_shared);
         held_place &place = *reinterpret_cast<held_place *>(segment_shared + held::PLACE_AT);
         if (threadIdx.x == 0) place.begin(a);
+            /* racecheck names reads of `place` by warpgroups that had no tile and waited at the first of these barriers
+             * while others met at those of their own. It is wrong: all threads pass both in each turn of the loop, and
+             * `place` is written between them only. */
 #pragma unroll 1
         for (;;) {
             __syncthreads();
