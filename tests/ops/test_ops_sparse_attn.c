@@ -86,8 +86,10 @@ static void segment_case(const segment_shape *s, int repeat, bool grad) {
     a.lse = optest_out(&o, "lse", DT_F32, DIMS(N, H));
     optest_set_terms(&o, out, M);
     optest_compare(&o, OPTEST_FN(attn_segment_fwd), &a);
-    if (grad) optest_nan(&o, OPTEST_FN(attn_segment_fwd), &a, x[0], out);
-    optest_run(&o, optest_tested(), OPTEST_FN(attn_segment_fwd), &a);
+    if (grad) {
+        optest_nan(&o, OPTEST_FN(attn_segment_fwd), &a, x[0], out);
+        optest_run(&o, optest_tested(), OPTEST_FN(attn_segment_fwd), &a);
+    }
     optest_freeze(&o);
     tensor *dout = optest_in(&o, "dout", 4, 2, DIMS(N, H, D));
     a.dout = dout;
@@ -339,8 +341,10 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
                           .lse = optest_out(&o, "lse", DT_F32, DIMS(N, H))};
     optest_set_terms(&o, out, N);
     optest_compare(&o, OPTEST_FN(attn_select_fwd), &a);
-    if (grad) optest_nan(&o, OPTEST_FN(attn_select_fwd), &a, q, out);
-    optest_run(&o, optest_tested(), OPTEST_FN(attn_select_fwd), &a);
+    if (grad) {
+        optest_nan(&o, OPTEST_FN(attn_select_fwd), &a, q, out);
+        optest_run(&o, optest_tested(), OPTEST_FN(attn_select_fwd), &a);
+    }
     optest_freeze(&o);
     tensor *dout = optest_in(&o, "dout", 7, 2, DIMS(N, H, D)), *dq = optest_out(&o, "dq", DT_F32, DIMS(N, H, D));
     tensor *dk = optest_out(&o, "dk", DT_F32, DIMS(N, G, D)), *dv = optest_out(&o, "dv", DT_F32, DIMS(N, G, D));
