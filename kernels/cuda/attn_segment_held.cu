@@ -302,11 +302,11 @@ __global__ void __launch_bounds__(held::THREADS, 1)
         uint32_t                                        shared = smem_addr(segment_shared);
         held_place &place = *reinterpret_cast<held_place *>(segment_shared + held::PLACE_AT);
         if (threadIdx.x == 0) place.begin(a);
-            /* racecheck names reads of `place` by warpgroups that had no tile and waited at the first of these barriers
-             * while others met at those of their own. It is wrong: all threads pass both in each turn of the loop, and
-             * `place` is written between them only. */
 #pragma unroll 1
         for (;;) {
+            /* racecheck names reads of `place` by warpgroups that had no tile and waited here while others met at
+             * barriers of their own. It is wrong: all threads pass both barriers in each turn, and `place` is written
+             * between them only. */
             __syncthreads();
             if (threadIdx.x == 0) place.next(a);
             __syncthreads();
