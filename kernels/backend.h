@@ -75,6 +75,7 @@
 typedef struct backend {
     const char *name;
     device_kind dev;
+    const char *built_for; /* the tool that this build is to be checked with; NULL: to be used */
     /* Fills c->stream and c->cuda for this thread's use of the back end, and frees them; NULL: nothing to do. */
     void (*open)(ctx *c);
     void (*close)(ctx *c);

@@ -172,7 +172,7 @@ __device__ __forceinline__ void walk_rows(const segment_problem<bf16> &a, uint32
         cp_async_wait<0>();
         shared_for_wgmma();
         __syncwarp();
-        if (threadIdx.x % 32 == 0) {
+        if (arrives_for_warp()) {
             if (tile + 1 < past) mbarrier_arrive(bars.rows_full(tile + 1));
             if (tile > first) mbarrier_arrive(bars.ds_full(at.buffer_before()));
         }
@@ -319,11 +319,11 @@ __global__ void __launch_bounds__(fused::THREADS, 1)
         if (a.job[blockIdx.x / a.G % a.n_jobs].segment < 0) return;
         if (threadIdx.x == 0)
             for (int i = 0; i < F::STAGES; i++) {
-                mbarrier_init(bars.rows_full(i), F::WARPS);
-                mbarrier_init(bars.rows_free(i), F::WARPS);
+                mbarrier_init_warps(bars.rows_full(i), F::WARPS);
+                mbarrier_init_warps(bars.rows_free(i), F::WARPS);
                 if (i >= F::BUFFERS) continue;
-                mbarrier_init(bars.ds_full(i), F::WARPS);
-                mbarrier_init(bars.ds_free(i), 4);
+                mbarrier_init_warps(bars.ds_full(i), F::WARPS);
+                mbarrier_init_warps(bars.ds_free(i), 4);
             }
 #pragma unroll 1
         for (int turn = 0; begin_chunk(a, shared, block, form, turn, at.tile); turn++) {

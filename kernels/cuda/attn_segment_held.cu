@@ -304,6 +304,9 @@ __global__ void __launch_bounds__(held::THREADS, 1)
         if (threadIdx.x == 0) place.begin(a);
 #pragma unroll 1
         for (;;) {
+            /* racecheck names reads of `place` by warpgroups that had no tile and waited here while others met at
+             * barriers of their own. It is wrong: all threads pass both barriers in each turn, and `place` is written
+             * between them only. */
             __syncthreads();
             if (threadIdx.x == 0) place.next(a);
             __syncthreads();

@@ -58,19 +58,19 @@ static constexpr int SORT_THREADS = 1024;
 /* Windows by their number of keys, most first; those alike as they come. One block. */
 __global__ void __launch_bounds__(SORT_THREADS)
     sort_windows_kernel(const int32_t *q_first, const int32_t *k_first, int S, int G, const window_list list) {
-    __shared__ int32_t place[WINDOW_MOST + 1]; /* windows of so many keys; then where the next of them goes */
-    for (int i = threadIdx.x; i <= WINDOW_MOST; i += SORT_THREADS) place[i] = 0;
+    __shared__ __align__(16) int32_t place[WINDOW_MOST]; /* windows of 1, 2 .. keys; then where the next of them goes */
+    for (int i = threadIdx.x; i < WINDOW_MOST; i += SORT_THREADS) place[i] = 0;
     __syncthreads();
     for (int s = threadIdx.x; s < S; s += SORT_THREADS) {
         int n = window_keys(q_first, k_first, s);
-        if (n > 0) atomicAdd(place + n, 1);
+        if (n > 0) atomicAdd(place + n - 1, 1);
     }
     __syncthreads();
-    if (threadIdx.x < 32) { /* a lane adds up a run of sizes */
+    if (threadIdx.x < 32) { /* a lane adds up a run of sizes, which begins with a vector: nobody else reads its words */
         constexpr int RUN = WINDOW_MOST / 32;
         int           lane = threadIdx.x, most = WINDOW_MOST - lane * RUN;
         int32_t       mine = 0;
-        for (int i = 0; i < RUN; i++) mine += place[most - i];
+        for (int i = 0; i < RUN; i++) mine += place[most - i - 1];
         int32_t upto = mine;
 #pragma unroll
         for (int o = 1; o < 32; o *= 2) {
@@ -79,9 +79,9 @@ __global__ void __launch_bounds__(SORT_THREADS)
         }
         int32_t at = upto - mine;
         for (int i = 0; i < RUN; i++) {
-            int32_t n = place[most - i];
+            int32_t n = place[most - i - 1];
             if (most - i == small_window::KEYS) list.plan->ticket[1] = list.plan->end[0] = at * G;
-            place[most - i] = at;
+            place[most - i - 1] = at;
             at += n;
         }
         if (lane == 31) list.plan->ticket[0] = 0, list.plan->end[1] = at * G;
@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(SORT_THREADS)
         int n = window_keys(q_first, k_first, s);
         if (n == 0) continue;
         window_place w = {q_first[s], q_first[s + 1] - q_first[s], k_first[s], n};
-        list.place[atomicAdd(place + n, 1)] = w;
+        list.place[atomicAdd(place + n - 1, 1)] = w;
     }
 }
 

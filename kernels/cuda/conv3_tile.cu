@@ -24,7 +24,7 @@ template <int N> struct tile_bars {
     __device__ __forceinline__ void     init(int readers) const {
             for (int i = 0; i < N; i++) {
                 mbarrier_init(full(i), GROUP);
-                mbarrier_init(free(i), readers);
+                mbarrier_init_warps(free(i), readers);
         }
     }
 };

@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_row
     if (threadIdx.x == 0)
         for (int half = 0; half < 2; half++) {
             mbarrier_init(half_full(bars, half), GROUP);
-            mbarrier_init(half_free(bars, half), DOWN_GROUPS * GROUP / 32);
+            mbarrier_init_warps(half_free(bars, half), DOWN_GROUPS * GROUP / 32);
         }
     child_slots(slot);
     load_weights<DOWN_THREADS, WIDTH, WIDTH>(a.w, UP_MATRICES, weights);

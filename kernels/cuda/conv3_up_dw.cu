@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(THREADS, 1) up_dw_kernel(const conv_dw_args a,
         if (threadIdx.x == 0)
             for (int i = 0; i < STAGES; i++) {
                 mbarrier_init(b.full(i), COPIERS);
-                mbarrier_init(b.free(i), WARPS);
+                mbarrier_init_warps(b.free(i), WARPS);
             }
         parent_slots(slot);
         __syncthreads();

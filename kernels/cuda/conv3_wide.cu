@@ -260,11 +260,11 @@ __global__ void __launch_bounds__(wide_shape<OUT, ROWS>::THREADS, 1) wide_rows_k
         if (threadIdx.x == 0) {
             for (int i = 0; i < shape::STAGES; i++) {
                 mbarrier_init(block.full(i), shape::TASK + 1); /* each loader's rows, and the weights */
-                mbarrier_init(block.free(i), 2 * GROUP / 32);
+                mbarrier_init_warps(block.free(i), 2 * GROUP / 32);
             }
             for (int i = 0; i < PIECES; i++) {
-                mbarrier_init(block.found(i), shape::TASK / 32);
-                mbarrier_init(block.used(i), shape::TASK / 32);
+                mbarrier_init_warps(block.found(i), shape::TASK / 32);
+                mbarrier_init_warps(block.used(i), shape::TASK / 32);
             }
             shared_for_wgmma(); /* the copies of weights know the barriers too */
         }

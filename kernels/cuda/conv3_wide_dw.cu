@@ -186,7 +186,6 @@ __device__ __forceinline__ void load(const wide_dw_args &a, const wide_dw_block<
         for (int q = 0; q < MINE; q++) read(block.row(list.at, max(of[q], 0), r0), n[q]);
         read(block.row(list.at, OFFSETS, r0), own);
         mbarrier_wait(block.free(stage.at), stage.turn ^ 1);
-        if (tid == 0) *block.done(stage.at) = 0;
 #pragma unroll
         for (int q = 0; q < MINE; q++)
 #pragma unroll
@@ -262,11 +261,12 @@ __global__ void __launch_bounds__(wide_dw_shape<OUT>::THREADS, 1) wide_dw_kernel
         if (threadIdx.x == 0) {
             for (int i = 0; i < shape::STAGES; i++) {
                 mbarrier_init(block.full(i), shape::TASK);
-                mbarrier_init(block.free(i), 2 * GROUP / 32);
+                mbarrier_init_warps(block.free(i), 2 * GROUP / 32);
+                *block.done(i) = 0; /* here, as an arrival behind copies orders nothing but these */
             }
             for (int i = 0; i < LISTS; i++) {
-                mbarrier_init(block.found(i), 1);
-                mbarrier_init(block.used(i), shape::WARPS);
+                mbarrier_init_warps(block.found(i), 1);
+                mbarrier_init_warps(block.used(i), shape::WARPS);
             }
         }
         step_table(a.g, step);

@@ -4,6 +4,9 @@
 
 const backend backend_cuda = {.name = "cuda",
                               .dev = DEV_CUDA,
+#ifdef D3S2_RACECHECK
+                              .built_for = "racecheck",
+#endif
                               .open = cuda_open,
                               .close = cuda_close,
 #define X(op, args) .op = op##_cuda,

@@ -30,12 +30,14 @@ static void print_gpus(void) {
 }
 
 static bool print_device(void) {
-    machine m = machine_look();
+    machine        m = machine_look();
+    const backend *cuda = backend_find("cuda");
+    const char    *tool = cuda ? cuda->built_for : NULL;
     printf("host       %s (%s)\nprocessor  %s\ncores      %d usable, %d threads of OpenMP\nmemory     %lld MB\nback "
-           "ends  cpu, ref%s\n"
+           "ends  cpu, ref%s%s%s\n"
            "libraries  %s\n",
-           m.host, m.system, m.cpu, m.cores, m.threads, (long long)m.memory_mb, backend_find("cuda") ? ", cuda" : "",
-           m.libraries);
+           m.host, m.system, m.cpu, m.cores, m.threads, (long long)m.memory_mb, cuda ? ", cuda" : "",
+           tool ? ", built for " : "", tool ? tool : "", m.libraries);
     print_gpus();
     return true;
 }

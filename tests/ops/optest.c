@@ -456,9 +456,11 @@ static int run_suite(const optest_suite *s, const struct CMUnitTest *also, int n
     CHECK(all, "no memory for %d tests", s->n_every + n_also);
     memcpy(all, s->every, (size_t)s->n_every * sizeof *all);
     if (n_also) memcpy(all + s->n_every, also, (size_t)n_also * sizeof *all);
-    char title[64];
+    char           title[64];
+    const backend *cuda = optest_now == OPTEST_CPU ? NULL : backend_find("cuda");
+    const char    *tool = cuda ? cuda->built_for : NULL;
     snprintf(title, sizeof title, "%s on %s", s->name, optest_tested()->name);
-    print_message("---- %s\n", title);
+    print_message("---- %s%s%s\n", title, tool ? ", built for " : "", tool ? tool : "");
     int failed = _cmocka_run_group_tests(title, all, (size_t)(s->n_every + n_also), s->set_up, s->tear_down);
     free(all);
     return failed;

@@ -86,8 +86,10 @@ static void segment_case(const segment_shape *s, int repeat, bool grad) {
     a.lse = optest_out(&o, "lse", DT_F32, DIMS(N, H));
     optest_set_terms(&o, out, M);
     optest_compare(&o, OPTEST_FN(attn_segment_fwd), &a);
-    if (grad) optest_nan(&o, OPTEST_FN(attn_segment_fwd), &a, x[0], out);
-    optest_run(&o, optest_tested(), OPTEST_FN(attn_segment_fwd), &a);
+    if (grad) {
+        optest_nan(&o, OPTEST_FN(attn_segment_fwd), &a, x[0], out);
+        optest_run(&o, optest_tested(), OPTEST_FN(attn_segment_fwd), &a);
+    }
     optest_freeze(&o);
     tensor *dout = optest_in(&o, "dout", 4, 2, DIMS(N, H, D));
     a.dout = dout;
@@ -339,8 +341,10 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
                           .lse = optest_out(&o, "lse", DT_F32, DIMS(N, H))};
     optest_set_terms(&o, out, N);
     optest_compare(&o, OPTEST_FN(attn_select_fwd), &a);
-    if (grad) optest_nan(&o, OPTEST_FN(attn_select_fwd), &a, q, out);
-    optest_run(&o, optest_tested(), OPTEST_FN(attn_select_fwd), &a);
+    if (grad) {
+        optest_nan(&o, OPTEST_FN(attn_select_fwd), &a, q, out);
+        optest_run(&o, optest_tested(), OPTEST_FN(attn_select_fwd), &a);
+    }
     optest_freeze(&o);
     tensor *dout = optest_in(&o, "dout", 7, 2, DIMS(N, H, D)), *dq = optest_out(&o, "dq", DT_F32, DIMS(N, H, D));
     tensor *dk = optest_out(&o, "dk", DT_F32, DIMS(N, G, D)), *dv = optest_out(&o, "dv", DT_F32, DIMS(N, G, D));
@@ -393,6 +397,7 @@ static void test_select_gradients(void **state) {
 static void test_select_unused(void **state) {
     optest o;
     (void)state;
+    if (!optest_case()) return;
     optest_begin(&o);
     int32_t          block[6][3] = {{-1, -1, -1}, {0, -1, -1}, {0, 2, -1}, {-1, 2, -1}, {-1, -1, 0}, {0, 2, -1}};
     tensor          *q = optest_in(&o, "q", 1, 4, DIMS(6, 2, 16)), *k = optest_in(&o, "k", 2, 4, DIMS(6, 1, 16));
@@ -426,6 +431,7 @@ static void test_topk_ties(void **state) {
     select_shape  s = {.n_samples = 2, .n_blocks = {9, 3}, .block_size = 2, .cmp_per_block = 1, .K = 4};
     select_tables t = tables_of(&s);
     (void)state;
+    if (!optest_case()) return;
     optest_begin(&o);
     tensor *lse = optest_in(&o, "lse", 3, 0, DIMS(t.N, 2)), *block = optest_out(&o, "block", DT_I32, DIMS(1, t.N, 4));
     topk_blocks_args p = {.q = optest_in(&o, "q", 1, 2, DIMS(t.N, 2, 8)),
@@ -556,8 +562,7 @@ static void test_segment_tiles(void **state) {
          .stretch = 20},
     };
     (void)state;
-    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
-        segment_case(&shape[i], 10, false);
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) segment_case(&shape[i], 10, false);
 }
 
 /* Long enough for the backward in one kernel (attn_segment_fused.cu): chunks of 384 keys, ends inside their tiles, a
@@ -617,8 +622,7 @@ static void test_select_tiles(void **state) {
         {.n_samples = 1, .n_blocks = {20}, .block_size = 16, .cmp_per_block = 1, .H = 16, .G = 1, .D = 128, .K = 4},
     };
     (void)state;
-    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
-        select_case(&shape[i], i < 2 ? 20 : 3, false);
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) select_case(&shape[i], i < 2 ? 20 : 3, false);
 }
 
 /* So many blocks and queries that a pair of them does not fit into 32 bits, which the lists of the backward are sorted

@@ -6,6 +6,14 @@
 
 static constexpr int MBARRIER_BYTES = 8;
 
+/* Arrivals of a warp that arrives as one: by its first lane, for all of them. compute-sanitizer's racecheck takes an
+ * arrival for its own thread's accesses only, so in a build for it every lane arrives, in the same places. */
+#ifdef D3S2_RACECHECK
+static constexpr int WARP_ARRIVALS = 32;
+#else
+static constexpr int WARP_ARRIVALS = 1;
+#endif
+
 /* By one thread; a __syncthreads follows before anybody arrives. */
 __device__ __forceinline__ void mbarrier_init(uint32_t bar, int arrivals) {
     IF_WGMMA(asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(bar), "r"(arrivals) : "memory");)
@@ -13,10 +21,18 @@ __device__ __forceinline__ void mbarrier_init(uint32_t bar, int arrivals) {
 __device__ __forceinline__ void mbarrier_arrive(uint32_t bar) {
     IF_WGMMA(asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(bar) : "memory");)
 }
-/* One arrival for the warp, behind what all of its lanes did. */
+/* The same for a barrier at which so many warps arrive as one. */
+__device__ __forceinline__ void mbarrier_init_warps(uint32_t bar, int warps) {
+    mbarrier_init(bar, warps * WARP_ARRIVALS);
+}
+/* Behind a __syncwarp: whether this lane arrives for the warp. */
+__device__ __forceinline__ bool arrives_for_warp() {
+    return threadIdx.x % 32 < WARP_ARRIVALS;
+}
+/* The warp arrives, behind what all of its lanes did. */
 __device__ __forceinline__ void mbarrier_arrive_warp(uint32_t bar) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) mbarrier_arrive(bar);
+    if (arrives_for_warp()) mbarrier_arrive(bar);
 }
 /* One arrival for this thread, when all its cp.async so far have come. */
 __device__ __forceinline__ void mbarrier_arrive_copied(uint32_t bar) {
