@@ -1,91 +1,136 @@
-/* conv3 between 32 and 64 channels on dense tiles of 4^3 cells, on Hopper: a tile's 64 cells are the rows of
- * a warpgroup's products, and all 27 matrices stay in shared memory.
+/* conv3 between 32 and 64 channels on dense tiles of 4^3 cells, on Hopper: cells are the rows of a warpgroup's
+ * products, and all 27 matrices stay in shared memory. What a warp reads of x serves for three offsets along x
+ * (dev/conv_planes.cuh).
  *
- * Forward and dx. Three of a block's warpgroups make a whole tile each; the fourth copies the tiles that follow, each
- * with the cells around it. The cells at one of 27 offsets go from shared memory to registers, ahead of the products.
+ * Forward and dx. Three of a block's warpgroups make two whole tiles each, 32 channels at a time; the fourth copies the
+ * tiles that follow, each with the cells around it. A warp has a half of one tile: its four planes of eight cells.
  *
  * dw. The cells are the products' depth. A block makes the 27 matrices of 32 x 32 channels: a product has 32 channels
- * of x at two offsets as its rows, so there are 14 pairs of offsets, the last one with nothing behind the 27th;
- * warpgroup g of four takes pairs g, g + 4, .. A fifth one copies the tiles ahead. */
-#include "kernels/cuda/dev/conv_slots.cuh"
-#include "kernels/cuda/dev/mbarrier.cuh"
+ * of x at two offsets as its rows. Of the nine offsets along y and z a warpgroup takes two, each with all three along
+ * x; the fifth warpgroup has one. A sixth one copies the tiles ahead. */
+#include "kernels/cuda/dev/conv_planes.cuh"
 
 namespace {
 
 enum { OFFSETS = 27 };
 
-/* Barriers of N places for tiles: one is there, or nobody reads it any more. */
-template <int N> struct tile_bars {
-    uint32_t at;
-
-    __device__ __forceinline__ uint32_t full(int place) const { return at + place * MBARRIER_BYTES; }
-    __device__ __forceinline__ uint32_t free(int place) const { return at + (N + place) * MBARRIER_BYTES; }
-    /* By one thread: who reads a place says so by `readers` warps. */
-    __device__ __forceinline__ void     init(int readers) const {
-            for (int i = 0; i < N; i++) {
-                mbarrier_init(full(i), GROUP);
-                mbarrier_init_warps(free(i), readers);
-        }
-    }
-};
-
 /* ---- forward, dx ------------------------------------------------------------------------------------------------- */
 
-enum { MAKERS = 3, THREADS = (MAKERS + 1) * GROUP };
+enum { MAKERS = 3, THREADS = (MAKERS + 1) * GROUP, UNIT = 2 * HALO };
 
+/* A unit is 32 channels of two tiles; a maker's units of two tiles follow each other. */
 template <int K, int N> struct rows_shape {
-    static constexpr int MATRIX = K * N * 2, WEIGHTS = OFFSETS * MATRIX, TILE = K / 32 * HALO, PITCH = N * 2 + 16;
-    static constexpr int PLACES = K == 64 ? 4 : 8, SHARED = WEIGHTS + PLACES * TILE;
-    static_assert(CELLS * PITCH <= TILE, "results go where the tile was");
+    static constexpr int HALVES = K / 32, MATRIX = K * N * 2, WEIGHTS = OFFSETS * MATRIX, PLACES = 4;
+    static constexpr int RESULT = 16 * N * 2, SHARED = WEIGHTS + PLACES * UNIT;
+    static_assert(2 * GROUP / 32 * RESULT <= UNIT, "results go where the tiles were");
+    static_assert(HALVES == 1 || HALVES == 2, "a maker has one unit of a pair of tiles, or two");
 };
 
-template <int K, int N>
-__device__ __forceinline__ void tile_sums(float (&sum)[N / 8][4], uint32_t halo, int entry, uint32_t weights,
-                                          int lane) {
-    constexpr int STEPS = K / 16;
-    uint32_t      x[3][STEPS][4]; /* of the offset that is multiplied, of the one before and of the next */
-    auto          load = [&](int k) {
-        const int move = halo_move<SIDE>(k), turn = halo_turn(k);
+/* Unit u of a block: makers take them by turns. */
+template <int HALVES> struct unit_at {
+    int     half;
+    int64_t tile; /* the first one of the two */
+
+    __device__ __forceinline__ unit_at(int u)
+        : half(u / MAKERS % HALVES),
+          tile(2 * (blockIdx.x + (int64_t)(u / (MAKERS * HALVES) * MAKERS + u % MAKERS) * gridDim.x)) {}
+};
+
+/* sum[p]: of the cells with x = 2p and 2p + 1 of a half of a tile, two along y and all along z. */
+template <int K, int N, bool FIRST>
+__device__ __forceinline__ void unit_sums(float (&sum)[2][N / 8][4], uint32_t tile, const plane_entry &entry,
+                                          uint32_t weights, int lane) {
+    constexpr int STEPS = 2, BATCHES = 9 * STEPS; /* offsets along z, y, channels */
+    uint32_t      read[2][PAIRS_READ][4], between[2][2][4];
+    auto          load = [&](int t) {
 #pragma unroll
-        for (int step = 0; step < STEPS; step++)
-            ldmatrix_x4(x[k % 3][step], halo + step / 2 * HALO + halo_chunk(entry, move, turn, step % 2 * 2));
+        for (int i = 0; i < PAIRS_READ; i++)
+            ldmatrix_x4(read[t % 2][i], entry.at(tile, i, t / STEPS % 3, t / STEPS / 3, t % STEPS * 2));
     };
     load(0);
 #pragma unroll
-    for (int k = 0; k < OFFSETS; k++) {
-        if (k + 1 < OFFSETS) load(k + 1);
-        pin(x[k % 3]);
+    for (int t = 0; t < BATCHES; t++) {
+        uint32_t(&x)[PAIRS_READ][4] = read[t % 2], (&b)[2][4] = between[t % 2];
+        const uint32_t w = weights + t / STEPS * 3 * rows_shape<K, N>::MATRIX;
+        pin(x);
+#pragma unroll
+        for (int p = 0; p < 2; p++) {
+            b[p][0] = x[p][1], b[p][1] = x[p + 1][0];
+            b[p][2] = x[p][3], b[p][3] = x[p + 1][2];
+        }
+        pin(b);
         wgmma_begin();
 #pragma unroll
-        for (int step = 0; step < STEPS; step++)
-            if (k == 0 && step == 0)
-                matrix_sum<true>(sum, x[k % 3][step], weights, step, lane);
-            else
-                matrix_sum(sum, x[k % 3][step], weights + k * rows_shape<K, N>::MATRIX, step, lane);
+        for (int dx = 0; dx < 3; dx++)
+#pragma unroll
+            for (int p = 0; p < 2; p++) {
+                const uint32_t(&m)[4] = dx == 1 ? b[p] : x[p + dx / 2];
+                if (FIRST && t == 0 && dx == 0)
+                    matrix_sum<true>(sum[p], m, w, 0, lane);
+                else
+                    matrix_sum(sum[p], m, w + dx * rows_shape<K, N>::MATRIX, t % STEPS, lane);
+            }
         wgmma_commit();
-        wgmma_wait<1>(); /* the products of offset k-1, whose registers offset k+2 takes */
+        wgmma_wait<1>(); /* the products before, whose registers the next ones take */
+        if (t + 1 < BATCHES) load(t + 1);
     }
     wgmma_wait<0>();
-    pin(sum);
+    pin(sum[0]);
+    pin(sum[1]);
 }
 
 /* The warpgroup that copies. */
 template <int K, int N>
-__device__ __forceinline__ void copy_tiles(const conv_rows_args &a, tile_bars<rows_shape<K, N>::PLACES> bars,
-                                           const uint32_t *slot, uint32_t tiles, int thread) {
-    typedef rows_shape<K, N> shape;
-    near_tile                near(a.g, blockIdx.x);
-    int                      place = 0;
-    uint32_t                 turn = 0;
-    for (int64_t tile = blockIdx.x; tile < a.g.n_tiles; tile += gridDim.x) {
-        const near_tile next(a.g, tile + gridDim.x);
-        mbarrier_wait(bars.free(place), turn ^ 1);
-        load_slots<GROUP, K / 8, SLOTS>(a.x, K, CELLS, 0, near, slot, tiles + place * shape::TILE, thread);
-        mbarrier_arrive_copied(bars.full(place));
-        near = next;
+__device__ __forceinline__ void copy_units(const conv_rows_args &a, tile_bars<rows_shape<K, N>::PLACES> bars,
+                                           const uint32_t *slot, uint32_t units, int thread) {
+    typedef rows_shape<K, N>       shape;
+    typedef unit_at<shape::HALVES> at;
+    int                            place = 0;
+    uint32_t                       turn = 0;
+    near_tile                      near0(a.g, at(0).tile), near1(a.g, at(0).tile + 1);
+    for (int u = 0;; u++) {
+        const at        unit(u), after(u + 1);
+        const near_tile next0(a.g, after.tile), next1(a.g, after.tile + 1);
+        if (unit.tile < a.g.n_tiles) {
+            const uint32_t to = units + place * UNIT;
+            mbarrier_wait(bars.free(place), turn ^ 1);
+            load_slots<GROUP, 4, SLOTS>(a.x, K, CELLS, unit.half * 32, near0, slot, to, thread);
+            load_slots<GROUP, 4, SLOTS>(a.x, K, CELLS, unit.half * 32, near1, slot, to + HALO, thread);
+            mbarrier_arrive_copied(bars.full(place));
+        } else if (u % MAKERS == 0) /* if only others have no tiles left, this one's second half is still to come */
+            break;
+        near0 = next0;
+        near1 = next1;
         if (++place == shape::PLACES) place = 0, turn ^= 1;
     }
     cp_async_wait<0>();
+}
+
+/* A warp's 16 rows of N, through shared memory, to rows `to` .. of y. */
+template <int N>
+__device__ __forceinline__ void store_rows(const conv_rows_args &a, const float (&sum)[N / 8][4], uint32_t staged,
+                                           int64_t to, int lane) {
+#pragma unroll
+    for (int n = 0; n < N / 8; n += 2) {
+        uint32_t r[4];
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const int   col = (n + i) * 8 + lane % 4 * 2;
+            const float b0 = a.bias ? a.bias[col] : 0.0f, b1 = a.bias ? a.bias[col + 1] : 0.0f;
+            r[2 * i] = pack_bf16(sum[n + i][0] + b0, sum[n + i][1] + b1);
+            r[2 * i + 1] = pack_bf16(sum[n + i][2] + b0, sum[n + i][3] + b1);
+        }
+        stmatrix_x4(staged + tile_chunk<N>(lane % 16, n + lane / 16), r);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = lane; i < 16 * (N / 8); i += 32) {
+        /* Row x y z z (bits) of the products is row z x y z of y, where cells go by Morton. */
+        const int m = i / (N / 8), chunk = i % (N / 8), r = (m << 1 & 12) | (m >> 2 & 2) | (m & 1);
+        uint4     v;
+        shared_load(staged + tile_chunk<N>(r, chunk), v);
+        conv_store(a.silu, a.pre, a.y, (to + m) * N + chunk * 8, v);
+    }
 }
 
 template <int K, int N> __global__ void __launch_bounds__(THREADS, 1) tile_rows_kernel(const conv_rows_args a) {
@@ -97,43 +142,40 @@ template <int K, int N> __global__ void __launch_bounds__(THREADS, 1) tile_rows_
 
         const int                      group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0);
         const int                      thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
-        const uint32_t                 weights = smem_addr(room), tiles = weights + shape::WEIGHTS;
+        const uint32_t                 weights = smem_addr(room), units = weights + shape::WEIGHTS;
         const tile_bars<shape::PLACES> bars = {smem_addr(bar)};
         if (threadIdx.x == 0) bars.init(GROUP / 32);
-        parent_slots(slot);
+        plane_slots(slot);
         load_weights<THREADS, K, N>(a.w, OFFSETS, weights);
         if (group == MAKERS) {
             registers_fewer<56>(); /* 3 * 152 + 56: the 4 * 128 of the launch */
-            copy_tiles<K, N>(a, bars, slot, tiles, thread);
+            copy_units<K, N>(a, bars, slot, units, thread);
             return;
         }
         registers_more<152>();
-        const int entry = halo_entry<SIDE>(warp * 16 + lane % 16) ^ (lane / 16 << 4);
-        for (int s = group;; s += MAKERS) {
-            const int64_t tile = blockIdx.x + (int64_t)s * gridDim.x;
-            const int     place = s % shape::PLACES;
-            if (tile >= a.g.n_tiles) break;
-            float sum[N / 8][4];
-            mbarrier_wait(bars.full(place), s / shape::PLACES & 1);
-            tile_sums<K, N>(sum, tiles + place * shape::TILE, entry, weights, lane);
-            group_barrier(group); /* nobody reads the tile any more */
-            unsigned char *out = room + shape::WEIGHTS + place * shape::TILE + warp * (16 * shape::PITCH);
-#pragma unroll
-            for (int n = 0; n < N / 8; n++) {
-                int            col = n * 8 + lane % 4 * 2;
-                float          b0 = a.bias ? a.bias[col] : 0.0f, b1 = a.bias ? a.bias[col + 1] : 0.0f;
-                unsigned char *to = out + lane / 4 * shape::PITCH + col * 2;
-                *reinterpret_cast<uint32_t *>(to) = pack_bf16(sum[n][0] + b0, sum[n][1] + b1);
-                *reinterpret_cast<uint32_t *>(to + 8 * shape::PITCH) = pack_bf16(sum[n][2] + b0, sum[n][3] + b1);
+        /* A warp has a half of one of the two tiles. */
+        const int         own = warp / 2, y0 = warp % 2 * 2;
+        const plane_entry entry(lane / 8 % 2, y0 + lane / 4 % 2, lane % 4, lane / 16);
+        for (int u = group;; u += MAKERS * shape::HALVES) {
+            const int64_t tile = unit_at<shape::HALVES>(u).tile + own;
+            if (tile - own >= a.g.n_tiles) break;
+            float sum[2][N / 8][4];
+            int   place = u % shape::PLACES;
+            mbarrier_wait(bars.full(place), u / shape::PLACES & 1);
+            unit_sums<K, N, true>(sum, units + place * UNIT + own * HALO, entry, weights, lane);
+            if constexpr (shape::HALVES == 2) {
+                mbarrier_arrive_warp(bars.free(place));
+                const int v = u + MAKERS;
+                place = v % shape::PLACES;
+                mbarrier_wait(bars.full(place), v / shape::PLACES & 1);
+                unit_sums<K, N, false>(sum, units + place * UNIT + own * HALO, entry, weights + 32 * N * 2, lane);
             }
-            __syncwarp();
+            group_barrier(group); /* nobody reads the tiles any more */
+            const uint32_t staged = units + place * UNIT + warp * 2 * shape::RESULT;
+            if (tile < a.g.n_tiles)
 #pragma unroll
-            for (int i = lane; i < 16 * (N / 8); i += 32) {
-                const int     r = i / (N / 8), chunk = i % (N / 8);
-                const int64_t row = tile * CELLS + warp * 16 + r;
-                const uint4   v = *reinterpret_cast<const uint4 *>(out + r * shape::PITCH + chunk * 16);
-                conv_store(a.silu, a.pre, a.y, row * N + chunk * 8, v);
-            }
+                for (int p = 0; p < 2; p++)
+                    store_rows<N>(a, sum[p], staged + p * shape::RESULT, tile * CELLS + p * 32 + y0 * 8, lane);
             mbarrier_arrive_warp(bars.free(place));
         }
     } else
@@ -143,7 +185,7 @@ template <int K, int N> __global__ void __launch_bounds__(THREADS, 1) tile_rows_
 template <int K, int N> void rows_as(ctx *c, const conv_sum *a) {
     constexpr int  SHARED = rows_shape<K, N>::SHARED;
     conv_rows_args r = gather_rows_of<false>(c, a, K, N);
-    int64_t        blocks = ceil_div(a->g.n_tiles, MAKERS);
+    int64_t        blocks = ceil_div(a->g.n_tiles, 2 * MAKERS);
     if (blocks > c->cuda->multiprocessors) blocks = c->cuda->multiprocessors;
     conv_allow_shared(tile_rows_kernel<K, N>, SHARED);
     tile_rows_kernel<K, N><<<(unsigned)blocks, THREADS, SHARED, stream_of(c)>>>(r);
@@ -152,8 +194,8 @@ template <int K, int N> void rows_as(ctx *c, const conv_sum *a) {
 
 /* ---- dw ---------------------------------------------------------------------------------------------------------- */
 
-enum { WIDTH = 32, PAIRS = (OFFSETS + 1) / 2, DEPTH = CELLS / 16, STAGES = 8, STAGE = HALO + CELLS * WIDTH * 2 };
-enum { DW_GROUPS = 4, DW_THREADS = (DW_GROUPS + 1) * GROUP };
+enum { WIDTH = 32, LINES = 9, DEPTH = CELLS / 16, STAGES = 8, STAGE = HALO + CELLS * WIDTH * 2 };
+enum { DW_GROUPS = (LINES + 1) / 2, DW_THREADS = (DW_GROUPS + 1) * GROUP };
 
 /* What a block loads and multiplies. */
 struct dw_block {
@@ -163,9 +205,11 @@ struct dw_block {
     tile_bars<STAGES> bars;
 };
 
-/* The warpgroup that copies: 32 channels of x around a tile, and of d in it. */
+/* The warpgroup that copies: 32 channels of x around a tile, and of d in it. Rows of d go as x's planes are multiplied:
+ * of cell x y z x y z (bits) to y x x y z z. */
 __device__ __forceinline__ void copy_tiles(const conv_dw_args &a, const dw_block &b, const uint32_t *slot, int thread) {
     const int   cell = thread / 4, chunk = thread % 4;
+    const int   row = (cell & 16) << 1 | (cell << 1 & 12) | (cell >> 2 & 2) | (cell & 1);
     const char *d = reinterpret_cast<const char *>(a.d + b.o0 + chunk * 8);
     near_tile   near(a.g, b.begin);
     int         stage = 0;
@@ -176,9 +220,9 @@ __device__ __forceinline__ void copy_tiles(const conv_dw_args &a, const dw_block
         mbarrier_wait(b.bars.free(stage), turn ^ 1);
         load_slots<GROUP, 4, SLOTS, 4>(a.x, a.I, CELLS, b.i0, near, slot, x, thread);
 #pragma unroll
-        for (int h = 0; h < CELLS; h += GROUP / 4) /* rows of multiples of 8 are permuted alike */
-            copy_of_row(x + HALO + tile_chunk<WIDTH>(cell, chunk) + h * (WIDTH * 2), d, tile * CELLS + cell + h,
-                        a.O * 2);
+        for (int h = 0; h < 2; h++) /* the upper bit of x; rows of multiples of 8 are permuted alike */
+            copy_of_row(x + HALO + tile_chunk<WIDTH>(row, chunk) + h * 16 * (WIDTH * 2), d,
+                        tile * CELLS + cell + h * (CELLS / 2), a.O * 2);
         mbarrier_arrive_copied(b.bars.full(stage));
         near = next;
         if (++stage == STAGES) stage = 0, turn ^= 1;
@@ -186,64 +230,62 @@ __device__ __forceinline__ void copy_tiles(const conv_dw_args &a, const dw_block
     cp_async_wait<0>();
 }
 
-/* MINE: pairs of this warpgroup, multiplied two at a time. */
-template <int MINE> __device__ __forceinline__ void dw_tiles(const conv_dw_args &a, const dw_block &b) {
-    constexpr int BATCHES = DEPTH * 2;
-    const int     group = threadIdx.x / GROUP, warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    /* A warp's 16 lines of a pair: a half of the channels at one of the two offsets. */
-    const int     entry = halo_entry<SIDE>(lane / 16 * 8 + lane % 8) ^ ((warp % 2 * 2 + (lane / 8 & 1)) << 4);
-    int           line[MINE];
-#pragma unroll
-    for (int q = 0; q < MINE; q++) {
-        const int k = min(2 * (group + DW_GROUPS * q) + warp / 2, OFFSETS - 1);
-        line[q] = halo_chunk(entry, halo_move<SIDE>(k), halo_turn(k), 0);
-    }
-    float    sum[MINE][4][4] = {};
+/* A warpgroup: three offsets along x of two along y and z, whose number is `line` in this warp. A tenth is none: its
+ * sums go nowhere. */
+__device__ __forceinline__ void dw_tiles(const conv_dw_args &a, const dw_block &b, int line) {
+    const int      warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    /* A warp's 16 lines: a half of the channels at one of the two. */
+    const uint32_t at =
+        plane_chunk(lane / 16, lane / 4 % 2 + line % 3, lane % 4 + line / 3, warp % 2 * 2 + lane / 8 % 2);
+    float    sum[3][4][4] = {};
     int      stage = 0;
     uint32_t turn = 0;
     for (int tile = b.begin; tile < b.end; tile++) {
-        const uint32_t x = b.base + stage * STAGE, d = x + HALO;
-        uint32_t       l[2][2][4];
-        auto           lines = [&](int t) {
-            /* 16 cells further in the order of Morton: two cells along y, or along x */
-            const int s = t / 2, move = ((s & 1) * 2 * 6 + (s >> 1) * 2 * 36) * 64;
+        const uint32_t from = b.base + stage * STAGE, x = from + at, d = from + HALO;
+        uint32_t       read[2][PAIRS_READ][4], between[4];
+        /* For batch t: cells with x = 0, 1 or 2, 3; the upper bit of y. */
+        auto           load = [&](int t) {
+            const int h = t / 2, p = t % 2;
 #pragma unroll
-            for (int i = 0; i < 2; i++)
-                if (t % 2 * 2 + i < MINE) ldmatrix_x4_trans(l[t % 2][i], x + line[t % 2 * 2 + i] + move);
+            for (int i = p ? 2 : 0; i < p + 2; i++)
+                ldmatrix_x4_trans(read[h][i], x + i * 2 * PLANE_BYTES + h * 2 * LINE_BYTES);
         };
         mbarrier_wait(b.bars.full(stage), turn);
         shared_for_wgmma(); /* what cp.async wrote; the barrier shows its writes to this thread */
-        lines(0);
+        load(0);
 #pragma unroll
-        for (int t = 0; t < BATCHES; t++) {
-            pin(l[t % 2]);
+        for (int t = 0; t < DEPTH; t++) {
+            uint32_t(&low)[4] = read[t / 2][t % 2], (&high)[4] = read[t / 2][t % 2 + 1];
+            between[0] = low[2], between[1] = low[3];
+            between[2] = high[0], between[3] = high[1];
+            pin(low);
+            pin(high);
+            pin(between);
             wgmma_begin();
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-                if (t % 2 * 2 + i < MINE) matrix_sum(sum[t % 2 * 2 + i], l[t % 2][i], d, t / 2, lane);
+            matrix_sum(sum[0], low, d, t, lane);
+            matrix_sum(sum[1], between, d, t, lane);
+            matrix_sum(sum[2], high, d, t, lane);
             wgmma_commit();
-            wgmma_wait<1>(); /* the batch before, whose registers the next one takes */
-            if (t + 1 < BATCHES) lines(t + 1);
+            wgmma_wait<0>(); /* there are no registers for a second batch; the other warpgroups multiply meanwhile */
+            if (t + 1 < DEPTH) load(t + 1);
         }
-        wgmma_wait<0>();
 #pragma unroll
-        for (int q = 0; q < MINE; q++) pin(sum[q]);
+        for (int dx = 0; dx < 3; dx++) pin(sum[dx]);
         mbarrier_arrive_warp(b.bars.free(stage));
         if (++stage == STAGES) stage = 0, turn ^= 1;
     }
+    if (line >= LINES) return;
 #pragma unroll
-    for (int q = 0; q < MINE; q++) {
-        const int k = 2 * (group + DW_GROUPS * q) + warp / 2;
-        if (k >= OFFSETS) break;
+    for (int dx = 0; dx < 3; dx++)
 #pragma unroll
         for (int n = 0; n < 4; n++)
 #pragma unroll
             for (int h = 0; h < 2; h++) {
-                int i = b.i0 + warp % 2 * 16 + lane / 4 + 8 * h, o = b.o0 + n * 8 + lane % 4 * 2;
+                const int k = line * 3 + dx, i = b.i0 + warp % 2 * 16 + lane / 4 + 8 * h;
+                const int o = b.o0 + n * 8 + lane % 4 * 2;
                 *reinterpret_cast<float2 *>(a.partial + ((blockIdx.x * (int64_t)OFFSETS + k) * a.I + i) * a.O + o) =
-                    make_float2(sum[q][n][2 * h], sum[q][n][2 * h + 1]);
+                    make_float2(sum[dx][n][2 * h], sum[dx][n][2 * h + 1]);
             }
-    }
 }
 
 /* Blocks: x = parts of the tiles, y = blocks of 32 x 32 channels. */
@@ -261,18 +303,15 @@ __global__ void __launch_bounds__(DW_THREADS, 1) tile_dw_kernel(const conv_dw_ar
                             smem_addr(room),
                             {smem_addr(bar)}};
         if (threadIdx.x == 0) b.bars.init(DW_GROUPS * GROUP / 32);
-        parent_slots(slot);
+        plane_slots(slot);
         __syncthreads();
         if (group == DW_GROUPS) {
-            registers_fewer<32>(); /* 4 * 112 + 32: the 5 * 96 of the launch */
+            registers_fewer<40>(); /* 5 * 88 + 40: the 6 * 80 of the launch */
             copy_tiles(a, b, slot, threadIdx.x - DW_GROUPS * GROUP);
             return;
         }
-        registers_more<112>();
-        if (group < PAIRS % DW_GROUPS)
-            dw_tiles<PAIRS / DW_GROUPS + 1>(a, b);
-        else
-            dw_tiles<PAIRS / DW_GROUPS>(a, b);
+        registers_more<88>();
+        dw_tiles(a, b, 2 * group + threadIdx.x / 64 % 2);
     } else
         __trap(); /* code for sm_90 on Hopper: rather no result than a wrong one */
 }

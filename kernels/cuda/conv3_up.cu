@@ -7,18 +7,19 @@
  *
  * To the parents (dx). A parent's row is the sum over 4^3 cells around its middle. A tile of children with one cell
  * around it comes in two halves of 16 channels, each loaded by a warpgroup of its own while the other is multiplied.
- * Two more warpgroups share the cells, and the second one's sums are added to the first one's.
+ * Two more warpgroups share the cells, and the second one's sums are added to the first one's. A warp's 16 rows are
+ * eight parents with one x and the eight beside them: of four cells along x two are the neighbour's as well, and three
+ * reads serve for four.
  *
  * dw is in conv3_up_dw.cu.
  *
  * Parents lie in shared memory as dev/conv_index.cuh says, matrices as dev/mma.cuh does. Children, 16 channels:
  *
- *     cell (X,Y,Z), 0 <= X,Y,Z < 10, at 32 * ((X*10 + Y)*12 + Z), its halves exchanged if X/2 is odd, and with the
+ *     cell (X,Y,Z), 0 <= X,Y,Z < 10, at 32 * ((X*10 + Y)*12 + Z), its halves exchanged if Z/4 is odd, and with the
  *     cell beside it (Z ^ 1) if Y/2 is odd
  *
- * so that a cube of eight parents touches all banks once at any of the 64 cells. */
+ * so that eight parents with one x, two along y and four along z, touch all banks once at any of the 64 cells. */
 #include "kernels/cuda/dev/conv_slots.cuh"
-#include "kernels/cuda/dev/mbarrier.cuh"
 
 namespace {
 
@@ -130,143 +131,179 @@ enum {
     HALF = EDGE * EDGE * LINE * 32,
     ADDED = CELLS * WIDTH * 4
 };
-enum { CHILD_SLOTS = EDGE * EDGE * EDGE, CHILD_TABLE = 1024 }; /* for load_slots */
+enum { CHILD_SLOTS = EDGE * EDGE * EDGE };
 enum { DOWN_SHARED = WEIGHTS + 2 * HALF + ADDED };
 
-__device__ __forceinline__ int child_twist(int X, int Y) {
-    return (Y & 1) << 5 | (X & 1) << 4; /* of halves of coordinates */
+/* Byte of a half of 16 channels of child (X,Y,Z). */
+__device__ __forceinline__ int child_chunk(int X, int Y, int Z, int chunk) {
+    return (((X * EDGE + Y) * LINE + Z) * 32 | chunk << 4) ^ ((Y >> 1 & 1) << 5 | (Z >> 2 & 1) << 4);
 }
 
-__device__ __forceinline__ void child_slots(uint32_t *slot) {
-    for (int i = threadIdx.x; i < CHILD_TABLE; i += DOWN_THREADS) {
-        const int s = i < CHILD_SLOTS ? i : CHILD_SLOTS - 1, X = s / (EDGE * EDGE), Y = s / EDGE % EDGE, Z = s % EDGE;
-        int       t, cell;
-        halo_source<2 * SIDE>(s, &t, &cell);
-        slot[i] = slot_word(t, cell, ((X * EDGE + Y) * LINE + Z) * 32 ^ child_twist(X >> 1, Y >> 1));
-    }
-}
-
-/* The cells of one warpgroup: those with i = 2*group and 2*group + 1 of (i,j,l), 0 <= i,j,l < 4. Cell i of an axis is
- * child !(i & 1) of a parent for which this parent is the upper one if i < 2. */
-__device__ __forceinline__ void parent_sums(float (&sum)[2][4][4], uint32_t children, int at, int twist, int group,
-                                            uint32_t weights, int half, int lane) {
-    uint32_t d[2][4][4];
-    twist ^= child_twist(group, 0);
-    at += group * 2 * (EDGE * LINE * 32);
-    weights += (group ? 0 : 1) * MATRIX;
-    auto load = [&](int ij) {
-        const int i = ij >> 2, j = ij & 3;
-#pragma unroll
-        for (int l = 0; l < 4; l++)
-            ldmatrix_x4(d[ij % 2][l],
-                        children + ((at + ((i * EDGE + j) * LINE + l) * 32) ^ twist ^ child_twist(0, j >> 1)));
+/* The cells of warpgroup G: those with j = 2G and 2G + 1 of (i,j,l), 0 <= i,j,l < 4. Cell i of an axis is child
+ * !(i & 1) of a parent for which this parent is the upper one if i < 2. A batch of products is a pair of j and l. The
+ * second eight parents' cells i are the first eight's i + 2, so those at i = 0, 1 are read for both, then 4 and 5 of
+ * the first eight for the last two. at: byte of the cells of l, at i = 0 and j = 2G, of the parent that a lane reads;
+ * last: from there to 4 and 5. */
+template <int G, int HALF_NUMBER>
+__device__ __forceinline__ void parent_sums(float (&sum)[2][4][4], uint32_t children, const int (&at)[4], int last,
+                                            uint32_t weights, int lane) {
+    uint32_t read[2][3][4], between[2][2][4];
+    auto     load = [&](int t) {
+        const uint32_t from = children + at[t & 3] + (t >> 2) * (LINE * 32);
+        ldmatrix_x4(read[t % 2][0], from);
+        ldmatrix_x4(read[t % 2][1], from + EDGE * LINE * 32);
+        ldmatrix_x4(read[t % 2][2], from + last);
     };
     load(0);
 #pragma unroll
-    for (int ij = 0; ij < 8; ij++) {
-        const int i = ij >> 2, j = ij & 3;
-        pin(d[ij % 2]);
+    for (int t = 0; t < 8; t++) {
+        const int j = 2 * G + (t >> 2), l = t & 3;
+        uint32_t(&x)[3][4] = read[t % 2], (&b)[2][4] = between[t % 2];
+        pin(x);
+#pragma unroll
+        for (int p = 0; p < 2; p++) {
+            b[p][0] = x[p][1], b[p][1] = x[2][p];
+            b[p][2] = x[p][3], b[p][3] = x[2][p + 2];
+        }
+        pin(b);
         wgmma_begin();
 #pragma unroll
-        for (int l = 0; l < 4; l++) {
-            const int child = (i & 1 ? 0 : 4) | (j & 1 ? 0 : 2) | (l & 1 ? 0 : 1), parent = (j < 2) << 1 | (l < 2) << 2;
-            matrix_sum(sum[l & 1], d[ij % 2][l], weights + (child * UP_PARENTS + parent) * MATRIX, half, lane);
+        for (int i = 0; i < 4; i++) {
+            const int      child = (i & 1 ? 0 : 4) | (j & 1 ? 0 : 2) | (l & 1 ? 0 : 1);
+            const int      parent = (i < 2) | (j < 2) << 1 | (l < 2) << 2;
+            const uint32_t w = weights + (child * UP_PARENTS + parent) * MATRIX;
+            if (HALF_NUMBER == 0 && t == 0 && i < 2)
+                matrix_sum<true>(sum[i], x[i], w, 0, lane);
+            else
+                matrix_sum(sum[i & 1], i < 2 ? x[i] : b[i - 2], w, HALF_NUMBER, lane);
         }
         wgmma_commit();
         wgmma_wait<1>(); /* the products before, whose registers the next take */
-        if (ij + 1 < 8) load(ij + 1);
+        if (t + 1 < 8) load(t + 1);
     }
     wgmma_wait<0>();
     pin(sum[0]);
     pin(sum[1]);
 }
 
-/* Barriers of one half of the channels: it is there, or nobody reads it any more. */
-__device__ __forceinline__ uint32_t half_full(uint32_t bars, int half) {
-    return bars + half * MBARRIER_BYTES;
-}
-__device__ __forceinline__ uint32_t half_free(uint32_t bars, int half) {
-    return bars + (2 + half) * MBARRIER_BYTES;
-}
+/* Barriers of the halves of the channels; and of what one warpgroup's sums pass through on their way to the other: they
+ * are there, or have been taken. */
+struct down_bars {
+    tile_bars<2> half;
 
-/* Steps are the halves of one tile after the other. */
-__device__ __forceinline__ int64_t step_tile(int64_t s) {
-    return blockIdx.x + s / 2 * gridDim.x;
-}
+    __device__ __forceinline__ uint32_t added() const { return half.at + 4 * MBARRIER_BYTES; }
+    __device__ __forceinline__ uint32_t taken() const { return half.at + 5 * MBARRIER_BYTES; }
+    /* By one thread. */
+    __device__ __forceinline__ void     init() const {
+            half.init(DOWN_GROUPS * GROUP / 32);
+            mbarrier_init_warps(added(), GROUP / 32);
+            mbarrier_init_warps(taken(), GROUP / 32);
+    }
+};
 
-/* The warpgroup that loads. */
-__device__ __forceinline__ void load_children(const conv_rows_args &a, int64_t n_steps, const uint32_t *slot,
-                                              uint32_t children, uint32_t bars) {
-    near_tile near(a.g, step_tile(0)), near_next(a.g, step_tile(2));
-    for (int64_t s = 0; s < n_steps; s++) {
-        const int half = (int)(s & 1);
-        if (half == 0 && s > 0) {
-            near = near_next;
-            near_next = near_tile(a.g, step_tile(s + 2));
+/* The warpgroup that loads: a thread the same half of every 64th slot. Where its slots lie it knows from the first tile
+ * on, and where a tile's rows are for both halves of the channels. */
+__device__ __forceinline__ void load_children(const conv_rows_args &a, uint32_t children, down_bars bars) {
+    constexpr int STRIDE = GROUP / 2, COPIES = (CHILD_SLOTS + STRIDE - 1) / STRIDE;
+    const int     thread = threadIdx.x % GROUP, chunk = thread % 2;
+    const char   *from = reinterpret_cast<const char *>(a.x + chunk * 8);
+    uint32_t      to[COPIES], turn = 1;
+    int           source[COPIES], row[COPIES]; /* of a slot: its tile's number around this one, and cell */
+#pragma unroll
+    for (int i = 0; i < COPIES; i++) {
+        const int s = min(thread / 2 + i * STRIDE, CHILD_SLOTS - 1);
+        int       t, cell;
+        halo_source<2 * SIDE>(s, &t, &cell);
+        source[i] = t | cell << 5;
+        to[i] = children + child_chunk(s / (EDGE * EDGE), s / EDGE % EDGE, s % EDGE, chunk);
+    }
+    near_tile near(a.g, blockIdx.x);
+    for (int64_t tile = blockIdx.x; tile < a.g.n_tiles; tile += gridDim.x) {
+        const near_tile next(a.g, tile + gridDim.x);
+#pragma unroll
+        for (int i = 0; i < COPIES; i++) /* below 0 if there is no tile */
+            row[i] = __shfl_sync(0xffffffffu, near.tile, source[i] & 31) * (CELLS * UP_CHILDREN) + (source[i] >> 5);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            mbarrier_wait(bars.half.free(half), turn);
+#pragma unroll
+            for (int i = 0; i < COPIES; i++)
+                if ((i + 1) * STRIDE <= CHILD_SLOTS || thread / 2 + i * STRIDE < CHILD_SLOTS)
+                    copy_of_row(to[i] + half * HALF, from + half * 32, row[i], WIDTH * 2);
+            mbarrier_arrive_copied(bars.half.full(half));
         }
-        mbarrier_wait(half_free(bars, half), (s / 2 & 1) ^ 1);
-        load_slots<GROUP, 2, CHILD_SLOTS>(a.x, WIDTH, CELLS * UP_CHILDREN, half * 16, near, slot,
-                                          children + half * HALF, threadIdx.x % GROUP);
-        mbarrier_arrive_copied(half_full(bars, half));
+        near = next;
+        turn ^= 1;
     }
     cp_async_wait<0>();
 }
 
-__global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_rows_args a) {
-    extern __shared__ __align__(1024) unsigned char room[];
-    __shared__ uint32_t                             slot[CHILD_TABLE];
-    __shared__ uint64_t                             bar[4];
-
-    const int      group = threadIdx.x / GROUP, thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32;
-    const uint32_t weights = smem_addr(room), children = weights + WEIGHTS, bars = smem_addr(bar);
-    float4        *added = reinterpret_cast<float4 *>(room + WEIGHTS + 2 * HALF);
-    const int64_t  n_steps = a.g.n_tiles > blockIdx.x ? 2 * ((a.g.n_tiles - 1 - blockIdx.x) / gridDim.x + 1) : 0;
-    if (threadIdx.x == 0)
-        for (int half = 0; half < 2; half++) {
-            mbarrier_init(half_full(bars, half), GROUP);
-            mbarrier_init_warps(half_free(bars, half), DOWN_GROUPS * GROUP / 32);
-        }
-    child_slots(slot);
-    load_weights<DOWN_THREADS, WIDTH, WIDTH>(a.w, UP_MATRICES, weights);
-    if (group == DOWN_GROUPS) {
-        load_children(a, n_steps, slot, children, bars);
-        return;
-    }
-    /* Of the row whose address this lane gives: its parent's first cell. */
-    const int row = warp * 16 + lane % 16, x = conv_gather(row >> 2), y = conv_gather(row >> 1), z = conv_gather(row);
-    const int at = ((x * EDGE + y) * LINE + z) * 64 | lane / 16 << 4, twist = child_twist(x, y);
-    float     sum[2][4][4] = {};
-    for (int64_t s = 0; s < n_steps; s++) {
-        const int half = (int)(s & 1);
-        mbarrier_wait(half_full(bars, half), s / 2 & 1);
-        parent_sums(sum, children + half * HALF, at, twist, group, weights, half, lane);
-        mbarrier_arrive_warp(half_free(bars, half));
-        if (half == 0) continue;
-        barrier_sync<DOWN_GROUPS * GROUP>(1); /* the sums of the tile before have been read */
-        if (group == 1)
+/* The second warpgroup's sums go to shared memory, where the first one finds them. Neither waits for the other longer
+ * than that takes: they run apart, and one multiplies while the other has nothing to. */
+template <int G>
+__device__ __forceinline__ void make_parents(const conv_rows_args &a, uint32_t weights, uint32_t children,
+                                             float4 *added, down_bars bars) {
+    /* Of the row whose address this lane gives: its parent's first cells. */
+    const int thread = threadIdx.x % GROUP, warp = thread / 32, lane = thread % 32, beside = lane / 8 % 2;
+    const int x0 = warp / 2 * 2, y0 = warp % 2 * 2, last = (4 - beside) * (EDGE * LINE * 32);
+    int       at[4];
+#pragma unroll
+    for (int l = 0; l < 4; l++)
+        at[l] = child_chunk(2 * (x0 + beside), 2 * (y0 + lane / 4 % 2 + G), 2 * (lane % 4) + l, lane / 16);
+    uint32_t turn = 0;
+    for (int64_t tile = blockIdx.x; tile < a.g.n_tiles; tile += gridDim.x, turn ^= 1) {
+        float sum[2][4][4];
+        mbarrier_wait(bars.half.full(0), turn);
+        parent_sums<G, 0>(sum, children, at, last, weights, lane);
+        mbarrier_arrive_warp(bars.half.free(0));
+        mbarrier_wait(bars.half.full(1), turn);
+        parent_sums<G, 1>(sum, children + HALF, at, last, weights, lane);
+        mbarrier_arrive_warp(bars.half.free(1));
+        if (G == 1) {
+            mbarrier_wait(bars.taken(), turn ^ 1);
 #pragma unroll
             for (int n = 0; n < 4; n++)
                 added[n * GROUP + thread] = make_float4(sum[0][n][0] + sum[1][n][0], sum[0][n][1] + sum[1][n][1],
                                                         sum[0][n][2] + sum[1][n][2], sum[0][n][3] + sum[1][n][3]);
-        barrier_sync<DOWN_GROUPS * GROUP>(1);
-        if (group == 0) {
-            bf16 *out = a.y + (step_tile(s) * CELLS + warp * 16 + lane / 4) * WIDTH + lane % 4 * 2;
+            mbarrier_arrive_warp(bars.added());
+        } else {
+            const int row = conv_spread(x0) << 2 | conv_spread(y0 + lane / 16) << 1 | conv_spread(lane / 4 % 4);
+            bf16     *out = a.y + (tile * CELLS + row) * WIDTH + lane % 4 * 2;
+            float4    more[4];
+            mbarrier_wait(bars.added(), turn);
+#pragma unroll
+            for (int n = 0; n < 4; n++) more[n] = added[n * GROUP + thread];
+            mbarrier_arrive_warp(bars.taken());
 #pragma unroll
             for (int n = 0; n < 4; n++) {
-                float4 more = added[n * GROUP + thread];
                 *reinterpret_cast<uint32_t *>(out + n * 8) =
-                    pack_bf16(sum[0][n][0] + sum[1][n][0] + more.x, sum[0][n][1] + sum[1][n][1] + more.y);
-                *reinterpret_cast<uint32_t *>(out + 8 * WIDTH + n * 8) =
-                    pack_bf16(sum[0][n][2] + sum[1][n][2] + more.z, sum[0][n][3] + sum[1][n][3] + more.w);
+                    pack_bf16(sum[0][n][0] + sum[1][n][0] + more[n].x, sum[0][n][1] + sum[1][n][1] + more[n].y);
+                *reinterpret_cast<uint32_t *>(out + 4 * WIDTH + n * 8) = /* x0 + 1 */
+                    pack_bf16(sum[0][n][2] + sum[1][n][2] + more[n].z, sum[0][n][3] + sum[1][n][3] + more[n].w);
             }
         }
-#pragma unroll
-        for (int t = 0; t < 2; t++)
-#pragma unroll
-            for (int n = 0; n < 4; n++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) sum[t][n][e] = 0.0f;
     }
+}
+
+__global__ void __launch_bounds__(DOWN_THREADS, 1) parents_kernel(const conv_rows_args a) {
+    if constexpr (HAS_WGMMA) {
+        extern __shared__ __align__(1024) unsigned char room[];
+        __shared__ uint64_t                             bar[6];
+
+        const int       group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0);
+        const uint32_t  weights = smem_addr(room), children = weights + WEIGHTS;
+        float4         *added = reinterpret_cast<float4 *>(room + WEIGHTS + 2 * HALF);
+        const down_bars bars = {{smem_addr(bar)}};
+        if (threadIdx.x == 0) bars.init();
+        load_weights<DOWN_THREADS, WIDTH, WIDTH>(a.w, UP_MATRICES, weights);
+        if (group == DOWN_GROUPS)
+            load_children(a, children, bars);
+        else if (group == 0)
+            make_parents<0>(a, weights, children, added, bars);
+        else
+            make_parents<1>(a, weights, children, added, bars);
+    } else
+        __trap(); /* code for sm_90 on Hopper: rather no result than a wrong one */
 }
 
 static bool serves(const ctx *c, const conv_grid *g, int64_t I, int64_t O, size_t shared) {

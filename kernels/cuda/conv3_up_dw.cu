@@ -9,7 +9,6 @@
  *
  * One more copies the tiles ahead. Each warpgroup also adds up one child's d by columns, where db is wanted. */
 #include "kernels/cuda/dev/conv_slots.cuh"
-#include "kernels/cuda/dev/mbarrier.cuh"
 
 namespace {
 
@@ -18,14 +17,12 @@ enum { GROUPS = 4, COPIERS = GROUP, THREADS = GROUPS * GROUP + COPIERS, WARPS = 
 enum { D_TILE = CELLS * WIDTH * 2, STAGE = HALO + QUARTER * D_TILE, STAGES = 7, SHARED = STAGES * STAGE };
 enum { PLANE = 6 * 6, NEAR_SLOTS = 5 * PLANE }; /* parents of children with one x reach to one side only */
 
-/* The tiles of a block, and barriers of a stage: it is there, or nobody reads it any more. */
+/* The tiles of a block, and where they pass through. */
 struct dw_block {
-    int      begin, end;
-    int      side; /* x of the children */
-    uint32_t base, bars;
-
-    __device__ __forceinline__ uint32_t full(int stage) const { return bars + stage * MBARRIER_BYTES; }
-    __device__ __forceinline__ uint32_t free(int stage) const { return bars + (STAGES + stage) * MBARRIER_BYTES; }
+    int               begin, end;
+    int               side; /* x of the children */
+    uint32_t          base;
+    tile_bars<STAGES> bars;
 };
 
 /* The warpgroup that copies. */
@@ -40,12 +37,12 @@ __device__ __forceinline__ void copy_tiles(const conv_dw_args &a, const dw_block
     for (int tile = b.begin; tile < b.end; tile++) {
         const near_tile next(a.g, tile + 1);
         const uint32_t  to = b.base + stage * STAGE;
-        mbarrier_wait(b.free(stage), turn ^ 1);
+        mbarrier_wait(b.bars.free(stage), turn ^ 1);
         load_slots<COPIERS, 4, NEAR_SLOTS, 3>(a.x, WIDTH, CELLS, 0, near, slot + b.side * PLANE, to, thread);
 #pragma unroll
         for (int i = 0; i < CELLS / ROWS; i++) /* rows 8 apart are permuted alike */
             cp_async_16(to + d_to + i * ROWS * (WIDTH * 2), d + i * ROWS * UP_CHILDREN * WIDTH, 16);
-        mbarrier_arrive_copied(b.full(stage));
+        mbarrier_arrive_copied(b.bars.full(stage));
         near = next;
         d += CELLS * UP_CHILDREN * WIDTH;
         if (++stage == STAGES) stage = 0, turn ^= 1;
@@ -93,7 +90,7 @@ __device__ __forceinline__ void multiply(const conv_dw_args &a, const dw_block &
                 ldmatrix_x4_trans(l[t % 2][q], x + (move + y * 2 * 6 + z * 2) * 64);
             }
         };
-        mbarrier_wait(b.full(stage), turn);
+        mbarrier_wait(b.bars.full(stage), turn);
         shared_for_wgmma(); /* what cp.async wrote; the barrier shows its writes to this thread */
         lines(0);
         if (want_columns) add_columns<WIDTH>(d + ALONG * D_TILE, thread, column);
@@ -113,7 +110,7 @@ __device__ __forceinline__ void multiply(const conv_dw_args &a, const dw_block &
         wgmma_wait<0>();
 #pragma unroll
         for (int child = 0; child < QUARTER; child++) pin(sum[child]);
-        mbarrier_arrive_warp(b.free(stage));
+        mbarrier_arrive_warp(b.bars.free(stage));
         if (++stage == STAGES) stage = 0, turn ^= 1;
     }
 #pragma unroll
@@ -146,13 +143,11 @@ __global__ void __launch_bounds__(THREADS, 1) up_dw_kernel(const conv_dw_args a,
 
         const int      group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0);
         const dw_block b = {(int)(blockIdx.x * a.g.n_tiles / gridDim.x),
-                            (int)((blockIdx.x + (int64_t)1) * a.g.n_tiles / gridDim.x), (int)blockIdx.y,
-                            smem_addr(room), smem_addr(bar)};
-        if (threadIdx.x == 0)
-            for (int i = 0; i < STAGES; i++) {
-                mbarrier_init(b.full(i), COPIERS);
-                mbarrier_init_warps(b.free(i), WARPS);
-            }
+                            (int)((blockIdx.x + (int64_t)1) * a.g.n_tiles / gridDim.x),
+                            (int)blockIdx.y,
+                            smem_addr(room),
+                            {smem_addr(bar)}};
+        if (threadIdx.x == 0) b.bars.init(WARPS);
         parent_slots(slot);
         __syncthreads();
         if (group == GROUPS) {

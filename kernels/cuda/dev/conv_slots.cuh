@@ -2,6 +2,7 @@
  * conv_index.cuh): 32 channels a slot, or two planes of 32. The levels are dense. */
 #pragma once
 #include "kernels/cuda/dev/conv_gather.cuh"
+#include "kernels/cuda/dev/mbarrier.cuh"
 #include "kernels/cuda/dev/wgmma.cuh"
 
 namespace {
@@ -88,6 +89,21 @@ __device__ __forceinline__ void load_slots(const bf16 *x, int width, int cells, 
                             width * 2); /* below 0 if there is no tile */
     }
 }
+
+/* Barriers of N places for tiles that a warpgroup copies: one is there, or nobody reads it any more. */
+template <int N> struct tile_bars {
+    uint32_t at;
+
+    __device__ __forceinline__ uint32_t full(int place) const { return at + place * MBARRIER_BYTES; }
+    __device__ __forceinline__ uint32_t free(int place) const { return at + (N + place) * MBARRIER_BYTES; }
+    /* By one thread: who reads a place says so by `readers` warps. */
+    __device__ __forceinline__ void     init(int readers) const {
+            for (int i = 0; i < N; i++) {
+                mbarrier_init(full(i), GROUP);
+                mbarrier_init_warps(free(i), readers);
+        }
+    }
+};
 
 /* So many matrices of K x N, for the products; ends with a barrier. */
 template <int THREADS, int K, int N>

@@ -39,6 +39,10 @@ template <int N> __device__ __forceinline__ void pin(float (&x)[N][4]) {
 #pragma unroll
         for (int e = 0; e < 4; e++) asm volatile("" : "+f"(x[i][e])::"memory");
 }
+__device__ __forceinline__ void pin(uint32_t (&x)[4]) {
+#pragma unroll
+    for (int e = 0; e < 4; e++) asm volatile("" : "+r"(x[e])::"memory");
+}
 template <int N> __device__ __forceinline__ void pin(uint32_t (&x)[N][4]) {
 #pragma unroll
     for (int i = 0; i < N; i++)
