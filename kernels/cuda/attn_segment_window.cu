@@ -6,7 +6,7 @@
  * The rows (query, head) come through shared memory, 16 a warp of the team at a time:
  *   S^T = K q^T, dP^T = V dout^T - delta, P = 2^(c S - lse), dS = P dP, dv += P^T dout, dk += dS^T q;
  * dS goes to shared memory, and when all keys' are there, a warp sums up dq = dS K of 16 rows.
- * delta = <dout, out> comes from the threads that loaded the two rows.
+ * delta = <dout, out> comes from the threads that loaded the two rows, or from the caller with lse.
  *
  * A multiprocessor has one block of 12 warps that stays. They are one team while there are windows of more keys than
  * six warps have, then two. Teams take windows as they come, large ones first; what they write does not depend on it.
@@ -35,7 +35,7 @@ template <int WARPS_, int KEYS_> struct window_shape {
     static constexpr int ROWS = 16 * WARPS;                                   /* of a stage */
     static constexpr int PASS = THREADS / (D / 8);                            /* rows that one load of all brings */
     static constexpr int OWN = (KEYS + PASS - 1) / PASS * PASS * D * 2;       /* bytes of K or V */
-    static constexpr int TILE = ROWS * D * 2, STAGE = 3 * TILE + ROWS * 8;    /* q, dout, out; {-lse log2 e, -delta} */
+    static constexpr int TILE = ROWS * D * 2, STAGE = 3 * TILE + ROWS * 8;    /* q, dout, out; {lse log2 e, -delta} */
     static constexpr int DS_ROW = ROWS * 2 + 16, DS = KEYS * DS_ROW;          /* dS of a key, of all; no conflicts */
     static constexpr int SUMS = 2 * MT * (D / 8) * 4;                         /* of a lane */
     static constexpr int V = OWN, RING = 2 * OWN, DS_AT = RING + 2 * STAGE;   /* K is the first */
@@ -147,17 +147,23 @@ template <class F> __device__ __forceinline__ void load_rows(const segment_probl
         int  n = shared_int(t.room + F::Q_ROW + (there ? query : 0) * 4), col = (there ? h : 0) * a.D + move.col;
         move.load(stage, i, row_at(a.q, n, a.q_bytes) + col, there && move.brings());
         move.load(stage + F::TILE, i, row_at(a.dout, n, a.o_bytes) + col, there && move.brings());
-        move.load(stage + 2 * F::TILE, i, row_at(a.out, n, a.o_bytes) + col, there && move.brings());
-        if (move.chunk == 0)
-            cp_async_4(stage + 3 * F::TILE + move.row_of(i) * 8, a.lse + (int64_t)n * a.H + (there ? h : 0),
-                       there ? 4 : 0);
+        uint32_t stat = stage + 3 * F::TILE + move.row_of(i) * 8;
+        int64_t  from = (int64_t)n * a.H + (there ? h : 0);
+        if (!a.given) move.load(stage + 2 * F::TILE, i, row_at(a.out, n, a.o_bytes) + col, there && move.brings());
+        if (move.chunk == 0) {
+            if (a.given)
+                cp_async_8(stat, a.given + from, there ? 8 : 0);
+            else
+                cp_async_4(stat, a.lse + from, there ? 4 : 0);
+        }
     }
     cp_async_commit();
 }
 
-/* lse of a warp's 16 rows of a turn becomes {-lse log2 e, -delta}; products as in find_stat of attn_segment_dq.cu. What
+/* lse of a warp's 16 rows of a turn becomes {lse log2 e, -delta}; products as in find_stat of attn_segment_dq.cu. What
  * it makes of rows that are not there is of no use. */
-template <class F> __device__ __forceinline__ void find_stat(int turn) {
+template <class F> __device__ __forceinline__ void find_stat(const segment_problem<bf16> &a, int turn) {
+    if (a.given) return;
     const window_team<F> t;
     const int            lane = t.lane();
     const uint32_t       stage = t.stage(turn);
@@ -183,7 +189,7 @@ template <class F> __device__ __forceinline__ void find_stat(int turn) {
         uint32_t at = stat + (r + 8 * half) * 8;
         float    lse;
         shared_load(at, lse);
-        shared_store(at, float2{-lse * LOG2_E, -(r % 2 ? x[half][2 * half + 1] : x[half][2 * half])});
+        shared_store(at, float2{lse * LOG2_E, -(r % 2 ? x[half][2 * half + 1] : x[half][2 * half])});
     }
 }
 
@@ -230,7 +236,7 @@ __device__ __forceinline__ void add_rows(window_sums &w, uint32_t q, uint32_t do
         for (int i = 0; i < 2; i++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                s[mt][i][e] = exp2_fast(fmaf(s[mt][i][e], c, e % 2 ? st[i].z : st[i].x));
+                s[mt][i][e] = exp2_fast(fmaf(s[mt][i][e], c, -(e % 2 ? st[i].z : st[i].x)));
                 dp[mt][i][e] *= s[mt][i][e];
             }
             p[2 * i] = pack_bf16(s[mt][i][0], s[mt][i][1]);
@@ -288,7 +294,7 @@ template <class F> __device__ __forceinline__ void add_keys(const segment_proble
         int r = row0 + move.row_of(i), query = divide(r, a.by_hs), h = t.job->g * a.hs + r - query * a.hs;
         if (query >= t.job->at.queries) break;
         int n = shared_int(t.room + F::Q_ROW + query * 4);
-        store_chunk<true>(row_at(a.dq, n, a.q_bytes) + h * a.D, tile + move.to(i), move.chunk, a.D);
+        store_chunk<true>(row_at(a.dq, n, a.q_bytes) + h * a.D, tile + move.to(i), move.chunk, a.D, a.dq_add);
     }
 }
 
@@ -405,7 +411,7 @@ template <class F> __device__ __forceinline__ void one_window(const segment_prob
     cp_async_wait<0>();
     window_team<F>::meet();
     begin_sums<F>(w);
-    find_stat<F>(0);
+    find_stat<F>(a, 0);
 #pragma unroll 1
     for (int turn = 0;; turn++) {
         window_team<F>::meet(); /* stat is there, and all are done with the stage before and its dS */
@@ -413,7 +419,7 @@ template <class F> __device__ __forceinline__ void one_window(const segment_prob
         add_stage<F>(w, turn, a);
         cp_async_wait<0>();
         window_team<F>::meet(); /* dS of all keys and the next rows are there, and q has been used */
-        find_stat<F>(turn + 1);
+        find_stat<F>(a, turn + 1);
         add_keys<F>(a, turn);
         if (window_team<F>().rows(a.hs) <= (turn + 1) * F::ROWS) break;
     }

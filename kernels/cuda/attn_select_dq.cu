@@ -10,44 +10,38 @@ template <int GROUPS> struct dq_rows {
     row_operand q[GROUPS], dout[GROUPS];
     float       dq[4 * GROUPS][4], lse[2], delta[2]; /* delta: negated */
 
-    /* Starts all loads of a query tile, `out` with them: nobody waits for one before the next is on its way. */
-    __device__ __forceinline__ void load(const select_view &a, const query_tile &t, uint4 (&out)[GROUPS][2], int row,
+    /* Starts all loads of a query tile, with dq as it is (`before`) if it is added to: nobody waits for one before the
+     * next is on its way. */
+    __device__ __forceinline__ void load(const select_view &a, const query_tile &t, uint4 (&before)[GROUPS][2], int row,
                                          int quad) {
-        const bf16 *o = (const bf16 *)a.o + (t.n * a.H + t.head + row) * a.D;
+        const int64_t at = t.n * a.H + t.head + row;
 #pragma unroll
         for (int c = 0; c < GROUPS; c++)
 #pragma unroll
-            for (int r = 0; r < 2; r++) out[c][r] = row_chunk(o + r * 8 * a.D, c, quad, a.D, row + 8 * r < t.n_heads);
+            for (int r = 0; r < 2; r++)
+                before[c][r] = row_chunk((const bf16 *)a.dq + (at + r * 8) * a.D, c, quad, a.D,
+                                         a.dq_add && row + 8 * r < t.n_heads);
         load_heads<GROUPS>(dout, a.dout, a, t, row, quad);
 #pragma unroll
-        for (int r = 0; r < 2; r++)
-            lse[r] = row + 8 * r < t.n_heads ? __ldg(a.lse + t.n * a.H + t.head + row + 8 * r) : 0;
+        for (int r = 0; r < 2; r++) {
+            const float2 stat = row + 8 * r < t.n_heads ? __ldg(a.stat + at + 8 * r) : make_float2(0, 0);
+            lse[r] = stat.x, delta[r] = stat.y;
+        }
         load_heads<GROUPS>(q, a.q, a, t, row, quad);
     }
-    /* Leaves lse and -delta in a.stat. */
-    __device__ __forceinline__ void start(const select_view &a, const query_tile &t, const uint4 (&out)[GROUPS][2],
-                                          int row, int quad) {
+    __device__ __forceinline__ void start(const select_view &a, const uint4 (&before)[GROUPS][2], int lane) {
 #pragma unroll
-        for (int r = 0; r < 2; r++) {
-            float sum = 0;
+        for (int c = 0; c < GROUPS; c++)
 #pragma unroll
-            for (int c = 0; c < GROUPS; c++) {
-                const uint32_t x[4] = {out[c][r].x, out[c][r].y, out[c][r].z, out[c][r].w};
+            for (int r = 0; r < 2; r++) {
+                uint32_t word[4] = {before[c][r].x, before[c][r].y, before[c][r].z, before[c][r].w};
+                if (a.dq_add) turn_quad(word, lane);
 #pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    const uint32_t y = dout[c].step[e / 2][e % 2 * 2 + r];
-                    sum += bf16_lo(x[e]) * bf16_lo(y) + bf16_hi(x[e]) * bf16_hi(y);
+                for (int j = 0; j < 4; j++) {
+                    dq[4 * c + j][2 * r] = bf16_lo(word[j]) * a.unscale;
+                    dq[4 * c + j][2 * r + 1] = bf16_hi(word[j]) * a.unscale;
                 }
             }
-            delta[r] = -quad_sum(sum);
-            lse[r] *= LOG2_E;
-            if (quad == 0 && row + 8 * r < t.n_heads)
-                a.stat[t.n * a.H + t.head + row + 8 * r] = make_float2(lse[r], delta[r]);
-        }
-#pragma unroll
-        for (int j = 0; j < 4 * GROUPS; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) dq[j][e] = 0;
     }
     /* Padding must not make NaN: where lse is too small for that, keys past the end need a mask. */
     __device__ __forceinline__ bool is_deep() const {
@@ -157,6 +151,21 @@ __device__ __forceinline__ void dq_walk(dq_rows<GROUPS> (&rows)[TILES], const se
         });
 }
 
+/* stat of what forward wrote: {lse log2 e, -<dout, out>}; `lanes` lanes (a power of two) share a row. */
+__global__ void __launch_bounds__(256) stat_kernel(const select_view a, int64_t n_rows, int lanes) {
+    const int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x, row = i / lanes;
+    const int     d = (int)(i % lanes) * 8;
+    float         x[8] = {}, y[8] = {}, sum = 0;
+    if (row < n_rows && d < a.D) {
+        load_pack<bf16, 8>((const bf16 *)a.o + row * a.D + d, x);
+        load_pack<bf16, 8>((const bf16 *)a.dout + row * a.D + d, y);
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) sum += x[e] * y[e];
+    for (int o = lanes / 2; o > 0; o /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, o);
+    if (row < n_rows && d == 0) a.stat[row] = make_float2(a.lse[row] * LOG2_E, -sum);
+}
+
 /* One block of threads on a multiprocessor, for D <= 32: as in forward. */
 template <int GROUPS> struct dq_shape {
     enum {
@@ -183,7 +192,7 @@ __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>
         const uint4           *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
         block_union<F::TILES> &blocks = unions[threadIdx.x / 32];
         dq_rows<GROUPS>        rows[F::TILES];
-        uint4                  out[F::TILES][GROUPS][2];
+        uint4                  before[F::TILES][GROUPS][2];
         int                    list[F::TILES], at[F::TILES];
         bool                   deep = false;
 #pragma unroll
@@ -191,12 +200,12 @@ __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>
             query_tile t = tile_at(a, g, index + i);
             list[i] = (int)(g * a.N + t.n);
             at[i] = t.exists ? 0 : a.K;
-            rows[i].load(a, t, out[i], row, quad);
+            rows[i].load(a, t, before[i], row, quad);
         }
         prefetch_lists(a, list);
 #pragma unroll
         for (int i = 0; i < F::TILES; i++) {
-            rows[i].start(a, tile_at(a, g, index + i), out[i], row, quad);
+            rows[i].start(a, before[i], lane);
             deep |= rows[i].is_deep();
         }
         if (__any_sync(ALL_LANES, deep))
@@ -216,6 +225,13 @@ template <int GROUPS> void launch_dq(ctx *c, const select_view &a, const select_
 }
 
 } // namespace
+
+void select_find_stat(ctx *c, const select_view &a) {
+    int lanes = 1;
+    while (lanes * 8 < a.D) lanes *= 2;
+    stat_kernel<<<(unsigned)ceil_div(a.N * a.H * lanes, 256), 256, 0, stream_of(c)>>>(a, a.N * a.H, lanes);
+    LAUNCHED(c);
+}
 
 void select_tiles_dq(ctx *c, const select_view &a, const select_packed &p) {
     switch (select_groups(a.D)) {
