@@ -37,7 +37,7 @@ extern "C" void attn_select_bwd_cuda(ctx *c, const attn_select_args *a) {
     if (a->q->dim[0] == 0) return;
     select_view v = view_of(a);
     v.dout = a->dout->data, v.dq = a->dq->data, v.dk = a->dk->data, v.dv = a->dv->data;
-    v.given = ptr<const float2>(a->stat), v.dq_add = a->dq_add, v.unscale = 1 / v.scale;
+    v.given = ptr<const float2>(a->stat), v.dq_add = a->dq_add;
     bool tiles = has_tiles(a, v) && in_chunks(v.dout) && in_chunks(v.dq) && in_chunks(v.dk) && in_chunks(v.dv);
     if (tiles && v.given)
         v.stat = (float2 *)a->stat->data;

@@ -8,40 +8,33 @@ namespace {
 
 template <int GROUPS> struct dq_rows {
     row_operand q[GROUPS], dout[GROUPS];
-    float       dq[4 * GROUPS][4], lse[2], delta[2]; /* delta: negated */
+    float       dq[4 * GROUPS][4], lse[2], delta[4]; /* delta: negated, as a product's sums start from it */
 
-    /* Starts all loads of a query tile, with dq as it is (`before`) if it is added to: nobody waits for one before the
-     * next is on its way. */
-    __device__ __forceinline__ void load(const select_view &a, const query_tile &t, uint4 (&before)[GROUPS][2], int row,
-                                         int quad) {
+    /* dq that is added to comes nearer, and is loaded at the end: as the start of the sums it would take registers from
+     * k and v in all loops. */
+    __device__ __forceinline__ void start(const select_view &a, const query_tile &t, int row, int quad) {
         const int64_t at = t.n * a.H + t.head + row;
-#pragma unroll
-        for (int c = 0; c < GROUPS; c++)
-#pragma unroll
-            for (int r = 0; r < 2; r++)
-                before[c][r] = row_chunk((const bf16 *)a.dq + (at + r * 8) * a.D, c, quad, a.D,
-                                         a.dq_add && row + 8 * r < t.n_heads);
         load_heads<GROUPS>(dout, a.dout, a, t, row, quad);
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            const float2 stat = row + 8 * r < t.n_heads ? __ldg(a.stat + at + 8 * r) : make_float2(0, 0);
-            lse[r] = stat.x, delta[r] = stat.y;
+            const bool   ok = row + 8 * r < t.n_heads;
+            const float2 stat = ok ? __ldg(a.stat + at + 8 * r) : make_float2(0, 0);
+            lse[r] = stat.x;
+            /* Four values that the compiler does not know to be two: an operand that stays. Of two it would make
+             * copies for every product, eight of a step's 111 instructions. */
+            delta[2 * r] = __shfl_xor_sync(ALL_LANES, stat.y, 0);
+            delta[2 * r + 1] = __shfl_xor_sync(ALL_LANES, stat.y, 0);
+            if (a.dq_add && ok && quad % 2 == 0)
+#pragma unroll
+                for (int d = 8 * quad; d < 32 * GROUPS; d += 32)
+                    if (d < a.D)
+                        asm volatile("prefetch.global.L2 [%0];\n" ::"l"((const bf16 *)a.dq + (at + 8 * r) * a.D + d));
         }
         load_heads<GROUPS>(q, a.q, a, t, row, quad);
-    }
-    __device__ __forceinline__ void start(const select_view &a, const uint4 (&before)[GROUPS][2], int lane) {
 #pragma unroll
-        for (int c = 0; c < GROUPS; c++)
+        for (int j = 0; j < 4 * GROUPS; j++)
 #pragma unroll
-            for (int r = 0; r < 2; r++) {
-                uint32_t word[4] = {before[c][r].x, before[c][r].y, before[c][r].z, before[c][r].w};
-                if (a.dq_add) turn_quad(word, lane);
-#pragma unroll
-                for (int j = 0; j < 4; j++) {
-                    dq[4 * c + j][2 * r] = bf16_lo(word[j]) * a.unscale;
-                    dq[4 * c + j][2 * r + 1] = bf16_hi(word[j]) * a.unscale;
-                }
-            }
+            for (int e = 0; e < 4; e++) dq[j][e] = 0;
     }
     /* Padding must not make NaN: where lse is too small for that, keys past the end need a mask. */
     __device__ __forceinline__ bool is_deep() const {
@@ -53,7 +46,7 @@ template <int GROUPS> struct dq_rows {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             mma_bf16(s[half], q[0].step[0], k[0][half].x, k[0][half].y, 0.f, 0.f, 0.f, 0.f);
-            mma_bf16(dp[half], dout[0].step[0], v[0][half].x, v[0][half].y, delta[0], delta[0], delta[1], delta[1]);
+            mma_bf16(dp[half], dout[0].step[0], v[0][half].x, v[0][half].y, delta[0], delta[1], delta[2], delta[3]);
             mma_bf16(s[half], q[0].step[1], k[0][half].z, k[0][half].w);
             mma_bf16(dp[half], dout[0].step[1], v[0][half].z, v[0][half].w);
 #pragma unroll
@@ -84,11 +77,15 @@ template <int GROUPS> struct dq_rows {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             if (row + 8 * r >= t.n_heads) continue;
-            bf16 *to = (bf16 *)a.dq + (t.n * a.H + t.head + row + 8 * r) * a.D + 2 * quad;
+            uint32_t *to = (uint32_t *)((bf16 *)a.dq + (t.n * a.H + t.head + row + 8 * r) * a.D + 2 * quad);
+            uint32_t  before[4 * GROUPS];
+#pragma unroll
+            for (int j = 0; j < 4 * GROUPS; j++) before[j] = a.dq_add && 8 * j < a.D ? to[4 * j] : 0;
 #pragma unroll
             for (int j = 0; j < 4 * GROUPS; j++)
                 if (8 * j < a.D)
-                    *(uint32_t *)(to + 8 * j) = pack_bf16(dq[j][2 * r] * a.scale, dq[j][2 * r + 1] * a.scale);
+                    to[4 * j] = pack_bf16(fmaf(dq[j][2 * r], a.scale, bf16_lo(before[j])),
+                                          fmaf(dq[j][2 * r + 1], a.scale, bf16_hi(before[j])));
         }
     }
 };
@@ -192,7 +189,6 @@ __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>
         const uint4           *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
         block_union<F::TILES> &blocks = unions[threadIdx.x / 32];
         dq_rows<GROUPS>        rows[F::TILES];
-        uint4                  before[F::TILES][GROUPS][2];
         int                    list[F::TILES], at[F::TILES];
         bool                   deep = false;
 #pragma unroll
@@ -200,14 +196,11 @@ __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>
             query_tile t = tile_at(a, g, index + i);
             list[i] = (int)(g * a.N + t.n);
             at[i] = t.exists ? 0 : a.K;
-            rows[i].load(a, t, before[i], row, quad);
+            rows[i].start(a, t, row, quad);
         }
         prefetch_lists(a, list);
 #pragma unroll
-        for (int i = 0; i < F::TILES; i++) {
-            rows[i].start(a, before[i], lane);
-            deep |= rows[i].is_deep();
-        }
+        for (int i = 0; i < F::TILES; i++) deep |= rows[i].is_deep();
         if (__any_sync(ALL_LANES, deep))
             dq_walk<true>(rows, a, list, at, blocks, kv, room, lane, scale2);
         else

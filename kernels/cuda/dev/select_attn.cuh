@@ -17,7 +17,6 @@ struct select_view {
     float2        *stat;  /* (N,H): loops: {lse, sum of dout*out}, which backward for the queries leaves for the keys;
                              bf16: `given`, or the same of what forward wrote */
     bool           dq_add;
-    float          unscale; /* 1/scale */
     const int32_t *block, *first;
     int64_t        N;
     int            H, G, D, hs, K, NB;
