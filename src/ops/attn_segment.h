@@ -4,12 +4,13 @@
  * is not given is the identity. Every query row belongs to exactly one segment. q (N,H,D), k, v (M,G,D), out (N,H,D),
  * lse (N,H) f32 natural; G divides H. No key: out = 0, lse = -inf. q, k, v may be column blocks of wider rows:
  * q_stride, k_stride, v_stride are elements between rows (0: contiguous). bwd: dq, dk, dv overwritten, with the same
- * strides as q, k, v (so that a fused qkv gradient is one tensor); with dq_add, dq is added to; key rows that no
- * segment names get 0. With {e, d} = stat[n,h] P_j = 2^(scale log2(e) <q, k_j> - e),  dS_j = P_j (<dout, v_j> + d),  dq
- * = scale sum_j dS_j k_j, dk_j = scale sum dS_j q,  dv_j = sum P_j dout (sums over the rows that see j); stat not
- * given: {log2(e) lse, -<dout, out>}, the plain gradient. Given, out and lse are not read, and an e that is larger by
- * -log2 w makes it that of w out: so a gate leaves dout as it is (ops/branch_gate.h). Everything but lse and stat is
- * f32, or bf16 (on a GPU), alike. */
+ * strides as q, k, v (so that a fused qkv gradient is one tensor), dq with dq_add added to; key rows that no segment
+ * names get 0. For each row n and head h, with {e, d} = stat[n,h], if that is given, else {log2(e) lse, -<dout, out>}:
+ *   P_j = 2^(scale log2(e) <q, k_j> - e), dS_j = P_j (<dout, v_j> + d), dq = scale sum_j dS_j k_j;
+ *   dk_j = scale sum dS_j q, dv_j = sum P_j dout, over the rows and heads that see j.
+ * An e that is larger by -log2 w gives the gradient of w out, and so a gate's dout is its branches'
+ * (ops/branch_gate.h). With stat, out and lse are not read. Everything but lse and stat is f32, or bf16 (on a GPU),
+ * alike. */
 #pragma once
 #include "core/ctx.h"
 
