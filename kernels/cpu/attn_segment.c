@@ -16,7 +16,7 @@ typedef struct {
     int64_t                  N, H, M, G, D, S, hs; /* hs: heads of a key head */
     int64_t                  qs, ks, vs;
     const int32_t           *q_first, *k_first, *q_order, *k_order;
-    const float             *delta;
+    attn_stats               stats;
 } segment_job;
 
 typedef enum { ITEM_ROWS = 1, ITEM_KEYS = 2, ITEM_BOTH = 3 } item_kind;
@@ -83,8 +83,7 @@ static void load_rows(const segment_job *j, attn_tile *t, int64_t s, int64_t g, 
         attn_row_in(t, t->q + r * t->W, F32(j->a->q) + n * j->qs + h * j->D);
         if (!bwd) continue;
         attn_row_in(t, t->dout + r * t->W, F32(j->a->dout) + (n * j->H + h) * j->D);
-        t->lse[r] = F32(j->a->lse)[n * j->H + h];
-        t->delta[r] = j->delta[n * j->H + h];
+        attn_stats_in(t, r, &j->stats, n * j->H + h);
     }
 }
 
@@ -115,7 +114,7 @@ static void bwd_item(const segment_job *j, attn_tile *t, const segment_item *it)
         k0 = (int64_t)it->tile * TILE_KEYS;
         if (k1 > k0 + TILE_KEYS) k1 = k0 + TILE_KEYS;
     }
-    for (int64_t r = r0; r < r1 && it->kind & ITEM_ROWS; r++) {
+    for (int64_t r = r0; r < r1 && it->kind & ITEM_ROWS && !j->a->dq_add; r++) {
         int64_t n, h;
         row_at(j, s, g, r, &n, &h);
         memset(F32(j->a->dq) + n * j->qs + h * D, 0, (size_t)D * sizeof(float));
@@ -193,7 +192,7 @@ void attn_segment_fwd_cpu(ctx *c, const attn_segment_args *a) {
 
 void attn_segment_bwd_cpu(ctx *c, const attn_segment_args *a) {
     segment_job j = new_job(a);
-    j.delta = attn_delta(&c->scratch, F32(a->out), F32(a->dout), j.N * j.H, j.D);
+    j.stats = attn_stats_of(&c->scratch, a->stat, a->lse, a->out, a->dout);
     /* Key rows that no segment names: rare, so all rows are cleared only then. */
     if (j.k_first[j.S] < j.M)
         for (int64_t m = 0; m < j.M; m++) {

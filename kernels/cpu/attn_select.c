@@ -15,7 +15,7 @@ typedef struct {
     int64_t                *column;  /* (n_blocks) first packed column of each block */
     float                  *k, *v;   /* (G,N,W) */
     float                  *kt, *vt; /* (G, W * columns): block m is (W, len) at W * column[m] */
-    const float            *delta;
+    attn_stats              stats;
     attn_tile              *tile; /* one per thread */
 } select_job;
 
@@ -85,8 +85,7 @@ static void load_row(const select_job *j, attn_tile *t, int64_t r, int64_t n, in
     attn_row_in(t, t->q + r * t->W, F32(j->a->q) + at * j->D);
     if (!bwd) return;
     attn_row_in(t, t->dout + r * t->W, F32(j->a->dout) + at * j->D);
-    t->lse[r] = F32(j->a->lse)[at];
-    t->delta[r] = j->delta[at];
+    attn_stats_in(t, r, &j->stats, at);
 }
 
 /* Query n, heads [h0, h0 + rows) of group g: out and lse, or dq. */
@@ -106,8 +105,9 @@ static void query_item(const select_job *j, attn_tile *t, int64_t n, int64_t g, 
         }
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = n * j->H + h0 + r;
+        float  *dq = bwd ? F32(j->a->dq) + at * j->D : NULL;
         if (bwd)
-            memcpy(F32(j->a->dq) + at * j->D, t->sum + r * t->W, (size_t)j->D * sizeof(float));
+            for (int64_t d = 0; d < j->D; d++) dq[d] = (j->a->dq_add ? dq[d] : 0) + t->sum[r * t->W + d];
         else
             attn_fwd_end(t, r, F32(j->a->out) + at * j->D, F32(j->a->lse) + at);
     }
@@ -167,7 +167,7 @@ void attn_select_bwd_cpu(ctx *c, const attn_select_args *a) {
     select_job j = new_job(c, a, true);
     int64_t   *start;
     int32_t   *list;
-    j.delta = attn_delta(&c->scratch, F32(a->out), F32(a->dout), j.N * j.H, j.D);
+    j.stats = attn_stats_of(&c->scratch, a->stat, a->lse, a->out, a->dout);
     all_queries(&j, true);
     invert(c, &j, &start, &list);
 #pragma omp parallel for schedule(dynamic) collapse(2)

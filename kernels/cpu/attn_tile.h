@@ -164,15 +164,31 @@ static inline void attn_bwd_rows(attn_tile *t, int64_t rows, const float *k, int
                       .add = true});
 }
 
-/* delta (N*H) = <out, dout> of each row of D, added up in the order of mm_run: a query with one key gets dS = 0
- * exactly. */
-static inline float *attn_delta(arena *a, const float *out, const float *dout, int64_t n_rows, int64_t D) {
-    float *delta = arena_alloc(a, (size_t)n_rows * sizeof *delta);
+/* <out, dout> of a row, added up in the order of mm_run: a query with one key gets dS = 0 exactly. */
+static inline float attn_delta(const float *out, const float *dout, int64_t D) {
+    float sum = 0;
+    for (int64_t d = 0; d < D; d++) sum = fmaf(dout[d], out[d], sum);
+    return sum;
+}
+
+/* What backward knows of each of N*H rows: log-sum-exp and Delta, from the caller's stat or of its own. */
+typedef struct {
+    const float *lse, *delta, *stat;
+} attn_stats;
+
+static inline attn_stats attn_stats_of(arena *a, const tensor *stat, const tensor *lse, const tensor *out,
+                                       const tensor *dout) {
+    if (tensor_given(stat)) return (attn_stats){.stat = F32(stat)};
+    int64_t n_rows = out->dim[0] * out->dim[1], D = out->dim[2];
+    float  *delta = arena_alloc(a, (size_t)n_rows * sizeof *delta);
 #pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < n_rows; r++) {
-        float sum = 0;
-        for (int64_t d = 0; d < D; d++) sum = fmaf(dout[r * D + d], out[r * D + d], sum);
-        delta[r] = sum;
-    }
-    return delta;
+    for (int64_t r = 0; r < n_rows; r++) delta[r] = attn_delta(F32(out) + r * D, F32(dout) + r * D, D);
+    return (attn_stats){.lse = F32(lse), .delta = delta};
+}
+
+/* Row r of the tile is row `at` of the tensors. */
+static inline void attn_stats_in(const attn_tile *t, int64_t r, const attn_stats *s, int64_t at) {
+    const double ln_2 = 0.69314718055994530942;
+    t->lse[r] = s->stat ? (float)(ln_2 * (double)s->stat[2 * at]) : s->lse[at];
+    t->delta[r] = s->stat ? -s->stat[2 * at + 1] : s->delta[at];
 }

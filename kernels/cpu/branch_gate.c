@@ -1,8 +1,17 @@
 #include "kernels/backend.h"
+#include "kernels/cpu/attn_tile.h"
 #include "kernels/cpu/rows.h"
+
+static const double LOG2_E = 1.44269504088896340736;
 
 static inline double gate(const tensor *z, int64_t n, int i) {
     return 1 / (1 + exp(-(double)F32(z)[n * 3 + i]));
+}
+
+/* log2 of it, for any z. */
+static inline double log2_gate(const tensor *z, int64_t n, int i) {
+    double x = (double)F32(z)[n * 3 + i];
+    return (x < 0 ? x * LOG2_E : 0) - log2(1 + exp(-fabs(x)));
 }
 
 void branch_gate_fwd_cpu(ctx *c, const branch_gate_args *a) {
@@ -18,16 +27,18 @@ void branch_gate_fwd_cpu(ctx *c, const branch_gate_args *a) {
 }
 
 void branch_gate_bwd_cpu(ctx *c, const branch_gate_args *a) {
-    int64_t N = a->z->dim[0], W = a->o[0]->dim[1] * a->o[0]->dim[2];
+    int64_t N = a->z->dim[0], H = a->o[0]->dim[1], D = a->o[0]->dim[2];
     (void)c;
-#pragma omp parallel for schedule(static) if (N * W > SMALL_LOOP)
+#pragma omp parallel for schedule(static) if (N * H * D > SMALL_LOOP)
     for (int64_t n = 0; n < N; n++)
         for (int i = 0; i < 3; i++) {
-            const float *dout = F32(a->dout) + n * W;
-            float       *d = F32(a->do_[i]) + n * W;
-            double       w = gate(a->z, n, i);
-            float        w32 = (float)w;
-            for (int64_t j = 0; j < W; j++) d[j] = w32 * dout[j];
-            F32(a->dz)[n * 3 + i] = (float)(w * (1 - w) * row_dot(F32(a->o[i]) + n * W, dout, W));
+            double w = gate(a->z, n, i), log2_w = log2_gate(a->z, n, i), all = 0;
+            for (int64_t r = n * H; r < (n + 1) * H; r++) {
+                float dot = attn_delta(F32(a->o[i]) + r * D, F32(a->dout) + r * D, D);
+                F32(a->stat[i])[2 * r] = (float)(LOG2_E * (double)F32(a->lse[i])[r] - log2_w);
+                F32(a->stat[i])[2 * r + 1] = -dot;
+                all += (double)dot;
+            }
+            F32(a->dz)[n * 3 + i] = (float)(w * (1 - w) * all);
         }
 }

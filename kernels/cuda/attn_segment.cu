@@ -34,7 +34,13 @@ template <class T> static void bwd(ctx *c, const attn_segment_args *a) {
     segment_problem<T> p = new_problem<T>(a);
     int64_t            N = a->q->dim[0];
     segment_clear_unnamed(c, p, a->k->dim[0]);
-    p.stat = (float2 *)arena_alloc(&c->scratch, (size_t)(N * p.H) * sizeof *p.stat);
+    p.dq_add = a->dq_add;
+    p.unscale = 1 / a->scale;
+    p.given = ptr<const float2>(a->stat);
+    if (p.given && sizeof(T) == 2)
+        p.stat = (float2 *)a->stat->data;
+    else
+        p.stat = (float2 *)arena_alloc(&c->scratch, (size_t)(N * p.H) * sizeof *p.stat);
     segment_windows(c, &p, a);
     if (segment_fused(c, &p, a)) return;
     if (N > 0) segment_dq(c, &p, a);

@@ -32,7 +32,10 @@ template <class T> struct segment_problem {
     const uint32_t *key_bound; /* (G): bits of the largest |k|^2 */
     /* backward */
     bool            windows; /* segments that are windows (below) are done; the rest are few, if there are any */
-    float2         *stat;    /* (N,H): what dq found out for dk, dv: lse and delta (bf16: lse*log2 e, -delta) */
+    bool            dq_add;
+    float           unscale; /* 1/scale */
+    const float2   *given;   /* (N,H): the caller's stat, or NULL */
+    float2         *stat;    /* (N,H): what dq found out for dk, dv: lse and delta (bf16: `given`, or the same of it) */
     int             parts;   /* the rows of every segment are cut into so many parts for dk, dv ... */
     float          *part;    /* ... whose sums are (parts, n_keys, G, 2, D) if there are several */
 };
@@ -66,13 +69,14 @@ __device__ __forceinline__ void load_query_rows(uint32_t tile, const segment_pro
 }
 template <int D, int ROWS, bool WIDE>
 __device__ __forceinline__ void store_query_rows(uint32_t tile, const segment_problem<bf16> &a, const attn_job &j,
-                                                 int g, int row0, int n_rows, bf16 *dst, uint32_t bytes) {
+                                                 int g, int row0, int n_rows, bf16 *dst, uint32_t bytes,
+                                                 bool add = false) {
     tile_loader<D, ROWS, 32, WIDE> move(threadIdx.x % 32, a.D);
 #pragma unroll
     for (int i = 0; i < move.COUNT; i++) {
         if (move.row_of(i) >= n_rows) break;
         query_row at = query_row_at(a, j, g, row0 + move.row_of(i));
-        store_chunk<WIDE>(row_at(dst, at.n, bytes) + at.h * a.D, tile + move.to(i), move.chunk, a.D);
+        store_chunk<WIDE>(row_at(dst, at.n, bytes) + at.h * a.D, tile + move.to(i), move.chunk, a.D, add);
     }
 }
 

@@ -1,6 +1,7 @@
 /* Attention inside segments, backward, bf16, first half: dq by tiles of rows, walking over keys as forward does.
  *   P = 2^(scale log2 e <q,k> - lse log2 e),  dP = <dout, v>,  dS = P (dP - delta),  dq = scale sum dS k,
- * delta = <dout, out>. What a row needs, lse log2 e and delta, is left in `stat` for the second half. */
+ * delta = <dout, out>. What a row needs, lse log2 e and delta, is left in `stat` for the second half, if the caller did
+ * not give it. */
 #include "kernels/cuda/attn_segment.cuh"
 
 static constexpr float LOG2_E = 1.4426950408889634f;
@@ -153,6 +154,22 @@ __device__ __forceinline__ void group_keys(dq_rows<F> &w, uint64_t k, uint64_t v
     wgmma_commit();
 }
 
+/* The same from the caller. */
+template <class F>
+__device__ __forceinline__ void take_stat(dq_rows<F> &w, const segment_problem<bf16> &a, const attn_job &j, int g,
+                                          int row0, int n_rows) {
+#pragma unroll
+    for (int i = 0; i < 2 * F::MT; i++) {
+        int    r = threadIdx.x % 32 / 4 + 8 * i;
+        float2 stat = {0, 0};
+        if (r < n_rows) {
+            query_row at = query_row_at(a, j, g, row0 + r);
+            stat = a.given[(int64_t)at.n * a.H + at.h];
+        }
+        w.lse[i / 2][i % 2] = stat.x, w.delta[i / 2][i % 2] = -stat.y;
+    }
+}
+
 /* One tile of keys, of which n are there. */
 template <class F, class M>
 __device__ __forceinline__ void group_tile(dq_rows<F> &w, uint32_t k_tile, float c, int n, int quad,
@@ -182,7 +199,7 @@ template <class F> __device__ __forceinline__ void dq_tile(const segment_problem
 
     load_query_rows<D, F::WARP_ROWS, F::WIDE>(q_tile, a, j, g, row0, n_rows, a.q, a.q_bytes);
     load_query_rows<D, F::WARP_ROWS, F::WIDE>(dout_tile, a, j, g, row0, n_rows, a.dout, a.o_bytes);
-    load_query_rows<D, F::WARP_ROWS, F::WIDE>(out_tile, a, j, g, row0, n_rows, a.out, a.o_bytes);
+    if (!a.given) load_query_rows<D, F::WARP_ROWS, F::WIDE>(out_tile, a, j, g, row0, n_rows, a.out, a.o_bytes);
     cp_async_commit();
     key_ring<F> keys(a, j, g, ring);
     keys.begin(j.keys);
@@ -201,7 +218,10 @@ template <class F> __device__ __forceinline__ void dq_tile(const segment_problem
             ldmatrix_x4(w.dout[mt][step], dout_tile + mt * (32 * D) + k_rows_of[step]);
         }
     }
-    find_stat(w, a, j, g, row0, n_rows, out_tile, n_rows_of);
+    if (a.given)
+        take_stat(w, a, j, g, row0, n_rows);
+    else
+        find_stat(w, a, j, g, row0, n_rows, out_tile, n_rows_of);
 #pragma unroll
     for (int mt = 0; mt < F::MT; mt++)
 #pragma unroll
@@ -238,7 +258,7 @@ template <class F> __device__ __forceinline__ void dq_tile(const segment_problem
 #pragma unroll
     for (int mt = 0; mt < F::MT; mt++) stage_rows<D>(q_tile + mt * (32 * D), w.dq[mt], a.scale, a.scale, lane);
     __syncwarp();
-    store_query_rows<D, F::WARP_ROWS, F::WIDE>(q_tile, a, j, g, row0, n_rows, a.dq, a.q_bytes);
+    store_query_rows<D, F::WARP_ROWS, F::WIDE>(q_tile, a, j, g, row0, n_rows, a.dq, a.q_bytes, a.dq_add);
 }
 
 template <class F>

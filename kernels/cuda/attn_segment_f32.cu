@@ -3,6 +3,8 @@
  * share out the columns and add up weights times rows. Weights pass through shared memory. */
 #include "kernels/cuda/attn_segment.cuh"
 
+static constexpr float LN_2 = 0.6931471805599453f;
+
 template <int DI_> struct f32_shape {
     static constexpr int DI = DI_, DP = 32 * DI,
                          PITCH = DP + 4; /* columns of a lane; padded width; floats a tile row */
@@ -145,7 +147,7 @@ __global__ void __launch_bounds__(F::THREADS) segment_dq_f32_kernel(const __grid
         int64_t   to = (int64_t)at.n * a.H + at.h;
         bring<F>(room->own[0][mine + i], there ? a.q + at.n * a.qs + at.h * a.D : NULL, a.D, lane);
         bring<F>(room->own[1][mine + i], there ? a.dout + to * a.D : NULL, a.D, lane);
-        lse[i] = a.lse[to];
+        lse[i] = a.given ? a.given[to].x * LN_2 : a.lse[to];
 #pragma unroll
         for (int c = 0; c < F::DI; c++) dq[i][c] = 0;
     }
@@ -155,9 +157,12 @@ __global__ void __launch_bounds__(F::THREADS) segment_dq_f32_kernel(const __grid
     int       r = j.at + mine + lane % F::MINE;
     query_row at = query_row_at(a, j, g, r < j.rows ? r : 0);
     int64_t   to = (int64_t)at.n * a.H + at.h;
-    for (int d = 0; d < a.D; d++)
-        mine_delta = fmaf(room->own[1][mine + lane % F::MINE][d], a.out[to * a.D + d], mine_delta);
-    if (lane < F::MINE && r < j.rows) a.stat[to] = float2{a.lse[to], mine_delta};
+    if (a.given)
+        mine_delta = -a.given[to].y;
+    else
+        for (int d = 0; d < a.D; d++)
+            mine_delta = fmaf(room->own[1][mine + lane % F::MINE][d], a.out[to * a.D + d], mine_delta);
+    if (lane < F::MINE && r < j.rows) a.stat[to] = float2{a.given ? a.given[to].x * LN_2 : a.lse[to], mine_delta};
 #pragma unroll
     for (int i = 0; i < F::MINE; i++) delta[i] = __shfl_sync(0xffffffffu, mine_delta, i);
     for (int key0 = 0; key0 < j.keys; key0 += F::TILE) {
@@ -181,7 +186,10 @@ __global__ void __launch_bounds__(F::THREADS) segment_dq_f32_kernel(const __grid
         query_row at = query_row_at(a, j, g, r);
 #pragma unroll
         for (int c = 0; c < F::DI; c++)
-            if (lane + 32 * c < a.D) a.dq[at.n * a.qs + at.h * a.D + lane + 32 * c] = dq[i][c];
+            if (lane + 32 * c < a.D) {
+                float *to = a.dq + at.n * a.qs + at.h * a.D + lane + 32 * c;
+                *to = dq[i][c] + (a.dq_add ? *to : 0);
+            }
     }
 }
 

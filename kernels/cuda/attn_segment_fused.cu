@@ -388,7 +388,8 @@ static int row_parts(const ctx *c, const segment_problem<bf16> &p, int64_t n_que
 
 /* Where products by warpgroups serve, for heads of 32 in rows that lie one after the other. */
 static bool serves(const ctx *c, const segment_problem<bf16> &p, int64_t n_queries) {
-    return p.S > 0 && by_warpgroups(c, p, n_queries) && p.D == fused::D && !p.q_order && !p.k_order;
+    return p.S > 0 && by_warpgroups(c, p, n_queries) && p.D == fused::D && !p.q_order && !p.k_order &&
+           !(p.dq_add && p.scale == 0);
 }
 
 /* What the arena of scratch has left of `most` bytes. */

@@ -67,10 +67,50 @@ __device__ __forceinline__ void prefetch_l2(const void *p) {
     asm volatile("prefetch.global.L2 [%0];\n" ::"l"(p));
 }
 
+/* Where the 64 bytes of dq of row r of the segment are. */
+__device__ __forceinline__ bf16 *dq_row(const segment_problem<bf16> &a, uint32_t shared, int r) {
+    int query = divide(r, a.by_hs), h = blockIdx.x % a.G * a.hs + r - query * a.hs;
+    return row_at(a.dq, OF_BLOCK(q0) + query, a.q_bytes) + h * fused::D;
+}
+
+/* A thread's rows of a tile: this one and the one 8 further; how many there are from it on. */
+struct fused_rows {
+    int row, left;
+
+    __device__ __forceinline__ fused_rows(uint32_t shared, int tile) {
+        int thread = thread_anew();
+        row = OF_BLOCK(row0) + tile * fused::ROWS + thread % 128 / 32 * 16 + thread % 32 / 4;
+        left = OF_BLOCK(end) - row;
+    }
+    __device__ __forceinline__ uint4 *dq(const segment_problem<bf16> &a, uint32_t shared, int i) const {
+        return reinterpret_cast<uint4 *>(dq_row(a, shared, row + 8 * i)) + threadIdx.x % 4;
+    }
+    /* Those of the tile that this warpgroup needs next. */
+    static __device__ __forceinline__ void prefetch(const segment_problem<bf16> &a, uint32_t shared, int tile) {
+        int next = OF_BLOCK(row0) + (tile + fused::GROUPS) * fused::ROWS + thread_anew() % 128;
+        if (threadIdx.x % 128 < fused::ROWS && next < OF_BLOCK(end)) prefetch_l2(dq_row(a, shared, next));
+    }
+};
+
+/* What was in dq before and is added to: `bits` from there, as the first chunk finds them. */
+__device__ __forceinline__ void add_before(const segment_problem<bf16> &a, const uint4 (&bits)[2], float (&x)[4][4]) {
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+        uint32_t word[4] = {bits[row].x, bits[row].y, bits[row].z, bits[row].w};
+        turn_quad(word, threadIdx.x % 32);
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            x[i][2 * row] += bf16_lo(word[i]) * a.unscale;
+            x[i][2 * row + 1] += bf16_hi(word[i]) * a.unscale;
+        }
+    }
+}
+
 /* A form says where dq of a tile waits: WORDS of scratch for each tile and key head, of a slab of each part's rows at a
  * time where SLABS; place(): of the first tile of a part before which so many tiles and parts are, or how many places
  * there are. Parts lie one after the other in the order of their tiles; a segment's tiles begin with one of its own.
- * Its `waiting` are the values of one thread of the warpgroup: fetched, added, kept. */
+ * Its `waiting` are the values of one thread of the warpgroup: fetched, added, kept. dq that is added to is fetched
+ * with the first chunk, where nothing waits yet. */
 
 /* In f32 in scratch: 128 bytes a row and head. */
 struct fused_wide {
@@ -89,13 +129,30 @@ struct fused_wide {
             partial += (int64_t)(tile - OF_BLOCK(first)) * a.G * WORDS + threadIdx.x % 128;
 #pragma unroll
             for (int i = 0; i < 4; i++) before[i] = first ? float4{0, 0, 0, 0} : partial[i * 128];
+            if (first && a.dq_add) {
+                fused_rows rows(shared, tile);
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    if (8 * i < rows.left) before[i] = *reinterpret_cast<float4 *>(rows.dq(a, shared, i));
+                rows.prefetch(a, shared, tile);
+            }
             /* Those that this warpgroup needs next. */
             if (!first && threadIdx.x % 8 == 0 && tile + fused::GROUPS < OF_BLOCK(past))
 #pragma unroll
                 for (int i = 0; i < 4; i++) prefetch_l2(partial + (int64_t)fused::GROUPS * a.G * WORDS + i * 128);
         }
-        __device__ __forceinline__ void finish(const segment_problem<bf16> &, uint32_t, int, float (&x)[4][4],
-                                               const float (&y)[4][4], bool, bool last) {
+        __device__ __forceinline__ void finish(const segment_problem<bf16> &a, uint32_t, int, float (&x)[4][4],
+                                               const float (&y)[4][4], bool first, bool last) {
+            if (first && a.dq_add) {
+                uint4 bits[2];
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    bits[i] = uint4{__float_as_uint(before[i].x), __float_as_uint(before[i].y),
+                                    __float_as_uint(before[i].z), __float_as_uint(before[i].w)};
+                    before[i] = float4{0, 0, 0, 0};
+                }
+                add_before(a, bits, x);
+            }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 x[i][0] += y[i][0] + before[i].x, x[i][1] += y[i][1] + before[i].y;
@@ -105,12 +162,6 @@ struct fused_wide {
         }
     };
 };
-
-/* Where the 64 bytes of dq of row r of the segment are. */
-__device__ __forceinline__ bf16 *dq_row(const segment_problem<bf16> &a, uint32_t shared, int r) {
-    int query = divide(r, a.by_hs), h = blockIdx.x % a.G * a.hs + r - query * a.hs;
-    return row_at(a.dq, OF_BLOCK(q0) + query, a.q_bytes) + h * fused::D;
-}
 
 /* In 20 bits, 16 of them where the result will be, 4 in scratch: 16 bytes a row and head, and fewer by slabs. Sign,
  * exponent and 11 bits of the fraction; what is cut off comes back as about half a unit, so that errors (2^-12, an
@@ -126,21 +177,10 @@ struct fused_compact {
         return tiles / slabs + parts;
     }
 
-    /* Of a thread in a tile. */
-    struct places {
-        int    row, left; /* the first row, the other one is 8 further; how many there are from it on */
-        uint2 *low;
-
-        __device__ __forceinline__ places(const segment_problem<bf16> &a, uint32_t shared, int tile) {
-            int thread = thread_anew();
-            row = OF_BLOCK(row0) + tile * fused::ROWS + thread % 128 / 32 * 16 + thread % 32 / 4;
-            left = OF_BLOCK(end) - row;
-            low = block_waiting<uint2>(shared) + (int64_t)(tile - OF_BLOCK(first)) * a.G * WORDS + thread % 128;
-        }
-        __device__ __forceinline__ uint4 *high(const segment_problem<bf16> &a, uint32_t shared, int i) const {
-            return reinterpret_cast<uint4 *>(dq_row(a, shared, row + 8 * i)) + threadIdx.x % 4;
-        }
-    };
+    /* A thread's low bits of a tile. */
+    static __device__ __forceinline__ uint2 *low_of(const segment_problem<bf16> &a, uint32_t shared, int tile) {
+        return block_waiting<uint2>(shared) + (int64_t)(tile - OF_BLOCK(first)) * a.G * WORDS + thread_anew() % 128;
+    }
 
     struct waiting {
         uint4    high[2]; /* of two rows, 16 bits of eight values each */
@@ -148,18 +188,17 @@ struct fused_compact {
 
         __device__ __forceinline__ void fetch(const segment_problem<bf16> &a, uint32_t shared, int tile, bool first) {
             *this = {};
-            if (first) return;
-            places at(a, shared, tile);
-            uint2  bits = *at.low;
-            low[0] = bits.x, low[1] = bits.y;
+            if (first && !a.dq_add) return;
+            fused_rows rows(shared, tile);
 #pragma unroll
             for (int i = 0; i < 2; i++)
-                if (8 * i < at.left) high[i] = *at.high(a, shared, i);
-            /* Those that this warpgroup needs next. */
-            int next = OF_BLOCK(row0) + (tile + fused::GROUPS) * fused::ROWS + thread_anew() % 128;
-            if (threadIdx.x % 128 < fused::ROWS && next < OF_BLOCK(end)) prefetch_l2(dq_row(a, shared, next));
+                if (8 * i < rows.left) high[i] = *rows.dq(a, shared, i);
+            rows.prefetch(a, shared, tile);
+            if (first) return;
+            uint2 *at = low_of(a, shared, tile), bits = *at;
+            low[0] = bits.x, low[1] = bits.y;
             if (threadIdx.x % 16 == 0 && tile + fused::GROUPS < OF_BLOCK(past))
-                prefetch_l2(at.low + (int64_t)fused::GROUPS * a.G * WORDS);
+                prefetch_l2(at + (int64_t)fused::GROUPS * a.G * WORDS);
         }
         __device__ __forceinline__ void add_to(float (&x)[4][4]) const {
 #pragma unroll
@@ -194,14 +233,17 @@ struct fused_compact {
             for (int i = 0; i < 4; i++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) x[i][e] += y[i][e];
-            if (!first) add_to(x);
+            if (!first)
+                add_to(x);
+            else if (a.dq_add)
+                add_before(a, high, x);
             if (last) return;
             pack(x);
-            places at(a, shared, tile);
-            *at.low = uint2{low[0], low[1]};
+            *low_of(a, shared, tile) = uint2{low[0], low[1]};
+            fused_rows rows(shared, tile);
 #pragma unroll
             for (int i = 0; i < 2; i++)
-                if (8 * i < at.left) *at.high(a, shared, i) = high[i];
+                if (8 * i < rows.left) *rows.dq(a, shared, i) = high[i];
         }
     };
 };

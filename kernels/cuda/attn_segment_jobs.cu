@@ -134,26 +134,30 @@ uint32_t *segment_key_bound(ctx *c, const segment_problem<bf16> &p, int64_t M) {
 
 /* ---- what the fused backward needs of each row ------------------------------------------------------------------- */
 
-/* stat of heads of 32, four lanes a row: lse log2 e and -<dout, out>. A row without keys gets dq = 0. */
+/* stat of heads of 32, four lanes a row: lse log2 e and -<dout, out>, if it is not given. A row without keys gets dq =
+ * 0, if it is not added to. */
 __global__ void __launch_bounds__(256) find_stat_kernel(const __grid_constant__ segment_problem<bf16> a, int64_t rows) {
     int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x, row = i / 4, n = row / a.H;
     if (row >= rows) return; /* eight rows a warp: its lanes go together, but for the last */
-    float out[8], dout[8], delta = 0;
-    load_pack<bf16, 8>(a.out + i * 8, out);
-    load_pack<bf16, 8>(a.dout + i * 8, dout);
+    float lse = a.given ? a.given[row].x : a.lse[row];
+    if (!a.given) {
+        float out[8], dout[8], delta = 0;
+        load_pack<bf16, 8>(a.out + i * 8, out);
+        load_pack<bf16, 8>(a.dout + i * 8, dout);
 #pragma unroll
-    for (int e = 0; e < 8; e++) delta += out[e] * dout[e];
-    unsigned quad = 0xfu << (threadIdx.x % 32 / 4 * 4);
-    delta += __shfl_xor_sync(quad, delta, 1);
-    delta += __shfl_xor_sync(quad, delta, 2);
-    float lse = a.lse[row];
-    if (i % 4 == 0) a.stat[row] = float2{lse * 1.4426950408889634f, -delta};
-    if (lse == -INFINITY)
+        for (int e = 0; e < 8; e++) delta += out[e] * dout[e];
+        unsigned quad = 0xfu << (threadIdx.x % 32 / 4 * 4);
+        delta += __shfl_xor_sync(quad, delta, 1);
+        delta += __shfl_xor_sync(quad, delta, 2);
+        if (i % 4 == 0) a.stat[row] = float2{lse * 1.4426950408889634f, -delta};
+    }
+    if (lse == -INFINITY && !a.dq_add)
         *reinterpret_cast<uint4 *>(a.dq + n * a.qs + (row - n * a.H) * 32 + i % 4 * 8) = uint4{0, 0, 0, 0};
 }
 
 void segment_find_stat(ctx *c, const segment_problem<bf16> &p, int64_t n_queries) {
     int64_t rows = n_queries * p.H;
+    if (p.given && p.dq_add) return;
     find_stat_kernel<<<(unsigned)ceil_div(rows * 4, 256), 256, 0, stream_of(c)>>>(p, rows);
     LAUNCHED(c);
 }

@@ -6,7 +6,7 @@
  * The rows (query, head) come through shared memory, 16 a warp of the team at a time:
  *   S^T = K q^T, dP^T = V dout^T - delta, P = 2^(c S - lse), dS = P dP, dv += P^T dout, dk += dS^T q;
  * dS goes to shared memory, and when all keys' are there, a warp sums up dq = dS K of 16 rows.
- * delta = <dout, out> comes from the threads that loaded the two rows.
+ * delta = <dout, out> comes from the threads that loaded the two rows, or from the caller with lse.
  *
  * A multiprocessor has one block of 12 warps that stays. They are one team while there are windows of more keys than
  * six warps have, then two. Teams take windows as they come, large ones first; what they write does not depend on it.
@@ -31,11 +31,12 @@ struct window_list {
 
 template <int WARPS_, int KEYS_> struct window_shape {
     static constexpr int D = 32, WARPS = WARPS_, THREADS = 32 * WARPS, MT = 2, WARP_KEYS = 16 * MT;
-    static constexpr int KEYS = KEYS_;                                        /* of a window, at most */
-    static constexpr int ROWS = 16 * WARPS;                                   /* of a stage */
-    static constexpr int PASS = THREADS / (D / 8);                            /* rows that one load of all brings */
-    static constexpr int OWN = (KEYS + PASS - 1) / PASS * PASS * D * 2;       /* bytes of K or V */
-    static constexpr int TILE = ROWS * D * 2, STAGE = 3 * TILE + ROWS * 8;    /* q, dout, out; {-lse log2 e, -delta} */
+    static constexpr int KEYS = KEYS_;                                     /* of a window, at most */
+    static constexpr int ROWS = 16 * WARPS;                                /* of a stage */
+    static constexpr int PASS = THREADS / (D / 8);                         /* rows that one load of all brings */
+    static constexpr int OWN = (KEYS + PASS - 1) / PASS * PASS * D * 2;    /* bytes of K or V */
+    static constexpr int TILE = ROWS * D * 2, STAGE = 3 * TILE + ROWS * 8; /* q, dout, out; lse log2 e; -delta */
+    static constexpr int LSE = 3 * TILE, DELTA = LSE + ROWS * 4;
     static constexpr int DS_ROW = ROWS * 2 + 16, DS = KEYS * DS_ROW;          /* dS of a key, of all; no conflicts */
     static constexpr int SUMS = 2 * MT * (D / 8) * 4;                         /* of a lane */
     static constexpr int V = OWN, RING = 2 * OWN, DS_AT = RING + 2 * STAGE;   /* K is the first */
@@ -147,21 +148,25 @@ template <class F> __device__ __forceinline__ void load_rows(const segment_probl
         int  n = shared_int(t.room + F::Q_ROW + (there ? query : 0) * 4), col = (there ? h : 0) * a.D + move.col;
         move.load(stage, i, row_at(a.q, n, a.q_bytes) + col, there && move.brings());
         move.load(stage + F::TILE, i, row_at(a.dout, n, a.o_bytes) + col, there && move.brings());
-        move.load(stage + 2 * F::TILE, i, row_at(a.out, n, a.o_bytes) + col, there && move.brings());
-        if (move.chunk == 0)
-            cp_async_4(stage + 3 * F::TILE + move.row_of(i) * 8, a.lse + (int64_t)n * a.H + (there ? h : 0),
-                       there ? 4 : 0);
+        uint32_t lse = stage + F::LSE + move.row_of(i) * 4;
+        int64_t  from = (int64_t)n * a.H + (there ? h : 0);
+        if (!a.given) move.load(stage + 2 * F::TILE, i, row_at(a.out, n, a.o_bytes) + col, there && move.brings());
+        if (move.chunk == 0) {
+            cp_async_4(lse, a.given ? &a.given[from].x : a.lse + from, there ? 4 : 0);
+            if (a.given) cp_async_4(lse + F::DELTA - F::LSE, &a.given[from].y, there ? 4 : 0);
+        }
     }
     cp_async_commit();
 }
 
-/* lse of a warp's 16 rows of a turn becomes {-lse log2 e, -delta}; products as in find_stat of attn_segment_dq.cu. What
- * it makes of rows that are not there is of no use. */
-template <class F> __device__ __forceinline__ void find_stat(int turn) {
+/* lse of a warp's 16 rows of a turn becomes lse log2 e, and -delta comes beside it; products as in find_stat of
+ * attn_segment_dq.cu. What it makes of rows that are not there is of no use. */
+template <class F> __device__ __forceinline__ void find_stat(const segment_problem<bf16> &a, int turn) {
+    if (a.given) return;
     const window_team<F> t;
     const int            lane = t.lane();
     const uint32_t       stage = t.stage(turn);
-    const uint32_t       dout = stage + F::TILE + t.warp() * (32 * F::D), stat = stage + 3 * F::TILE + t.warp() * 128;
+    const uint32_t       dout = stage + F::TILE + t.warp() * (32 * F::D), lse_at = stage + F::LSE + t.warp() * 64;
     const uint32_t n_rows_of = matrix_offset<F::D>(lane, 0, false), k_rows_of = matrix_offset<F::D>(lane, 0, true);
     float          x[2][4];
 #pragma unroll
@@ -180,10 +185,11 @@ template <class F> __device__ __forceinline__ void find_stat(int turn) {
     if (lane % 4 != r / 2) return;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        uint32_t at = stat + (r + 8 * half) * 8;
+        uint32_t at = lse_at + (r + 8 * half) * 4;
         float    lse;
         shared_load(at, lse);
-        shared_store(at, float2{-lse * LOG2_E, -(r % 2 ? x[half][2 * half + 1] : x[half][2 * half])});
+        shared_store(at, lse * LOG2_E);
+        shared_store(at + F::DELTA - F::LSE, -(r % 2 ? x[half][2 * half + 1] : x[half][2 * half]));
     }
 }
 
@@ -196,24 +202,31 @@ struct window_sums {
 /* What 16 rows add to dk and dv of MT times 16 keys; their dS to `ds`, the place of the lane's key.
  * n: keys of the warp, of which those from n on must not reach dq. */
 template <class F, int MT>
-__device__ __forceinline__ void add_rows(window_sums &w, uint32_t q, uint32_t dout, uint32_t stat, uint32_t ds,
+__device__ __forceinline__ void add_rows(window_sums &w, uint32_t q, uint32_t dout, uint32_t lse_at, uint32_t ds,
                                          uint32_t n_rows_of, uint32_t k_rows_of, float c, int n, int lane) {
     float    s[MT][2][4], dp[MT][2][4];
     uint32_t qn[2][4], on[2][4], qk[2][4], ok[2][4]; /* q and dout with rows as a product's n, and as its k */
-    float4   st[2];                                  /* of rows 2quad, 2quad+1 */
+    float2   lse[2], delta[2][2]; /* of rows 2quad, 2quad+1; -delta twice, as a product's sums start from it: loaded,
+                                   * since   it would be copied for every product */
 #pragma unroll
     for (int step = 0; step < 2; step++) {
         ldmatrix_x4(qn[step], q + (n_rows_of ^ (step * 32)));
         ldmatrix_x4(on[step], dout + (n_rows_of ^ (step * 32)));
     }
 #pragma unroll
-    for (int i = 0; i < 2; i++) shared_load(stat + (i * 8 + lane % 4 * 2) * 8, st[i]);
+    for (int i = 0; i < 2; i++) {
+        uint32_t at = lse_at + (i * 8 + lane % 4 * 2) * 4;
+        shared_load(at, lse[i]);
+        shared_load(at + F::DELTA - F::LSE, delta[i][0]);
+        shared_load(at + F::DELTA - F::LSE, delta[i][1]);
+    }
 #pragma unroll
     for (int mt = 0; mt < MT; mt++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             mma_bf16(s[mt][i], w.k[mt][0], qn[0][2 * i], qn[0][2 * i + 1], 0.f, 0.f, 0.f, 0.f);
-            mma_bf16(dp[mt][i], w.v[mt][0], on[0][2 * i], on[0][2 * i + 1], st[i].y, st[i].w, st[i].y, st[i].w);
+            mma_bf16(dp[mt][i], w.v[mt][0], on[0][2 * i], on[0][2 * i + 1], delta[i][0].x, delta[i][0].y, delta[i][1].x,
+                     delta[i][1].y);
             mma_bf16(s[mt][i], w.k[mt][1], qn[1][2 * i], qn[1][2 * i + 1]);
             mma_bf16(dp[mt][i], w.v[mt][1], on[1][2 * i], on[1][2 * i + 1]);
         }
@@ -230,7 +243,7 @@ __device__ __forceinline__ void add_rows(window_sums &w, uint32_t q, uint32_t do
         for (int i = 0; i < 2; i++) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                s[mt][i][e] = exp2_fast(fmaf(s[mt][i][e], c, e % 2 ? st[i].z : st[i].x));
+                s[mt][i][e] = exp2_fast(fmaf(s[mt][i][e], c, -(e % 2 ? lse[i].y : lse[i].x)));
                 dp[mt][i][e] *= s[mt][i][e];
             }
             p[2 * i] = pack_bf16(s[mt][i][0], s[mt][i][1]);
@@ -288,7 +301,7 @@ template <class F> __device__ __forceinline__ void add_keys(const segment_proble
         int r = row0 + move.row_of(i), query = divide(r, a.by_hs), h = t.job->g * a.hs + r - query * a.hs;
         if (query >= t.job->at.queries) break;
         int n = shared_int(t.room + F::Q_ROW + query * 4);
-        store_chunk<true>(row_at(a.dq, n, a.q_bytes) + h * a.D, tile + move.to(i), move.chunk, a.D);
+        store_chunk<true>(row_at(a.dq, n, a.q_bytes) + h * a.D, tile + move.to(i), move.chunk, a.D, a.dq_add);
     }
 }
 
@@ -359,11 +372,11 @@ template <class F> __device__ __forceinline__ void add_stage(window_sums &w, int
     const uint32_t ds = t.room + F::DS_AT + (part.group * F::WARP_KEYS + lane % 16) * F::DS_ROW + lane / 16 * 16;
 #pragma unroll 1
     for (int i = part.share; i < tiles; i += part.shares) {
-        uint32_t q = stage + i * (32 * F::D), stat = stage + 3 * F::TILE + i * 128;
+        uint32_t q = stage + i * (32 * F::D), lse = stage + F::LSE + i * 64;
         if (part.keys > 16)
-            add_rows<F, 2>(w, q, q + F::TILE, stat, ds + i * 32, n_rows_of, k_rows_of, c, part.keys, lane);
+            add_rows<F, 2>(w, q, q + F::TILE, lse, ds + i * 32, n_rows_of, k_rows_of, c, part.keys, lane);
         else
-            add_rows<F, 1>(w, q, q + F::TILE, stat, ds + i * 32, n_rows_of, k_rows_of, c, part.keys, lane);
+            add_rows<F, 1>(w, q, q + F::TILE, lse, ds + i * 32, n_rows_of, k_rows_of, c, part.keys, lane);
     }
 }
 
@@ -405,7 +418,7 @@ template <class F> __device__ __forceinline__ void one_window(const segment_prob
     cp_async_wait<0>();
     window_team<F>::meet();
     begin_sums<F>(w);
-    find_stat<F>(0);
+    find_stat<F>(a, 0);
 #pragma unroll 1
     for (int turn = 0;; turn++) {
         window_team<F>::meet(); /* stat is there, and all are done with the stage before and its dS */
@@ -413,7 +426,7 @@ template <class F> __device__ __forceinline__ void one_window(const segment_prob
         add_stage<F>(w, turn, a);
         cp_async_wait<0>();
         window_team<F>::meet(); /* dS of all keys and the next rows are there, and q has been used */
-        find_stat<F>(turn + 1);
+        find_stat<F>(a, turn + 1);
         add_keys<F>(a, turn);
         if (window_team<F>().rows(a.hs) <= (turn + 1) * F::ROWS) break;
     }

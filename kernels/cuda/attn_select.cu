@@ -37,9 +37,15 @@ extern "C" void attn_select_bwd_cuda(ctx *c, const attn_select_args *a) {
     if (a->q->dim[0] == 0) return;
     select_view v = view_of(a);
     v.dout = a->dout->data, v.dq = a->dq->data, v.dk = a->dk->data, v.dv = a->dv->data;
-    v.stat = (float2 *)arena_alloc(&c->scratch, (size_t)(v.N * v.H) * sizeof *v.stat);
+    v.given = ptr<const float2>(a->stat), v.dq_add = a->dq_add;
+    bool tiles = has_tiles(a, v) && in_chunks(v.dout) && in_chunks(v.dq) && in_chunks(v.dk) && in_chunks(v.dv);
+    if (tiles && v.given)
+        v.stat = (float2 *)a->stat->data;
+    else
+        v.stat = (float2 *)arena_alloc(&c->scratch, (size_t)(v.N * v.H) * sizeof *v.stat);
     select_lists lists = select_make_lists(c, v);
-    if (has_tiles(a, v) && in_chunks(v.dout) && in_chunks(v.dq) && in_chunks(v.dk) && in_chunks(v.dv)) {
+    if (tiles) {
+        if (!v.given) select_find_stat(c, v);
         const size_t  mark = arena_mark(&c->scratch);
         select_packed p = select_pack(c, v, true);
         select_tiles_dq(c, v, p);

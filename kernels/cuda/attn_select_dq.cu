@@ -8,42 +8,29 @@ namespace {
 
 template <int GROUPS> struct dq_rows {
     row_operand q[GROUPS], dout[GROUPS];
-    float       dq[4 * GROUPS][4], lse[2], delta[2]; /* delta: negated */
+    float       dq[4 * GROUPS][4], lse[2], delta[4]; /* delta: negated, as a product's sums start from it */
 
-    /* Starts all loads of a query tile, `out` with them: nobody waits for one before the next is on its way. */
-    __device__ __forceinline__ void load(const select_view &a, const query_tile &t, uint4 (&out)[GROUPS][2], int row,
-                                         int quad) {
-        const bf16 *o = (const bf16 *)a.o + (t.n * a.H + t.head + row) * a.D;
-#pragma unroll
-        for (int c = 0; c < GROUPS; c++)
-#pragma unroll
-            for (int r = 0; r < 2; r++) out[c][r] = row_chunk(o + r * 8 * a.D, c, quad, a.D, row + 8 * r < t.n_heads);
+    /* dq that is added to comes nearer, and is loaded at the end: as the start of the sums it would take registers from
+     * k and v in all loops. */
+    __device__ __forceinline__ void start(const select_view &a, const query_tile &t, int row, int quad) {
+        const int64_t at = t.n * a.H + t.head + row;
         load_heads<GROUPS>(dout, a.dout, a, t, row, quad);
 #pragma unroll
-        for (int r = 0; r < 2; r++)
-            lse[r] = row + 8 * r < t.n_heads ? __ldg(a.lse + t.n * a.H + t.head + row + 8 * r) : 0;
-        load_heads<GROUPS>(q, a.q, a, t, row, quad);
-    }
-    /* Leaves lse and -delta in a.stat. */
-    __device__ __forceinline__ void start(const select_view &a, const query_tile &t, const uint4 (&out)[GROUPS][2],
-                                          int row, int quad) {
-#pragma unroll
         for (int r = 0; r < 2; r++) {
-            float sum = 0;
+            const bool   ok = row + 8 * r < t.n_heads;
+            const float2 stat = ok ? __ldg(a.stat + at + 8 * r) : make_float2(0, 0);
+            lse[r] = stat.x;
+            /* Four values that the compiler does not know to be two: an operand that stays. Of two it would make
+             * copies for every product, eight of a step's 111 instructions. */
+            delta[2 * r] = __shfl_xor_sync(ALL_LANES, stat.y, 0);
+            delta[2 * r + 1] = __shfl_xor_sync(ALL_LANES, stat.y, 0);
+            if (a.dq_add && ok && quad % 2 == 0)
 #pragma unroll
-            for (int c = 0; c < GROUPS; c++) {
-                const uint32_t x[4] = {out[c][r].x, out[c][r].y, out[c][r].z, out[c][r].w};
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    const uint32_t y = dout[c].step[e / 2][e % 2 * 2 + r];
-                    sum += bf16_lo(x[e]) * bf16_lo(y) + bf16_hi(x[e]) * bf16_hi(y);
-                }
-            }
-            delta[r] = -quad_sum(sum);
-            lse[r] *= LOG2_E;
-            if (quad == 0 && row + 8 * r < t.n_heads)
-                a.stat[t.n * a.H + t.head + row + 8 * r] = make_float2(lse[r], delta[r]);
+                for (int d = 8 * quad; d < 32 * GROUPS; d += 32)
+                    if (d < a.D)
+                        asm volatile("prefetch.global.L2 [%0];\n" ::"l"((const bf16 *)a.dq + (at + 8 * r) * a.D + d));
         }
+        load_heads<GROUPS>(q, a.q, a, t, row, quad);
 #pragma unroll
         for (int j = 0; j < 4 * GROUPS; j++)
 #pragma unroll
@@ -59,7 +46,7 @@ template <int GROUPS> struct dq_rows {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             mma_bf16(s[half], q[0].step[0], k[0][half].x, k[0][half].y, 0.f, 0.f, 0.f, 0.f);
-            mma_bf16(dp[half], dout[0].step[0], v[0][half].x, v[0][half].y, delta[0], delta[0], delta[1], delta[1]);
+            mma_bf16(dp[half], dout[0].step[0], v[0][half].x, v[0][half].y, delta[0], delta[1], delta[2], delta[3]);
             mma_bf16(s[half], q[0].step[1], k[0][half].z, k[0][half].w);
             mma_bf16(dp[half], dout[0].step[1], v[0][half].z, v[0][half].w);
 #pragma unroll
@@ -90,11 +77,15 @@ template <int GROUPS> struct dq_rows {
 #pragma unroll
         for (int r = 0; r < 2; r++) {
             if (row + 8 * r >= t.n_heads) continue;
-            bf16 *to = (bf16 *)a.dq + (t.n * a.H + t.head + row + 8 * r) * a.D + 2 * quad;
+            uint32_t *to = (uint32_t *)((bf16 *)a.dq + (t.n * a.H + t.head + row + 8 * r) * a.D + 2 * quad);
+            uint32_t  before[4 * GROUPS];
+#pragma unroll
+            for (int j = 0; j < 4 * GROUPS; j++) before[j] = a.dq_add && 8 * j < a.D ? to[4 * j] : 0;
 #pragma unroll
             for (int j = 0; j < 4 * GROUPS; j++)
                 if (8 * j < a.D)
-                    *(uint32_t *)(to + 8 * j) = pack_bf16(dq[j][2 * r] * a.scale, dq[j][2 * r + 1] * a.scale);
+                    to[4 * j] = pack_bf16(fmaf(dq[j][2 * r], a.scale, bf16_lo(before[j])),
+                                          fmaf(dq[j][2 * r + 1], a.scale, bf16_hi(before[j])));
         }
     }
 };
@@ -157,6 +148,21 @@ __device__ __forceinline__ void dq_walk(dq_rows<GROUPS> (&rows)[TILES], const se
         });
 }
 
+/* stat of what forward wrote: {lse log2 e, -<dout, out>}; `lanes` lanes (a power of two) share a row. */
+__global__ void __launch_bounds__(256) stat_kernel(const select_view a, int64_t n_rows, int lanes) {
+    const int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x, row = i / lanes;
+    const int     d = (int)(i % lanes) * 8;
+    float         x[8] = {}, y[8] = {}, sum = 0;
+    if (row < n_rows && d < a.D) {
+        load_pack<bf16, 8>((const bf16 *)a.o + row * a.D + d, x);
+        load_pack<bf16, 8>((const bf16 *)a.dout + row * a.D + d, y);
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) sum += x[e] * y[e];
+    for (int o = lanes / 2; o > 0; o /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, o);
+    if (row < n_rows && d == 0) a.stat[row] = make_float2(a.lse[row] * LOG2_E, -sum);
+}
+
 /* One block of threads on a multiprocessor, for D <= 32: as in forward. */
 template <int GROUPS> struct dq_shape {
     enum {
@@ -183,7 +189,6 @@ __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>
         const uint4           *kv = packed.kv + g * packed.n_tiles * (GROUPS * 128) + lane;
         block_union<F::TILES> &blocks = unions[threadIdx.x / 32];
         dq_rows<GROUPS>        rows[F::TILES];
-        uint4                  out[F::TILES][GROUPS][2];
         int                    list[F::TILES], at[F::TILES];
         bool                   deep = false;
 #pragma unroll
@@ -191,14 +196,11 @@ __global__ void __launch_bounds__(32 * dq_shape<GROUPS>::WARPS, dq_shape<GROUPS>
             query_tile t = tile_at(a, g, index + i);
             list[i] = (int)(g * a.N + t.n);
             at[i] = t.exists ? 0 : a.K;
-            rows[i].load(a, t, out[i], row, quad);
+            rows[i].start(a, t, row, quad);
         }
         prefetch_lists(a, list);
 #pragma unroll
-        for (int i = 0; i < F::TILES; i++) {
-            rows[i].start(a, tile_at(a, g, index + i), out[i], row, quad);
-            deep |= rows[i].is_deep();
-        }
+        for (int i = 0; i < F::TILES; i++) deep |= rows[i].is_deep();
         if (__any_sync(ALL_LANES, deep))
             dq_walk<true>(rows, a, list, at, blocks, kv, room, lane, scale2);
         else
@@ -216,6 +218,13 @@ template <int GROUPS> void launch_dq(ctx *c, const select_view &a, const select_
 }
 
 } // namespace
+
+void select_find_stat(ctx *c, const select_view &a) {
+    int lanes = 1;
+    while (lanes * 8 < a.D) lanes *= 2;
+    stat_kernel<<<(unsigned)ceil_div(a.N * a.H * lanes, 256), 256, 0, stream_of(c)>>>(a, a.N * a.H, lanes);
+    LAUNCHED(c);
+}
 
 void select_tiles_dq(ctx *c, const select_view &a, const select_packed &p) {
     switch (select_groups(a.D)) {

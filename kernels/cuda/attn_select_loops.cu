@@ -94,13 +94,13 @@ template <class T, int COLUMNS> __global__ void dq_kernel(const select_view a) {
     for (int h0 = 0; h0 < a.hs; h0 += warps) {
         bool    active = h0 + warp < a.hs;
         int64_t row = n * a.H + g * a.hs + (active ? h0 + warp : 0);
-        float   lse = a.lse[row], delta = 0, acc[COLUMNS] = {};
+        float   lse = a.given ? a.given[row].x * 0.6931471805599453f : a.lse[row], delta = 0, acc[COLUMNS] = {};
         for (int d = lane; d < a.D; d += 32) {
             q[d] = to_float(((const T *)a.q)[row * a.D + d]);
             dout[d] = to_float(((const T *)a.dout)[row * a.D + d]);
-            delta += dout[d] * to_float(((const T *)a.o)[row * a.D + d]);
+            if (!a.given) delta += dout[d] * to_float(((const T *)a.o)[row * a.D + d]);
         }
-        delta = warp_sum(delta);
+        delta = a.given ? -a.given[row].y : warp_sum(delta);
         if (active && lane == 0) a.stat[row] = make_float2(lse, delta);
         for (int s = 0; s < a.K; s++) {
             int b = block[s];
@@ -115,7 +115,10 @@ template <class T, int COLUMNS> __global__ void dq_kernel(const select_view a) {
         }
 #pragma unroll
         for (int i = 0; i < COLUMNS; i++)
-            if (active && lane + 32 * i < a.D) ((T *)a.dq)[row * a.D + lane + 32 * i] = from_float<T>(acc[i] * a.scale);
+            if (active && lane + 32 * i < a.D) {
+                T *to = (T *)a.dq + row * a.D + lane + 32 * i;
+                *to = from_float<T>(acc[i] * a.scale + (a.dq_add ? to_float(*to) : 0));
+            }
         __syncwarp();
     }
 }

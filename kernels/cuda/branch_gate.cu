@@ -1,5 +1,5 @@
-/* SSA's gated sum of three branches (ops/branch_gate.h). Backward is a warp per row: do_i leaves while <o_i, dout> adds
- * up. */
+/* SSA's gated sum of three branches (ops/branch_gate.h). Backward is a warp per row, a few of its lanes per
+ * head: one pass over dout and the branches makes what all three attentions need of their rows. */
 #include "kernels/cuda/dev/act.cuh"
 #include "kernels/cuda/dev/row_pass.cuh"
 
@@ -40,41 +40,67 @@ template <class T, int V_> struct branch_forward {
 enum { ROW_WARPS = 8 };
 
 template <class T> struct branch_rows {
-    const T *o[3], *z, *dout;
-    T       *d[3], *dz;
-    int64_t  N, W;
+    const T     *o[3], *z, *dout;
+    const float *lse[3];
+    float2      *stat[3];
+    T           *dz;
+    int64_t      N;
+    int          H, D, lanes; /* lanes that share a head, a power of two */
 };
+
+/* log2 of a sigmoid, for any z. */
+__device__ __forceinline__ float log2_sigmoid(float z) {
+    const float LOG2_E = 1.4426950408889634f;
+    return fminf(z, 0.f) * LOG2_E - log2f(1.f + exp2f(-fabsf(z) * LOG2_E));
+}
+
+/* What a lane adds to the three products of a head: V columns, or, one by one, all that it has. */
+template <class T, int V>
+__device__ __forceinline__ void add_products(float (&dot)[3], const branch_rows<T> &r, int64_t at, int lane) {
+    if (V > 1 && lane * V >= r.D) return;
+#pragma unroll 1
+    for (int col = lane * V; col < (V > 1 ? lane * V + 1 : r.D); col += r.lanes) {
+        pack<T, V> o[3], g = load_raw<T, V>(r.dout + at + col);
+#pragma unroll
+        for (int j = 0; j < 3; j++) o[j] = load_raw<T, V>(r.o[j] + at + col);
+#pragma unroll
+        for (int j = 0; j < 3; j++)
+#pragma unroll
+            for (int i = 0; i < V; i++) dot[j] += to_float(o[j].v[i]) * to_float(g.v[i]);
+    }
+}
 
 template <class T, int V>
 __global__ void __launch_bounds__(32 * ROW_WARPS) branch_gate_bwd_kernel(const branch_rows<T> r) {
-    int     lane = threadIdx.x % 32;
+    int     lane = threadIdx.x % 32, mine = lane % r.lanes;
     int64_t n = (int64_t)blockIdx.x * ROW_WARPS + threadIdx.x / 32;
     if (n >= r.N) return;
-    float w[3], dot[3] = {0, 0, 0};
+    float log2_w[3], all[3] = {0, 0, 0};
 #pragma unroll
-    for (int j = 0; j < 3; j++) w[j] = sigmoid<T>(to_float(r.z[n * 3 + j]));
-#pragma unroll 1
-    for (int64_t col = lane * V; col < r.W; col += 32 * V) {
-        int64_t    at = n * r.W + col;
-        pack<T, V> o[3], g = load_raw<T, V>(r.dout + at);
+    for (int j = 0; j < 3; j++) log2_w[j] = log2_sigmoid(to_float(r.z[n * 3 + j]));
+#pragma unroll 2
+    for (int h0 = 0; h0 < r.H; h0 += 32 / r.lanes) {
+        int     h = h0 + lane / r.lanes;
+        bool    there = h < r.H;
+        int64_t at = n * r.H + h;
+        float   dot[3] = {0, 0, 0}, lse[3];
 #pragma unroll
-        for (int j = 0; j < 3; j++) o[j] = load_raw<T, V>(r.o[j] + at);
+        for (int j = 0; j < 3; j++) lse[j] = there && mine == 0 ? r.lse[j][at] : 0;
+        if (there) add_products<T, V>(dot, r, at * r.D, mine);
+        for (int o = r.lanes / 2; o > 0; o /= 2)
+#pragma unroll
+            for (int j = 0; j < 3; j++) dot[j] += __shfl_xor_sync(0xffffffffu, dot[j], o);
+        if (!there || mine > 0) continue;
 #pragma unroll
         for (int j = 0; j < 3; j++) {
-            float v[V];
-#pragma unroll
-            for (int i = 0; i < V; i++) {
-                float d = to_float(g.v[i]);
-                dot[j] += to_float(o[j].v[i]) * d;
-                v[i] = w[j] * d;
-            }
-            store_vec<T, V>(r.d[j] + at, v);
+            all[j] += dot[j];
+            r.stat[j][at] = float2{lse[j] * 1.4426950408889634f - log2_w[j], -dot[j]};
         }
     }
 #pragma unroll
     for (int j = 0; j < 3; j++) {
-        float sum = warp_sum(dot[j]);
-        if (lane == j) r.dz[n * 3 + j] = from_float<T>(w[j] * (1.0f - w[j]) * sum);
+        float w = sigmoid<T>(to_float(r.z[n * 3 + j])), sum = warp_sum(all[j]);
+        if (lane == j) r.dz[n * 3 + j] = from_float<T>(w * (1.0f - w) * sum);
     }
 }
 
@@ -89,19 +115,19 @@ template <class T> static void forward(ctx *c, const branch_gate_args *a) {
 
 template <class T> static void backward(ctx *c, const branch_gate_args *a) {
     branch_rows<T> r = {};
-    bool           wide = true;
     r.N = a->z->dim[0];
-    r.W = a->o[0]->dim[1] * a->o[0]->dim[2];
+    r.H = (int)a->o[0]->dim[1], r.D = (int)a->o[0]->dim[2];
     r.z = ptr<const T>(a->z);
     r.dz = ptr<T>(a->dz);
     r.dout = ptr<const T>(a->dout);
     for (int j = 0; j < 3; j++) {
         r.o[j] = ptr<const T>(a->o[j]);
-        r.d[j] = ptr<T>(a->do_[j]);
-        wide = wide && wide_rows<T>(r.W, r.o[j], r.d[j], r.dout);
+        r.lse[j] = ptr<const float>(a->lse[j]);
+        r.stat[j] = ptr<float2>(a->stat[j]);
     }
     if (r.N == 0) return;
-    BY_WIDTH(T, wide, V,
+    bool wide = wide_rows<T>(r.D, r.o[0], r.o[1], r.o[2], r.dout) && r.D * sizeof(T) <= 32 * 16;
+    BY_WIDTH(T, wide, V, for (r.lanes = 1; r.lanes < 32 && r.lanes * V < r.D;) r.lanes *= 2;
              branch_gate_bwd_kernel<T, V><<<(unsigned)ceil_div(r.N, ROW_WARPS), 32 * ROW_WARPS, 0, stream_of(c)>>>(r));
     LAUNCHED(c);
 }

@@ -71,6 +71,8 @@ void attn_segment_bwd_ref(ctx *c, const attn_segment_args *a) {
                                   .n = n_keys,
                                   .D = D,
                                   .scale = (double)a->scale,
+                                  .stat = tensor_given(a->stat) ? F32(a->stat) + 2 * (n * H + h) : NULL,
+                                  .dq_add = a->dq_add,
                                   .p = p};
                     attn_row_bwd(&r, F32(a->dout) + (n * H + h) * D, dq, F32(a->dq) + n * qs + h * D, dk, dv);
                 }

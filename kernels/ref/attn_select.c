@@ -56,6 +56,8 @@ void attn_select_bwd_ref(ctx *c, const attn_select_args *a) {
                               .n = selected_keys(a, g, n, key),
                               .D = D,
                               .scale = (double)a->scale,
+                              .stat = tensor_given(a->stat) ? F32(a->stat) + 2 * (n * H + h) : NULL,
+                              .dq_add = a->dq_add,
                               .p = p};
                 attn_row_bwd(&r, F32(a->dout) + (n * H + h) * D, dq, F32(a->dq) + (n * H + h) * D, dk, dv);
             }

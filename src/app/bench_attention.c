@@ -20,8 +20,25 @@ tensor bench_tokens(bench_case *b, int n, int block, tensor *first, double *radi
     return coord;
 }
 
+/* What a gate of weight 1/2 leaves for the backward of a branch. */
+static const tensor *gated_stat(bench_case *b, const tensor *lse, const tensor *out, const tensor *dout) {
+    tensor *stat = bench_in(b, DIMS(out->dim[0], out->dim[1], 2));
+    int64_t D = out->dim[2];
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < out->dim[0] * out->dim[1]; r++) {
+        double dot = 0;
+        for (int64_t d = r * D; d < (r + 1) * D; d++) dot += (double)F32(out)[d] * (double)F32(dout)[d];
+        F32(stat)[2 * r] = (float)(1.44269504088896340736 * (double)F32(lse)[r] + 1);
+        F32(stat)[2 * r + 1] = (float)-dot;
+    }
+    return stat;
+}
+
+/* Whose backward it is: of an attention of its own, or of a branch of SSA, whose dq is the first or is added. */
+typedef enum { OF_ITSELF, OF_BRANCH, OF_BRANCH_ADD } whose;
+
 /* Outputs of an attention whose inputs are there; for the backward after a forward. */
-static void finish_segment(bench_case *b, double pairs, bool bwd) {
+static void finish_segment(bench_case *b, double pairs, bool bwd, whose of) {
     attn_segment_args *a = &b->args.segment;
     a->out = bench_out(b, DT_F32, a->q->dim, 3);
     a->lse = bench_out(b, DT_F32, a->q->dim, 2);
@@ -30,6 +47,8 @@ static void finish_segment(bench_case *b, double pairs, bool bwd) {
     attn_segment_fwd(b->prepare, a);
     b->n_out = 0;
     a->dout = bench_in(b, a->q->dim, 3);
+    if (of != OF_ITSELF) a->stat = gated_stat(b, a->lse, a->out, a->dout);
+    a->dq_add = of == OF_BRANCH_ADD;
     a->dq = bench_out(b, DT_F32, a->q->dim, 3);
     a->dk = bench_out(b, DT_F32, a->k->dim, 3);
     a->dv = bench_out(b, DT_F32, a->k->dim, 3);
@@ -43,7 +62,7 @@ static void segment(bench_case *b, const int *s, bool bwd) {
                                           .q_first = bench_first(b, s[0], s[1]),
                                           .k_first = bench_first(b, s[0], s[1]),
                                           .scale = (float)(1 / sqrt(s[4]))};
-    finish_segment(b, (double)s[0] * s[0] / s[1] * s[2], bwd);
+    finish_segment(b, (double)s[0] * s[0] / s[1] * s[2], bwd, OF_ITSELF);
 }
 static void segment_f(bench_case *b, const int *s) {
     segment(b, s, false);
@@ -53,7 +72,7 @@ static void segment_b(bench_case *b, const int *s) {
 }
 
 /* s: tokens, window edge in tokens, shift, heads, key heads, width */
-static void window(bench_case *b, const int *s, bool bwd) {
+static void window(bench_case *b, const int *s, bool bwd, whose of) {
     double         radius, pairs = 0;
     int            edge;
     tensor         first, coord = bench_tokens(b, s[0], 8, &first, &radius, &edge);
@@ -73,13 +92,13 @@ static void window(bench_case *b, const int *s, bool bwd) {
                              .q_order = order,
                              .k_order = order,
                              .scale = (float)(1 / sqrt(s[5]))};
-    finish_segment(b, pairs, bwd);
+    finish_segment(b, pairs, bwd, of);
 }
 static void window_f(bench_case *b, const int *s) {
-    window(b, s, false);
+    window(b, s, false, OF_ITSELF);
 }
 static void window_b(bench_case *b, const int *s) {
-    window(b, s, true);
+    window(b, s, true, OF_ITSELF);
 }
 
 /* s: queries, keys, heads, key heads, width; one segment: condition tokens, or compressed blocks */
@@ -90,7 +109,7 @@ static void cross(bench_case *b, const int *s, bool bwd) {
                                           .q_first = bench_first(b, s[0], 1),
                                           .k_first = bench_first(b, s[1], 1),
                                           .scale = (float)(1 / sqrt(s[4]))};
-    finish_segment(b, (double)s[0] * s[1] * s[2], bwd);
+    finish_segment(b, (double)s[0] * s[1] * s[2], bwd, OF_ITSELF);
 }
 static void cross_f(bench_case *b, const int *s) {
     cross(b, s, false);
@@ -159,7 +178,7 @@ static void topk(bench_case *b, const int *s) {
     b->flops = 2.0 * (double)t->n_tokens * (double)t->n_cmp * s[1] * s[3];
 }
 
-static void choose(bench_case *b, const int *s, bool bwd) {
+static void choose(bench_case *b, const int *s, bool bwd, whose of) {
     block_tables  *t = ssa(b, s);
     const tensor  *q = b->args.topk.q, *block = b->args.topk.block;
     const int32_t *first = I32(&t->slc_first);
@@ -185,15 +204,17 @@ static void choose(bench_case *b, const int *s, bool bwd) {
     attn_select_fwd(b->prepare, a);
     b->n_out = 0;
     a->dout = bench_in(b, DIMS(n, s[1], s[3]));
+    if (of != OF_ITSELF) a->stat = gated_stat(b, a->lse, a->out, a->dout);
+    a->dq_add = of == OF_BRANCH_ADD;
     a->dq = bench_out(b, DT_F32, DIMS(n, s[1], s[3]));
     a->dk = bench_out(b, DT_F32, DIMS(n, s[2], s[3]));
     a->dv = bench_out(b, DT_F32, DIMS(n, s[2], s[3]));
 }
 static void select_f(bench_case *b, const int *s) {
-    choose(b, s, false);
+    choose(b, s, false, OF_ITSELF);
 }
 static void select_b(bench_case *b, const int *s) {
-    choose(b, s, true);
+    choose(b, s, true, OF_ITSELF);
 }
 
 const bench_row bench_rows_attention[] = {
@@ -295,7 +316,7 @@ static void compressed(bench_case *b, const int *s, bool bwd) {
                                           .q_first = &t->sample_first,
                                           .k_first = &t->cmp_sample_first,
                                           .scale = b->args.topk.scale};
-    finish_segment(b, (double)t->n_tokens * (double)t->n_cmp * s[1], bwd);
+    finish_segment(b, (double)t->n_tokens * (double)t->n_cmp * s[1], bwd, OF_BRANCH_ADD);
 }
 static void compressed_f(bench_case *b, const int *s) {
     compressed(b, s, false);
@@ -306,10 +327,15 @@ static void compressed_b(bench_case *b, const int *s) {
 
 /* Windows of odd blocks, which are shifted and need an order of their own. */
 static void window_of_f(bench_case *b, const int *s) {
-    window(b, (int[]){s[0], 8, 4, s[1], s[2], s[3]}, false);
+    window(b, (int[]){s[0], 8, 4, s[1], s[2], s[3]}, false, OF_BRANCH);
 }
 static void window_of_b(bench_case *b, const int *s) {
-    window(b, (int[]){s[0], 8, 4, s[1], s[2], s[3]}, true);
+    window(b, (int[]){s[0], 8, 4, s[1], s[2], s[3]}, true, OF_BRANCH);
+}
+
+/* In the order of a step's backward windows are the first, compression the last. */
+static void select_of_b(bench_case *b, const int *s) {
+    choose(b, s, true, OF_BRANCH_ADD);
 }
 
 static void gate_f(bench_case *b, const int *s) {
@@ -325,6 +351,6 @@ const bench_ssa_row bench_ssa_rows[] = {
     SSA_ROW(attn_segment_fwd, compressed_f, 0), SSA_ROW(topk_blocks_fwd, topk, 0),
     SSA_ROW(attn_select_fwd, select_f, 0),      SSA_ROW(attn_segment_fwd, window_of_f, 0),
     SSA_ROW(branch_gate_fwd, gate_f, 0),        SSA_ROW(attn_segment_bwd, compressed_b, 1),
-    SSA_ROW(attn_select_bwd, select_b, 1),      SSA_ROW(attn_segment_bwd, window_of_b, 1),
+    SSA_ROW(attn_select_bwd, select_of_b, 1),   SSA_ROW(attn_segment_bwd, window_of_b, 1),
     SSA_ROW(branch_gate_bwd, gate_b, 1),        {.row = {0}},
 };

@@ -205,7 +205,10 @@ void bench_branch_gate(bench_case *b, int64_t n, int64_t heads, int64_t width, b
     }
     a->dout = bench_in(b, DIMS(n, heads, width));
     a->dz = bench_out(b, DT_F32, DIMS(n, 3));
-    for (int i = 0; i < 3; i++) a->do_[i] = bench_out(b, DT_F32, DIMS(n, heads, width));
+    for (int i = 0; i < 3; i++) {
+        a->lse[i] = bench_in(b, DIMS(n, heads));
+        a->stat[i] = bench_out(b, DT_F32, DIMS(n, heads, 2));
+    }
 }
 static void branch_f(bench_case *b, const int *s) {
     bench_branch_gate(b, s[0], s[1], s[2], false);

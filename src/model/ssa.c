@@ -86,16 +86,17 @@ var *ssa_forward(tape *t, const ssa_config *cfg, const ssa_layer *l, var *x, con
     var *ck = compress(t, cfg, &l->key, placed, b);
     var *cv = compress(t, cfg, &l->value, v, b);
 
-    tensor        lse, block;
+    tensor        block;
     const tensor *order = w->order.data ? &w->order : NULL;
+    attn_rows     rows[3];
     var          *o[3];
     o[0] = nn_attn(t, q, ck, cv, heads, kv, (segments){.q_first = &b->sample_first, .k_first = &b->cmp_sample_first},
-                   &lse);
-    block = nn_topk(t, q, ck, &lse, heads, kv, cfg->top_k, b);
-    o[1] = nn_attn_select(t, q, k, v, heads, kv, &block, b);
-    o[2] = nn_attn(t, q, k, v, heads, kv, (segments){&w->first, &w->first, order, order}, NULL);
+                   &rows[0]);
+    block = nn_topk(t, q, ck, rows[0].lse, heads, kv, cfg->top_k, b);
+    o[1] = nn_attn_select(t, q, k, v, heads, kv, &block, b, &rows[1]);
+    o[2] = nn_attn(t, q, k, v, heads, kv, (segments){&w->first, &w->first, order, order}, &rows[2]);
     if (trace)
-        *trace =
-            (ssa_trace){.ck = ck, .cv = cv, .branch = {o[0], o[1], o[2]}, .gate = gate, .cmp_lse = lse, .block = block};
-    return nn_linear(t, nn_branch_gate(t, o, gate), l->proj_o, NULL, ACT_NONE);
+        *trace = (ssa_trace){
+            .ck = ck, .cv = cv, .branch = {o[0], o[1], o[2]}, .gate = gate, .cmp_lse = *rows[0].lse, .block = block};
+    return nn_linear(t, nn_branch_gate(t, o, rows, gate), l->proj_o, NULL, ACT_NONE);
 }

@@ -64,8 +64,14 @@ typedef struct {
     const tensor *q_first, *k_first, *q_order, *k_order;
 } segments;
 
-/* q (N,H*D), k, v (M,G*D). out (N,H*D). lse (N,H) is returned through *lse when wanted. */
-var *nn_attn(tape *t, var *q, var *k, var *v, int heads, int kv_heads, segments s, tensor *lse);
+/* What an attention and the gate that takes its result tell each other of its rows. */
+typedef struct {
+    tensor *lse;  /* (N,heads) f32 */
+    tensor *stat; /* (N,heads,2) f32, from the gate's backward on; no data before */
+} attn_rows;
+
+/* q (N,H*D), k, v (M,G*D). out (N,H*D). rows: NULL, or out is a branch of nn_branch_gate. */
+var *nn_attn(tape *t, var *q, var *k, var *v, int heads, int kv_heads, segments s, attn_rows *rows);
 /* qkv (N,3C): columns q, k, v: self attention in segments. */
 var *nn_attn_qkv(tape *t, var *qkv, int heads, const tensor *first, const tensor *order);
 /* q (N,C), kv (M,2C): columns k, v. */
@@ -75,9 +81,10 @@ var *nn_attn_cross(tape *t, var *q, var *kv, int heads, segments s);
 tensor nn_topk(tape *t, const var *q, const var *ck, const tensor *lse, int heads, int kv_heads, int k,
                const block_tables *b);
 var   *nn_attn_select(tape *t, var *q, var *k, var *v, int heads, int kv_heads, const tensor *block,
-                      const block_tables *b);
-/* sum_i sigmoid(z[:,i]) o_i; o (N,C) each, z (N,3). */
-var   *nn_branch_gate(tape *t, var *const o[3], var *z);
+                      const block_tables *b, attn_rows *rows);
+/* sum_i sigmoid(z[:,i]) o_i; o (N,C) each, with their rows, and used here only; z (N,3). The gradient of o_i is not
+ * made: o_i has that of the sum, and rows[i].stat the gate. */
+var   *nn_branch_gate(tape *t, var *const o[3], const attn_rows rows[3], var *z);
 
 /* z = mean + exp(logvar/2) eps (eps NULL: mean); *kl gets the f64 sum. kl_scale enters backward. */
 var *nn_vae_sample(tape *t, var *moments, const tensor *eps, double kl_scale, tensor *kl);

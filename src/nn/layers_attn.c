@@ -21,15 +21,23 @@ typedef struct {
     int               heads, kv_heads;
 } attn_entry;
 
+/* For an attention of n rows: NULL, or where its gate's backward says what it knows of them. */
+static tensor *rows_stat(tape *t, attn_rows *rows, tensor *lse) {
+    if (!rows) return NULL;
+    *rows = (attn_rows){.lse = lse, .stat = tape_keep(t, (tensor){0})};
+    return rows->stat;
+}
+
 static void attn_back(tape *t, tape_entry *e) {
     attn_entry *l = (attn_entry *)e;
     grad_slots  s;
-    grad_open(t, &s, l->n_in, l->in);
+    grad_open_adding(t, &s, l->n_in, l->in, l->n_in > 1, 0); /* q's, if it is not part of a wider one */
     attn_segment_args a = l->a;
     tensor            d[3], dout = columns(&e->out->g, 0, l->heads, l->head_dim);
     for (int i = 0; i < 3; i++)
         d[i] = columns(grad_need(t, &s, l->src[i]), l->col[i], i ? l->kv_heads : l->heads, l->head_dim);
     a.dout = &dout;
+    a.dq_add = s.add[0] != NULL;
     a.dq = &d[0];
     a.dk = &d[1];
     a.dv = &d[2];
@@ -37,7 +45,7 @@ static void attn_back(tape *t, tape_entry *e) {
     grad_close(t, &s);
 }
 
-static var *attn(tape *t, attn_entry *l, segments s, tensor *lse) {
+static var *attn(tape *t, attn_entry *l, segments s, attn_rows *rows) {
     tensor  qkv[3];
     int64_t stride[3];
     for (int i = 0; i < 3; i++) {
@@ -64,19 +72,19 @@ static var *attn(tape *t, attn_entry *l, segments s, tensor *lse) {
                                .out = tape_keep(t, columns(&out->v, 0, l->heads, l->head_dim)),
                                .lse = tape_keep(t, arena_tensor(t->step, DT_F32, DIMS(n, l->heads)))};
     attn_segment_fwd(t->c, &l->a);
-    if (lse) *lse = *l->a.lse;
+    l->a.stat = rows_stat(t, rows, l->a.lse);
     if (needs) tape_record(t, l, sizeof *l);
     return out;
 }
 
-var *nn_attn(tape *t, var *q, var *k, var *v, int heads, int kv_heads, segments s, tensor *lse) {
+var *nn_attn(tape *t, var *q, var *k, var *v, int heads, int kv_heads, segments s, attn_rows *rows) {
     attn_entry l = {.in = {q, k, v},
                     .n_in = 3,
                     .src = {0, 1, 2},
                     .heads = heads,
                     .kv_heads = kv_heads,
                     .head_dim = q->v.dim[1] / heads};
-    return attn(t, &l, s, lse);
+    return attn(t, &l, s, rows);
 }
 
 var *nn_attn_qkv(tape *t, var *qkv, int heads, const tensor *first, const tensor *order) {
@@ -127,12 +135,13 @@ typedef struct {
 static void select_back(tape *t, tape_entry *e) {
     select_entry *l = (select_entry *)e;
     grad_slots    s;
-    grad_open(t, &s, 3, l->in);
+    grad_open_adding(t, &s, 3, l->in, 1, 0);
     attn_select_args a = l->a;
     int64_t          d = a.q->dim[2];
     tensor           g[3], dout = columns(&e->out->g, 0, l->heads, d);
     for (int i = 0; i < 3; i++) g[i] = columns(grad_need(t, &s, i), 0, i ? l->kv_heads : l->heads, d);
     a.dout = &dout;
+    a.dq_add = s.add[0] != NULL;
     a.dq = &g[0];
     a.dk = &g[1];
     a.dv = &g[2];
@@ -141,7 +150,7 @@ static void select_back(tape *t, tape_entry *e) {
 }
 
 var *nn_attn_select(tape *t, var *q, var *k, var *v, int heads, int kv_heads, const tensor *block,
-                    const block_tables *b) {
+                    const block_tables *b, attn_rows *rows) {
     int64_t      n = q->v.dim[0], d = q->v.dim[1] / heads;
     var         *out = tape_new(t, n, q->v.dim[1], true);
     select_entry l = {.e = {.bwd = select_back, .out = out},
@@ -157,6 +166,7 @@ var *nn_attn_select(tape *t, var *q, var *k, var *v, int heads, int kv_heads, co
                             .out = tape_keep(t, columns(&out->v, 0, heads, d)),
                             .lse = tape_keep(t, arena_tensor(t->step, DT_F32, DIMS(n, heads)))}};
     attn_select_fwd(t->c, &l.a);
+    l.a.stat = rows_stat(t, rows, l.a.lse);
     tape_record(t, &l, sizeof l);
     return out;
 }
@@ -164,35 +174,36 @@ var *nn_attn_select(tape *t, var *q, var *k, var *v, int heads, int kv_heads, co
 typedef struct {
     tape_entry       e;
     branch_gate_args a;
-    var             *in[4];
-    int64_t          head_dim;
+    var             *o[3], *z;
 } gate_entry;
-
-static tensor rows3(const tensor *x) {
-    return tensor_view(x, DIMS(x->dim[0], 1, x->dim[1]));
-}
 
 static void gate_back(tape *t, tape_entry *e) {
     gate_entry *l = (gate_entry *)e;
     grad_slots  s;
-    grad_open(t, &s, 4, l->in);
-    branch_gate_args a = l->a;
-    tensor           d[3], dout = rows3(&e->out->g);
     for (int i = 0; i < 3; i++) {
-        d[i] = rows3(grad_need(t, &s, i));
-        a.do_[i] = &d[i];
+        CHECK(!l->o[i]->g_live, "branch %d of a gate is used elsewhere, too", i);
+        *l->a.stat[i] = arena_tensor(t->step, DT_F32, DIMS(l->a.o[i]->dim[0], l->a.o[i]->dim[1], 2));
+        grad_pass(t, e->out, l->o[i]);
     }
+    grad_open(t, &s, 1, &l->z);
+    branch_gate_args a = l->a;
+    tensor           dout = tensor_view(&e->out->g, a.o[0]->dim, 3);
     a.dout = &dout;
-    a.dz = grad_need(t, &s, 3);
+    a.dz = grad_need(t, &s, 0);
     branch_gate_bwd(t->c, &a);
     grad_close(t, &s);
 }
 
-var *nn_branch_gate(tape *t, var *const o[3], var *z) {
-    var       *out = tape_new(t, z->v.dim[0], o[0]->v.dim[1], true);
-    gate_entry l = {.e = {.bwd = gate_back, .out = out}, .in = {o[0], o[1], o[2], z}, .a = {.z = &z->v}};
-    for (int i = 0; i < 3; i++) l.a.o[i] = tape_keep(t, rows3(&o[i]->v));
-    l.a.out = tape_keep(t, rows3(&out->v));
+var *nn_branch_gate(tape *t, var *const o[3], const attn_rows rows[3], var *z) {
+    int64_t    n = z->v.dim[0], c = o[0]->v.dim[1], heads = rows[0].lse->dim[1];
+    var       *out = tape_new(t, n, c, true);
+    gate_entry l = {.e = {.bwd = gate_back, .out = out}, .o = {o[0], o[1], o[2]}, .z = z, .a = {.z = &z->v}};
+    for (int i = 0; i < 3; i++) {
+        l.a.o[i] = tape_keep(t, columns(&o[i]->v, 0, (int)heads, c / heads));
+        l.a.lse[i] = rows[i].lse;
+        l.a.stat[i] = rows[i].stat;
+    }
+    l.a.out = tape_keep(t, columns(&out->v, 0, (int)heads, c / heads));
     branch_gate_fwd(t->c, &l.a);
     tape_record(t, &l, sizeof l);
     return out;

@@ -3,8 +3,8 @@
  *
  * A `var` is a value (N,C) and, in backward, its gradient, of the same dtype. Gradients of vars are written by the
  * first consumer's backward and added to by later ones; gradients of parameters accumulate in the gradient slab.
- * A gradient that flows on unchanged (residuals) is lent: nobody writes a lent one, who adds to it writes the sum
- * elsewhere.
+ * A gradient that flows on unchanged (residuals; of a gated sum to its branches, which have the gates besides) is lent:
+ * nobody writes a lent one, who adds to it writes the sum elsewhere.
  *
  * A segment (a transformer block, a conv block) is the unit of memory: its inner gradients live only during its
  * backward, and the memory of its output's gradient serves the next segment; with recompute its inner activations live

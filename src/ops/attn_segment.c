@@ -56,6 +56,7 @@ void attn_segment_fwd(ctx *c, const attn_segment_args *a) {
 void attn_segment_bwd(ctx *c, const attn_segment_args *a) {
     check(c, a, __func__);
     WANT_SAME(a->dout, a->q);
+    WANT_F32_OPT(a->stat, a->q->dim[0], a->q->dim[1], 2);
     WANT_SAME(a->dq, a->q);
     WANT_SAME(a->dk, a->k);
     WANT_SAME(a->dv, a->v);

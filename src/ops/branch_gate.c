@@ -19,9 +19,9 @@ void branch_gate_bwd(ctx *c, const branch_gate_args *a) {
     check(c, a, __func__);
     WANT_SAME(a->dout, a->o[0]);
     for (int i = 0; i < 3; i++) {
-        WANT_SAME(a->do_[i], a->o[0]);
-        WANT_NO_ALIAS(a->do_[i], a->dout);
-        for (int j = 0; j < 3; j++) WANT_NO_ALIAS(a->do_[i], a->o[j]);
+        WANT_F32(a->lse[i], a->o[0]->dim[0], a->o[0]->dim[1]);
+        WANT_F32(a->stat[i], a->o[0]->dim[0], a->o[0]->dim[1], 2);
+        WANT_NO_ALIAS(a->stat[i], a->lse[i]);
     }
     WANT_SAME(a->dz, a->z);
     OP_CALL(branch_gate_bwd);

@@ -22,6 +22,7 @@ static tensor *named(op_tensors *l, const tensor *t, const char *name, op_role r
 #define ACC(f, as) (a->f = list(l, a->f, #f, ROLE_ACC, as, 0))
 #define IN_ROWS(f, as, stride) (a->f = list(l, a->f, #f, ROLE_IN, as, stride))
 #define OUT_ROWS(f, as, stride) (a->f = list(l, a->f, #f, ROLE_OUT, as, stride))
+#define ACC_ROWS(f, as, stride) (a->f = list(l, a->f, #f, ROLE_ACC, as, stride))
 /* Written by the forward, read in the backward. */
 #define KEPT(f, as) (a->f = list(l, a->f, #f, bwd ? ROLE_IN : ROLE_OUT, as, 0))
 /* Read or written by the forward only. */
@@ -259,6 +260,13 @@ static void lift_pool_args_list(lift_pool_args *a, op_id op, op_tensors *l) {
     ACC(dbeta, AS_FIXED);
 }
 
+/* Results of attention, which its backward does not read if it has `stat`. */
+static void attn_kept(tensor **out, tensor **lse, const tensor *stat, bool bwd, op_tensors *l) {
+    bool unread = bwd && tensor_given(stat);
+    *out = named(l, *out, "out", bwd ? ROLE_IN : ROLE_OUT, unread, AS_ACT);
+    *lse = named(l, *lse, "lse", bwd ? ROLE_IN : ROLE_OUT, unread, AS_FIXED);
+}
+
 static void attn_segment_args_list(attn_segment_args *a, op_id op, op_tensors *l) {
     bool bwd = op == OP_attn_segment_bwd;
     IN_ROWS(q, AS_ACT, a->q_stride);
@@ -268,11 +276,14 @@ static void attn_segment_args_list(attn_segment_args *a, op_id op, op_tensors *l
     IN(k_first, AS_FIXED);
     IN(q_order, AS_FIXED);
     IN(k_order, AS_FIXED);
-    KEPT(out, AS_ACT);
-    KEPT(lse, AS_FIXED);
+    attn_kept(&a->out, &a->lse, a->stat, bwd, l);
     if (!bwd) return;
     IN(dout, AS_ACT);
-    OUT_ROWS(dq, AS_ACT, a->q_stride);
+    IN(stat, AS_FIXED);
+    if (a->dq_add)
+        ACC_ROWS(dq, AS_ACT, a->q_stride);
+    else
+        OUT_ROWS(dq, AS_ACT, a->q_stride);
     OUT_ROWS(dk, AS_ACT, a->k_stride);
     OUT_ROWS(dv, AS_ACT, a->v_stride);
 }
@@ -297,11 +308,14 @@ static void attn_select_args_list(attn_select_args *a, op_id op, op_tensors *l) 
     IN(v, AS_ACT);
     IN(block, AS_FIXED);
     IN(first, AS_FIXED);
-    KEPT(out, AS_ACT);
-    KEPT(lse, AS_FIXED);
+    attn_kept(&a->out, &a->lse, a->stat, bwd, l);
     if (!bwd) return;
     IN(dout, AS_ACT);
-    OUT(dq, AS_ACT);
+    IN(stat, AS_FIXED);
+    if (a->dq_add)
+        ACC(dq, AS_ACT);
+    else
+        OUT(dq, AS_ACT);
     OUT(dk, AS_ACT);
     OUT(dv, AS_ACT);
 }
@@ -313,7 +327,8 @@ static void branch_gate_args_list(branch_gate_args *a, op_id op, op_tensors *l) 
     OUT_FWD(out, AS_ACT);
     if (!bwd) return;
     IN(dout, AS_ACT);
-    for (int i = 0; i < 3; i++) OUT(do_[i], AS_ACT);
+    for (int i = 0; i < 3; i++) IN(lse[i], AS_FIXED);
+    for (int i = 0; i < 3; i++) OUT(stat[i], AS_FIXED);
     OUT(dz, AS_ACT);
 }
 

@@ -334,14 +334,21 @@ static tensor windows(core_case *t, int shift) {
 
 /* final_out and dgate through branch_gate; z = logit(gate), and d/dz = gate (1 - gate) d/dgate. */
 static void gated_sum(core_case *t, const tensor *o0, const tensor *o1, const tensor *o2) {
-    tensor z = new_f32(t, &t->gate), out = new_f32(t, &t->q), dz = new_f32(t, &t->gate), d[3];
+    tensor z = new_f32(t, &t->gate), out = new_f32(t, &t->q), dz = new_f32(t, &t->gate), lse, stat[3];
     for (int64_t i = 0; i < tensor_count(&z); i++) {
         double w = (double)F32(&t->gate)[i];
         F32(&z)[i] = (float)log(w / (1 - w));
     }
-    for (int i = 0; i < 3; i++) d[i] = new_f32(t, &t->q);
-    branch_gate_args a = {
-        .o = {o0, o1, o2}, .z = &z, .out = &out, .dout = &t->grad_out, .do_ = {&d[0], &d[1], &d[2]}, .dz = &dz};
+    lse = arena_tensor(&t->mem, DT_F32, DIMS(t->N, t->H)); /* dz does not depend on it */
+    for (int64_t i = 0; i < tensor_count(&lse); i++) F32(&lse)[i] = 0;
+    for (int i = 0; i < 3; i++) stat[i] = arena_tensor(&t->mem, DT_F32, DIMS(t->N, t->H, 2));
+    branch_gate_args a = {.o = {o0, o1, o2},
+                          .z = &z,
+                          .out = &out,
+                          .dout = &t->grad_out,
+                          .lse = {&lse, &lse, &lse},
+                          .stat = {&stat[0], &stat[1], &stat[2]},
+                          .dz = &dz};
     branch_gate_fwd(&t->c, &a);
     branch_gate_bwd(&t->c, &a);
     compare(t, "out/final_out", &out);

@@ -1,4 +1,5 @@
 /* Layers that stand for several: the same values and gradients as those they are made of. */
+#include <math.h>
 #include <string.h>
 
 #include "harness/harness.h"
@@ -138,7 +139,72 @@ static void test_residual_norm(void **state) {
     }
 }
 
+enum { HEADS = 2, KEY_HEADS = 1, HEAD = 4 };
+
+typedef struct {
+    float o[3][ROWS * HEADS * HEAD], grad[4][ROWS * HEADS * HEAD]; /* of q, k, v, z */
+} gate_result;
+
+/* Three attentions of the same rows in segments of their own; `gated`: their gated sum gets the gradient, else each
+ * gets it times its gate, and the gates' gradients are made here. */
+static void three_branches(const char *back_end, bool gated, gate_result *out) {
+    static int32_t one[] = {0, ROWS}, two[] = {0, 3, ROWS}, most[] = {0, 1, 5, 5, ROWS}; /* one of a row, of none */
+    static int32_t order[] = {3, 6, 0, 5, 1, 2, 4};
+    static const int64_t wide[] = {HEADS * HEAD, KEY_HEADS * HEAD, KEY_HEADS * HEAD, 3};
+    tensor               first[] = {tensor_wrap(one, DT_I32, DIMS(2)), tensor_wrap(two, DT_I32, DIMS(3)),
+                                    tensor_wrap(most, DT_I32, DIMS(5))};
+    tensor               shuffled = tensor_wrap(order, DT_I32, DIMS(ROWS));
+    float                x[4][ROWS * HEADS * HEAD], dy[ROWS * HEADS * HEAD], part[3][ROWS * HEADS * HEAD];
+    rig                  r;
+    var                 *in[4], *o[3];
+    attn_rows            rows[3];
+    rig_open(&r, back_end, 1);
+    tape_begin(&r.t);
+    poison(r.t.step->base, r.t.step->size);
+    memset(out, 0, sizeof *out);
+    for (int i = 0; i < 4; i++) {
+        fill_rule(x[i], ROWS * wide[i], 1 + (uint32_t)i, 3);
+        in[i] = tape_leaf(&r.t, tensor_wrap(x[i], DT_F32, DIMS(ROWS, wide[i])), true);
+    }
+    for (int i = 0; i < 3; i++) {
+        const tensor *by = i == 2 ? &shuffled : NULL;
+        o[i] = nn_attn(&r.t, in[0], in[1], in[2], HEADS, KEY_HEADS, (segments){&first[i], &first[i], by, by},
+                       gated ? &rows[i] : NULL);
+        memcpy(out->o[i], o[i]->v.data, tensor_bytes(&o[i]->v));
+    }
+    fill_rule(dy, ROWS * wide[0], 7, 1);
+    tensor g = tensor_wrap(dy, DT_F32, DIMS(ROWS, wide[0]));
+    if (gated) tape_seed(&r.t, nn_branch_gate(&r.t, o, rows, in[3]), &g);
+    for (int i = 0; i < 3 && !gated; i++) {
+        for (int n = 0; n < ROWS; n++) {
+            double w = 1 / (1 + exp(-(double)x[3][3 * n + i])), dot = 0;
+            for (int c = n * HEADS * HEAD; c < (n + 1) * HEADS * HEAD; c++) {
+                part[i][c] = (float)(w * (double)dy[c]);
+                dot += (double)out->o[i][c] * (double)dy[c];
+            }
+            out->grad[3][3 * n + i] = (float)(w * (1 - w) * dot);
+        }
+        g.data = part[i];
+        tape_seed(&r.t, o[i], &g);
+    }
+    tape_backward(&r.t);
+    for (int i = 0; i < (gated ? 4 : 3); i++) memcpy(out->grad[i], in[i]->g.data, tensor_bytes(&in[i]->g));
+    rig_close(&r);
+}
+
+static void test_gated_branches(void **state) {
+    (void)state;
+    for (int b = 0; b < 2; b++) {
+        gate_result sum, each;
+        three_branches(b ? "cpu" : "ref", true, &sum);
+        three_branches(b ? "cpu" : "ref", false, &each);
+        assert_memory_equal(sum.o, each.o, sizeof sum.o);
+        for (int i = 0; i < 4; i++) expect_alike(sum.grad[i], each.grad[i], ROWS * HEADS * HEAD, "gradient");
+    }
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear_many), cmocka_unit_test(test_residual_norm)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear_many), cmocka_unit_test(test_residual_norm),
+                                       cmocka_unit_test(test_gated_branches)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -183,8 +183,12 @@ static void row_fwd_16(const attn_row *r, float *out, float *lse) {
 
 static void row_bwd_16(const attn_row *r, const float *dout, float *dq_sum, float *dq, float *dk, float *dv) {
     float delta = 0, lse;
-    row_fwd_16(r, dq_sum, &lse);
-    for (int64_t d = 0; d < r->D; d++) delta += dout[d] * round16(dq_sum[d]);
+    if (r->stat) {
+        delta = attn_row_given(r);
+    } else {
+        row_fwd_16(r, dq_sum, &lse);
+        for (int64_t d = 0; d < r->D; d++) delta += dout[d] * round16(dq_sum[d]);
+    }
     for (int64_t d = 0; d < r->D; d++) dq_sum[d] = 0;
     for (int64_t t = 0; t < r->n; t++) {
         int64_t      row = r->key[t];
@@ -198,7 +202,7 @@ static void row_bwd_16(const attn_row *r, const float *dout, float *dq_sum, floa
             dv[row * r->D + d] += p * dout[d];
         }
     }
-    for (int64_t d = 0; d < r->D; d++) dq[d] = dq_sum[d];
+    for (int64_t d = 0; d < r->D; d++) dq[d] = r->dq_add ? dq[d] + round16(dq_sum[d]) : dq_sum[d];
 }
 
 #define attn_row_fwd row_fwd_16

@@ -22,14 +22,53 @@ static void permutation(int64_t n, uint64_t sample, int32_t *out) {
     for (int64_t i = 0; i < n; i++) out[i] = (int32_t)order[i];
 }
 
-/* On a GPU Delta is <dout, out>, in the backward of ref sum_t P dP: each is off by a few roundings of |dP|, also where
- * dS = P (dP - Delta) is nothing (one key). |dP| is below 1.5 sqrt(D) for rows in [-1,1], k and q below 2, scale is
- * 1/sqrt(D): that is 3 in dq, whose P add up to 1, and 3 sqrt(n) in dk, where n rows of q with P about 1 meet in a key.
+/* A backward: of the attention alone; with a `stat` of weights between 0.1 and 1, as a gate leaves it, and then without
+ * results of the forward; dq added to; both. */
+typedef enum { PLAIN = 0, WEIGHED = 1, ADDED = 2, BOTH = 3 } backward_form;
+
+/* On a GPU, and in a stat, Delta is <dout, out>, in the backward of ref sum_t P dP, and added up in another order: each
+ * is off by a few roundings of |dP|, also where dS = P (dP - Delta) is nothing (one key). |dP| is below 1.5 sqrt(D) for
+ * rows in [-1,1], k and q below 2, scale is 1/sqrt(D): that is 3 in dq, whose P add up to 1, and 3 sqrt(n) in dk, where
+ * n rows of q with P about 1 meet in a key.
  */
-static void set_delta_floors(optest *o, const tensor *dq, const tensor *dk, double n, double stretch) {
-    if (optest_now == OPTEST_CPU) return;
+static void set_delta_floors(optest *o, const tensor *dq, const tensor *dk, double n, double stretch,
+                             backward_form form) {
+    if (optest_now == OPTEST_CPU && !(form & WEIGHED)) return;
     optest_set_floor(o, dq, 3 * stretch);
     optest_set_floor(o, dk, 3 * sqrt(n) * stretch);
+}
+
+static const tensor *weighed_stat(optest *o, const tensor *lse, const tensor *out, const tensor *dout) {
+    int64_t N = out->dim[0], H = out->dim[1], D = out->dim[2];
+    tensor *stat = optest_in(o, "stat", 8, 1, DIMS(N, H, 2));
+    for (int64_t r = 0; r < N * H; r++) {
+        double dot = 0, w = 0.1 + 0.9 * (double)(r / H % 7) / 6;
+        for (int64_t d = r * D; d < (r + 1) * D; d++) dot += (double)F32(out)[d] * (double)F32(dout)[d];
+        F32(stat)[2 * r] = (float)((double)F32(lse)[r] / log(2) - log2(w));
+        F32(stat)[2 * r + 1] = (float)-dot;
+    }
+    optest_keep(o, stat);
+    return stat;
+}
+
+/* Of the dims of `like`, which nobody may look at. */
+static tensor *unread(optest *o, const tensor *like) {
+    tensor *t = optest_in(o, "unread", 9, 1, like->dim, like->n_dims);
+    for (int64_t i = 0; i < tensor_count(t); i++) F32(t)[i] = NAN;
+    optest_keep(o, t);
+    return t;
+}
+
+/* A forward: the plain form checks it, the others only need what it gives. */
+static void forward(optest *o, backward_form form, optest_fn fn, const void *args) {
+    if (form == PLAIN)
+        optest_compare(o, fn, args);
+    else
+        optest_run(o, optest_tested(), fn, args);
+}
+
+static tensor *gradient(optest *o, const char *name, bool add, const int64_t *dims, int n_dims) {
+    return add ? optest_acc(o, name, 10, 2, dims, n_dims) : optest_out(o, name, DT_F32, dims, n_dims);
 }
 
 /* ---- attn_segment --------------------------------------------------------------------------------------------- */
@@ -44,7 +83,7 @@ typedef struct {
     int     less_scratch;   /* so many more forms of the backward do with less of it each */
 } segment_shape;
 
-static void segment_case(const segment_shape *s, int repeat, bool grad) {
+static void segment_form(const segment_shape *s, int repeat, bool grad, backward_form form) {
     optest  o;
     int64_t N = 0, M = 0;
     int32_t q_order[4096], k_order[4096];
@@ -85,22 +124,28 @@ static void segment_case(const segment_shape *s, int repeat, bool grad) {
     tensor *out = a.out = optest_out(&o, "out", DT_F32, DIMS(N, H, D));
     a.lse = optest_out(&o, "lse", DT_F32, DIMS(N, H));
     optest_set_terms(&o, out, M);
-    optest_compare(&o, OPTEST_FN(attn_segment_fwd), &a);
-    if (grad) {
+    forward(&o, form, OPTEST_FN(attn_segment_fwd), &a);
+    if (form == PLAIN && grad) {
         optest_nan(&o, OPTEST_FN(attn_segment_fwd), &a, x[0], out);
         optest_run(&o, optest_tested(), OPTEST_FN(attn_segment_fwd), &a);
     }
     optest_freeze(&o);
     tensor *dout = optest_in(&o, "dout", 4, 2, DIMS(N, H, D));
     a.dout = dout;
+    a.dq_add = form & ADDED;
+    if (form & WEIGHED) {
+        a.stat = weighed_stat(&o, a.lse, a.out, dout);
+        a.out = unread(&o, a.out);
+        a.lse = unread(&o, a.lse);
+    }
     if (s->fused) {
-        dx[0] = optest_out(&o, "dqkv", DT_F32, DIMS(N, wide));
+        dx[0] = gradient(&o, "dqkv", a.dq_add, DIMS(N, wide));
         dq = tensor_wrap(F32(dx[0]), DT_F32, DIMS(N, H, D));
         dk = tensor_wrap(F32(dx[0]) + H * D, DT_F32, DIMS(N, G, D));
         dv = tensor_wrap(F32(dx[0]) + (H + G) * D, DT_F32, DIMS(N, G, D));
         optest_set_terms(&o, dx[0], N + M);
     } else {
-        dq = *(dx[0] = optest_out(&o, "dq", DT_F32, DIMS(N, H, D)));
+        dq = *(dx[0] = gradient(&o, "dq", a.dq_add, DIMS(N, H, D)));
         dk = *(dx[1] = optest_out(&o, "dk", DT_F32, DIMS(rows, G, D)));
         dv = *(dx[2] = optest_out(&o, "dv", DT_F32, DIMS(rows, G, D)));
         for (int i = 0; i < 3; i++) optest_set_terms(&o, dx[i], N + M);
@@ -111,9 +156,11 @@ static void segment_case(const segment_shape *s, int repeat, bool grad) {
     double shared = 1;
     for (int i = 0; i < s->n_segments; i++)
         if (s->keys[i] > 0) shared = fmax(shared, (double)s->queries[i] / s->keys[i]);
-    set_delta_floors(&o, dx[0], s->fused ? dx[0] : dx[1], shared * (double)(H / G), stretch);
+    set_delta_floors(&o, dx[0], s->fused ? dx[0] : dx[1], shared * (double)(H / G), stretch, form);
     o.tighter = s->less_scratch;
     optest_compare(&o, OPTEST_FN(attn_segment_bwd), &a);
+    /* The forward would write what is not to be read; of a fused gradient only a part is added to. */
+    grad = grad && !(form & WEIGHED) && !(s->fused && a.dq_add);
     if (grad && s->fused)
         optest_grad(&o, OPTEST_FN(attn_segment_fwd), OPTEST_FN(attn_segment_bwd), &a, (tensor *[]){x[0], dx[0], NULL},
                     (tensor *[]){out, dout, NULL}, 0.02, 3e-4);
@@ -122,6 +169,16 @@ static void segment_case(const segment_shape *s, int repeat, bool grad) {
                     (tensor *[]){x[0], dx[0], x[1], dx[1], x[2], dx[2], NULL}, (tensor *[]){out, dout, NULL}, 0.02,
                     3e-4);
     optest_end(&o);
+}
+
+/* Plain, with both arguments, and, where ref does not take long, with one. */
+static void segment_case(const segment_shape *s, int repeat, bool grad) {
+    int    few = repeat < 3 ? repeat : 3;
+    double pairs = 0;
+    for (int i = 0; i < s->n_segments; i++) pairs += (double)s->queries[i] * s->keys[i] * (double)s->H;
+    segment_form(s, repeat, grad, PLAIN);
+    segment_form(s, few, grad, BOTH);
+    if (pairs < 1 << 20) segment_form(s, few, grad, s->keys[0] % 2 ? WEIGHED : ADDED);
 }
 
 static void test_segment_sizes(void **state) {
@@ -262,7 +319,7 @@ static select_tables tables_of(const select_shape *s) {
     return t;
 }
 
-static void select_case(const select_shape *s, int repeat, bool grad) {
+static void select_form(const select_shape *s, int repeat, bool grad, backward_form form) {
     optest        o;
     select_tables t = tables_of(s);
     int64_t       N = t.N, H = s->H, G = s->G, D = s->D;
@@ -288,7 +345,7 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
                            .out = cmp_out,
                            .lse = cmp_lse};
     optest_set_terms(&o, cmp_out, t.M);
-    optest_compare(&o, OPTEST_FN(attn_segment_fwd), &c);
+    forward(&o, form, OPTEST_FN(attn_segment_fwd), &c);
     optest_freeze(&o);
     tensor *block = optest_out(&o, "block", DT_I32, DIMS(G, N, s->K)),
            *score = optest_out(&o, "score", DT_F32, DIMS(G, N, t.widest + 1));
@@ -304,7 +361,7 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
                           .score = score};
     optest_set_terms(&o, score, 3 * H / G);
     optest_set_choice(&o, block, score, sample, slc_sample);
-    optest_compare(&o, OPTEST_FN(topk_blocks_fwd), &p);
+    forward(&o, form, OPTEST_FN(topk_blocks_fwd), &p);
     /* What the header promises, whatever ref does. */
     for (int64_t i = 0; i < G * N; i++) {
         int b = 0;
@@ -340,27 +397,40 @@ static void select_case(const select_shape *s, int repeat, bool grad) {
                           .out = out,
                           .lse = optest_out(&o, "lse", DT_F32, DIMS(N, H))};
     optest_set_terms(&o, out, N);
-    optest_compare(&o, OPTEST_FN(attn_select_fwd), &a);
-    if (grad) {
+    forward(&o, form, OPTEST_FN(attn_select_fwd), &a);
+    if (form == PLAIN && grad) {
         optest_nan(&o, OPTEST_FN(attn_select_fwd), &a, q, out);
         optest_run(&o, optest_tested(), OPTEST_FN(attn_select_fwd), &a);
     }
     optest_freeze(&o);
-    tensor *dout = optest_in(&o, "dout", 7, 2, DIMS(N, H, D)), *dq = optest_out(&o, "dq", DT_F32, DIMS(N, H, D));
+    tensor *dout = optest_in(&o, "dout", 7, 2, DIMS(N, H, D)), *dq = gradient(&o, "dq", form & ADDED, DIMS(N, H, D));
     tensor *dk = optest_out(&o, "dk", DT_F32, DIMS(N, G, D)), *dv = optest_out(&o, "dv", DT_F32, DIMS(N, G, D));
     a.dout = dout;
+    a.dq_add = form & ADDED;
+    if (form & WEIGHED) {
+        a.stat = weighed_stat(&o, a.lse, a.out, dout);
+        a.out = unread(&o, a.out);
+        a.lse = unread(&o, a.lse);
+    }
     a.dq = dq;
     a.dk = dk;
     a.dv = dv;
     optest_set_terms(&o, dq, N);
     optest_set_terms(&o, dk, N);
     optest_set_terms(&o, dv, N);
-    set_delta_floors(&o, dq, dk, (double)(H / G), 1);
+    set_delta_floors(&o, dq, dk, (double)(H / G), 1, form);
     optest_compare(&o, OPTEST_FN(attn_select_bwd), &a);
-    if (grad)
+    if (grad && !(form & WEIGHED)) /* the forward would write what is not to be read */
         optest_grad(&o, OPTEST_FN(attn_select_fwd), OPTEST_FN(attn_select_bwd), &a,
                     (tensor *[]){q, dq, k, dk, v, dv, NULL}, (tensor *[]){out, dout, NULL}, 0.02, 3e-4);
     optest_end(&o);
+}
+
+static void select_case(const select_shape *s, int repeat, bool grad) {
+    int few = repeat < 3 ? repeat : 3;
+    select_form(s, repeat, grad, PLAIN);
+    select_form(s, few, grad, BOTH);
+    if (s->H * s->K < 128) select_form(s, few, grad, s->K % 3 ? WEIGHED : ADDED);
 }
 
 static void test_select_shapes(void **state) {
@@ -419,7 +489,7 @@ static void test_select_unused(void **state) {
     a.dq = optest_out(&o, "dq", DT_F32, DIMS(6, 2, 16));
     a.dk = optest_out(&o, "dk", DT_F32, DIMS(6, 1, 16));
     a.dv = optest_out(&o, "dv", DT_F32, DIMS(6, 1, 16));
-    set_delta_floors(&o, a.dq, a.dk, 2, 1);
+    set_delta_floors(&o, a.dq, a.dk, 2, 1, PLAIN);
     optest_compare(&o, OPTEST_FN(attn_select_bwd), &a);
     for (int i = 16; i < 64; i++) assert_true(F32(a.dk)[i] == 0 && F32(a.dv)[i] == 0);
     optest_end(&o);
@@ -580,6 +650,7 @@ static void test_segment_fused(void **state) {
         {.n_segments = 3, .queries = {600, 5, 300}, .keys = {3100, 0, 129}, .H = 8, .G = 2, .D = 32},
         {.n_segments = 2, .queries = {600, 200}, .keys = {1700, 129}, .H = 8, .G = 2, .D = 32, .stretch = 8},
         {.n_segments = 1, .queries = {2100}, .keys = {193}, .H = 32, .G = 32, .D = 32},
+        {.n_segments = 2, .queries = {500, 12}, .keys = {385, 0}, .H = 4, .G = 1, .D = 32},
     };
     (void)state;
     device_info gpu;
@@ -663,7 +734,7 @@ static void test_select_many(void **state) {
     a.dv = optest_out(&o, "dv", DT_F32, DIMS(N, 1, 8));
     optest_set_terms(&o, a.dk, 2 * N / SHARED);
     optest_set_terms(&o, a.dv, 2 * N / SHARED);
-    set_delta_floors(&o, a.dq, a.dk, 2 * N / SHARED, 1);
+    set_delta_floors(&o, a.dq, a.dk, 2 * N / SHARED, 1, PLAIN);
     optest_compare(&o, OPTEST_FN(attn_select_bwd), &a);
     optest_end(&o);
 }

@@ -39,19 +39,33 @@ template <bool WIDE> __device__ __forceinline__ void load_chunk(uint32_t dst, co
     }
 }
 
-/* One chunk of a tile to the row that starts at `row`. */
-template <bool WIDE> __device__ __forceinline__ void store_chunk(bf16 *row, uint32_t src, int chunk, int d) {
+/* Sums of two values and two. */
+__device__ __forceinline__ uint32_t add_words(uint32_t x, uint32_t y) {
+    return pack_bf16(bf16_lo(x) + bf16_lo(y), bf16_hi(x) + bf16_hi(y));
+}
+
+/* One chunk of a tile to the row that starts at `row`; add: to what is there. */
+template <bool WIDE>
+__device__ __forceinline__ void store_chunk(bf16 *row, uint32_t src, int chunk, int d, bool add = false) {
     if (chunk * 8 >= d) return;
     uint4 x;
     shared_load(src, x);
-    if (WIDE)
-        *reinterpret_cast<uint4 *>(row + chunk * 8) = x;
-    else {
+    if (WIDE) {
+        uint4 *to = reinterpret_cast<uint4 *>(row + chunk * 8);
+        if (add) {
+            uint4 y = *to;
+            x = uint4{add_words(x.x, y.x), add_words(x.y, y.y), add_words(x.z, y.z), add_words(x.w, y.w)};
+        }
+        *to = x;
+    } else {
         const uint32_t word[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
-        for (int e = 0; e < 8; e++)
-            if (chunk * 8 + e < d)
-                reinterpret_cast<uint16_t *>(row)[chunk * 8 + e] = (uint16_t)(word[e / 2] >> (e % 2 * 16));
+        for (int e = 0; e < 8; e++) {
+            if (chunk * 8 + e >= d) break;
+            uint16_t *to = reinterpret_cast<uint16_t *>(row) + chunk * 8 + e;
+            uint32_t  one = word[e / 2] >> (e % 2 * 16) & 0xffff;
+            *to = (uint16_t)(add ? add_words(one, *to) : one);
+        }
     }
 }
 

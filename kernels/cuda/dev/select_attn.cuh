@@ -13,8 +13,10 @@ struct select_view {
     const void    *q, *k, *v, *o, *dout; /* o: what forward wrote */
     void          *out, *dq, *dk, *dv;
     float         *lse;
-    float2        *stat; /* (N,H) that backward for the queries leaves for the keys: {lse, sum of dout*out}; in the bf16
-                            form lse times log2(e) and the sum negated */
+    const float2  *given; /* (N,H): the caller's stat, or NULL */
+    float2        *stat;  /* (N,H): loops: {lse, sum of dout*out}, which backward for the queries leaves for the keys;
+                             bf16: `given`, or the same of what forward wrote */
+    bool           dq_add;
     const int32_t *block, *first;
     int64_t        N;
     int            H, G, D, hs, K, NB;
@@ -56,6 +58,7 @@ struct select_packed {
 select_packed select_pack(ctx *c, const select_view &a, bool by_key);
 
 void select_tiles_fwd(ctx *c, const select_view &a);
+void select_find_stat(ctx *c, const select_view &a); /* for the two below */
 void select_tiles_dq(ctx *c, const select_view &a, const select_packed &p);
 void select_tiles_dkv(ctx *c, const select_view &a, const select_packed &p, const select_lists &lists);
 bool select_dkv_wants_packed(const ctx *c, const select_view &a); /* else p is not read */
