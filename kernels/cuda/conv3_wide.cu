@@ -278,16 +278,23 @@ __global__ void __launch_bounds__(wide_shape<OUT, ROWS, F>::THREADS, 1) wide_row
         step_table(a.g, step);
         __syncthreads();
         const int helper = (int)threadIdx.x - 2 * GROUP, finder = helper - shape::LOADERS;
-        if (group < 2) {
-            if (shape::HALF) registers_more<208>();
+        if constexpr (F != CELLS) { /* as it ran; the others in this order have not */
+            if (group >= 2) {
+                if (shape::HALF) registers_fewer<88>(); /* 2 * 208 + 88: the 3 * 168 of the launch */
+                if ((int)threadIdx.x < 2 * GROUP + shape::LOADERS)
+                    load<OUT, ROWS, F>(a, block, threadIdx.x - 2 * GROUP);
+                else
+                    find<OUT, ROWS, F>(a, block, step, threadIdx.x - 2 * GROUP - shape::LOADERS);
+            } else {
+                if (shape::HALF) registers_more<208>();
+                multiply<OUT, ROWS, F>(a, block, group, threadIdx.x % GROUP);
+            }
+        } else if (group < 2)
             multiply<OUT, ROWS, F>(a, block, group, threadIdx.x % GROUP);
-        } else {
-            if (shape::HALF) registers_fewer<88>(); /* 2 * 208 + 88: the 3 * 168 of the launch */
-            if (finder < 0)
-                load<OUT, ROWS, F>(a, block, helper);
-            else if (finder < shape::FINDERS)
-                find<OUT, ROWS, F>(a, block, step, finder);
-        }
+        else if (finder < 0)
+            load<OUT, ROWS, F>(a, block, helper);
+        else if (finder < shape::FINDERS)
+            find<OUT, ROWS, F>(a, block, step, finder);
     } else
         __trap(); /* code for sm_90 on Hopper: rather no result than a wrong one */
 }
