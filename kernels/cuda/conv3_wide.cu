@@ -1,7 +1,7 @@
 /* conv3 forward and dx with gathered rows on Hopper: bf16, 32 or multiples of 64 channels in, multiples of 32 out,
  * dense levels and masks of one word.
  *
- * What binds is how fast rows and weights come out of the L2 cache (29 bytes a clock and multiprocessor on an H100),
+ * What binds is how fast rows and weights come out of the L2 cache (35 bytes a clock and multiprocessor on an H100),
  * then how often they pass through shared memory. So tiles are as large as the registers hold, and both sides of the
  * products are read where they lie. The products are turned:
  *
@@ -36,24 +36,28 @@ struct wide_args {
 };
 
 /* A tile of OUT channels (64 or 128) by ROWS rows. */
-template <int OUT, int ROWS> struct wide_shape {
-    static constexpr int N = OUT == 128 ? ROWS : ROWS / 2; /* rows of a group's product */
-    static constexpr int WEIGHTS = OUT * ROW, STAGE = ROWS * ROW + WEIGHTS;
-    /* Loaders, finders: a group of each where the launch has registers for it (a product's sums are N / 2). */
-    static constexpr int TASK = N <= 128 ? GROUP : GROUP / 2, THREADS = 2 * GROUP + 2 * TASK;
+template <int OUT, int ROWS, form F> struct wide_shape {
+    static constexpr int  N = OUT == 128 ? ROWS : ROWS / 2; /* rows of a group's product */
+    static constexpr int  WEIGHTS = OUT * ROW, STAGE = ROWS * ROW + WEIGHTS;
+    /* Loaders, finders: a group of each (a finder has whole rows: one warp may have none), as two warps copy slower
+     * than the L2 cache gives. Half of that where a form has not been tried with fewer registers. */
+    static constexpr bool HALF = F != CELLS && N > 128;
+    static constexpr int  LOADERS = HALF ? GROUP / 2 : GROUP;
+    static constexpr int  FINDERS = HALF ? GROUP / 2 : ROWS % GROUP == 0 ? GROUP : GROUP * 3 / 4;
+    static constexpr int  THREADS = HALF ? 3 * GROUP : 4 * GROUP;
     /* Near rows of a matrix, words: the ROWS / 8 rows with r % 8 alike follow each other, and lists of these start in
      * different banks. */
-    static constexpr int LIST = ROWS / 8 + 4, NEAR_OF_ONE = 8 * LIST, NEAR = PIECE * NEAR_OF_ONE * 4;
-    static constexpr int REST = PIECES * NEAR + 256; /* and the barriers */
-    static constexpr int STAGES = (BLOCK_BYTES - REST) / STAGE;
-    static constexpr int NEAR_AT = STAGES * STAGE, BARS_AT = NEAR_AT + PIECES * NEAR;
-    static constexpr int SHARED = BARS_AT + (2 * STAGES + 2 * PIECES) * MBARRIER_BYTES;
+    static constexpr int  LIST = ROWS / 8 + 4, NEAR_OF_ONE = 8 * LIST, NEAR = PIECE * NEAR_OF_ONE * 4;
+    static constexpr int  REST = PIECES * NEAR + 256; /* and the barriers */
+    static constexpr int  STAGES = (BLOCK_BYTES - REST) / STAGE;
+    static constexpr int  NEAR_AT = STAGES * STAGE, BARS_AT = NEAR_AT + PIECES * NEAR;
+    static constexpr int  SHARED = BARS_AT + (2 * STAGES + 2 * PIECES) * MBARRIER_BYTES;
     static_assert(STAGE % 1024 == 0 && SHARED + STEP_BYTES <= BLOCK_BYTES, "tiles start at whole patterns");
 };
 
 /* What all warps of a block agree on. */
-template <int OUT, int ROWS> struct wide_block {
-    typedef wide_shape<OUT, ROWS>       shape;
+template <int OUT, int ROWS, form F> struct wide_block {
+    typedef wide_shape<OUT, ROWS, F>    shape;
     unsigned char                      *room;
     uint32_t                            base;
     __device__ __forceinline__ uint32_t bar(int i) const { return base + shape::BARS_AT + i * MBARRIER_BYTES; }
@@ -94,18 +98,18 @@ template <form F> __device__ __forceinline__ int offset_of(int child, int m) {
 }
 
 template <int OUT, int ROWS, form F>
-__device__ __forceinline__ void find(const wide_args &a, const wide_block<OUT, ROWS> &block, const uint16_t *step,
+__device__ __forceinline__ void find(const wide_args &a, const wide_block<OUT, ROWS, F> &block, const uint16_t *step,
                                      int tid) {
-    typedef wide_shape<OUT, ROWS> shape;
-    constexpr int                 EACH = ROWS / shape::TASK; /* rows of a thread */
-    constexpr int                 AT_ONCE = shape::TASK == GROUP ? PIECE : PIECE / 2, N = AT_ONCE * EACH;
-    ring_place<PIECES>            piece;
+    typedef wide_shape<OUT, ROWS, F> shape;
+    constexpr int                    EACH = ROWS / shape::FINDERS; /* rows of a thread */
+    constexpr int                    AT_ONCE = EACH <= 2 ? PIECE : PIECE / 2, N = AT_ONCE * EACH;
+    ring_place<PIECES>               piece;
     for (int t = blockIdx.x; t < a.tiles; t += gridDim.x) {
         tile_place<F> tile(a, t);
         int32_t       code[EACH];
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
-            int row = tile.rows * ROWS + i * shape::TASK + tid;
+            int row = tile.rows * ROWS + i * shape::FINDERS + tid;
             code[i] = row < a.g.n_rows ? (int32_t)conv_row_code(&a.g, row) : -1;
         }
         for (int m0 = 0; m0 < matrices_of<F>(); m0 += PIECE) {
@@ -125,7 +129,7 @@ __device__ __forceinline__ void find(const wide_args &a, const wide_block<OUT, R
                     const int j = j0 + i / EACH, m = m0 + j;
                     if (m >= matrices_of<F>()) near[i] = -1;
                     if (F == TO_PARENTS && near[i] >= 0) near[i] = near[i] * UP_CHILDREN + m / UP_PARENTS;
-                    *block.near(piece.at, j, i % EACH * shape::TASK + tid) = near[i];
+                    *block.near(piece.at, j, i % EACH * shape::FINDERS + tid) = near[i];
                 }
             }
             mbarrier_arrive_warp(block.found(piece.at));
@@ -135,13 +139,15 @@ __device__ __forceinline__ void find(const wide_args &a, const wide_block<OUT, R
 }
 
 template <int OUT, int ROWS, form F>
-__device__ __forceinline__ void load(const wide_args &a, const wide_block<OUT, ROWS> &block, int tid) {
-    typedef wide_shape<OUT, ROWS> shape;
-    constexpr int      STEP = F == CELLS_32 ? 2 : 1, EACH = ROWS * 8 / shape::TASK; /* rows of a thread, 8 apart */
-    const int          chunk = tid % 8, r0 = tid / 64 * (EACH * 8) + tid / 8 % 8;
-    const int          slices = F == CELLS_32 ? 1 : a.Cin / DEEP;
-    const uint32_t     row_bytes = a.Cin * 2, to_row = tile_chunk<DEEP>(r0, chunk);
-    ring_place<PIECES> piece;
+__device__ __forceinline__ void load(const wide_args &a, const wide_block<OUT, ROWS, F> &block, int tid) {
+    typedef wide_shape<OUT, ROWS, F> shape;
+    constexpr int  STEP = F == CELLS_32 ? 2 : 1, EACH = ROWS * 8 / shape::LOADERS; /* rows of a thread, 8 apart */
+    const int      chunk = tid % 8, r0 = tid / 64 * (EACH * 8) + tid / 8 % 8;
+    const int      slices = F == CELLS_32 ? 1 : a.Cin / DEEP;
+    const uint32_t row_bytes = a.Cin * 2, to_row = tile_chunk<DEEP>(r0, chunk);
+    const int      weight_bytes =
+        F == CELLS ? min(OUT, a.Cout) * ROW : shape::WEIGHTS; /* rows of no channel make sums that nobody reads */
+    ring_place<PIECES>        piece;
     ring_place<shape::STAGES> stage;
     for (int t = blockIdx.x; t < a.tiles; t += gridDim.x) {
         tile_place<F> tile(a, t);
@@ -163,8 +169,8 @@ __device__ __forceinline__ void load(const wide_args &a, const wide_block<OUT, R
                     const uint32_t to = block.base + stage.at * shape::STAGE;
                     mbarrier_wait(block.free(stage.at), stage.turn ^ 1);
                     if (tid == 0) {
-                        mbarrier_arrive_for(block.full(stage.at), shape::WEIGHTS);
-                        bulk_copy(to + ROWS * ROW, w, shape::WEIGHTS, block.full(stage.at));
+                        mbarrier_arrive_for(block.full(stage.at), weight_bytes);
+                        bulk_copy(to + ROWS * ROW, w, weight_bytes, block.full(stage.at));
                     }
 #pragma unroll
                     for (int i = 0; i < EACH; i++) copy_of_row(to + to_row + i * 8 * ROW, x, n[i], row_bytes);
@@ -220,13 +226,14 @@ __device__ __forceinline__ void write(const wide_args &a, const float (&sum)[N /
 }
 
 template <int OUT, int ROWS, form F>
-__device__ __forceinline__ void multiply(const wide_args &a, const wide_block<OUT, ROWS> &block, int group, int tid) {
-    typedef wide_shape<OUT, ROWS> shape;
-    constexpr int                 N = shape::N;
-    const int                     lane = tid % 32, slices = slices_of<F>(a);
-    const uint32_t                rows = block.base + (OUT == 64 ? group * N * ROW : 0);
-    const uint32_t                weights = block.base + ROWS * ROW + (OUT == 128 ? group * 64 * ROW : 0);
-    ring_reader<shape::STAGES>    ring;
+__device__ __forceinline__ void multiply(const wide_args &a, const wide_block<OUT, ROWS, F> &block, int group,
+                                         int tid) {
+    typedef wide_shape<OUT, ROWS, F> shape;
+    constexpr int                    N = shape::N;
+    const int                        lane = tid % 32, slices = slices_of<F>(a);
+    const uint32_t                   rows = block.base + (OUT == 64 ? group * N * ROW : 0);
+    const uint32_t                   weights = block.base + ROWS * ROW + (OUT == 128 ? group * 64 * ROW : 0);
+    ring_reader<shape::STAGES>       ring;
     for (int t = blockIdx.x; t < a.tiles; t += gridDim.x) {
         tile_place<F> tile(a, t);
         float         sum[N / 8][4];
@@ -250,36 +257,44 @@ __device__ __forceinline__ void multiply(const wide_args &a, const wide_block<OU
 }
 
 template <int OUT, int ROWS, form F>
-__global__ void __launch_bounds__(wide_shape<OUT, ROWS>::THREADS, 1) wide_rows_kernel(const wide_args a) {
+__global__ void __launch_bounds__(wide_shape<OUT, ROWS, F>::THREADS, 1) wide_rows_kernel(const wide_args a) {
     if constexpr (HAS_WGMMA) {
-        typedef wide_shape<OUT, ROWS> shape;
+        typedef wide_shape<OUT, ROWS, F> shape;
         extern __shared__ __align__(1024) unsigned char room[];
         __shared__ uint16_t                             step[STEPS];
-        const wide_block<OUT, ROWS>                     block = {room, smem_addr(room)};
+        const wide_block<OUT, ROWS, F>                  block = {room, smem_addr(room)};
         const int                                       group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0);
         if (threadIdx.x == 0) {
             for (int i = 0; i < shape::STAGES; i++) {
-                mbarrier_init(block.full(i), shape::TASK + 1); /* each loader's rows, and the weights */
+                mbarrier_init(block.full(i), shape::LOADERS + 1); /* each loader's rows, and the weights */
                 mbarrier_init_warps(block.free(i), 2 * GROUP / 32);
             }
             for (int i = 0; i < PIECES; i++) {
-                mbarrier_init_warps(block.found(i), shape::TASK / 32);
-                mbarrier_init_warps(block.used(i), shape::TASK / 32);
+                mbarrier_init_warps(block.found(i), shape::FINDERS / 32);
+                mbarrier_init_warps(block.used(i), shape::LOADERS / 32);
             }
             shared_for_wgmma(); /* the copies of weights know the barriers too */
         }
         step_table(a.g, step);
         __syncthreads();
-        if (group >= 2) {
-            if (shape::TASK < GROUP) registers_fewer<88>(); /* 2 * 208 + 88: the 3 * 168 of the launch */
-            if ((int)threadIdx.x < 2 * GROUP + shape::TASK)
-                load<OUT, ROWS, F>(a, block, threadIdx.x - 2 * GROUP);
-            else
-                find<OUT, ROWS, F>(a, block, step, threadIdx.x - 2 * GROUP - shape::TASK);
-        } else {
-            if (shape::TASK < GROUP) registers_more<208>();
+        const int helper = (int)threadIdx.x - 2 * GROUP, finder = helper - shape::LOADERS;
+        if constexpr (F != CELLS) { /* as it ran; the others in this order have not */
+            if (group >= 2) {
+                if (shape::HALF) registers_fewer<88>(); /* 2 * 208 + 88: the 3 * 168 of the launch */
+                if ((int)threadIdx.x < 2 * GROUP + shape::LOADERS)
+                    load<OUT, ROWS, F>(a, block, threadIdx.x - 2 * GROUP);
+                else
+                    find<OUT, ROWS, F>(a, block, step, threadIdx.x - 2 * GROUP - shape::LOADERS);
+            } else {
+                if (shape::HALF) registers_more<208>();
+                multiply<OUT, ROWS, F>(a, block, group, threadIdx.x % GROUP);
+            }
+        } else if (group < 2)
             multiply<OUT, ROWS, F>(a, block, group, threadIdx.x % GROUP);
-        }
+        else if (finder < 0)
+            load<OUT, ROWS, F>(a, block, helper);
+        else if (finder < shape::FINDERS)
+            find<OUT, ROWS, F>(a, block, step, finder);
     } else
         __trap(); /* code for sm_90 on Hopper: rather no result than a wrong one */
 }
@@ -321,8 +336,8 @@ __global__ void __launch_bounds__(256) wide_weights_kernel(const conv_sum a, int
 /* ---- which tile -------------------------------------------------------------------------------------------------- */
 
 template <int OUT, int ROWS, form F> void wide_rows_as(ctx *c, const conv_sum *a) {
-    typedef wide_shape<OUT, ROWS> shape;
-    constexpr int                 MATRICES = F == CELLS_32 ? 14 : F == CELLS ? 27 : (int)UP_MATRICES;
+    typedef wide_shape<OUT, ROWS, F> shape;
+    constexpr int                    MATRICES = F == CELLS_32 ? 14 : F == CELLS ? 27 : (int)UP_MATRICES;
     const int     columns = (int)ceil_div(a->Cout, OUT), slices = F == CELLS_32 ? 1 : (int)(a->Cin / DEEP);
     const int64_t blocks = (int64_t)MATRICES * slices * columns * (OUT / 64);
     bf16         *w = (bf16 *)arena_alloc(&c->scratch, sizeof(bf16) * 64 * DEEP * (size_t)blocks);
@@ -349,13 +364,26 @@ template <int OUT, int ROWS, form F> void wide_rows_as(ctx *c, const conv_sum *a
     LAUNCHED(c);
 }
 
-/* 192 rows and not 256 by 128 channels: one stage more, so that more bytes are on their way (512 to 512 channels at
- * 45,904 tiles: 1.13 ms against 1.26). */
+/* What a launch with tiles of so many rows by 64 channels takes, in rows of a block: the last round of tiles may be
+ * nearly empty. */
+static int64_t rows_of_a_block(const ctx *c, const conv_sum *a, int64_t rows) {
+    return ceil_div(ceil_div(a->g.n_rows, rows) * ceil_div(a->Cout, 64), c->cuda->multiprocessors) * rows;
+}
+
+/* 192 rows and not 256 by 128 channels: one stage more, so that more bytes are on their way, and registers for 16 warps
+ * (512 to 512 channels at 45,904 tiles: 1.13 ms against 1.26). 384 rows by 64 channels fetch a tenth less for
+ * a product than 256 and are some 5 % faster, if the rounds of blocks allow it. */
 template <form F> bool wide_rows_of(ctx *c, const conv_sum *a) {
-    if (a->Cout % 128 == 0)
+    if (a->Cout % 128 == 0) {
         wide_rows_as<128, 192, F>(c, a);
-    else
-        wide_rows_as<64, 256, F>(c, a);
+        return true;
+    }
+    if constexpr (F == CELLS)
+        if (20 * rows_of_a_block(c, a, 256) > 19 * rows_of_a_block(c, a, 384)) {
+            wide_rows_as<64, 384, F>(c, a);
+            return true;
+        }
+    wide_rows_as<64, 256, F>(c, a);
     return true;
 }
 

@@ -1,7 +1,9 @@
 /* Feature tensors of more than 2^31 elements (4.3 GB in bf16) on a GPU: conv3 on one level and of the level above,
  * group_norm, pool, subdivide, forward and backward. Tiles repeat every PERIOD of them, so that ref answers for all of
  * a tensor: what it gives for a few tiles and their neighbours, or for one period, must stand at the beginning, on both
- * sides of 2^31 bytes and of 2^31 elements, and at the end. */
+ * sides of 2^31 bytes and of 2^31 elements, and at the end.
+ *
+ * And conv3 of as many rows as its tiles for many rows are for (test_conv_rounds): samples that are alike. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,9 +74,9 @@ static tensor sent(const tensor *t, dtype dt) {
     return g;
 }
 
-/* (n,C) on the GPU, period after period. */
+/* n rows on the GPU, period after period. */
 static tensor repeated(const tensor *period, int64_t n) {
-    tensor g = arena_tensor(&gpu, DT_BF16, DIMS(n, C)), first = sent(period, DT_BF16);
+    tensor g = arena_tensor(&gpu, DT_BF16, DIMS(n, period->dim[1])), first = sent(period, DT_BF16);
     size_t all = tensor_bytes(&g), have = tensor_bytes(&first);
     device_copy(g.data, first.data, have, STREAM_COMPUTE);
     for (; have < all; have *= 2)
@@ -87,11 +89,12 @@ static tensor large(int64_t n) {
 }
 
 static void fetch(const tensor *g, int64_t row, int64_t n, float *out) {
-    uint16_t *half = arena_alloc(&host, (size_t)(n * C) * sizeof *half);
-    device_copy(half, (const char *)g->data + (size_t)(row * C) * sizeof *half, (size_t)(n * C) * sizeof *half,
+    int64_t   width = g->dim[1];
+    uint16_t *half = arena_alloc(&host, (size_t)(n * width) * sizeof *half);
+    device_copy(half, (const char *)g->data + (size_t)(row * width) * sizeof *half, (size_t)(n * width) * sizeof *half,
                 STREAM_COMPUTE);
     device_sync(STREAM_COMPUTE);
-    for (int64_t i = 0; i < n * C; i++) out[i] = bf16_to_f32(half[i]);
+    for (int64_t i = 0; i < n * width; i++) out[i] = bf16_to_f32(half[i]);
 }
 
 /* Errors of bf16 values and of sums whose terms may have been rounded once more. */
@@ -243,6 +246,97 @@ static void test_conv_up(void **state) {
     conv_case(true);
 }
 
+/* `copies` samples of the same n tiles, on the GPU; and one of them. */
+static void same_samples(int64_t n, int64_t copies, int side, grid *all, grid *one) {
+    enum { CUBE = 6 };
+    tensor coord = arena_tensor(&host, DT_I32, DIMS(n * copies, 3)),
+           first = arena_tensor(&host, DT_I32, DIMS(copies + 1));
+    for (int64_t t = 0; t < n * copies; t++) {
+        int32_t place = (int32_t)(t % n * 5 % (CUBE * CUBE * CUBE)); /* 5: some of the places have no tile */
+        I32(&coord)[3 * t] = place / (CUBE * CUBE);
+        I32(&coord)[3 * t + 1] = place / CUBE % CUBE;
+        I32(&coord)[3 * t + 2] = place % CUBE;
+    }
+    for (int64_t s = 0; s <= copies; s++) I32(&first)[s] = (int32_t)(s * n);
+    tensor nb = tiles_neighbors(&host, &coord, &first), some = tensor_rows(&coord, 0, n),
+           ends = tensor_rows(&first, 0, 2);
+    tensor some_nb = tiles_neighbors(&host, &some, &ends);
+    *all = grid_dense(&host, side, &nb, &first);
+    *one = grid_dense(&host, side, &some_nb, &ends);
+    all->nb = sent(&all->nb, DT_I32);
+    all->first = sent(&all->first, DT_I32);
+    all->sample_first = sent(&all->sample_first, DT_I32);
+}
+
+static void expect_copies(const tensor *g, const tensor *want, int64_t copies, const char *what) {
+    size_t  mark = arena_mark(&host);
+    int64_t rows = want->dim[0], width = want->dim[1];
+    float  *got = arena_alloc(&host, (size_t)(rows * width) * sizeof *got);
+    for (int64_t s = 0; s < copies; s++) {
+        size_t piece = arena_mark(&host);
+        fetch(g, s * rows, rows, got);
+        expect_near(got, F32(want), rows * width, what, s);
+        arena_reset(&host, piece);
+    }
+    arena_reset(&host, mark);
+}
+
+/* conv3's ways on Hopper choose their tiles by how the rows fill rounds of 132 blocks: numbers of rows for which the
+ * larger ones are chosen, of 64 channels (the first) and of 128 (the second), and of the level above for both
+ * directions. */
+static void test_conv_rounds(void **state) {
+    static const struct {
+        int64_t copies;
+        int     side;
+        int64_t I, O;
+        bool    up;
+    } layer[] = {{75, 2, 64, 64, false}, {47, 2, 256, 128, false}, {75, 2, 64, 64, true}, {75, 4, 64, 64, true}};
+    enum { SOME = 75 };
+    (void)state;
+    for (size_t i = 0; i < sizeof layer / sizeof *layer; i++) {
+        begin();
+        grid    all, one;
+        int64_t copies = layer[i].copies, I = layer[i].I, O = layer[i].O;
+        same_samples(SOME, copies, layer[i].side, &all, &one);
+        int64_t rows = one.n_rows, x_rows = layer[i].up ? rows / 8 : rows;
+        tensor  x = values(1, 2, DIMS(x_rows, I)), w = values(2, 0.2, DIMS(27, I, O)), b = values(3, 1, DIMS(O)),
+               dy = values(4, 2, DIMS(rows, O)), y = arena_tensor(&host, DT_F32, DIMS(rows, O)),
+               dx = arena_tensor(&host, DT_F32, x.dim, 2), dw = arena_tensor(&host, DT_F32, DIMS(27, I, O)),
+               db = arena_tensor(&host, DT_F32, DIMS(O));
+        conv3_args want = {.g = &one, .up = layer[i].up, .x = &x, .w = &w, .b = &b, .y = &y};
+        conv3_args a = {.g = &all, .up = layer[i].up};
+        memset(dw.data, 0, tensor_bytes(&dw));
+        memset(db.data, 0, tensor_bytes(&db));
+        tensor gx = repeated(&x, copies * x_rows), gw = sent(&w, DT_BF16), gb = sent(&b, DT_F32),
+               gdy = repeated(&dy, copies * rows), gdw = sent(&dw, DT_F32), gdb = sent(&db, DT_F32),
+               gy = arena_tensor(&gpu, DT_BF16, DIMS(copies * rows, O)),
+               gdx = arena_tensor(&gpu, DT_BF16, DIMS(copies * x_rows, I));
+        a.x = &gx;
+        a.w = &gw;
+        a.b = &gb;
+        a.y = &gy;
+        conv3_fwd(&ref, &want);
+        conv3_fwd(&cuda, &a);
+        want.dy = &dy;
+        want.dx = &dx;
+        want.dw = &dw;
+        want.db = &db;
+        a.dy = &gdy;
+        a.dx = &gdx;
+        a.dw = &gdw;
+        a.db = &gdb;
+        conv3_bwd(&ref, &want);
+        conv3_bwd(&cuda, &a);
+        expect_copies(&gy, &y, copies, "y");
+        expect_copies(&gdx, &dx, copies, "dx");
+        tensor back = arena_tensor(&host, DT_F32, DIMS(27, I, O));
+        device_copy(back.data, gdw.data, tensor_bytes(&back), STREAM_COMPUTE);
+        device_sync(STREAM_COMPUTE);
+        for (int64_t j = 0; j < 27 * I * O; j++) F32(&dw)[j] *= (float)copies;
+        expect_near(F32(&back), F32(&dw), 27 * I * O, "dw", -1);
+    }
+}
+
 /* ---- over rows --------------------------------------------------------------------------------------------------- */
 
 /* Two samples, the second one the last period: whole periods both, so their moments are those of one. */
@@ -333,10 +427,8 @@ static void test_pool(void **state) {
 
 int main(void) {
     const struct CMUnitTest all[] = {
-        cmocka_unit_test(test_conv),
-        cmocka_unit_test(test_conv_up),
-        cmocka_unit_test(test_group_norm),
-        cmocka_unit_test(test_pool),
+        cmocka_unit_test(test_conv),       cmocka_unit_test(test_conv_up), cmocka_unit_test(test_conv_rounds),
+        cmocka_unit_test(test_group_norm), cmocka_unit_test(test_pool),
     };
     const char *why = "";
     if (!hosted_there(&why)) {
