@@ -353,12 +353,19 @@ static void contradictions(void **state) {
                  {"vae.enc_widths", "[32, 64]", "has 2 entries"},
                  {"vae.enc_widths", "[32, 65, 128]", "65 is not a multiple of vae.groups"},
                  {"cond.size", "500", "multiple of 14"},
-                 {"prep.resolution", "100", "multiple of 8"}};
+                 {"prep.resolution", "100", "multiple of 8"},
+                 {"data.resolution", "256", "prep.resolution = 128, but training takes data.resolution = 256"},
+                 {"data.tokens", "", "set data.tokens"}};
     enum { N = sizeof cases / sizeof *cases };
     for (int i = 0; i < N; i++) {
         status        st = {0};
         config_faults all;
         options_default(&o);
+        o.cond.encoder = opt_cond_encoder_dinov2;
+        o.train.model = opt_train_model_dit;
+        if (!options_set(&o, "data.tokens", "t", &st) || !options_set(&o, "data.train", "d", &st) ||
+            !options_set(&o, "prep.output", "d", &st) || !config_check(&o, &all, &st))
+            fail_msg("%s", st.text);
         if (!options_set(&o, cases[i].name, cases[i].value, &st)) fail_msg("%s", st.text);
         if (config_check(&o, &all, &st)) fail_msg("%s = %s was accepted", cases[i].name, cases[i].value);
         assert_int_equal(st.code, ST_CONFIG);
