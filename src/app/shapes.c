@@ -141,9 +141,7 @@ bool shapes_print_need(network *vae, const dataset *d, int64_t n, status *st) {
     if (!shape_read(d, at, &s, st)) return false;
     bool ok = vae_encode_need(vae, &s.t, s.value, &x[0], st) && vae_decode_need(vae, &s.t, &x[1], st);
     for (int i = 0; i < 2 && ok; i++) {
-        log_info("%s the largest sample, %lld tiles: %.1f MB for activations, %.0f scratch, %.0f tables", what[i],
-                 (long long)x[i].tiles, (double)x[i].activations / 1e6, (double)x[i].scratch / 1e6,
-                 (double)x[i].tables / 1e6);
+        pass_need_print(what[i], &x[i]);
         most.activations = larger(most.activations, x[i].activations);
         most.scratch = larger(most.scratch, x[i].scratch);
         most.tables = larger(most.tables, x[i].tables);
