@@ -14,7 +14,6 @@ has() {
 for name in $(sed -nE '/define BACKEND_OPS/,/^$/s/^ *X\((\w+), .*/\1/p' kernels/backend.h); do
     has "$name" "entry" kernels/cpu/table.c "\.$name = $name" kernels/cpu/table.c
     has "$name" "test, OPTEST_FN($name)," "tests/ops" "OPTEST_FN\($name\)" tests/ops/*.c
-    has "$name" "entry (its bound is derived from it)" "tests/ops/ref32.c" "\.$name = ${name}_ref32" tests/ops/ref32*.c
     has "$name" "BENCH_ROW" "src/app/bench_dense.c and its kin" "BENCH_ROW\($name," src/app/bench_*.c
     has "$name" "BENCH_GPU_ROW" "src/app/bench_dense.c and its kin" "BENCH_GPU_ROW\($name," src/app/bench_*.c
 done

@@ -2,18 +2,9 @@
 #include "core/device.h"
 #include "core/rng.h"
 #include "ops/optest.h"
-#include "ops/ref16.h"
-#include "ops/ref32_sparse.h"
 
 #include <math.h>
 #include <string.h>
-
-static int set_up(void **state) {
-    (void)state;
-    optest_rounded = &backend_ref32_sparse;
-    optest_rounded16 = ref16_table(&backend_ref32_sparse);
-    return 0;
-}
 
 static void permutation(int64_t n, uint64_t sample, int32_t *out) {
     int64_t order[4096];
@@ -556,8 +547,7 @@ static void test_segment_tiles(void **state) {
          .stretch = 20},
     };
     (void)state;
-    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
-        segment_case(&shape[i], 10, false);
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) segment_case(&shape[i], 10, false);
 }
 
 /* Long enough for the backward in one kernel (attn_segment_fused.cu): chunks of 384 keys, ends inside their tiles, a
@@ -617,8 +607,7 @@ static void test_select_tiles(void **state) {
         {.n_samples = 1, .n_blocks = {20}, .block_size = 16, .cmp_per_block = 1, .H = 16, .G = 1, .D = 128, .K = 4},
     };
     (void)state;
-    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++)
-        select_case(&shape[i], i < 2 ? 20 : 3, false);
+    for (size_t i = 0; i < sizeof shape / sizeof *shape; i++) select_case(&shape[i], i < 2 ? 20 : 3, false);
 }
 
 /* So many blocks and queries that a pair of them does not fit into 32 bits, which the lists of the backward are sorted
@@ -681,8 +670,6 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_segment_head_widths), cmocka_unit_test(test_select_tiles),
         cmocka_unit_test(test_select_many),
     };
-    return optest_main(
-        argc, argv,
-        &(optest_suite){
-            .name = "sparse_attn", OPTEST_LIST(every), OPTEST_LIST(cpu), OPTEST_LIST(gpu), .set_up = set_up});
+    return optest_main(argc, argv,
+                       &(optest_suite){.name = "sparse_attn", OPTEST_LIST(every), OPTEST_LIST(cpu), OPTEST_LIST(gpu)});
 }
