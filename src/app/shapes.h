@@ -25,8 +25,8 @@ void    shape_surface(const shape *s, const float *value, double level, mesh *ou
 /* {"id", "name", "source", "category", "tokens", "key"} */
 json_t *shape_json(const shape *s, const char *key);
 
-/* A data set from one positional argument; ST_USAGE when there is none or more, or when the folder for
- * the results holds shards, latents or tokens. */
+/* A data set from one positional argument; ST_USAGE when there is none or more, or when the folder for the results
+ * holds shards, latents or tokens. */
 bool shapes_open(const options *o, const char *verb, const char *output, dataset *d, status *st);
 
 /* The view's file and camera, and what the network sees of it. `image` "" takes the view of the sample. */

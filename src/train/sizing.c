@@ -114,19 +114,19 @@ static bool load_samples(stepper *w, const options *o, sample_order by, int64_t 
                          lone_batch *l, status *st) {
     const dataset *d = w->d;
     if (o->train.batch_tokens > 0 && o->train.batch_tokens < micro_tokens) micro_tokens = o->train.batch_tokens;
-    int64_t most = most_samples(w, o), fit = micro_tokens / least_tokens(d) + 1, n_bad = 0;
-    if (fit < most) most = fit;
+    int64_t batch = most_samples(w, o), least = least_tokens(d), most = batch, n_bad = 0;
+    if (micro_tokens / least < batch) most = micro_tokens / least + 1;
     batch_purpose     why = {.largest = largest};
     by_size          *all = by_sizes(d);
     plan_item        *pick = calloc((size_t)most, sizeof *pick);
     const plan_item **item = malloc((size_t)most * sizeof *item);
     bool             *bad = calloc((size_t)d->n, sizeof *bad), ok;
     CHECK(pick && item && bad, "no memory for a list of %lld samples", (long long)most);
-    int64_t rounds = (most + d->n - 1) / d->n;
+    int64_t rounds = (batch + d->n - 1) / d->n;
     for (;;) {
         int64_t n = 0, tiles = 0, more;
         status  first = {0};
-        for (int64_t i = 0; i < d->n * rounds && n < most; i++) {
+        for (int64_t i = 0; i < d->n * rounds && n < most && (n == 0 || tiles + least <= micro_tokens); i++) {
             const by_size *s = &all[by == LARGEST_FIRST ? i / rounds : d->n - 1 - i / rounds];
             if (bad[s->index] || (n > 0 && tiles + s->tiles > micro_tokens)) continue;
             pick[n] = (plan_item){.index = s->index, .copy = (int)(i % rounds)};
