@@ -35,7 +35,7 @@ static bool add_folder(pictures *p, const char *folder, status *st) {
 
 bool pictures_find(const char *folder, const char *mesh_name, pictures *p, status *st) {
     char        path[PATH_CAP], one[PATH_CAP + 8];
-    const char *slash = strrchr(mesh_name, '/'), *base = slash ? slash + 1 : mesh_name, *dot = strrchr(base, '.');
+    const char *base = base_name(mesh_name), *dot = strrchr(base, '.');
     const char *name = mesh_name[0] == '/' ? base : mesh_name; /* of a whole path its last part */
     struct stat info;
     *p = (pictures){0};

@@ -8,14 +8,14 @@ static int64_t stride_of(int64_t stride, const tensor *t) {
     return stride ? stride : t->dim[1] * t->dim[2];
 }
 
-static int64_t row_of(const tensor *order, int64_t at) {
+static int64_t ordered_row(const tensor *order, int64_t at) {
     return tensor_given(order) ? I32(order)[at] : at;
 }
 
 /* The keys of segment s as a list, and its length. */
 static int64_t segment_keys(const attn_segment_args *a, int64_t s, int32_t *key) {
     const int32_t *first = I32(a->k_first);
-    for (int64_t j = first[s]; j < first[s + 1]; j++) key[j - first[s]] = (int32_t)row_of(a->k_order, j);
+    for (int64_t j = first[s]; j < first[s + 1]; j++) key[j - first[s]] = (int32_t)ordered_row(a->k_order, j);
     return first[s + 1] - first[s];
 }
 
@@ -29,7 +29,7 @@ void attn_segment_fwd_ref(ctx *c, const attn_segment_args *a) {
         int64_t n_keys = segment_keys(a, s, key);
         for (int64_t i = q_first[s]; i < q_first[s + 1]; i++)
             for (int64_t h = 0; h < H; h++) {
-                int64_t  n = row_of(a->q_order, i), g = h / (H / G);
+                int64_t  n = ordered_row(a->q_order, i), g = h / (H / G);
                 attn_row r = {.q = F32(a->q) + n * qs + h * D,
                               .k = F32(a->k) + g * D,
                               .v = F32(a->v) + g * D,
@@ -61,7 +61,7 @@ void attn_segment_bwd_ref(ctx *c, const attn_segment_args *a) {
             int64_t n_keys = segment_keys(a, s, key);
             for (int64_t i = q_first[s]; i < q_first[s + 1]; i++)
                 for (int64_t h = g * (H / G); h < (g + 1) * (H / G); h++) {
-                    int64_t  n = row_of(a->q_order, i);
+                    int64_t  n = ordered_row(a->q_order, i);
                     attn_row r = {.q = F32(a->q) + n * qs + h * D,
                                   .k = F32(a->k) + g * D,
                                   .v = F32(a->v) + g * D,

@@ -1,17 +1,6 @@
 /* Definition of the submanifold convolution (ops/conv3.h), row by row through the neighbour rows of the grid. Eight
  * rows read the same row of x where that is of the level above. */
-#include <math.h>
-
-#include "kernels/backend.h"
-
-static double act_value(act_kind act, double x) {
-    return act == ACT_SILU ? x / (1.0 + exp(-x)) : x;
-}
-
-static double act_slope(act_kind act, double x) {
-    double s = 1.0 / (1.0 + exp(-x));
-    return act == ACT_SILU ? s * (1.0 + x * (1.0 - s)) : 1.0;
-}
+#include "kernels/ref/act_math.h"
 
 void conv3_fwd_ref(ctx *c, const conv3_args *a) {
     (void)c;
@@ -34,7 +23,7 @@ void conv3_fwd_ref(ctx *c, const conv3_args *a) {
 }
 
 /* dpre[p,o] = dy[p,o] act'(pre[p,o]) */
-static double dpre(const conv3_args *a, int64_t at) {
+static double conv3_dpre(const conv3_args *a, int64_t at) {
     double dy = (double)F32(a->dy)[at];
     return a->act == ACT_NONE ? dy : dy * act_slope(a->act, (double)F32(a->pre)[at]);
 }
@@ -55,7 +44,7 @@ void conv3_bwd_ref(ctx *c, const conv3_args *a) {
                     for (int k = 0; k < 27; k++) {
                         int64_t p = nb[27 * r + 26 - k];
                         for (int64_t o = 0; p >= 0 && o < O; o++)
-                            sum += dpre(a, p * O + o) * (double)w[(k * I + i) * O + o];
+                            sum += conv3_dpre(a, p * O + o) * (double)w[(k * I + i) * O + o];
                     }
                 F32(a->dx)[row * I + i] = (float)sum;
             }
@@ -65,12 +54,12 @@ void conv3_bwd_ref(ctx *c, const conv3_args *a) {
             double  sum = (double)F32(a->dw)[j * O + o];
             int64_t k = j / I, i = j % I;
             for (int64_t p = 0; p < N; p++)
-                if (nb[27 * p + k] >= 0) sum += (double)x[(nb[27 * p + k] >> up) * I + i] * dpre(a, p * O + o);
+                if (nb[27 * p + k] >= 0) sum += (double)x[(nb[27 * p + k] >> up) * I + i] * conv3_dpre(a, p * O + o);
             F32(a->dw)[j * O + o] = (float)sum;
         }
     for (int64_t o = 0; o < O; o++) {
         double sum = (double)F32(a->db)[o];
-        for (int64_t p = 0; p < N; p++) sum += dpre(a, p * O + o);
+        for (int64_t p = 0; p < N; p++) sum += conv3_dpre(a, p * O + o);
         F32(a->db)[o] = (float)sum;
     }
 }

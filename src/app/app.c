@@ -181,6 +181,7 @@ static bool run_verb(const verb *v, const comm *world, int argc, char **argv, st
     bool ok = v->kind == VERB_RAW_ARGS || options_parse(a.argc, argv, o, st);
     ok = comm_agree(world, st) && ok;
     if (ok && (v->kind != VERB_RANK0 || world->rank == 0)) ok = v->run(&a, st);
+    if (!ok && v->kind != VERB_RAW_ARGS) options_name_path(o, st);
     free(o);
     return ok;
 }

@@ -248,7 +248,10 @@ static int bench_ops(int argc, char **argv) {
     int n = gpu ? bench_gpu_rows(filter, f32 ? DT_F32 : DT_BF16, &s, &n_wrong) : cpu_rows(filter, &b, &s, &n_wrong);
     if (b.memory.base) arena_free(&b.memory);
     bool written = bench_sink_close(&s, path);
-    if (n == 0) fprintf(stderr, "d3s2: error: no op's name contains '%s'\n", filter);
+    if (n == 0)
+        fprintf(stderr,
+                "d3s2: error: no op's name contains '%s', and it is no other benchmark: see d3s2 bench --help\n",
+                filter);
     return n < 0 ? ST_CONFIG : n == 0 ? ST_USAGE : n_wrong ? ST_INTERNAL : written ? ST_OK : ST_IO;
 }
 

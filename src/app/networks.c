@@ -89,15 +89,13 @@ static void grow(arena *a, const char *name, size_t bytes, device_kind dev, bool
     *a = pinned ? arena_new_pinned(name, bytes) : arena_new_on(name, bytes, dev);
 }
 
-static size_t gpu_used(size_t *all) {
-    size_t free_bytes;
-    device_memory(&free_bytes, all);
-    return *all - free_bytes;
+static pass_memory memory_of(const network *n) {
+    return (pass_memory){device_of(n), &n->work, &n->c.scratch, &n->copy};
 }
 
 size_t network_gpu_base(const network *n, size_t *all) {
-    *all = 0;
-    return device_of(n) == DEV_CPU ? 0 : gpu_used(all) - n->work.size - n->c.scratch.size - n->copy.size;
+    pass_memory m = memory_of(n);
+    return pass_gpu_base(&m, all);
 }
 
 static pass_need count_pass(network *n, int64_t tiles, pass_fn pass, void *arg) {
@@ -109,18 +107,7 @@ static pass_need count_pass(network *n, int64_t tiles, pass_fn pass, void *arg) 
     return (pass_need){tiles, counting.peak, place_scratch_bytes(device_of(n), tiles, n->gpu_per_tile), n->copy.size};
 }
 
-/* Once for the largest so far of its kind: asking the GPU takes time. base: without the passes' memory. */
-static void tell(network *n, const char *what, const pass_need *x, size_t base, size_t all) {
-    char gpu[128] = "";
-    if (all > 0)
-        snprintf(gpu, sizeof gpu, ", %.0f scratch, %.0f tables, so %.0f of the GPU's %.0f; %.0f in use",
-                 (double)n->c.scratch.size / 1e6, (double)n->copy.size / 1e6,
-                 (double)(base + n->work.size + n->c.scratch.size + n->copy.size) / 1e6, (double)all / 1e6,
-                 (double)gpu_used(&all) / 1e6);
-    log_info("%s %lld tiles: predicted %.1f MB for activations, used %.1f of %.1f%s", what, (long long)x->tiles,
-             (double)x->activations / 1e6, (double)n->work.peak / 1e6, (double)n->work.size / 1e6, gpu);
-}
-
+/* What it takes is told for the largest so far of its kind: asking the GPU takes time. */
 static void run_pass(network *n, pass_kind kind, int64_t tiles, pass_fn pass, void *arg) {
     static const char *const what[] = {"encoding", "decoding", "sampling", "flow of"};
     device_kind              dev = device_of(n);
@@ -134,7 +121,8 @@ static void run_pass(network *n, pass_kind kind, int64_t tiles, pass_fn pass, vo
     pass(n, arg);
     if (!news) return;
     n->told[kind] = x.activations;
-    tell(n, what[kind], &x, base, all);
+    pass_memory m = memory_of(n);
+    pass_taken_print(what[kind], &x, &m, base);
 }
 
 /* Tiles in the network's order; memory of the network's host arena, which starts anew. */
@@ -245,15 +233,15 @@ bool vae_decode(network *v, const tile_set *t, const float *z, float *value, sta
 
 /* The pass with tensors that only pretend to be on the network's device. */
 static pass_need need_of(network *v, vae_pass *p, pass_fn pass) {
-    size_t bytes = v->host.used;
+    size_t      bytes;
+    memory_move to = upload_once_pretend(device_of(v), &v->host, &bytes);
     p->tables = p->b;
     if (device_of(v) != DEV_CPU) {
-        memory_move to = {v->host.base, bytes, (char *)(uintptr_t)4096, device_of(v)};
         tensor_visit_given(&p->z, tensor_move, &to);
         ssvae_batch_tensors(&p->b, tensor_move, &to);
     }
     pass_need x = count_pass(v, p->b.n_tiles, pass, p);
-    x.tables = device_of(v) == DEV_CPU ? bytes : upload_bytes(bytes);
+    x.tables = bytes;
     return x;
 }
 

@@ -7,6 +7,7 @@
 #include "model/ssvae.h"
 #include "train/grid_range.h"
 #include "train/image_encoder.h"
+#include "train/pass_need.h"
 
 typedef enum { PASS_ENCODE, PASS_DECODE, PASS_SAMPLE, PASS_FLOW, PASS_KINDS } pass_kind;
 
@@ -52,12 +53,7 @@ bool vae_encode(network *v, const tile_set *t, const float *value, float *mean, 
 /* value (n,512) of latents z (n, latent_channels). */
 bool vae_decode(network *v, const tile_set *t, const float *z, float *value, status *st);
 
-/* What a pass takes where the network is, from a dry pass: activations, scratch memory (on the CPU at most), tables and
- * inputs. */
-typedef struct {
-    int64_t tiles;
-    size_t  activations, scratch, tables;
-} pass_need;
+/* What a pass takes where the network is, from a dry pass. */
 bool   vae_encode_need(network *v, const tile_set *t, const float *value, pass_need *need, status *st);
 bool   vae_decode_need(network *v, const tile_set *t, pass_need *need, status *st);
 /* Bytes of the GPU that are in use without the network's passes, and *all of them; both 0 on the CPU. */

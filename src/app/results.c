@@ -12,8 +12,7 @@ void hex_of(uint64_t v, char out[17]) {
 }
 
 void result_name(const char *source, uint64_t id, char out[96]) {
-    const char *base = strrchr(source, '/');
-    base = base ? base + 1 : source;
+    const char *base = base_name(source);
     const char *dot = strrchr(base, '.');
     int         n = (int)(dot && dot > base ? dot - base : (int64_t)strlen(base));
     snprintf(out, 96, "%.*s-%04x", n < 80 ? n : 80, base, (unsigned)(id >> 48));

@@ -5,7 +5,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 bool shape_read(const dataset *d, int64_t i, shape *out, status *st) {
     *out = (shape){.resolution = d->resolution, .tau_voxels = d->tau_voxels};
@@ -40,14 +39,25 @@ json_t *shape_json(const shape *s, const char *key) {
                      s->s.category, "tokens", (json_int_t)s->s.n_tiles, "key", key);
 }
 
+/* Shards, latents and tokens are all of their folder's HDF5 files; with generated latents among them it could not be
+ * read. */
+static bool results_room(const char *verb, const char *output, status *st) {
+    char **names;
+    int    n;
+    status none = {0};
+    if (!list_folder(output, ".h5", &names, &n, &none)) return true; /* not there yet */
+    for (int i = 0; i < n && status_ok(st); i++)
+        if (!strstr(names[i], RESULT_LATENTS))
+            status_set(st, ST_USAGE, "%s.output=%s holds %s: results need a folder of their own", verb, output,
+                       names[i]);
+    free_names(names, n);
+    return status_ok(st);
+}
+
 bool shapes_open(const options *o, const char *verb, const char *output, dataset *d, status *st) {
-    struct stat in, out;
     if (o->command.n_args != 1)
         return status_set(st, ST_USAGE, "%s takes one folder of shards: d3s2 %s SHARDS ...", verb, verb);
-    if (stat(o->command.arg[0], &in) == 0 && stat(output, &out) == 0 && in.st_dev == out.st_dev &&
-        in.st_ino == out.st_ino)
-        return status_set(st, ST_USAGE, "%s.output=%s holds the shards: results need a folder of their own", verb,
-                          output);
+    if (!results_room(verb, output, st)) return false;
     dataset_request r = {
         .shards = o->command.arg[0], .resolution = (int)o->data.resolution, .max_tiles = o->data.max_tiles};
     if (!dataset_open(d, &r, st)) return false;
@@ -131,9 +141,7 @@ bool shapes_print_need(network *vae, const dataset *d, int64_t n, status *st) {
     if (!shape_read(d, at, &s, st)) return false;
     bool ok = vae_encode_need(vae, &s.t, s.value, &x[0], st) && vae_decode_need(vae, &s.t, &x[1], st);
     for (int i = 0; i < 2 && ok; i++) {
-        log_info("%s the largest sample, %lld tiles: %.1f MB for activations, %.0f scratch, %.0f tables", what[i],
-                 (long long)x[i].tiles, (double)x[i].activations / 1e6, (double)x[i].scratch / 1e6,
-                 (double)x[i].tables / 1e6);
+        pass_need_print(what[i], &x[i]);
         most.activations = larger(most.activations, x[i].activations);
         most.scratch = larger(most.scratch, x[i].scratch);
         most.tables = larger(most.tables, x[i].tables);

@@ -16,6 +16,8 @@ typedef struct {
     double   tau_voxels;
 } shape;
 
+#define RESULT_LATENTS "-latents.h5" /* NAME-latents.h5: what was generated */
+
 bool    shape_read(const dataset *d, int64_t i, shape *out, status *st);
 void    shape_free(shape *s);
 /* The surface of values in the shape's tiles. */
@@ -23,8 +25,8 @@ void    shape_surface(const shape *s, const float *value, double level, mesh *ou
 /* {"id", "name", "source", "category", "tokens", "key"} */
 json_t *shape_json(const shape *s, const char *key);
 
-/* A data set from one positional argument; ST_USAGE when there is none or more, or when it is the folder for the
- * results, whose latents would make it unreadable. */
+/* A data set from one positional argument; ST_USAGE when there is none or more, or when the folder for the results
+ * holds shards, latents or tokens. */
 bool shapes_open(const options *o, const char *verb, const char *output, dataset *d, status *st);
 
 /* The view's file and camera, and what the network sees of it. `image` "" takes the view of the sample. */

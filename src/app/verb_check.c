@@ -6,6 +6,7 @@
 #include "data/tokens.h"
 #include "io/checkpoint_file.h"
 #include "io/config_check.h"
+#include "train/view_input.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -98,6 +99,7 @@ static bool check_options(const app *a, status *st) {
     if (a->argc == 1)
         return status_set(st, ST_USAGE, "check needs a path or a configuration: d3s2 check PATH... | --config FILE");
     if (!config_check(a->opt, NULL, st)) return false;
+    if (a->opt->train.model == opt_train_model_dit && !view_check(a->opt, st)) return false;
     printf("ok       configuration\n");
     return true;
 }

@@ -2,6 +2,7 @@
 #include "app/eval_one.h"
 #include "app/eval_picture.h"
 #include "app/verbs.h"
+#include "train/infer.h"
 #include "train/share.h"
 
 #include <math.h>
@@ -144,6 +145,19 @@ static bool run(job *j, const comm *c, status *st) {
     return ok;
 }
 
+/* A transformer needs the auto-encoder that decodes its latents. */
+static bool vae_is_given(const options *o, status *st) {
+    if (*o->eval.vae) return true;
+    options *trained = malloc(sizeof *trained);
+    CHECK(trained, "no memory for the options");
+    bool ok = load_options(o->eval.checkpoint, trained, st);
+    if (ok && trained->train.model == opt_train_model_dit)
+        ok = status_set(st, ST_USAGE, "%s: is a transformer: give eval.vae=RUN too, which decodes its latents",
+                        o->eval.checkpoint);
+    free(trained);
+    return ok;
+}
+
 bool verb_eval(app *a, status *st) {
     const options *o = a->opt;
     job            j = {.o = o, .of_dit = *o->eval.vae != 0};
@@ -154,7 +168,7 @@ bool verb_eval(app *a, status *st) {
         return status_set(st, ST_USAGE, "sample.level: %g is not between -1 and 1", o->sample.level);
     if (!place_open(&j.where, o, a->world, false, st)) return false;
     bool opened = shapes_open(o, "eval", o->eval.output, &j.d, st);
-    bool ok = opened &&
+    bool ok = opened && vae_is_given(o, st) &&
               network_load(&j.vae, j.of_dit ? o->eval.vae : o->eval.checkpoint, true, o->eval.ema, &j.where, st) &&
               (!j.of_dit || (network_load(&j.dit, o->eval.checkpoint, false, o->eval.ema, &j.where, st) &&
                              network_encoder(&j.dit, o, &j.where, st) && networks_fit(&j.vae, &j.dit, &j.d, st)));

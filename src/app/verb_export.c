@@ -19,9 +19,6 @@ static int64_t shape_count(const ckpt_param *p) {
 static bool export_weights(const ckpt_manifest *m, const char *slab, const char *path, bool dry_run, status *st) {
     int64_t n = ckpt_slab_count(m, slab), numbers = 0;
     for (int i = 0; i < m->n_params; i++) numbers += shape_count(&m->param[i]);
-    printf("%s: %d tensors, %lld numbers, slab %s of step %lld -> %s\n", m->folder, m->n_params, (long long)numbers,
-           slab, (long long)m->step, path);
-    if (dry_run) return true;
     float       *w = malloc(sizeof *w * (size_t)(n + 1));
     safe_source *t = calloc((size_t)(m->n_params + 1), sizeof *t);
     CHECK(w && t, "no memory for %lld weights", (long long)n);
@@ -33,9 +30,13 @@ static bool export_weights(const ckpt_manifest *m, const char *slab, const char 
     char step[32];
     snprintf(step, sizeof step, "%lld", (long long)m->step);
     const char *const meta[4][2] = {{"format", "pt"}, {"model", m->model}, {"step", step}, {"weights", slab}};
-    bool ok = ckpt_read_range(m, slab, 0, n, w, st) && safetensors_write(path, t, m->n_params, meta, 4, st);
+    bool              ok =
+        dry_run || (ckpt_read_range(m, slab, 0, n, w, st) && safetensors_write(path, t, m->n_params, meta, 4, st));
     free(t);
     free(w);
+    if (ok)
+        printf("%s: %d tensors, %lld numbers, slab %s of step %lld -> %s%s\n", m->folder, m->n_params,
+               (long long)numbers, slab, (long long)m->step, path, dry_run ? " (not written)" : "");
     return ok;
 }
 
@@ -73,14 +74,15 @@ static bool read_weights(const safetensors *s, const ckpt_param *want, int n, fl
         const safe_tensor *t = safetensors_find(s, want[i].name);
         char               a[160], b[160];
         if (!t)
-            return status_set(st, ST_CONFIG,
-                              "%.200s: no tensor %.120s: does the configuration belong to these weights?", s->path,
+            return status_set(st, ST_CONFIG, "%.200s: no tensor %.120s: give --config FILE of these weights", s->path,
                               want[i].name);
         if (!same_shape(t, &want[i])) {
             shape_text(t->rank, t->shape, a);
             shape_text(want[i].rank, want[i].shape, b);
-            return status_set(st, ST_CONFIG, "%.160s: %.100s has shape %.80s, the configuration says %.80s", s->path,
-                              want[i].name, a, b);
+            return status_set(
+                st, ST_CONFIG,
+                "%.160s: %.100s has shape %.80s, the configuration says %.80s: give --config FILE of these weights",
+                s->path, want[i].name, a, b);
         }
         if (!safetensors_read(s, t, w + want[i].offset, st)) return false;
     }
@@ -117,9 +119,11 @@ static bool import_weights(const options *o, const char *model, const params *p,
     snprintf(m.model, sizeof m.model, "%s", model);
     ckpt_slab slab = {"params", w, 0, p->total};
     bool      ok = read_weights(&s, want, p->n, w, st);
+    bool      dry_run = o->command.dry_run;
+    ok = ok && (dry_run || (make_folder(run, st) && ckpt_save(run, &slab, 1, &m, st)));
     if (ok)
-        printf("%s: %d tensors of the %s -> %s/step-0; train with train.init_from=%s\n", file, p->n, model, run, run);
-    if (ok && !o->command.dry_run) ok = make_folder(run, st) && ckpt_save(run, &slab, 1, &m, st);
+        printf("%s: %d tensors of the %s -> %s/step-0%s; train with train.init_from=%s\n", file, p->n, model, run,
+               dry_run ? " (not written)" : "", run);
     safetensors_close(&s);
     free(want);
     free(w);

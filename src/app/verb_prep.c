@@ -14,8 +14,8 @@ static char *heldout_names(const options *o, int64_t count, status *st) {
     if (!file_list_read(o->prep.input, &l, st)) return NULL;
     int64_t n = o->prep.max_shapes > 0 && o->prep.max_shapes < l.n ? o->prep.max_shapes : l.n;
     if (count >= n)
-        status_set(st, ST_USAGE, "prep.heldout_count=%lld leaves none of %lld meshes for training", (long long)count,
-                   (long long)n);
+        status_set(st, ST_USAGE, "prep.heldout_count=%lld leaves none of %lld meshes for training: lower it",
+                   (long long)count, (long long)n);
     bool  *held = calloc((size_t)(n + 1), sizeof *held);
     size_t size = 1;
     CHECK(held, "no memory for %lld names", (long long)n);

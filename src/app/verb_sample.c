@@ -113,7 +113,7 @@ static bool make_one(job *j, int64_t i, const shape *s, status *st) {
     bool ok = vae_encode(&j->vae, &s->t, s->value, z, st) && vae_decode(&j->vae, &s->t, z, rebuilt, st) &&
               dit_sample(&j->dit, &s->t, &view.input, &cfg, z, st) && vae_decode(&j->vae, &s->t, z, made, st);
     double seconds = now_seconds() - t0;
-    result_path(o->sample.output, s->name, "-latents.h5", path);
+    result_path(o->sample.output, s->name, RESULT_LATENTS, path);
     ok = ok && write_latents(j, s, z, path, st) && judge(j, s, made, rebuilt, out, files, st);
     if (ok) {
         snprintf(file, sizeof file, "%s-view.png", s->name);

@@ -91,7 +91,7 @@ static bool write_side(const split *s, int side, status *st) {
     bool    ok = join_path(s->part, side_name[side], folder, st) && make_folder(folder, st);
     for (int k = 0; k < s->n_shards && ok; first += s->shards[k].n_samples, k++) {
         const shard *sh = &s->shards[k];
-        const char  *slash = strrchr(sh->path, '/'), *base = slash ? slash + 1 : sh->path;
+        const char  *base = base_name(sh->path);
         char         path[PATH_CAP], source[PATH_CAP];
         int64_t     *row = malloc((size_t)(sh->n_samples + 1) * sizeof *row), n = 0;
         CHECK(row, "no memory for %lld rows", (long long)sh->n_samples);

@@ -37,7 +37,7 @@ bool verb_encode(app *a, status *st) {
                  (double)r.n_tiles / r.run_seconds, (double)r.bytes / 1e6 / r.run_seconds);
         log_info("encode: rank 0's network worked %.1f s, waited %.1f s for samples (of %d threads), %.1f s for the "
                  "file",
-                 r.network_seconds, r.wait_seconds, r.threads, r.file_seconds);
+                 r.network_seconds, r.sample_seconds, r.threads, r.file_seconds);
     }
     return true;
 }

@@ -66,7 +66,9 @@ bool sample_file_check(hid_t f, const char *path, const file_kind *k, status *st
     char    format[64];
     int64_t version, complete;
     if (!h5_get_text(f, "format", format, sizeof format, st)) return false;
-    if (strcmp(format, k->format)) return status_set(st, ST_DATA, "%s: is a %s file, not %s", path, format, k->name);
+    if (strcmp(format, k->format))
+        return status_set(st, ST_DATA, "%s: is a %s file, not %s: name another folder, or move it elsewhere", path,
+                          format, k->name);
     if (!h5_get_i64(f, "version", &version, st)) return false;
     if (version != k->version)
         return status_set(st, ST_DATA,

@@ -18,6 +18,11 @@ bool atomic_part_name(const char *path, char part[PATH_CAP], status *st) {
     return true;
 }
 
+const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
 void folder_of(const char *path, char folder[PATH_CAP]) {
     snprintf(folder, PATH_CAP, "%s", path);
     char *slash = strrchr(folder, '/');

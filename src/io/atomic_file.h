@@ -26,13 +26,15 @@ bool atomic_part_name(const char *path, char part[PATH_CAP], status *st);
 bool atomic_publish(const char *part, const char *path, status *st);
 
 /* What has been written to a file or folder survives a power cut. */
-bool sync_path(const char *path, status *st);
+bool        sync_path(const char *path, status *st);
 /* path's folder, "." when it has none. */
-void folder_of(const char *path, char folder[PATH_CAP]);
+void        folder_of(const char *path, char folder[PATH_CAP]);
+/* What follows it in path. */
+const char *base_name(const char *path);
 /* Creates a folder and its parents; an existing one is fine. */
-bool make_folder(const char *path, status *st);
+bool        make_folder(const char *path, status *st);
 /* Removes a file, or a folder with all it holds (links are not followed). Missing is fine. */
-bool remove_tree(const char *path, status *st);
+bool        remove_tree(const char *path, status *st);
 
 /* Malloc'ed content with a zero byte after it; refuses files above max_bytes. */
 bool read_whole_file(const char *path, int64_t max_bytes, uint8_t **bytes, int64_t *n, status *st);

@@ -66,6 +66,13 @@ static void check_rest(const options *o, config_faults *f) {
         fault(f, "train.recompute = off and train.memory_mb contradict: a bound needs auto or on");
     if (*o->data.train && !strcmp(o->data.train, o->data.heldout))
         fault(f, "data.train and data.heldout are the same folder");
+    if (*o->data.train && o->train.model == opt_train_model_dit && o->cond.encoder == opt_cond_encoder_dinov2 &&
+        !*o->data.tokens)
+        fault(f, "cond.encoder = dinov2 trains on stored tokens: set data.tokens (made by `d3s2 tokens`)");
+    if (*o->data.train && *o->prep.output && o->data.resolution && o->prep.resolutions.n == 0 &&
+        o->data.resolution != o->prep.resolution)
+        fault(f, "prep.resolution = %" PRId64 ", but training takes data.resolution = %" PRId64, o->prep.resolution,
+              o->data.resolution);
     if (*o->data.latents && !strcmp(o->data.latents, o->data.latents_heldout))
         fault(f, "data.latents and data.latents_heldout are the same folder");
     if (o->eval.f1_thresholds.n < 1) fault(f, "eval.f1_thresholds is empty");

@@ -91,5 +91,8 @@ uint64_t options_hash(const options *o);
 /* One line per option with default, range and help. wanted: sections and options ("train vae sample.ema"); NULL lists
  * all. */
 void     options_help(FILE *f, const char *wanted);
+/* A failure that begins with a path also gets the name of the option, or options, that gave it: "runs/vae: ...
+ * (encode.vae)". */
+void     options_name_path(const options *o, status *st);
 /* In how many letters two words differ (Levenshtein), of the first 64: for "did you mean". */
 int      word_distance(const char *a, const char *b);

@@ -8,11 +8,6 @@
 #include "data/crop.h"
 #include "io/atomic_file.h"
 
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 void dataset_close(dataset *d) {
     if (d->shards) shard_close_all(d->shards, d->n_shards);
     if (d->lat) latents_close_all(d->lat, d->n_lat);

@@ -1,6 +1,7 @@
 #include "train/encode.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -10,16 +11,15 @@
 #include "train/encode_read.h"
 #include "train/engine.h"
 #include "train/infer.h"
+#include "train/pass_need.h"
+#include "train/read_ahead.h"
 #include "train/setup.h"
 #include "train/share.h"
 #include "train/upload.h"
 #include "train/write_behind.h"
 
-/* A sample of the data set; shard n_shards: behind the last. */
-typedef struct {
-    int     shard;
-    int64_t at;
-} data_place;
+enum { ITEMS = 2 };   /* take turns: one is in the network while the next one is made */
+enum { WAITING = 4 }; /* samples whose latents are not written yet */
 
 typedef struct {
     place           where;
@@ -28,16 +28,20 @@ typedef struct {
     engine          e;
     uint64_t        fingerprint;
     dataset         d;
-    int            *owner; /* [n_shards] */
     int             rank;
-    encode_reader  *reader;
-    data_place      next; /* to be read */
+    int            *owner;        /* [n_shards] */
+    int64_t        *first;        /* [n_shards+1] samples of this rank before a shard */
+    int64_t         most, of, at; /* tiles of the largest of these; its shard, and where in it */
+    encode_item     item[ITEMS];
+    fair_lock       files;   /* the shards and the file of latents: HDF5 is for one thread at a time */
+    read_ahead     *samples; /* this rank's */
+    int             threads; /* that prepare one */
     write_behind   *out;
     const char     *output;
     latents_writer *writer; /* out's, of the shard it is at */
     progress        bar;
     int64_t         done;
-    double          network_seconds, wait_seconds, file_seconds;
+    double          network_seconds, sample_seconds, file_seconds;
 } encoder;
 
 /* What goes to the file, in this order: the file, its samples, the end. */
@@ -49,24 +53,22 @@ typedef struct {
     float    *mean, *logvar; /* [n * channels] */
 } out_item;
 
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
-/* Complete, of this auto-encoder and of this very shard. */
-static bool is_done(const encoder *e, const shard *s, const char *path) {
-    status  st = {0};
-    latents l;
-    if (!latents_open(&l, path, &st)) return false;
+/* Tiles; or it is complete, of this auto-encoder and of this very shard. */
+static int64_t tiles_to_do(const void *user, const shard *s, const char *path) {
+    const encoder *e = user;
+    status         st = {0};
+    latents        l;
+    if (!latents_open(&l, path, &st)) return s->n_tiles;
     bool same = l.vae == e->fingerprint && l.n_samples == s->n_samples && l.channels == e->m.cfg.latent_channels &&
                 l.resolution == s->meta.resolution && l.tau_voxels == s->meta.tau_voxels &&
                 strcmp(l.shard, base_name(s->path)) == 0 &&
                 memcmp(l.id, s->id, (size_t)s->n_samples * sizeof *s->id) == 0 &&
                 memcmp(l.first, s->first, (size_t)(s->n_samples + 1) * sizeof *s->first) == 0;
     latents_close(&l);
-    return same;
+    return same ? -1 : s->n_tiles;
 }
+
+/* ---- the network ----------------------------------------------------------------------------------------------- */
 
 /* Forward without recording. */
 static tensor pass(encoder *e, ssvae_batch *b, arena *step, bool dry) {
@@ -85,19 +87,6 @@ static size_t count_pass(encoder *e, ssvae_batch *b) {
     return counting.peak;
 }
 
-static void tell(const encoder *e, int64_t tiles, size_t predicted) {
-    char   gpu[128] = "";
-    size_t free_bytes, all;
-    if (e->where.dev != DEV_CPU) {
-        device_memory(&free_bytes, &all);
-        snprintf(gpu, sizeof gpu, ", %.0f scratch, %.0f tables; %.0f of the GPU's %.0f in use",
-                 (double)e->e.c.scratch.size / 1e6, (double)e->copy.size / 1e6, (double)(all - free_bytes) / 1e6,
-                 (double)all / 1e6);
-    }
-    log_info("encoding %lld tiles: predicted %.1f MB for activations, used %.1f of %.1f%s", (long long)tiles,
-             (double)predicted / 1e6, (double)e->e.step.peak / 1e6, (double)e->e.step.size / 1e6, gpu);
-}
-
 /* The step arena grows to what a dry pass counts; that is told, with what was used. */
 static const float *encode_item_on(encoder *e, encode_item *x) {
     ssvae_batch *b = &x->b;
@@ -105,21 +94,23 @@ static const float *encode_item_on(encoder *e, encode_item *x) {
         memory_move to = upload_once(e->where.dev, &x->host, &e->copy);
         ssvae_batch_tensors(b, tensor_move, &to);
     }
-    size_t bytes = count_pass(e, b);
-    bool   more = bytes > e->e.step.size;
-    engine_room(&e->e, bytes, b->n_tiles);
+    pass_need   need = {.tiles = b->n_tiles, .activations = count_pass(e, b)};
+    pass_memory m = {e->where.dev, &e->e.step, &e->e.c.scratch, &e->copy};
+    bool        more = need.activations > e->e.step.size;
+    size_t      all, base = more ? pass_gpu_base(&m, &all) : 0;
+    engine_room(&e->e, need.activations, b->n_tiles);
     tensor moments = pass(e, b, &e->e.step, false);
-    if (more) tell(e, b->n_tiles, bytes);
+    if (more) pass_taken_print("encoding", &need, &m, base);
     return download_f32(&moments, &x->host);
 }
 
-/* ---- latents, behind the network ------------------------------------------------------------------------------- */
+/* ---- latents, behind it ---------------------------------------------------------------------------------------- */
 
-/* Moments in the network's order -> latents in the shard's. */
-static out_item latents_of(const encoder *e, data_place at, const encode_item *x, const float *moments) {
+/* Sample `at` of a shard: moments in the network's order -> latents in the shard's. */
+static out_item latents_of(const encoder *e, int k, int64_t at, const encode_item *x, const float *moments) {
     int64_t  n = x->s.n_tiles, C = e->m.cfg.latent_channels;
     size_t   coords = (size_t)(3 * n) * sizeof(uint16_t), numbers = (size_t)(n * C + 1) * sizeof(float);
-    out_item out = {OUT_SAMPLE, at.shard, at.at, n, malloc(coords + 1), malloc(numbers), malloc(numbers)};
+    out_item out = {OUT_SAMPLE, k, at, n, malloc(coords + 1), malloc(numbers), malloc(numbers)};
     CHECK(out.coord && out.mean && out.logvar, "no memory for %lld latents", (long long)n);
     memcpy(out.coord, x->s.coord, coords);
 #pragma omp parallel for schedule(static)
@@ -152,7 +143,7 @@ static bool write_item(void *user, const void *item, status *st) {
     const shard    *s = &e->d.shards[x->shard];
     latents_writer *w = e->writer;
     bool            ok = false;
-    encode_reader_lock(e->reader);
+    fair_lock_get(&e->files);
     switch (x->what) {
     case OUT_BEGIN:
         ok = begin_file(e, s, st);
@@ -165,7 +156,7 @@ static bool write_item(void *user, const void *item, status *st) {
         ok = latents_finish(w, st);
         break;
     }
-    encode_reader_unlock(e->reader);
+    fair_lock_release(&e->files);
     return ok;
 }
 
@@ -183,26 +174,29 @@ static bool put(encoder *e, const out_item *x, status *st) {
     return ok;
 }
 
-/* ---- the loop -------------------------------------------------------------------------------------------------- */
+/* ---- samples, ahead of it -------------------------------------------------------------------------------------- */
 
-/* Asks for the sample at e->next, if it is one of this rank's, or for the first of them behind it. */
-static void read_next(encoder *e) {
-    data_place *p = &e->next;
-    while (p->shard < e->d.n_shards && (e->owner[p->shard] != e->rank || p->at == e->d.shards[p->shard].n_samples)) {
-        p->shard++;
-        p->at = 0;
-    }
-    if (p->shard < e->d.n_shards) encode_reader_start(e->reader, &e->d.shards[p->shard], p->at++);
+/* This rank's sample i. */
+static bool read_sample(void *user, int64_t i, void *item, status *st) {
+    encoder     *e = user;
+    int64_t      k = part_of(e->first, e->d.n_shards, i);
+    encode_item *x = *(encode_item **)item = &e->item[i % ITEMS];
+    omp_set_num_threads(e->threads); /* of this thread's loops */
+    return encode_item_read(x, &e->m.cfg, &e->d.shards[k], i - e->first[k], &e->files, st);
 }
 
-static bool encode_next(encoder *e, data_place at, status *st) {
+static void keep_item(void *item) {
+    (void)item; /* the encoder's */
+}
+
+static bool encode_next(encoder *e, int k, int64_t at, status *st) {
+    encode_item *x;
     double       t0 = now_seconds();
-    encode_item *x = encode_reader_take(e->reader, st);
-    e->wait_seconds += now_seconds() - t0;
-    if (!x) return false;
-    read_next(e);
+    bool         there = read_ahead_take(e->samples, &x, st);
+    e->sample_seconds += now_seconds() - t0;
+    if (!there) return false;
     t0 = now_seconds();
-    out_item out = latents_of(e, at, x, encode_item_on(e, x));
+    out_item out = latents_of(e, k, at, x, encode_item_on(e, x));
     e->network_seconds += now_seconds() - t0;
     return put(e, &out, st);
 }
@@ -210,26 +204,13 @@ static bool encode_next(encoder *e, data_place at, status *st) {
 static bool encode_shard(encoder *e, int k, status *st) {
     bool ok = put(e, &(out_item){.what = OUT_BEGIN, .shard = k}, st);
     for (int64_t i = 0; ok && i < e->d.shards[k].n_samples; i++) {
-        ok = encode_next(e, (data_place){k, i}, st);
+        ok = encode_next(e, k, i, st);
         if (ok) progress_step(&e->bar, ++e->done, NULL);
     }
     return ok && put(e, &(out_item){.what = OUT_END, .shard = k}, st);
 }
 
-/* owner[k] is -1 for what is done already. */
-static void share(const encoder *e, const char *output, const comm *c, int *owner) {
-    int64_t *size = calloc((size_t)e->d.n_shards + 1, sizeof *size);
-    CHECK(size, "no memory for %d shards", e->d.n_shards);
-    for (int k = 0; c->rank == 0 && k < e->d.n_shards; k++) {
-        char   path[PATH_CAP];
-        status st = {0};
-        bool   done = join_path(output, base_name(e->d.shards[k].path), path, &st) && is_done(e, &e->d.shards[k], path);
-        size[k] = done ? -1 : e->d.shards[k].n_tiles;
-    }
-    comm_bcast(c, size, e->d.n_shards * (int64_t)sizeof *size, 0);
-    share_by_size(size, e->d.n_shards, c->size, owner);
-    free(size);
-}
+/* ---- the verb -------------------------------------------------------------------------------------------------- */
 
 static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
     if (!o->encode.input[0] || !o->encode.output[0] || !o->encode.vae[0])
@@ -249,105 +230,106 @@ static bool open_all(const options *o, encoder *e, const comm *c, status *st) {
     return comm_agree(c, st);
 }
 
-/* What there is to do, over all ranks; returns this rank's samples. */
-static int64_t tally(const encoder *e, encode_report *r) {
-    int64_t mine = 0;
+/* What there is to do, over all ranks and of this one. */
+static void tally(encoder *e, encode_report *r) {
     for (int k = 0; k < e->d.n_shards; k++) {
         const shard *s = &e->d.shards[k];
+        bool         mine = e->owner[k] == e->rank, there = e->owner[k] == -1;
         struct stat  file;
         r->n_shards++;
-        r->n_skipped += e->owner[k] == -1;
-        if (e->owner[k] == -1) continue;
-        r->n_samples += s->n_samples;
-        r->n_tiles += s->n_tiles;
-        r->bytes += stat(s->path, &file) == 0 ? file.st_size : 0;
-        mine += e->owner[k] == e->rank ? s->n_samples : 0;
-    }
-    return mine;
-}
-
-/* Tiles of this rank's largest sample, and where it is. */
-static int64_t largest(const encoder *e, data_place *at) {
-    int64_t most = 0;
-    *at = (data_place){e->d.n_shards, 0};
-    for (int k = 0; k < e->d.n_shards; k++) {
-        const shard *s = &e->d.shards[k];
-        for (int64_t i = 0; e->owner[k] == e->rank && i < s->n_samples; i++)
-            if (s->first[i + 1] - s->first[i] > most) {
-                *at = (data_place){k, i};
-                most = s->first[i + 1] - s->first[i];
+        r->n_skipped += there;
+        r->n_samples += there ? 0 : s->n_samples;
+        r->n_tiles += there ? 0 : s->n_tiles;
+        r->bytes += !there && stat(s->path, &file) == 0 ? file.st_size : 0;
+        e->first[k + 1] = e->first[k] + (mine ? s->n_samples : 0);
+        for (int64_t i = 0; mine && i < s->n_samples; i++)
+            if (s->first[i + 1] - s->first[i] > e->most) {
+                e->most = s->first[i + 1] - s->first[i];
+                e->of = k;
+                e->at = i;
             }
     }
-    return most;
 }
 
 /* What this rank's largest sample will take. */
-static bool print_need(encoder *e, data_place at, int64_t most, status *st) {
-    if (most == 0) return true;
-    encode_reader_start(e->reader, &e->d.shards[at.shard], at.at);
-    encode_item *x = encode_reader_take(e->reader, st);
-    if (!x) return false;
-    size_t tables = x->host.used;
-    if (e->where.dev != DEV_CPU) {
-        memory_move to = {x->host.base, tables, (char *)(uintptr_t)4096, e->where.dev};
-        ssvae_batch_tensors(&x->b, tensor_move, &to);
-        tables = upload_bytes(tables);
-    }
-    log_info("encoding the largest sample, %lld tiles: %.1f MB for activations, %.0f scratch, %.0f tables",
-             (long long)most, (double)count_pass(e, &x->b) / 1e6,
-             (double)place_scratch_bytes(e->where.dev, most, e->e.gpu_per_tile) / 1e6, (double)tables / 1e6);
+static bool print_need(encoder *e, status *st) {
+    encode_item *x = &e->item[0];
+    if (e->most == 0) return true;
+    if (!encode_item_read(x, &e->m.cfg, &e->d.shards[e->of], e->at, &e->files, st)) return false;
+    pass_need   need = {.tiles = e->most, .scratch = place_scratch_bytes(e->where.dev, e->most, e->e.gpu_per_tile)};
+    memory_move to = upload_once_pretend(e->where.dev, &x->host, &need.tables);
+    if (e->where.dev != DEV_CPU) ssvae_batch_tensors(&x->b, tensor_move, &to);
+    need.activations = count_pass(e, &x->b);
+    pass_need_print("encoding", &need);
     return true;
 }
 
 static void encode_mine(encoder *e, status *st) {
-    enum { WAITING = 4 }; /* samples */
     bool   ok = true;
     status quiet = {0};
+    progress_begin(&e->bar, "encode", 0, e->first[e->d.n_shards]);
+    e->samples = read_ahead_new(&(read_ahead_config){.n = e->first[e->d.n_shards],
+                                                     .item_bytes = sizeof(encode_item *),
+                                                     .threads = 1,
+                                                     .room = ITEMS - 1,
+                                                     .user = e,
+                                                     .make = read_sample,
+                                                     .drop = keep_item});
     e->out = write_behind_new(&(write_behind_config){
         .item_bytes = sizeof(out_item), .room = WAITING, .user = e, .write = write_item, .drop = drop_item});
-    read_next(e);
     for (int k = 0; ok && k < e->d.n_shards; k++)
         if (e->owner[k] == e->rank) ok = encode_shard(e, k, st);
     double t0 = now_seconds();
     ok = write_behind_flush(e->out, ok ? st : &quiet) && ok; /* shards before one that failed are whole */
     e->file_seconds += now_seconds() - t0;
     write_behind_free(e->out);
+    read_ahead_free(e->samples);
     if (e->writer) latents_abandon(e->writer);
     if (ok) progress_end(&e->bar, NULL);
 }
 
+/* Everything is open: shares out, and does or says it. */
+static void encode_all(encoder *e, const options *o, const comm *c, encode_report *r, status *st) {
+    double t0 = now_seconds();
+    e->rank = c->rank;
+    e->output = o->encode.output;
+    e->owner = malloc((size_t)e->d.n_shards * sizeof *e->owner);
+    e->first = calloc((size_t)e->d.n_shards + 1, sizeof *e->first);
+    CHECK(e->owner && e->first, "no memory for %d shards", e->d.n_shards);
+    e->fingerprint = params_fingerprint(&e->m.p);
+    e->e.gpu_per_tile = ssvae_scratch_per_tile(&e->m.cfg, e->where.act);
+    e->threads = place_spare_threads(&e->where, c);
+    share_shards(&e->d, o->encode.output, c, tiles_to_do, e, e->owner);
+    tally(e, r);
+    fair_lock_init(&e->files);
+    for (int i = 0; i < ITEMS; i++) encode_item_init(&e->item[i], &e->m.cfg, e->where.dev, e->most);
+    if (o->command.dry_run) {
+        log_info("encode: %lld samples, %lld tokens of %lld shards to do, %lld shards are there",
+                 (long long)r->n_samples, (long long)r->n_tiles, (long long)r->n_shards, (long long)r->n_skipped);
+        print_need(e, st);
+    } else {
+        encode_mine(e, st);
+    }
+    for (int i = 0; i < ITEMS; i++) encode_item_free(&e->item[i]);
+    fair_lock_free(&e->files);
+    free(e->owner);
+    free(e->first);
+    comm_agree(c, st);
+    r->run_seconds = now_seconds() - t0;
+    r->network_seconds = e->network_seconds;
+    r->sample_seconds = e->sample_seconds;
+    r->file_seconds = e->file_seconds;
+    r->threads = e->threads;
+}
+
 bool encode_run(const options *o, const comm *c, encode_report *r, status *st) {
-    encoder e = {.output = o->encode.output};
+    encoder e = {0};
     double  t0 = now_seconds();
     *r = (encode_report){0};
     bool ok = open_all(o, &e, c, st);
     if (ok) {
-        e.rank = c->rank;
-        e.owner = malloc((size_t)e.d.n_shards * sizeof *e.owner);
-        CHECK(e.owner, "no memory for %d shards", e.d.n_shards);
-        e.fingerprint = params_fingerprint(&e.m.p);
-        e.e.gpu_per_tile = ssvae_scratch_per_tile(&e.m.cfg, e.where.act);
-        share(&e, o->encode.output, c, e.owner);
-        double     begin = now_seconds();
-        data_place at;
-        int64_t    mine = tally(&e, r), most = largest(&e, &at);
-        r->threads = place_spare_threads(&e.where, c);
-        e.reader = encode_reader_new(&e.m.cfg, e.where.dev, r->threads, most);
-        if (o->command.dry_run) {
-            log_info("encode: %lld samples, %lld tokens of %lld shards to do, %lld shards are there",
-                     (long long)r->n_samples, (long long)r->n_tiles, (long long)r->n_shards, (long long)r->n_skipped);
-            print_need(&e, at, most, st);
-        } else {
-            progress_begin(&e.bar, "encode", 0, mine);
-            encode_mine(&e, st);
-        }
-        encode_reader_free(e.reader);
-        free(e.owner);
-        ok = comm_agree(c, st);
-        r->run_seconds = now_seconds() - begin;
-        r->network_seconds = e.network_seconds;
-        r->wait_seconds = e.wait_seconds;
-        r->file_seconds = e.file_seconds;
+        encode_all(&e, o, c, r, st);
+        ok = status_ok(st);
     }
     if (e.weights.base) {
         ssvae_free(&e.m);

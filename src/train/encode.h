@@ -6,7 +6,7 @@
 typedef struct {
     int64_t n_shards, n_skipped, n_samples, n_tiles, bytes; /* samples, tiles, bytes of files: of what was to do */
     double  seconds, run_seconds;                           /* all; without opening weights, data and GPU */
-    double  network_seconds, wait_seconds, file_seconds;    /* rank 0: network; its waiting for samples, and to write */
+    double  network_seconds, sample_seconds, file_seconds;  /* rank 0: network; its waiting for samples, and to write */
     int     threads;
 } encode_report;
 

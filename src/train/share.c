@@ -2,7 +2,7 @@
 
 #include <stdlib.h>
 
-#include "core/base.h"
+#include "io/atomic_file.h"
 
 typedef struct {
     int64_t size, at;
@@ -31,4 +31,29 @@ void share_by_size(const int64_t *size, int64_t n, int ranks, int *owner) {
     }
     free(load);
     free(p);
+}
+
+void share_shards(const dataset *d, const char *output, const comm *c, shard_size size, const void *user, int *owner) {
+    int64_t *todo = calloc((size_t)d->n_shards + 1, sizeof *todo);
+    CHECK(todo, "no memory for %d shards", d->n_shards);
+    for (int k = 0; c->rank == 0 && k < d->n_shards; k++) {
+        char   path[PATH_CAP];
+        status st = {0}; /* of a path that is too long: told by who writes there */
+        if (join_path(output, base_name(d->shards[k].path), path, &st)) todo[k] = size(user, &d->shards[k], path);
+    }
+    comm_bcast(c, todo, d->n_shards * (int64_t)sizeof *todo, 0);
+    share_by_size(todo, d->n_shards, c->size, owner);
+    free(todo);
+}
+
+int64_t part_of(const int64_t *first, int64_t n, int64_t x) {
+    int64_t low = 0, high = n;
+    while (low < high) {
+        int64_t middle = low + (high - low + 1) / 2;
+        if (first[middle] <= x)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
 }

@@ -45,13 +45,16 @@ static double batch_tokens(const options *o, const dataset *d) {
     return (double)o->train.batch_samples * sum / share;
 }
 
+static int64_t least_tokens(const dataset *d) {
+    int64_t least = INT64_MAX;
+    for (int64_t i = 0; i < d->n; i++)
+        if (d->tokens[i] < least) least = d->tokens[i];
+    return least;
+}
+
 /* Samples of a global batch at most; a batch larger than the data set has samples several times. */
 static int64_t most_samples(const stepper *w, const options *o) {
-    if (o->train.batch_tokens == 0) return o->train.batch_samples;
-    int64_t least = INT64_MAX;
-    for (int64_t i = 0; i < w->d->n; i++)
-        if (w->d->tokens[i] < least) least = w->d->tokens[i];
-    return o->train.batch_tokens / least + 1;
+    return o->train.batch_tokens > 0 ? o->train.batch_tokens / least_tokens(w->d) + 1 : o->train.batch_samples;
 }
 
 static by_size *by_sizes(const dataset *d) {
@@ -109,19 +112,21 @@ typedef enum { LARGEST_FIRST, SMALLEST_FIRST } sample_order;
  * Damaged samples are passed over, as training does (bad_samples.h). */
 static bool load_samples(stepper *w, const options *o, sample_order by, int64_t micro_tokens, int64_t largest,
                          lone_batch *l, status *st) {
-    const dataset    *d = w->d;
-    int64_t           most = o->train.batch_tokens > 0 ? d->n : o->train.batch_samples, n_bad = 0;
+    const dataset *d = w->d;
+    if (o->train.batch_tokens > 0 && o->train.batch_tokens < micro_tokens) micro_tokens = o->train.batch_tokens;
+    int64_t batch = most_samples(w, o), least = least_tokens(d), most = batch, n_bad = 0;
+    if (micro_tokens / least < batch) most = micro_tokens / least + 1;
     batch_purpose     why = {.largest = largest};
     by_size          *all = by_sizes(d);
     plan_item        *pick = calloc((size_t)most, sizeof *pick);
     const plan_item **item = malloc((size_t)most * sizeof *item);
     bool             *bad = calloc((size_t)d->n, sizeof *bad), ok;
     CHECK(pick && item && bad, "no memory for a list of %lld samples", (long long)most);
-    int64_t rounds = (most + d->n - 1) / d->n;
+    int64_t rounds = (batch + d->n - 1) / d->n;
     for (;;) {
         int64_t n = 0, tiles = 0, more;
         status  first = {0};
-        for (int64_t i = 0; i < d->n * rounds && n < most; i++) {
+        for (int64_t i = 0; i < d->n * rounds && n < most && (n == 0 || tiles + least <= micro_tokens); i++) {
             const by_size *s = &all[by == LARGEST_FIRST ? i / rounds : d->n - 1 - i / rounds];
             if (bad[s->index] || (n > 0 && tiles + s->tiles > micro_tokens)) continue;
             pick[n] = (plan_item){.index = s->index, .copy = (int)(i % rounds)};
@@ -376,10 +381,7 @@ bool sizing_run(stepper *w, const options *o, const dataset *heldout, bool untak
 enum { TIMED_TOKENS = 1024 };
 
 static bool is_timed(const dataset *d, const place *where) {
-    int64_t least = INT64_MAX;
-    for (int64_t i = 0; i < d->n; i++)
-        if (d->tokens[i] < least) least = d->tokens[i];
-    return where->dev != DEV_CPU || least <= TIMED_TOKENS;
+    return where->dev != DEV_CPU || least_tokens(d) <= TIMED_TOKENS;
 }
 
 bool sizing_slabs(const stepper *w, const options *o, size_t bytes, bool *untaken, status *st) {

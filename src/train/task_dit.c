@@ -199,9 +199,7 @@ static void task_free(task *t) {
 }
 
 static bool tokens_usable(const options *o, const dataset *d, status *st) {
-    if (!d->tok)
-        return status_set(st, ST_CONFIG,
-                          "cond.encoder=dinov2 trains on stored tokens: set data.tokens (made by `d3s2 tokens`)");
+    CHECK(d->tok, "no tokens of dinov2"); /* config_check */
     const token_file *t = &d->tok[0];
     if (t->width != o->dit.cond_width)
         return status_set(st, ST_CONFIG, "%s: tokens have %d numbers, dit.cond_width is %lld: set it to %d", t->path,

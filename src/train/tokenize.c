@@ -35,11 +35,6 @@ typedef struct {
     view_input v;
 } out_item;
 
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 static token_file meta_of(const tokenizer *t, const shard *s) {
     token_file m = {.encoder = t->e.fingerprint,
                     .width = t->e.m.cfg.width,
@@ -51,41 +46,29 @@ static token_file meta_of(const tokenizer *t, const shard *s) {
     return m;
 }
 
-/* Complete, of these weights and options and of this very shard. */
-static bool is_done(const tokenizer *t, const shard *s, const char *path) {
-    status     st = {0};
-    token_file f, want = meta_of(t, s);
-    if (!tokens_open(&f, path, &st)) return false;
+/* Views; or it is complete, of these weights and options and of this very shard. */
+static int64_t views_to_do(const void *user, const shard *s, const char *path) {
+    const tokenizer *t = user;
+    status           st = {0};
+    token_file       f, want = meta_of(t, s);
+    if (!tokens_open(&f, path, &st)) return s->n_views;
     bool same = f.encoder == want.encoder && f.width == want.width && f.size == want.size &&
                 f.variants == want.variants && f.foreground == want.foreground && strcmp(f.shard, want.shard) == 0 &&
                 f.n_samples == s->n_samples && memcmp(f.id, s->id, (size_t)s->n_samples * sizeof *s->id) == 0;
     for (int64_t i = 0; same && i <= s->n_samples; i++) same = f.view_first[i] == f.variants * s->view_first[i];
     tokens_close(&f);
-    return same;
+    return same ? -1 : s->n_views;
 }
 
 /* ---- views, ahead of the network ------------------------------------------------------------------------------- */
-
-/* The last k with first[k] <= x, of first[0..n]. */
-static int64_t last_at_most(const int64_t *first, int64_t n, int64_t x) {
-    int64_t low = 0, high = n;
-    while (low < high) {
-        int64_t middle = low + (high - low + 1) / 2;
-        if (first[middle] <= x)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low;
-}
 
 /* This rank's view i: variant k % variants of view k / variants of its sample. */
 static bool read_view(void *user, int64_t i, void *item, status *st) {
     tokenizer   *t = user;
     int64_t      variants = t->o.tokens.variants;
-    int64_t      of = last_at_most(t->first, t->d.n_shards, i), in_shard = i - t->first[of];
+    int64_t      of = part_of(t->first, t->d.n_shards, i), in_shard = i - t->first[of];
     const shard *s = &t->d.shards[of];
-    int64_t      at = last_at_most(s->view_first, s->n_samples, in_shard / variants);
+    int64_t      at = part_of(s->view_first, s->n_samples, in_shard / variants);
     int64_t      k = in_shard - variants * s->view_first[at], size = 0;
     uint8_t     *png = NULL;
     float        camera[VIEW_CAMERA_FLOATS];
@@ -217,21 +200,6 @@ static bool encode_shard(tokenizer *t, int k, status *st) {
 
 /* ---- the verb -------------------------------------------------------------------------------------------------- */
 
-static void share(const tokenizer *t, const comm *c, int *owner) {
-    int64_t *size = calloc((size_t)t->d.n_shards + 1, sizeof *size);
-    CHECK(size, "no memory for %d shards", t->d.n_shards);
-    for (int k = 0; c->rank == 0 && k < t->d.n_shards; k++) {
-        const shard *s = &t->d.shards[k];
-        char         path[PATH_CAP];
-        status       st = {0};
-        bool         done = join_path(t->o.tokens.output, base_name(s->path), path, &st) && is_done(t, s, path);
-        size[k] = done ? -1 : s->n_views;
-    }
-    comm_bcast(c, size, t->d.n_shards * (int64_t)sizeof *size, 0);
-    share_by_size(size, t->d.n_shards, c->size, owner);
-    free(size);
-}
-
 static bool open_all(tokenizer *t, const comm *c, status *st) {
     const options *o = &t->o;
     if (!o->tokens.input[0] || !o->tokens.output[0])
@@ -306,7 +274,7 @@ bool tokenize_run(const options *o, const comm *c, tokenize_report *r, status *s
         int                 *owner = malloc((size_t)t->d.n_shards * sizeof *owner);
         CHECK(owner, "no memory for %d shards", t->d.n_shards);
         double begin = now_seconds();
-        share(t, c, owner);
+        share_shards(&t->d, t->o.tokens.output, c, views_to_do, t, owner);
         r->n_mine = tally(t, owner, c->rank, r);
         r->network_tokens = dinov2_tokens(m);
         r->threads = place_spare_threads(&t->where, c);

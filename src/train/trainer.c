@@ -46,13 +46,25 @@ typedef struct {
     int64_t              spikes_untold;
 } trainer;
 
-static void check_shares(const options *o, const dataset *d, status *st) {
+static bool check_shares(const options *o, const dataset *d, status *st) {
     double sum = 0;
     int    n = o->data.shares.n;
     for (int f = 0; f < n; f++) sum += o->data.shares.v[f];
-    if (n > 0 && (n != d->n_folders || !(sum > 0)))
-        status_set(st, ST_CONFIG, "data.shares has %d numbers with sum %g, data.train %d folders: give each a share", n,
-                   sum, d->n_folders);
+    return n == 0 || (n == d->n_folders && sum > 0) ||
+           status_set(st, ST_CONFIG, "data.shares has %d numbers with sum %g, data.train %d folders: give each a share",
+                      n, sum, d->n_folders);
+}
+
+enum { MOST_SAMPLES = 1000000 }; /* of a step, as train.batch_samples' range says: its tables grow with them */
+
+static bool check_batch(const options *o, const dataset *d, status *st) {
+    double seen = 0;
+    for (int64_t i = 0; i < d->n; i++) seen += (double)d->tokens[i];
+    double samples = (double)o->train.batch_tokens * (double)d->n / seen;
+    return samples <= MOST_SAMPLES ||
+           status_set(st, ST_CONFIG,
+                      "train.batch_tokens = %lld is some %.0f samples of this data a step, over %d: lower it",
+                      (long long)o->train.batch_tokens, samples, MOST_SAMPLES);
 }
 
 /* Whether data of each resolution in a are in b too. */
@@ -99,7 +111,7 @@ static bool open_data(trainer *t, status *st) {
                          .max_parts = o->data.max_parts,
                          .crop_tiles = dit ? 0 : o->vae.crop_tiles,
                          .cache_mb = o->data.cache_mb};
-    if (dataset_open(&t->data, &r, st)) check_shares(o, &t->data, st);
+    if (dataset_open(&t->data, &r, st) && check_shares(o, &t->data, st)) check_batch(o, &t->data, st);
     if (!comm_agree(t->c, st)) return false;
     if (o->data.heldout[0] && o->train.eval_every > 0 && (!dit || o->data.latents_heldout[0])) {
         r.shards = o->data.heldout;

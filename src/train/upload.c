@@ -28,8 +28,13 @@ static void move_to(const task *t, micro_batch *b, char *to, device_kind dev) {
     b->base = to;
 }
 
+/* An address that is not NULL. */
+static char *nowhere(void) {
+    return (char *)(uintptr_t)4096;
+}
+
 void upload_pretend(device_kind dev, const task *t, micro_batch *b) {
-    if (dev != DEV_CPU) move_to(t, b, (char *)(uintptr_t)4096, dev);
+    if (dev != DEV_CPU) move_to(t, b, nowhere(), dev);
 }
 
 static int place_of(const uploads *u, const micro_batch *b) {
@@ -70,14 +75,20 @@ void upload_wait(const micro_batch *b) {
     while (b->uploaded && !device_event_done(b->uploaded)) nanosleep(&pause, NULL);
 }
 
-size_t upload_bytes(size_t used) {
+/* Of the copy: later samples may have a little more. */
+static size_t copy_bytes(size_t used) {
     return used + used / 8;
+}
+
+memory_move upload_once_pretend(device_kind dev, const arena *host, size_t *bytes) {
+    *bytes = dev == DEV_CPU ? host->used : copy_bytes(host->used);
+    return (memory_move){host->base, host->used, nowhere(), dev};
 }
 
 memory_move upload_once(device_kind dev, const arena *host, arena *copy) {
     if (copy->size < host->used || !copy->base) {
         if (copy->base) arena_free(copy);
-        *copy = arena_new_on("batch on the GPU", upload_bytes(host->used), dev);
+        *copy = arena_new_on("batch on the GPU", copy_bytes(host->used), dev);
     }
     device_copy(copy->base, host->base, host->used, STREAM_COMPUTE);
     return (memory_move){host->base, host->used, copy->base, dev};

@@ -32,11 +32,12 @@ void upload_pretend(device_kind dev, const task *t, micro_batch *b);
 /* Waits for b->uploaded without being counted as a wait of a step: for threads beside it, and for the end. */
 void upload_wait(const micro_batch *b);
 
-/* What upload_once takes for so many bytes. */
-size_t       upload_bytes(size_t used);
 /* Without turns, for passes that are waited for: the used part of host memory to `copy`, which grows, in the stream of
  * ops. tensor_move with what is returned moves the tensors over. */
 memory_move  upload_once(device_kind dev, const arena *host, arena *copy);
+/* What upload_once would return, at addresses that nobody may touch: for dry passes; *bytes: of the copy, on the CPU of
+ * the tables themselves. */
+memory_move  upload_once_pretend(device_kind dev, const arena *host, size_t *bytes);
 /* The values of x (f32) in host memory: its own, or a copy in `host`; the host waits for that. */
 const float *download_f32(const tensor *x, arena *host);
 

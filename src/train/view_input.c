@@ -11,8 +11,9 @@ int64_t view_most_tokens(const options *o) {
 
 bool view_check(const options *o, status *st) {
     if (o->cond.encoder == opt_cond_encoder_patches && o->dit.cond_width != PATCH_WIDTH)
-        return status_set(st, ST_CONFIG, "dit.cond_width is %lld, the patches encoder gives tokens of %d numbers",
-                          (long long)o->dit.cond_width, PATCH_WIDTH);
+        return status_set(st, ST_CONFIG,
+                          "dit.cond_width is %lld, the patches encoder gives tokens of %d numbers: set it to %d",
+                          (long long)o->dit.cond_width, PATCH_WIDTH, PATCH_WIDTH);
     if (o->cond.size % PATCH_SIDE != 0)
         return status_set(st, ST_CONFIG, "cond.size is %lld, it must be a multiple of %d", (long long)o->cond.size,
                           PATCH_SIDE);

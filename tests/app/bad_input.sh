@@ -57,10 +57,10 @@ spoilt() {
 use() { # every verb that reads shards refuses
     both "$1" "$2" $train data.train="$tmp/spoilt"
     both "$1" "$2" encode encode.input="$tmp/spoilt" encode.vae="$tmp/vae" encode.output="$tmp/o"
-    both "$1" "$2" eval "$tmp/spoilt" eval.checkpoint="$tmp/vae" eval.output="$tmp/o"
-    [ -z "$(find "$tmp/run" "$tmp/o" -name 'step-*' -o -name "$(basename "$bad")" -o -name results.json 2>/dev/null)" ] ||
+    both "$1" "$2" eval "$tmp/spoilt" eval.checkpoint="$tmp/vae" eval.output="$tmp/figures"
+    [ -z "$(find "$tmp/run" "$tmp/o" "$tmp/figures" -name 'step-*' -o -name "$(basename "$bad")" -o -name results.json 2>/dev/null)" ] ||
         fail "$2: something was left"
-    rm -rf "$tmp/run" "$tmp/o"
+    rm -rf "$tmp/run" "$tmp/o" "$tmp/figures"
 }
 spoilt
 head -c 3000 "$first" >"$bad"
@@ -97,9 +97,10 @@ both 78 "dit" encode encode.input="$tmp/data" encode.vae="$tmp/dit" encode.outpu
 # ---- a folder for results that holds something else: nothing of it is touched
 content "$tmp/data" >"$tmp/kept"
 both 78 "is a d3s2-shard file and stays" encode encode.input="$tmp/data" encode.vae="$tmp/vae" encode.output="$tmp/data"
-both 64 "sample.output=$tmp/data/. holds the shards" sample "$tmp/data" sample.checkpoint="$tmp/dit" sample.vae="$tmp/vae" \
+both 64 "sample.output=$tmp/data/. holds shard-" sample "$tmp/data" sample.checkpoint="$tmp/dit" sample.vae="$tmp/vae" \
     sample.output="$tmp/data/."
-both 64 "eval.output=$tmp/data holds the shards" eval "$tmp/data" eval.checkpoint="$tmp/vae" eval.output="$tmp/data"
+both 64 "eval.output=$tmp/data holds shard-" eval "$tmp/data" eval.checkpoint="$tmp/vae" eval.output="$tmp/data"
+both 64 "give eval.vae=RUN" eval "$tmp/data" eval.checkpoint="$tmp/dit" eval.output="$tmp/o"
 content "$tmp/data" >"$tmp/now"
 cmp -s "$tmp/kept" "$tmp/now" || fail "a verb writes into its shards: $(diff "$tmp/kept" "$tmp/now")"
 mkdir "$tmp/other-meshes"

@@ -106,6 +106,8 @@ find "$tmp/data" -type f -exec cksum {} + | sort >"$tmp/after"
 cmp -s "$tmp/before" "$tmp/after" || fail "check and info change files"
 expect 66 "none" sample "$tmp/data" sample.checkpoint="$tmp/none" sample.vae="$tmp/none" sample.output="$tmp/o"
 expect 66 "none" eval "$tmp/data" eval.checkpoint="$tmp/none" eval.output="$tmp/o"
+expect 66 "(encode.input)" encode encode.input="$tmp/none" encode.vae="$tmp/other" encode.output="$tmp/o"
+expect 64 "bench --help" bench nosuchop
 expect 64 "leaves none" prep prep.input="$tmp/meshes" prep.output="$tmp/o" prep.heldout_count=1
 for shard in $(find "$tmp/data" -name 'shard-*.h5'); do
     size=$(wc -c <"$shard")

@@ -48,6 +48,13 @@ grep -Eq "$plan [1-9][0-9]* weights and optimiser, [1-9][0-9]* scratch, .* share
     fail "a large dry run: no plan"
 [ ! -e "$tmp/large-run" ] || fail "a dry run left a folder"
 
+# A batch of more tokens than the data set has takes samples several times, and is counted so.
+run train --config "$tiny" "$@" train.run="$tmp/large-run" train.batch_tokens=20000 train.micro_tokens=2000 --dry-run
+full=$(sed -nE 's/.*the fullest has ([0-9]+) in ([0-9]+) samples.*/\1 \2/p' "$tmp/err")
+[ "${full% *}" -gt 1500 ] && [ "${full% *}" -le 2000 ] && [ "${full#* }" -gt 4 ] || fail "a batch over the data set: counted as $full"
+expect 78 "train.batch_tokens = 9000000000000000000 is some" train --config "$tiny" "$@" train.run="$tmp/large-run" \
+    train.batch_tokens=9000000000000000000
+
 # A limit that is real: of address space. A sanitizer needs too much of that.
 if ! ldd "$d3s2" | grep -q asan; then
     ulimit -S -v 1200000

@@ -5,16 +5,16 @@
  * A program of op tests runs in one of three forms: the cpu back end; with the argument "gpu" the CUDA back end in f32,
  * then in bf16 (gpu/hosted.h), each against ref.
  *
- * The bound on |tested - ref| is derived: twice the largest error of `optest_rounded` (the reference source compiled
- * with float in place of double) plus a few roundings of the largest value of that output: four, and sqrt(K) more where
- * a test says that an element is a sum of K terms (partial sums are rounded K times, with random signs; a tensor of one
- * element may have met a lucky order in the rounded run). A test adds a floor where larger intermediates cancel. Where
- * a test sets `tol` the bound is tol * the largest value.
+ * The bound on |tested - ref| is derived: twice the largest error of a rounded reference (the reference source compiled
+ * with float in place of double, ops/ref32.h) plus a few roundings of the largest value of that output: four, and
+ * sqrt(K) more where a test says that an element is a sum of K terms (partial sums are rounded K times, with random
+ * signs; a tensor of one element may have met a lucky order in the rounded run). A test adds a floor where larger
+ * intermediates cancel. Where a test sets `tol` the bound is tol * the largest value.
  *
  * In the bf16 form ref and the rounded reference start from inputs that are rounded to bf16, so the inputs are the same
  * bits everywhere, and
- *   - the rounded reference is `optest_rounded16`: float, and bf16 at the places where the CUDA kernels may hold an
- *     intermediate in bf16 (ops/ref16.h);
+ *   - the rounded reference is that of ops/ref16.h: float, and bf16 at the places where the CUDA kernels may hold an
+ *     intermediate in bf16;
  *   - a sum of K terms on tensor cores is cut off, not rounded, after every 16 products, and cuts add up with one sign:
  *     K/16 steps of 2^-23, so K/8 roundings where that is more than sqrt(K);
  *   - an output that is stored in bf16 may be off by its own rounding besides, 2^-8 of the element (8 significant bits,
@@ -26,7 +26,10 @@
 /* Below this float results of exponentials are as good as zero. */
 #define OPTEST_TINY 1e-20
 
-enum { OPTEST_MAX = 32, OPTEST_REPEAT = 50 };
+enum { OPTEST_MAX = 32, OPTEST_REPEAT = 50, OPTEST_N_ROWS = 7, OPTEST_SAMPLES = 4 };
+
+/* Numbers of rows that hurt: none, one, some, the edges of a tile, many. */
+extern const int optest_rows[OPTEST_N_ROWS];
 
 typedef enum {
     OPTEST_IN,  /* read only */
@@ -60,10 +63,6 @@ typedef struct {
 /* Any op, type-erased: OPTEST_FN(linear_fwd). */
 typedef void (*optest_fn)(ctx *, const void *);
 #define OPTEST_FN(op) ((optest_fn)(void (*)(void))(op))
-
-/* Back ends whose tables hold the references with rounded intermediates; NULL entries (or NULL) mean: tol must be set.
- */
-extern const backend *optest_rounded, *optest_rounded16;
 
 typedef enum { OPTEST_CPU, OPTEST_GPU_F32, OPTEST_GPU_BF16 } optest_form;
 extern optest_form optest_now;
@@ -100,6 +99,8 @@ tensor *optest_acc(optest *o, const char *name, uint32_t seed, double scale, con
 tensor *optest_out(optest *o, const char *name, dtype dt, const int64_t *dims, int n_dims);
 /* first (B+1) from B row counts. */
 tensor *optest_first(optest *o, const char *name, const int *counts, int n_samples);
+/* The same of n rows in OPTEST_SAMPLES samples: one is empty, one of one row. */
+tensor *optest_samples(optest *o, int n);
 /* Turns the outputs of a forward into inputs of the backward that follows, with their present values. Tensors of the
  * backward are declared after it. */
 void    optest_freeze(optest *o);

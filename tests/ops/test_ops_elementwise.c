@@ -2,20 +2,15 @@
 #include "core/half.h"
 #include "core/rng.h"
 #include "ops/optest.h"
-#include "ops/ref16.h"
-#include "ops/ref32.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const int ROWS[] = {0, 1, 3, 63, 64, 65, 1000};
-enum { N_ROWS = sizeof ROWS / sizeof *ROWS };
-
 static void test_add_zero_copy(void **state) {
     (void)state;
-    for (int r = 0; r <= N_ROWS; r++) {
-        int64_t n = r < N_ROWS ? ROWS[r] : 300001;
+    for (int r = 0; r <= OPTEST_N_ROWS; r++) {
+        int64_t n = r < OPTEST_N_ROWS ? optest_rows[r] : 300001;
         optest  o;
         optest_begin(&o);
         o.repeat = n > 1000 ? 3 : OPTEST_REPEAT;
@@ -37,8 +32,8 @@ static void test_copy_casts(void **state) {
     static const uint32_t hard[] = {0x3F808000, 0x3F818000, 0x3F808001, 0x3F807FFF, 0x7F7FFFFF, 0x7F7F8000, 0xFF7F7FFF,
                                     0x80000000, 0x00008000, 0x00018000, 0x7F800000, 0xFF800000, 0x007FFFFF, 0x00000001};
     (void)state;
-    for (int r = 0; r <= N_ROWS; r++) {
-        int64_t n = r < N_ROWS ? ROWS[r] : 300001;
+    for (int r = 0; r <= OPTEST_N_ROWS; r++) {
+        int64_t n = r < OPTEST_N_ROWS ? optest_rows[r] : 300001;
         optest  o;
         optest_begin(&o);
         o.repeat = n > 1000 ? 3 : OPTEST_REPEAT;
@@ -92,10 +87,10 @@ static void gather_case(int n, int k, int ch, bool grad) {
 
 static void test_gather(void **state) {
     (void)state;
-    for (int r = 0; r < N_ROWS; r++) {
-        gather_case(ROWS[r], ROWS[r], 1, false);
-        gather_case(ROWS[r], ROWS[r] + 5, 7, false);
-        gather_case(ROWS[r] / 2, ROWS[r], 64, false);
+    for (int r = 0; r < OPTEST_N_ROWS; r++) {
+        gather_case(optest_rows[r], optest_rows[r], 1, false);
+        gather_case(optest_rows[r], optest_rows[r] + 5, 7, false);
+        gather_case(optest_rows[r] / 2, optest_rows[r], 64, false);
     }
     gather_case(3, 5, 4, true);
 }
@@ -104,7 +99,7 @@ static void test_columns(void **state) {
     static const int width[][6] = {{1}, {64, 64, 64}, {5, 0, 3}, {1, 2, 3, 4, 5, 6}};
     static const int parts[] = {1, 3, 3, 6};
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
         for (int w = 0; w < 4; w++) {
             optest          o;
             split_cols_args s = {.n_parts = parts[w]};
@@ -112,15 +107,16 @@ static void test_columns(void **state) {
             int64_t         total = 0;
             optest_begin(&o);
             for (int p = 0; p < parts[w]; p++) total += width[w][p];
-            s.x = optest_in(&o, "x", 1, 2, DIMS(ROWS[r], total));
+            s.x = optest_in(&o, "x", 1, 2, DIMS(optest_rows[r], total));
             for (int p = 0; p < parts[w]; p++)
-                m.part[p] = s.part[p] = optest_out(&o, "part", DT_F32, DIMS(ROWS[r], width[w][p]));
+                m.part[p] = s.part[p] = optest_out(&o, "part", DT_F32, DIMS(optest_rows[r], width[w][p]));
             optest_compare(&o, OPTEST_FN(split_cols_fwd), &s);
-            for (int64_t n = 0; n < ROWS[r]; n++) assert_true(F32(s.part[0])[n * width[w][0]] == F32(s.x)[n * total]);
+            for (int64_t n = 0; n < optest_rows[r]; n++)
+                assert_true(F32(s.part[0])[n * width[w][0]] == F32(s.x)[n * total]);
             optest_freeze(&o);
-            m.x = optest_out(&o, "back", DT_F32, DIMS(ROWS[r], total));
+            m.x = optest_out(&o, "back", DT_F32, DIMS(optest_rows[r], total));
             optest_compare(&o, OPTEST_FN(merge_cols_fwd), &m);
-            assert_true(ROWS[r] == 0 || memcmp(m.x->data, s.x->data, tensor_bytes(s.x)) == 0);
+            assert_true(optest_rows[r] == 0 || memcmp(m.x->data, s.x->data, tensor_bytes(s.x)) == 0);
             optest_end(&o);
         }
 }
@@ -128,9 +124,9 @@ static void test_columns(void **state) {
 static void test_embed_ape(void **state) {
     static const int ch[] = {1, 6, 16, 64, 130};
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
         for (int w = 0; w < 10; w++) {
-            int      n = ROWS[r];
+            int      n = optest_rows[r];
             bool     wide = w >= 5; /* a coordinate range too wide for a table */
             int32_t *coord = malloc(((size_t)n * 3 + 1) * sizeof *coord);
             optest   o;
@@ -176,12 +172,12 @@ static void test_embed_values(void **state) {
 
 static void test_embed_time(void **state) {
     (void)state;
-    for (int r = 0; r < N_ROWS; r++) {
+    for (int r = 0; r < OPTEST_N_ROWS; r++) {
         optest o;
         optest_begin(&o);
         o.repeat = 5;
-        embed_time_args a = {.t = optest_in(&o, "t", 1, 2000, DIMS(ROWS[r])),
-                             .y = optest_out(&o, "y", DT_F32, DIMS(ROWS[r], 18))};
+        embed_time_args a = {.t = optest_in(&o, "t", 1, 2000, DIMS(optest_rows[r])),
+                             .y = optest_out(&o, "y", DT_F32, DIMS(optest_rows[r], 18))};
         optest_set_tol(&o, a.y, 1e-7);
         optest_compare(&o, OPTEST_FN(embed_time_fwd), &a);
         optest_end(&o);
@@ -219,10 +215,10 @@ static void add_table_case(int n, int k, int ch, bool grad) {
 
 static void test_add_table(void **state) {
     (void)state;
-    for (int r = 0; r < N_ROWS; r++) {
-        add_table_case(ROWS[r], 1, 1, false);
-        add_table_case(ROWS[r], 64, 13, false);
-        add_table_case(ROWS[r], 7, 64, false);
+    for (int r = 0; r < OPTEST_N_ROWS; r++) {
+        add_table_case(optest_rows[r], 1, 1, false);
+        add_table_case(optest_rows[r], 64, 13, false);
+        add_table_case(optest_rows[r], 7, 64, false);
     }
     add_table_case(7, 3, 4, true);
 }
@@ -260,10 +256,10 @@ static void branch_gate_case(int n, int heads, int d, bool grad) {
 
 static void test_branch_gate(void **state) {
     (void)state;
-    for (int r = 0; r < N_ROWS; r++) {
-        branch_gate_case(ROWS[r], 1, 1, false);
-        branch_gate_case(ROWS[r], 4, 32, false);
-        branch_gate_case(ROWS[r], 3, 7, false);
+    for (int r = 0; r < OPTEST_N_ROWS; r++) {
+        branch_gate_case(optest_rows[r], 1, 1, false);
+        branch_gate_case(optest_rows[r], 4, 32, false);
+        branch_gate_case(optest_rows[r], 3, 7, false);
     }
     branch_gate_case(4, 2, 3, true);
 }
@@ -382,8 +378,6 @@ static void test_embed_wide(void **state) {
 }
 
 int main(int argc, char **argv) {
-    optest_rounded = &backend_ref32;
-    optest_rounded16 = ref16_table(&backend_ref32);
     const struct CMUnitTest every[] = {
         cmocka_unit_test(test_add_zero_copy), cmocka_unit_test(test_copy_casts),  cmocka_unit_test(test_gather),
         cmocka_unit_test(test_columns),       cmocka_unit_test(test_embed_ape),   cmocka_unit_test(test_embed_time),

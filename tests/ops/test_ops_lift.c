@@ -1,8 +1,6 @@
 /* lift_pool against ref, gradients of ref, against the ops that it is made of, wrong arguments. */
 #include "core/rng.h"
 #include "ops/optest.h"
-#include "ops/ref16.h"
-#include "ops/ref32.h"
 
 #include <math.h>
 #include <string.h>
@@ -209,8 +207,6 @@ static void test_lift_wrong(void **state) {
 }
 
 int main(int argc, char **argv) {
-    optest_rounded = &backend_ref32;
-    optest_rounded16 = ref16_table(&backend_ref32);
     const struct CMUnitTest every[] = {cmocka_unit_test(test_lift)};
     const struct CMUnitTest cpu[] = {cmocka_unit_test(test_lift_is_its_parts), cmocka_unit_test(test_lift_wrong)};
     const struct CMUnitTest gpu[] = {cmocka_unit_test(test_lift_wide)};

@@ -1,14 +1,11 @@
 /* linear and act against ref, gradients of ref, wrong arguments. */
 #include "gpu/hosted.h"
 #include "ops/optest.h"
-#include "ops/ref16.h"
-#include "ops/ref32.h"
 
 #include <math.h>
 #include <string.h>
 
-static const int64_t ROWS[] = {0, 1, 3, 63, 64, 65, 1000};
-enum { N_ROWS = sizeof ROWS / sizeof *ROWS, N_ACTS = ACT_TANH + 1 };
+enum { N_ACTS = ACT_TANH + 1 };
 
 static void linear_case(int64_t n, int64_t in, int64_t out, act_kind act, bool w_in_out, bool bias, bool grad) {
     optest o;
@@ -44,9 +41,9 @@ static void test_linear_sizes(void **state) {
     static const int64_t width[][2] = {{1, 1}, {5, 7}, {64, 64}, {33, 130}};
     (void)state;
     int act = 0;
-    for (int r = 0; r < N_ROWS; r++)
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
         for (int i = 0; i < 4; i++, act = (act + 1) % N_ACTS)
-            linear_case(ROWS[r], width[i][0], width[i][1], (act_kind)act, (r + i) & 1, i != 2, false);
+            linear_case(optest_rows[r], width[i][0], width[i][1], (act_kind)act, (r + i) & 1, i != 2, false);
     linear_case(2, 200, 2000, ACT_SILU, false, true, false);       /* few rows: cut by columns */
     linear_case(1100, 3, 2000, ACT_GELU_TANH, false, true, false); /* several pieces, threads */
     linear_case(3000, 96, 160, ACT_NONE, true, true, false);
@@ -209,8 +206,8 @@ static void test_act(void **state) {
     optest o;
     (void)state;
     for (int act = 0; act < N_ACTS; act++)
-        for (int r = 0; r <= N_ROWS; r++) {
-            int64_t n = r < N_ROWS ? ROWS[r] : 70001;
+        for (int r = 0; r <= OPTEST_N_ROWS; r++) {
+            int64_t n = r < OPTEST_N_ROWS ? optest_rows[r] : 70001;
             /* Wide values reach the flat ends of every function. */
             for (int wide = 0; wide < 2; wide++) {
                 optest_begin(&o);
@@ -290,8 +287,6 @@ static void test_act_large(void **state) {
 }
 
 int main(int argc, char **argv) {
-    optest_rounded = &backend_ref32;
-    optest_rounded16 = ref16_table(&backend_ref32);
     const struct CMUnitTest every[] = {
         cmocka_unit_test(test_linear_sizes),  cmocka_unit_test(test_linear_optional),
         cmocka_unit_test(test_linear_in_act), cmocka_unit_test(test_linear_of),

@@ -1,23 +1,15 @@
 /* vae_sample, the losses, sum_squares, adamw against ref, gradients, wrong arguments. */
 #include "core/half.h"
 #include "ops/optest.h"
-#include "ops/ref16.h"
-#include "ops/ref32.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const int ROWS[] = {0, 1, 3, 63, 64, 65, 1000};
-enum { N_ROWS = sizeof ROWS / sizeof *ROWS, B = 4 };
+enum { B = OPTEST_SAMPLES };
 /* f64 sums: each addition rounds 1e-16, with random signs; ref adds one after the other. */
 static double sum_tol(double terms) {
     return 1e-13 * fmax(1, terms / 1e5);
-}
-
-static tensor *samples(optest *o, int n) {
-    int one = n > 2 ? 1 : 0, some = (n - one) / 3;
-    return optest_first(o, "first", (int[]){some, 0, one, n - one - some}, B);
 }
 
 static void vae_case(int n, int ch, bool noise, bool with_dz, double scale, bool grad) {
@@ -46,8 +38,8 @@ static void vae_case(int n, int ch, bool noise, bool with_dz, double scale, bool
 
 static void test_vae_sample(void **state) {
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
-        for (int k = 0; k < 4; k++) vae_case(ROWS[r], k & 1 ? 16 : 3, k & 1, k & 2, 4, false);
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
+        for (int k = 0; k < 4; k++) vae_case(optest_rows[r], k & 1 ? 16 : 3, k & 1, k & 2, 4, false);
     vae_case(40, 3, true, true, 120, false); /* log-variances beyond the clamp */
     vae_case(5, 2, true, true, 4, true);
     vae_case(5, 2, true, false, 4, true);
@@ -100,8 +92,8 @@ static void sdf_case(int m, bool sharp, bool grad) {
 
 static void test_sdf_loss(void **state) {
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
-        for (int sharp = 0; sharp < 2; sharp++) sdf_case(ROWS[r], sharp, ROWS[r] == 63);
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
+        for (int sharp = 0; sharp < 2; sharp++) sdf_case(optest_rows[r], sharp, optest_rows[r] == 63);
     sdf_case(100003, true, false);
 }
 
@@ -110,7 +102,8 @@ static void mse_case(int n, int ch, bool grad) {
     optest_begin(&o);
     mse_rows_args a = {.scale = 0.125};
     tensor       *pred = optest_in(&o, "pred", 1, 2, DIMS(n, ch)), *sums = optest_out(&o, "sums", DT_F64, DIMS(B));
-    a.pred = pred, a.target = optest_in(&o, "target", 2, 2, DIMS(n, ch)), a.first = samples(&o, n), a.sums = sums;
+    a.pred = pred, a.target = optest_in(&o, "target", 2, 2, DIMS(n, ch)), a.first = optest_samples(&o, n),
+    a.sums = sums;
     optest_set_tol(&o, sums, sum_tol((double)n * ch));
     optest_compare(&o, OPTEST_FN(mse_rows_fwd), &a);
     assert_true(F64(sums)[1] == 0);
@@ -128,18 +121,18 @@ static void mse_case(int n, int ch, bool grad) {
 
 static void test_mse_flow(void **state) {
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
         for (int ch = 1; ch <= 16; ch += 5) {
-            mse_case(ROWS[r], ch, ROWS[r] == 3);
+            mse_case(optest_rows[r], ch, optest_rows[r] == 3);
             optest o;
             optest_begin(&o);
-            flow_noise_args a = {.x0 = optest_in(&o, "x0", 1, 2, DIMS(ROWS[r], ch)),
-                                 .eps = optest_in(&o, "eps", 2, 4, DIMS(ROWS[r], ch)),
+            flow_noise_args a = {.x0 = optest_in(&o, "x0", 1, 2, DIMS(optest_rows[r], ch)),
+                                 .eps = optest_in(&o, "eps", 2, 4, DIMS(optest_rows[r], ch)),
                                  .t = optest_in(&o, "t", 3, 1, DIMS(B)),
-                                 .first = samples(&o, ROWS[r]),
+                                 .first = optest_samples(&o, optest_rows[r]),
                                  .sigma_min = 1e-5,
-                                 .x_t = optest_out(&o, "x_t", DT_F32, DIMS(ROWS[r], ch)),
-                                 .v = optest_out(&o, "v", DT_F32, DIMS(ROWS[r], ch))};
+                                 .x_t = optest_out(&o, "x_t", DT_F32, DIMS(optest_rows[r], ch)),
+                                 .v = optest_out(&o, "v", DT_F32, DIMS(optest_rows[r], ch))};
             optest_compare(&o, OPTEST_FN(flow_noise_fwd), &a);
             optest_end(&o);
         }
@@ -147,8 +140,8 @@ static void test_mse_flow(void **state) {
 
 static void test_sum_squares(void **state) {
     (void)state;
-    for (int r = 0; r <= N_ROWS; r++) {
-        int    n = r < N_ROWS ? ROWS[r] : 200001;
+    for (int r = 0; r <= OPTEST_N_ROWS; r++) {
+        int    n = r < OPTEST_N_ROWS ? optest_rows[r] : 200001;
         optest o;
         optest_begin(&o);
         o.repeat = 5;
@@ -189,8 +182,8 @@ static void adamw_case(int n, bool ema, bool w16, int64_t step, double decay) {
 
 static void test_adamw(void **state) {
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
-        for (int k = 0; k < 4; k++) adamw_case(ROWS[r], k & 1, (k + r) & 2, k & 2 ? 1000 : 1, k & 1 ? 0.1 : 0);
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
+        for (int k = 0; k < 4; k++) adamw_case(optest_rows[r], k & 1, (k + r) & 2, k & 2 ? 1000 : 1, k & 1 ? 0.1 : 0);
     adamw_case(100003, true, true, 7, 0.1);
 }
 
@@ -340,8 +333,6 @@ static void test_large(void **state) {
 }
 
 int main(int argc, char **argv) {
-    optest_rounded = &backend_ref32;
-    optest_rounded16 = ref16_table(&backend_ref32);
     const struct CMUnitTest every[] = {
         cmocka_unit_test(test_vae_sample),  cmocka_unit_test(test_vae_clamp),   cmocka_unit_test(test_sdf_loss),
         cmocka_unit_test(test_mse_flow),    cmocka_unit_test(test_sum_squares), cmocka_unit_test(test_adamw),

@@ -1,17 +1,7 @@
 /* layer_norm, group_norm, rms_norm, gate_residual against ref, gradients of ref, empty samples, wrong arguments. */
 #include "ops/optest.h"
-#include "ops/ref16.h"
-#include "ops/ref32.h"
 
-static const int ROWS[] = {0, 1, 3, 63, 64, 65, 1000};
-enum { N_ROWS = sizeof ROWS / sizeof *ROWS };
-
-/* n rows as four samples: some, none, one row if there is one, the rest. */
-static tensor *samples(optest *o, int n) {
-    int one = n > 2 ? 1 : 0, some = (n - one) / 3;
-    return optest_first(o, "first", (int[]){some, 0, one, n - one - some}, 4);
-}
-enum { B = 4 };
+enum { B = OPTEST_SAMPLES };
 
 /* dx is rstd times a difference of terms that may cancel to nothing (one row, one channel). |gamma dy| <= 1 here. */
 static double largest(const tensor *t) {
@@ -39,7 +29,7 @@ static void layer_norm_case(int n, int ch, bool affine, bool modulated, double s
     if (modulated) {
         a.scale = sc = optest_in(&o, "scale", 4, 1, DIMS(B, ch));
         a.shift = sh = optest_in(&o, "shift", 5, 1, DIMS(B, ch));
-        a.first = samples(&o, n);
+        a.first = optest_samples(&o, n);
     }
     optest_compare(&o, OPTEST_FN(layer_norm_fwd), &a);
     optest_freeze(&o);
@@ -73,8 +63,8 @@ static void layer_norm_case(int n, int ch, bool affine, bool modulated, double s
 static void test_layer_norm(void **state) {
     static const int width[] = {1, 7, 48, 130};
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
-        for (int w = 0; w < 4; w++) layer_norm_case(ROWS[r], width[w], (r + w) & 1, (r + w) & 2, 4, false);
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
+        for (int w = 0; w < 4; w++) layer_norm_case(optest_rows[r], width[w], (r + w) & 1, (r + w) & 2, 4, false);
     for (int k = 0; k < 4; k++) {
         layer_norm_case(5, 6, k & 1, k & 2, 4, true);
         layer_norm_case(1000, 64, k & 1, k & 2, 4, false);
@@ -86,7 +76,7 @@ static void residual_norm_case(int n, int ch, bool gated, bool affine, bool modu
     optest o;
     optest_begin(&o);
     o.repeat = 5;
-    tensor         *rows = gated || modulated ? samples(&o, n) : NULL;
+    tensor         *rows = gated || modulated ? optest_samples(&o, n) : NULL;
     layer_norm_args a = {.x = optest_in(&o, "x", 1, 4, DIMS(n, ch)),
                          .h = optest_in(&o, "h", 2, 4, DIMS(n, ch)),
                          .gate = gated ? optest_in(&o, "gate", 3, 1, DIMS(B, ch)) : NULL,
@@ -107,8 +97,8 @@ static void residual_norm_case(int n, int ch, bool gated, bool affine, bool modu
 static void test_residual_norm(void **state) {
     static const int width[] = {5, 48, 130};
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
-        for (int w = 0; w < 3; w++) residual_norm_case(ROWS[r], width[w], (r + w) & 1, r & 1, w & 1);
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
+        for (int w = 0; w < 3; w++) residual_norm_case(optest_rows[r], width[w], (r + w) & 1, r & 1, w & 1);
     for (int k = 0; k < 8; k++) residual_norm_case(65, 64, k & 1, k & 2, k & 4);
 }
 
@@ -119,7 +109,7 @@ static void group_norm_case(int n, int groups, int ch, act_kind act, bool grad) 
     tensor         *x = optest_in(&o, "x", 1, 4, DIMS(n, ch)), *gamma = optest_in(&o, "gamma", 2, 2, DIMS(ch));
     tensor         *beta = optest_in(&o, "beta", 3, 2, DIMS(ch)), *y = optest_out(&o, "y", DT_F32, DIMS(n, ch));
     a.x = x, a.gamma = gamma, a.beta = beta, a.y = y;
-    a.first = samples(&o, n);
+    a.first = optest_samples(&o, n);
     a.mean = optest_out(&o, "mean", DT_F32, DIMS(B, groups));
     a.rstd = optest_out(&o, "rstd", DT_F32, DIMS(B, groups));
     optest_compare(&o, OPTEST_FN(group_norm_fwd), &a);
@@ -142,9 +132,9 @@ static void group_norm_case(int n, int groups, int ch, act_kind act, bool grad) 
 static void test_group_norm(void **state) {
     static const int shape[][2] = {{1, 1}, {2, 6}, {32, 64}, {4, 100}};
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
         for (int s = 0; s < 4; s++)
-            group_norm_case(ROWS[r], shape[s][0], shape[s][1], (r + s) & 1 ? ACT_SILU : ACT_NONE, false);
+            group_norm_case(optest_rows[r], shape[s][0], shape[s][1], (r + s) & 1 ? ACT_SILU : ACT_NONE, false);
     group_norm_case(9, 2, 4, ACT_NONE, true);
     group_norm_case(9, 2, 4, ACT_SILU, true);
     group_norm_case(2500, 8, 64, ACT_SILU, false);
@@ -213,8 +203,8 @@ static void rms_norm_case(int n, int heads, int d, double scale, bool grad) {
 static void test_rms_norm(void **state) {
     static const int shape[][2] = {{1, 1}, {2, 7}, {4, 32}, {3, 20}};
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
-        for (int s = 0; s < 4; s++) rms_norm_case(ROWS[r], shape[s][0], shape[s][1], 2, false);
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
+        for (int s = 0; s < 4; s++) rms_norm_case(optest_rows[r], shape[s][0], shape[s][1], 2, false);
     rms_norm_case(3, 2, 5, 4, true);
     rms_norm_case(3, 2, 16, 0, false);     /* zero vectors: y = 0, finite gradients */
     rms_norm_case(3, 2, 16, 1e-14, false); /* shorter than the limit */
@@ -229,7 +219,7 @@ static void gate_case(int n, int ch, bool gated, bool grad) {
     a.x = x, a.h = h, a.y = y;
     if (gated) {
         a.gate = gate = optest_in(&o, "gate", 3, 2, DIMS(B, ch));
-        a.first = samples(&o, n);
+        a.first = optest_samples(&o, n);
     }
     optest_compare(&o, OPTEST_FN(gate_residual_fwd), &a);
     optest_freeze(&o);
@@ -246,8 +236,8 @@ static void gate_case(int n, int ch, bool gated, bool grad) {
 static void test_gate_residual(void **state) {
     static const int width[] = {1, 7, 64, 130};
     (void)state;
-    for (int r = 0; r < N_ROWS; r++)
-        for (int w = 0; w < 4; w++) gate_case(ROWS[r], width[w], (r + w) & 1, false);
+    for (int r = 0; r < OPTEST_N_ROWS; r++)
+        for (int w = 0; w < 4; w++) gate_case(optest_rows[r], width[w], (r + w) & 1, false);
     gate_case(1000, 64, true, false);
     gate_case(6, 3, true, true);
     gate_case(6, 3, false, true);
@@ -371,8 +361,6 @@ static void test_gate_wide(void **state) {
 }
 
 int main(int argc, char **argv) {
-    optest_rounded = &backend_ref32;
-    optest_rounded16 = ref16_table(&backend_ref32);
     const struct CMUnitTest every[] = {
         cmocka_unit_test(test_layer_norm),          cmocka_unit_test(test_group_norm),
         cmocka_unit_test(test_norms_far_from_zero), cmocka_unit_test(test_rms_norm),

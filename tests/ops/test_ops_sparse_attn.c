@@ -2,18 +2,9 @@
 #include "core/device.h"
 #include "core/rng.h"
 #include "ops/optest.h"
-#include "ops/ref16.h"
-#include "ops/ref32_sparse.h"
 
 #include <math.h>
 #include <string.h>
-
-static int set_up(void **state) {
-    (void)state;
-    optest_rounded = &backend_ref32_sparse;
-    optest_rounded16 = ref16_table(&backend_ref32_sparse);
-    return 0;
-}
 
 static void permutation(int64_t n, uint64_t sample, int32_t *out) {
     int64_t order[4096];
@@ -756,8 +747,6 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_segment_head_widths), cmocka_unit_test(test_select_tiles),
         cmocka_unit_test(test_select_many),
     };
-    return optest_main(
-        argc, argv,
-        &(optest_suite){
-            .name = "sparse_attn", OPTEST_LIST(every), OPTEST_LIST(cpu), OPTEST_LIST(gpu), .set_up = set_up});
+    return optest_main(argc, argv,
+                       &(optest_suite){.name = "sparse_attn", OPTEST_LIST(every), OPTEST_LIST(cpu), OPTEST_LIST(gpu)});
 }

@@ -1,8 +1,6 @@
 /* conv3, pool, subdivide against ref, gradients of ref, wrong arguments. */
 #include "core/rng.h"
 #include "ops/optest.h"
-#include "ops/ref16.h"
-#include "ops/ref32_sparse.h"
 
 #include <math.h>
 #include <string.h>
@@ -11,8 +9,6 @@ static arena mem;
 
 static int set_up(void **state) {
     (void)state;
-    optest_rounded = &backend_ref32_sparse;
-    optest_rounded16 = ref16_table(&backend_ref32_sparse);
     mem = arena_new("tables", (size_t)64 << 20);
     return 0;
 }

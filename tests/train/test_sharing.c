@@ -1,9 +1,10 @@
-/* Who owns what of the optimiser's slabs, and samples that stay in memory. */
+/* Who owns what of the optimiser's slabs, which shards are whose, and samples that stay in memory. */
 #include <string.h>
 
 #include "harness/harness.h"
 #include "train/optimizer.h"
 #include "train/sample_cache.h"
+#include "train/share.h"
 
 /* ---- slices --------------------------------------------------------------------------------------------------- */
 
@@ -107,7 +108,33 @@ static void test_cache(void **state) {
     sample_cache_free(NULL);
 }
 
+/* ---- shards --------------------------------------------------------------------------------------------------- */
+
+static int64_t size_of(const void *user, const shard *s, const char *path) {
+    return strcmp(path, user) == 0 ? -1 : s->n_tiles;
+}
+
+static void test_shards(void **state) {
+    (void)state;
+    shard   s[3] = {{.path = "in/a.h5", .n_tiles = 5}, {.path = "in/b.h5", .n_tiles = 9}, {.path = "c.h5"}};
+    dataset d = {.shards = s, .n_shards = 3};
+    comm    one = {.size = 1};
+    int     owner[3];
+    share_shards(&d, "out", &one, size_of, "out/b.h5", owner); /* which is there */
+    assert_memory_equal(owner, ((int[]){0, -1, 0}), sizeof owner);
+    share_shards(&d, "out", &one, size_of, "", owner);
+    assert_memory_equal(owner, ((int[]){0, 0, 0}), sizeof owner);
+}
+
+/* Parts without anything are nobody's. */
+static void test_parts(void **state) {
+    (void)state;
+    static const int64_t first[] = {0, 0, 3, 3, 3, 4, 6, 6}, want[] = {1, 1, 1, 4, 5, 5};
+    for (int64_t x = 0; x < 6; x++) assert_int_equal(part_of(first, 7, x), want[x]);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_slices), cmocka_unit_test(test_cache)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_slices), cmocka_unit_test(test_shards),
+                                       cmocka_unit_test(test_parts), cmocka_unit_test(test_cache)};
     return test_exit(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -309,6 +309,38 @@ static void help_lists_all(void **state) {
     free(text);
 }
 
+/* A path in a message is followed back to the option that gave it: the longest that fits, or all that are alike. */
+static void names_of_paths(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *want;
+    } cases[] = {
+        {"data/a: cannot open", "data/a: cannot open (data.train)"},
+        {"data/b: cannot open", "data/b: cannot open (data.train)"},
+        {"data/b/shard-0.h5: is cut short", "data/b/shard-0.h5: is cut short (data.train)"},
+        {"data/bad: cannot open", "data/bad: cannot open (data.heldout or encode.input)"},
+        {"data/bad has no latents", "data/bad has no latents (data.heldout or encode.input)"},
+        {"data: not given", "data: not given"},
+        {"other: cannot open", "other: cannot open"},
+        {"data/b: is no folder (data.train)", "data/b: is no folder (data.train)"},
+    };
+    status st = {0};
+    options_default(&o);
+    assert_true(options_set(&o, "data.train", "[data/a, data/b]", &st) &&
+                options_set(&o, "data.heldout", "data/bad", &st) && options_set(&o, "encode.input", "data/bad", &st));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        st = (status){0};
+        status_set(&st, ST_NO_INPUT, "%s", cases[i].text);
+        options_name_path(&o, &st);
+        assert_string_equal(st.text, cases[i].want);
+    }
+    st = (status){0};
+    status_set(&st, ST_NO_INPUT, "data/a: %0*d", (int)sizeof st.text, 0); /* no room for the name */
+    size_t length = strlen(st.text);
+    options_name_path(&o, &st);
+    assert_int_equal(strlen(st.text), length);
+}
+
 static void contradictions(void **state) {
     (void)state;
     struct {
@@ -321,12 +353,19 @@ static void contradictions(void **state) {
                  {"vae.enc_widths", "[32, 64]", "has 2 entries"},
                  {"vae.enc_widths", "[32, 65, 128]", "65 is not a multiple of vae.groups"},
                  {"cond.size", "500", "multiple of 14"},
-                 {"prep.resolution", "100", "multiple of 8"}};
+                 {"prep.resolution", "100", "multiple of 8"},
+                 {"data.resolution", "256", "prep.resolution = 128, but training takes data.resolution = 256"},
+                 {"data.tokens", "", "set data.tokens"}};
     enum { N = sizeof cases / sizeof *cases };
     for (int i = 0; i < N; i++) {
         status        st = {0};
         config_faults all;
         options_default(&o);
+        o.cond.encoder = opt_cond_encoder_dinov2;
+        o.train.model = opt_train_model_dit;
+        if (!options_set(&o, "data.tokens", "t", &st) || !options_set(&o, "data.train", "d", &st) ||
+            !options_set(&o, "prep.output", "d", &st) || !config_check(&o, &all, &st))
+            fail_msg("%s", st.text);
         if (!options_set(&o, cases[i].name, cases[i].value, &st)) fail_msg("%s", st.text);
         if (config_check(&o, &all, &st)) fail_msg("%s = %s was accepted", cases[i].name, cases[i].value);
         assert_int_equal(st.code, ST_CONFIG);
@@ -353,6 +392,7 @@ int main(void) {
         cmocka_unit_test(dump_and_reload), cmocka_unit_test(stored),
         cmocka_unit_test(bare_lists),      cmocka_unit_test(changes),
         cmocka_unit_test(help_lists_all),  cmocka_unit_test(contradictions),
+        cmocka_unit_test(names_of_paths),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
