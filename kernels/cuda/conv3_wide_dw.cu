@@ -5,13 +5,16 @@
  *
  *     dw^T (channels out, lines) += d^T (channels out, rows) x^T (rows, lines)
  *
- * A block makes 256 lines, which are of one offset or a few, of 64 or 128 channels out, over one part of the
- * rows, and its warps have three tasks:
+ * A block makes 192 lines, which are of one offset or a few, of 128 channels out, or 256 lines of 64, over one part of
+ * the rows, and its warps have three tasks:
  *
  *     finders   find the neighbours of the part's rows at these offsets, and list the rows that have any of them: 64
  *               make a slice. Each warp lists every n-th 64 rows by itself, so that the order is always the same
  *     loaders   copy the rows of x and of d that a slice names to shared memory, STAGES slices ahead
  *     2 groups  multiply; each has 64 channels out of all lines, or where a block has only 64, half of the lines
+ *
+ * What a block fetches for a product is least with 128 channels out. If only the channels in are a multiple of that,
+ * x and d change places: dw_k(i,o) = sum_q d[q + d(26-k)](o) x[q](i), and a line is a channel out.
  *
  * Between a level and the one above it (`UP`) a line is of one of the 64 matrices of dev/conv_up.cuh, rows are of the
  * parents, and d is of their children; a block's lines are of one child. */
@@ -19,27 +22,31 @@
 
 namespace {
 
-enum { LINES = 256, LINE_TILES = LINES / 64, OFFSETS = 8 /* of 32 channels */, LISTS = 8 /* in hand */ };
+enum { OFFSETS = 8 /* of 32 channels */, LISTS = 8 /* in hand */ };
 enum { LIST = DEEP / 8 + 4, LIST_OF_ONE = 8 * LIST }; /* words: as in conv3_wide.cu, rows with r % 8 alike together */
 
 struct wide_dw_args {
     conv_grid   g;
     const bf16 *x, *d;
-    float      *partial; /* [part][line][O] */
-    int         I, O, lines, part_rows;
+    float      *partial;                             /* [part][line][O] */
+    int         I, O, lines, child_lines, part_rows; /* child_lines: not UP: all of them */
+    bool        turned;                              /* x and d, I and O have changed places */
 };
 
 /* OUT channels out. */
 template <int OUT> struct wide_dw_shape {
+    static constexpr int LINES = OUT == 128 ? 192 : 256, LINE_TILES = LINES / 64;
     static constexpr int N = OUT == 128 ? LINES : LINES / 2; /* lines of a group's product */
-    static constexpr int TASK = N <= 128 ? GROUP : GROUP / 2, WARPS = TASK / 32, THREADS = 2 * GROUP + 2 * TASK;
+    /* Four warps copy: two are slower than the L2 cache. */
+    static constexpr int LOADERS = GROUP, FINDERS = GROUP, WARPS = FINDERS / 32, THREADS = 4 * GROUP;
     static constexpr int TILES = LINE_TILES + OUT / 64, STAGE = TILES * TILE;
     static constexpr int LIST_BYTES = (OFFSETS + 1) * LIST_OF_ONE * 4, REST = LISTS * LIST_BYTES + 512;
     static constexpr int STAGES = (BLOCK_BYTES - REST) / STAGE;
     static constexpr int LISTS_AT = STAGES * STAGE, LAST_AT = LISTS_AT + LISTS * LIST_BYTES,
                          END_AT = LAST_AT + LISTS * 4;
     static constexpr int BARS_AT = END_AT + 32, SHARED = BARS_AT + (2 * STAGES + 2 * LISTS) * MBARRIER_BYTES;
-    static_assert(SHARED <= LISTS_AT + REST && SHARED + STEP_BYTES <= BLOCK_BYTES && LISTS % WARPS == 0,
+    static_assert(SHARED <= LISTS_AT + REST && SHARED + STEP_BYTES <= BLOCK_BYTES && BARS_AT % MBARRIER_BYTES == 0 &&
+                      LISTS % WARPS == 0,
                   "a list's place belongs to one warp");
 };
 
@@ -47,7 +54,8 @@ template <int OUT> struct wide_dw_block {
     typedef wide_dw_shape<OUT>          shape;
     unsigned char                      *room;
     uint32_t                            base;
-    int                                 line0, n_k, k0, child, begin, end; /* offsets k0 .., rows begin .. */
+    int                                 line0, line_end, n_k, k0, child; /* offsets k0 .. */
+    int                                 begin, end;                      /* rows */
     __device__ __forceinline__ uint32_t bar(int i) const { return base + shape::BARS_AT + i * MBARRIER_BYTES; }
     __device__ __forceinline__ uint32_t full(int stage) const { return bar(stage); }
     __device__ __forceinline__ uint32_t free(int stage) const { return bar(shape::STAGES + stage); }
@@ -66,10 +74,11 @@ template <int OUT> struct wide_dw_block {
     }
 };
 
-template <int OUT, bool UP>
+/* Finds at K of the block's offsets at a time, HALVES times. */
+template <int OUT, bool UP, int K, int HALVES>
 __device__ __forceinline__ void find(const wide_dw_args &a, const wide_dw_block<OUT> &block, const uint16_t *step,
                                      int warp, int lane) {
-    constexpr int WARPS = wide_dw_shape<OUT>::WARPS;
+    constexpr int WARPS = wide_dw_shape<OUT>::WARPS, AHEAD = 2 / HALVES, EACH = K * HALVES;
     int           list = warp, turn = 0, count = 0;
     auto          publish = [&](int is_last) {
         if (lane == 0) *block.last(list) = is_last;
@@ -83,47 +92,56 @@ __device__ __forceinline__ void find(const wide_dw_args &a, const wide_dw_block<
         }
         mbarrier_wait(block.used(list), turn ^ 1);
     };
-    auto code_of = [&](int row) { return row < block.end ? (int32_t)conv_row_code(&a.g, row) : -1; };
-    auto put = [&](int at, int row, const int32_t(&near)[OFFSETS]) {
+    auto put = [&](int at, int row, const int32_t(&near)[EACH]) {
 #pragma unroll
-        for (int j = 0; j < OFFSETS; j++)
+        for (int j = 0; j < EACH; j++)
             if (j < block.n_k) *block.row(list, j, at) = near[j];
         *block.row(list, OFFSETS, at) = UP ? row * UP_CHILDREN + block.child : row;
     };
-    int     row = block.begin + warp * DEEP + lane; /* and 32 further on */
-    int32_t next_code[2] = {code_of(row), code_of(row + 32)};
-    for (; row - lane < block.end; row += WARPS * DEEP) {
-        const int32_t code[2] = {next_code[0], next_code[1]};
-        int32_t       near[2][OFFSETS];
-        uint32_t      keep[2];
-        bool          some[2] = {false, false};
-        for (int h = 0; h < 2; h++) next_code[h] = code_of(row + WARPS * DEEP + 32 * h);
+    int32_t code[2];
+    auto    read_codes = [&](int row) {
 #pragma unroll
-        for (int j0 = 0; j0 < OFFSETS; j0 += 4) {
-            if (j0 >= block.n_k) break;
-            int32_t of[8], found[8]; /* two rows at four offsets, or at two */
-            int     offset[8];
+        for (int h = 0; h < 2; h++)
+            code[h] = row + 32 * h < block.end ? (int32_t)conv_row_code(&a.g, row + 32 * h) : -1;
+    };
+    auto look = [&](neighbor_search<2 * K> &search, int half) {
+        int32_t of[2 * K];
+        int     offset[2 * K];
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const int j = j0 + i / 2, k = block.k0 + min(j, block.n_k - 1);
-                of[i] = j < block.n_k ? code[i % 2] : -1;
-                offset[i] = UP ? up_offset(block.child, k % UP_PARENTS) : k;
-            }
-            if (block.n_k > j0 + 2)
-                neighbors<8>(a.g, step, of, offset, found);
-            else {
-                int32_t two[4];
-                neighbors<4>(a.g, step, {of[0], of[1], of[2], of[3]}, {offset[0], offset[1], offset[2], offset[3]},
-                             two);
+        for (int i = 0; i < 2 * K; i++) {
+            const int j = half * K + i / 2, k = block.k0 + min(j, block.n_k - 1);
+            of[i] = j < block.n_k ? code[i % 2] : -1;
+            offset[i] = UP ? up_offset(block.child, k % UP_PARENTS) : k;
+        }
+        search.tiles(a.g, step, of, offset);
+    };
+    /* Each step of a search waits for memory: three are on their way, and the next rows' codes. */
+    constexpr int          FURTHER = WARPS * DEEP;
+    int                    row = block.begin + warp * DEEP + lane; /* and 32 further on */
+    neighbor_search<2 * K> search;
+    read_codes(row);
+    look(search, 0);
+    search.words(a.g);
+    if (HALVES == 1) read_codes(row + FURTHER);
+    look(search, HALVES - 1);
+    read_codes(row + AHEAD * FURTHER);
+    for (; row - lane < block.end; row += FURTHER) {
+        int32_t  near[2][EACH];
+        uint32_t keep[2];
+        bool     some[2] = {false, false};
 #pragma unroll
-                for (int i = 0; i < 8; i++) found[i] = i < 4 ? two[i] : -1;
-            }
+        for (int half = 0; half < HALVES; half++) {
+            int32_t found[2 * K];
+            search.rows(a.g, found);
+            search.words(a.g);
+            look(search, half);
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                near[i % 2][j0 + i / 2] = found[i];
+            for (int i = 0; i < 2 * K; i++) {
+                near[i % 2][half * K + i / 2] = found[i];
                 some[i % 2] |= found[i] >= 0;
             }
         }
+        read_codes(row + (AHEAD + 1) * FURTHER);
         int at[2];
 #pragma unroll
         for (int h = 0; h < 2; h++) {
@@ -149,26 +167,35 @@ __device__ __forceinline__ void find(const wide_dw_args &a, const wide_dw_block<
     publish(1);
 }
 
+template <int OUT, bool UP>
+__device__ __forceinline__ void find_by(const wide_dw_args &a, const wide_dw_block<OUT> &block, const uint16_t *step,
+                                        int warp, int lane) {
+    if (block.n_k <= 2)
+        find<OUT, UP, 2, 1>(a, block, step, warp, lane);
+    else if (block.n_k <= 4)
+        find<OUT, UP, 4, 1>(a, block, step, warp, lane);
+    else
+        find<OUT, UP, 4, 2>(a, block, step, warp, lane);
+}
+
 template <int OUT>
 __device__ __forceinline__ void load(const wide_dw_args &a, const wide_dw_block<OUT> &block, int n0, int tid) {
     typedef wide_dw_shape<OUT> shape;
-    constexpr int  SHARES = shape::TASK / 64, MINE = LINE_TILES / SHARES; /* of the tiles, each some threads' */
-    const int      chunk = tid % 8, r0 = tid / 8 % 8, share = tid / 64;
-    const uint32_t to_row = tile_chunk<DEEP>(r0, chunk), x_bytes = a.I * 2, d_bytes = a.O * 2;
-    const char    *x[MINE], *d = (const char *)(a.d + n0 + chunk * 8);
-    int            of[MINE]; /* the offset, or -1 */
+    constexpr int              EACH = 64 * 8 / shape::LOADERS; /* rows of a tile, 8 apart */
+    const int                  chunk = tid % 8, r0 = tid / 64 * (EACH * 8) + tid / 8 % 8;
+    const uint32_t             to_row = tile_chunk<DEEP>(r0, chunk), x_bytes = a.I * 2, d_bytes = a.O * 2;
+    const char                *x[shape::LINE_TILES], *d = (const char *)(a.d + n0 + chunk * 8);
+    int                        of[shape::LINE_TILES]; /* the offset, or -1 */
 #pragma unroll
-    for (int q = 0; q < MINE; q++) {
-        const int line = block.line0 + (q * SHARES + share) * 64 + chunk * 8;
-        of[q] = line < a.lines ? line / a.I - block.k0 : -1;
+    for (int q = 0; q < shape::LINE_TILES; q++) {
+        const int line = block.line0 + q * 64 + chunk * 8;
+        of[q] = line < block.line_end ? line / a.I - block.k0 : -1;
         x[q] = (const char *)(a.x + line % a.I);
     }
-    auto read = [&](const int32_t *rows, int(&n)[8]) {
-#pragma unroll
-        for (int i = 0; i < 8; i += 4) {
-            const int4 four = *reinterpret_cast<const int4 *>(rows + i);
-            n[i] = four.x, n[i + 1] = four.y, n[i + 2] = four.z, n[i + 3] = four.w;
-        }
+    auto read = [&](const int32_t *rows, int(&n)[EACH]) {
+        static_assert(EACH == 4, "one read");
+        const int4 four = *reinterpret_cast<const int4 *>(rows);
+        n[0] = four.x, n[1] = four.y, n[2] = four.z, n[3] = four.w;
     };
     ring_place<LISTS>         list;
     ring_place<shape::STAGES> stage;
@@ -181,22 +208,21 @@ __device__ __forceinline__ void load(const wide_dw_args &a, const wide_dw_block<
             continue;
         }
         const uint32_t to = block.base + stage.at * shape::STAGE + to_row;
-        int            n[MINE][8], own[8]; /* at once: between copies each would wait for shared memory */
+        int n[shape::LINE_TILES][EACH], own[EACH]; /* at once: between copies each would wait for shared memory */
 #pragma unroll
-        for (int q = 0; q < MINE; q++) read(block.row(list.at, max(of[q], 0), r0), n[q]);
+        for (int q = 0; q < shape::LINE_TILES; q++) read(block.row(list.at, max(of[q], 0), r0), n[q]);
         read(block.row(list.at, OFFSETS, r0), own);
         mbarrier_wait(block.free(stage.at), stage.turn ^ 1);
 #pragma unroll
-        for (int q = 0; q < MINE; q++)
+        for (int q = 0; q < shape::LINE_TILES; q++)
 #pragma unroll
-            for (int i = 0; i < 8; i++)
-                copy_of_row(to + (q * SHARES + share) * TILE + i * 8 * ROW, x[q], of[q] < 0 ? -1 : n[q][i], x_bytes);
+            for (int i = 0; i < EACH; i++)
+                copy_of_row(to + q * TILE + i * 8 * ROW, x[q], of[q] < 0 ? -1 : n[q][i], x_bytes);
 #pragma unroll
         for (int t = 0; t < OUT / 64; t++)
-            if (t % SHARES == share)
 #pragma unroll
-                for (int i = 0; i < 8; i++)
-                    copy_of_row(to + (LINE_TILES + t) * TILE + i * 8 * ROW, d + t * ROW, own[i], d_bytes);
+            for (int i = 0; i < EACH; i++)
+                copy_of_row(to + (shape::LINE_TILES + t) * TILE + i * 8 * ROW, d + t * ROW, own[i], d_bytes);
         mbarrier_arrive_copied(block.full(stage.at));
         mbarrier_arrive_warp(block.used(list.at));
         stage.next();
@@ -213,7 +239,7 @@ __device__ __forceinline__ void multiply(const wide_dw_args &a, const wide_dw_bl
     typedef wide_dw_shape<OUT> shape;
     constexpr int              N = shape::N;
     const uint32_t             x = block.base + (OUT == 64 ? group * (N / 64) * TILE : 0);
-    const uint32_t             d = block.base + (LINE_TILES + (OUT == 128 ? group : 0)) * TILE;
+    const uint32_t             d = block.base + (shape::LINE_TILES + (OUT == 128 ? group : 0)) * TILE;
     ring_reader<shape::STAGES> ring;
     float                      sum[N / 8][4];
     bool                       any = false;
@@ -230,16 +256,19 @@ __device__ __forceinline__ void multiply(const wide_dw_args &a, const wide_dw_bl
     }
     wgmma_wait<0>();
     pin(sum);
-    /* Eight lanes have eight channels of one line: 32 bytes. */
+    /* Four lanes have eight lines of one channel, eight lanes eight channels of one line: 32 bytes. */
     const int lane = tid % 32, o = n0 + (OUT == 128 ? group * 64 : 0) + tid / 32 * 16 + lane / 4;
-    const int line0 = block.line0 + (OUT == 64 ? group * N : 0) + lane % 4 * 2;
-    float    *out = a.partial + (int64_t)blockIdx.z * a.lines * a.O + o;
+    const int line0 = block.line0 + (OUT == 64 ? group * N : 0) + lane % 4 * 2, o_step = a.turned ? a.I : 1;
+    float    *out = a.partial + (int64_t)blockIdx.z * a.lines * a.O + (int64_t)o * o_step;
 #pragma unroll
     for (int j = 0; j < N / 8; j++)
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const int line = line0 + j * 8 + e % 2;
-            if (line < a.lines) out[(int64_t)line * a.O + e / 2 * 8] = any ? sum[j][e] : 0.0f;
+        for (int h = 0; h < 2; h++) {
+            const int line = line0 + j * 8 + h, k = line / a.I;
+            if (line >= block.line_end) continue;
+            float *to = out + (a.turned ? (int64_t)(26 - k) * a.I * a.O + (line - k * a.I) : (int64_t)line * a.O);
+#pragma unroll
+            for (int e = 0; e < 2; e++) to[e * 8 * o_step] = any ? sum[j][h + 2 * e] : 0.0f;
         }
 }
 
@@ -252,66 +281,70 @@ __global__ void __launch_bounds__(wide_dw_shape<OUT>::THREADS, 1) wide_dw_kernel
         __shared__ uint16_t                             step[STEPS];
         wide_dw_block<OUT>                              block = {room, smem_addr(room)};
         const int group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0), n0 = blockIdx.y * OUT;
-        block.line0 = blockIdx.x * LINES;
+        const int blocks_of_child = (a.child_lines + shape::LINES - 1) / shape::LINES;
+        block.line0 = blockIdx.x / blocks_of_child * a.child_lines + blockIdx.x % blocks_of_child * shape::LINES;
+        block.line_end = min(block.line0 + shape::LINES, (block.line0 / a.child_lines + 1) * a.child_lines);
         block.k0 = block.line0 / a.I;
-        block.n_k = (min(block.line0 + LINES, a.lines) - 1) / a.I - block.k0 + 1;
+        block.n_k = (block.line_end - 1) / a.I - block.k0 + 1;
         block.child = block.k0 / UP_PARENTS;
         block.begin = blockIdx.z * a.part_rows;
         block.end = min(block.begin + a.part_rows, (int)a.g.n_rows);
         if (threadIdx.x == 0) {
             for (int i = 0; i < shape::STAGES; i++) {
-                mbarrier_init(block.full(i), shape::TASK);
+                mbarrier_init(block.full(i), shape::LOADERS);
                 mbarrier_init_warps(block.free(i), 2 * GROUP / 32);
                 *block.done(i) = 0; /* here, as an arrival behind copies orders nothing but these */
             }
             for (int i = 0; i < LISTS; i++) {
                 mbarrier_init_warps(block.found(i), 1);
-                mbarrier_init_warps(block.used(i), shape::WARPS);
+                mbarrier_init_warps(block.used(i), shape::LOADERS / 32);
             }
         }
         step_table(a.g, step);
         __syncthreads();
-        if (group >= 2) {
-            const int tid = threadIdx.x - 2 * GROUP;
-            if (shape::TASK < GROUP) registers_fewer<104>(); /* 2 * 200 + 104: the 3 * 168 of the launch */
-            if (tid < shape::TASK)
-                load<OUT>(a, block, n0, tid);
-            else
-                find<OUT, UP>(a, block, step, tid / 32 - shape::WARPS, tid % 32);
-        } else {
-            if (shape::TASK < GROUP) registers_more<200>();
+        const int helper = (int)threadIdx.x - 2 * GROUP, finder = helper - shape::LOADERS;
+        if (group < 2)
             multiply<OUT>(a, block, n0, group, threadIdx.x % GROUP);
-        }
+        else if (finder < 0)
+            load<OUT>(a, block, n0, helper);
+        else
+            find_by<OUT, UP>(a, block, step, finder / 32, finder % 32);
     } else
         __trap(); /* code for sm_90 on Hopper: rather no result than a wrong one */
 }
 
-/* Parts that keep the GPU busy to the end: blocks run in rounds, and the last one should be full. */
-static int64_t parts_of(const ctx *c, int64_t rows, int64_t blocks, int64_t part_bytes) {
+/* Parts that take the least time: blocks run in rounds, the last of which should be full, and each part's sums are
+ * written and read. `work`: multiplications and additions of all parts; rates as an H100's. */
+static int64_t parts_of(const ctx *c, int64_t rows, double work, int64_t blocks, int64_t part_bytes) {
     int64_t at_once = c->cuda->multiprocessors, most = ceil_div(rows, 2048), best = 1;
     if (most > DW_PARTIAL_BYTES / part_bytes) most = DW_PARTIAL_BYTES / part_bytes;
-    if (most > 1 + 4 * at_once / blocks) most = 1 + 4 * at_once / blocks;
     double least = 0;
     for (int64_t p = 1; p <= most; p++) {
-        double rounds = (double)ceil_div(blocks * p, at_once) / (double)p;
-        if (p > 1 && rounds > 0.98 * least) continue; /* more parts are more sums to add up */
+        double rounds = (double)ceil_div(blocks * p, at_once);
+        double s =
+            work / 500e12 * rounds * (double)at_once / (double)(blocks * p) + (double)(2 * p * part_bytes) / 2e12;
+        if (p > 1 && s >= least) continue;
         best = p;
-        least = rounds;
+        least = s;
     }
     return best;
 }
 
-template <int OUT, bool UP> bool wide_dw_as(ctx *c, const conv_dw *a) {
+template <int OUT, bool UP, bool TURNED = false> bool wide_dw_as(ctx *c, const conv_dw *a) {
     typedef wide_dw_shape<OUT> shape;
     wide_dw_args               r = {};
     r.g = a->g;
-    r.x = (const bf16 *)a->x;
-    r.d = (const bf16 *)a->d;
-    r.I = (int)a->I;
-    r.O = (int)a->O;
+    r.x = (const bf16 *)(TURNED ? a->d : a->x);
+    r.d = (const bf16 *)(TURNED ? a->x : a->d);
+    r.I = (int)(TURNED ? a->O : a->I);
+    r.O = (int)(TURNED ? a->I : a->O);
+    r.turned = TURNED;
     r.lines = (UP ? (int)UP_MATRICES : 27) * r.I;
-    int64_t x = ceil_div(r.lines, LINES), y = a->O / OUT, count = r.lines * a->O;
-    int64_t parts = parts_of(c, a->g.n_rows, x * y, (int64_t)sizeof(float) * count);
+    r.child_lines = UP ? (int)UP_PARENTS * r.I : r.lines;
+    int64_t x = ceil_div(r.child_lines, shape::LINES) * (r.lines / r.child_lines), y = r.O / OUT;
+    int64_t count = (int64_t)r.lines * r.O;
+    double  work = 2.0 * (double)a->g.n_rows * (double)count;
+    int64_t parts = parts_of(c, a->g.n_rows, work, x * y, (int64_t)sizeof(float) * count);
     r.part_rows = (int)ceil_div(a->g.n_rows, parts);
     parts = ceil_div(a->g.n_rows, r.part_rows);
     r.partial = (float *)arena_alloc(&c->scratch, sizeof(float) * (size_t)(parts * count));
@@ -328,6 +361,7 @@ template <int OUT, bool UP> bool wide_dw_as(ctx *c, const conv_dw *a) {
 
 template <bool UP> bool wide_dw_of(ctx *c, const conv_dw *a) {
     if (!wide_level(c, &a->g) || a->I % 32 != 0 || a->O % 64 != 0) return false;
+    if (!UP && a->O % 128 != 0 && a->I % 128 == 0) return wide_dw_as<128, UP, true>(c, a);
     return a->O % 128 == 0 ? wide_dw_as<128, UP>(c, a) : wide_dw_as<64, UP>(c, a);
 }
 

@@ -91,6 +91,48 @@ __device__ __forceinline__ void neighbors(const conv_grid &g, const uint16_t *st
     }
 }
 
+/* Searches for the neighbours of N rows' cells, in three steps that each need what the one before asked of memory:
+ * called in the order rows, words, tiles a search goes on while the next ones are on their way. */
+template <int N> struct neighbor_search {
+    int32_t  tile[N], first[N];
+    int      to[N], to_word[N]; /* -1: no tile */
+    uint64_t word[N];
+
+    /* At offset[i] of the row with code[i], or of no row where it is -1. */
+    __device__ __forceinline__ void tiles(const conv_grid &g, const uint16_t *step, const int32_t (&code)[N],
+                                          const int (&offset)[N]) {
+#pragma unroll
+        for (int i = 0; i < N; i++) to[i] = step[offset[i] * STEP_CELLS + (code[i] & (STEP_CELLS - 1))];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            tile[i] = code[i] < 0 ? -1 : __ldg(g.nb + ((code[i] >> 9) * 27 + (to[i] >> STEP_BITS)));
+            to[i] &= STEP_CELLS - 1;
+        }
+    }
+    __device__ __forceinline__ void words(const conv_grid &g) {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            to_word[i] = tile[i] < 0 ? -1 : to[i];
+            if (g.mask) {
+                word[i] = __ldg(g.mask + max(tile[i], 0));
+                first[i] = __ldg(g.first + max(tile[i], 0));
+            } else
+                first[i] = (tile[i] << g.shift) + to[i];
+        }
+    }
+    /* The rows, or -1. */
+    __device__ __forceinline__ void rows(const conv_grid &g, int32_t (&near)[N]) const {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            if (g.mask) {
+                const uint64_t up_to = word[i] << (STEP_CELLS - 1 - (to_word[i] & (STEP_CELLS - 1)));
+                near[i] = to_word[i] >= 0 && (int64_t)up_to < 0 ? first[i] + __popcll(up_to) - 1 : -1;
+            } else
+                near[i] = to_word[i] < 0 ? -1 : first[i];
+        }
+    }
+};
+
 /* Levels whose rows can be found so: codes, and rows of the level below, of 31 bits, tiles of at most 64 cells. */
 static inline bool wide_level(const ctx *c, const conv_grid *g) {
     return c->cuda->major == 9 && c->cuda->shared_limit >= BLOCK_BYTES && g->shift <= STEP_BITS &&
