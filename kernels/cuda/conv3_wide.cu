@@ -17,13 +17,26 @@
  *     2 groups  multiply; each has 64 channels of all rows, or where only 64 come out, half of the rows
  *
  * Forms, besides the 27 neighbours on one level: from parents to children, where a tile holds the rows of one child of
- * its cells, from 8 parents; and back, where a cell's row is the sum over 64 cells below (dev/conv_up.cuh). */
+ * its cells, from 8 parents; and back, where a cell's row is the sum over 64 cells below (dev/conv_up.cuh). Between 32
+ * and 64 channels all weights stay in shared memory (HELD). */
 #include "kernels/cuda/dev/conv_wide.cuh"
 
 namespace {
 
-enum { PIECE = 4, PIECES = 4 }; /* neighbours are found for so many matrices at a time; times in hand */
-enum form { CELLS, CELLS_32, TO_CHILDREN, TO_PARENTS }; /* _32: of 32 channels */
+enum { PIECE = 4 }; /* neighbours are found for so many matrices at a time */
+enum form { CELLS, CELLS_32, HELD_32_64, HELD_64_32, TO_CHILDREN, TO_PARENTS };
+template <form F> constexpr bool halves() { /* 32 channels in: a slice is of two offsets */
+    return F == CELLS_32 || F == HELD_32_64;
+}
+template <form F> constexpr int matrices_of() {
+    return F == TO_CHILDREN ? (int)UP_PARENTS : F == TO_PARENTS ? (int)UP_MATRICES : 27;
+}
+template <form F> constexpr int held_slices() {
+    return F == HELD_32_64 ? 14 : F == HELD_64_32 ? 27 : 0;
+}
+template <form F> constexpr int held_rows() { /* of a slice's weights */
+    return F == HELD_32_64 ? 64 : 32;
+}
 
 struct wide_args {
     conv_grid    g;
@@ -37,21 +50,19 @@ struct wide_args {
 
 /* A tile of OUT channels (64 or 128) by ROWS rows. */
 template <int OUT, int ROWS, form F> struct wide_shape {
-    static constexpr int  N = OUT == 128 ? ROWS : ROWS / 2; /* rows of a group's product */
-    static constexpr int  WEIGHTS = OUT * ROW, STAGE = ROWS * ROW + WEIGHTS;
+    static constexpr int N = OUT == 128 ? ROWS : ROWS / 2; /* rows of a group's product */
+    static constexpr int WEIGHTS = OUT * ROW, HELD_OF_ONE = held_rows<F>() * ROW, HELD = held_slices<F>() * HELD_OF_ONE;
+    static constexpr int STAGE = ROWS * ROW + (HELD ? 0 : WEIGHTS);
     /* Loaders, finders: a group of each (a finder has whole rows: one warp may have none), as two warps copy slower
-     * than the L2 cache gives. Half of that where a form has not been tried with fewer registers. */
-    static constexpr bool HALF = F != CELLS && N > 128;
-    static constexpr int  LOADERS = HALF ? GROUP / 2 : GROUP;
-    static constexpr int  FINDERS = HALF ? GROUP / 2 : ROWS % GROUP == 0 ? GROUP : GROUP * 3 / 4;
-    static constexpr int  THREADS = HALF ? 3 * GROUP : 4 * GROUP;
+     * than the L2 cache gives. */
+    static constexpr int LOADERS = GROUP, FINDERS = ROWS % GROUP == 0 ? GROUP : GROUP * 3 / 4, THREADS = 4 * GROUP;
     /* Near rows of a matrix, words: the ROWS / 8 rows with r % 8 alike follow each other, and lists of these start in
      * different banks. */
-    static constexpr int  LIST = ROWS / 8 + 4, NEAR_OF_ONE = 8 * LIST, NEAR = PIECE * NEAR_OF_ONE * 4;
-    static constexpr int  REST = PIECES * NEAR + 256; /* and the barriers */
-    static constexpr int  STAGES = (BLOCK_BYTES - REST) / STAGE;
-    static constexpr int  NEAR_AT = STAGES * STAGE, BARS_AT = NEAR_AT + PIECES * NEAR;
-    static constexpr int  SHARED = BARS_AT + (2 * STAGES + 2 * PIECES) * MBARRIER_BYTES;
+    static constexpr int LIST = ROWS / 8 + 4, NEAR_OF_ONE = 8 * LIST, NEAR = PIECE * NEAR_OF_ONE * 4;
+    static constexpr int PIECES = HELD ? 3 : 4, REST = PIECES * NEAR + 256; /* pieces in hand, and the barriers */
+    static constexpr int STAGES = (BLOCK_BYTES - REST - HELD) / STAGE, NEAR_AT = HELD + STAGES * STAGE;
+    static constexpr int BARS_AT = NEAR_AT + PIECES * NEAR;
+    static constexpr int SHARED = BARS_AT + (2 * STAGES + 2 * PIECES + 1) * MBARRIER_BYTES;
     static_assert(STAGE % 1024 == 0 && SHARED + STEP_BYTES <= BLOCK_BYTES, "tiles start at whole patterns");
 };
 
@@ -64,7 +75,9 @@ template <int OUT, int ROWS, form F> struct wide_block {
     __device__ __forceinline__ uint32_t full(int stage) const { return bar(stage); }
     __device__ __forceinline__ uint32_t free(int stage) const { return bar(shape::STAGES + stage); }
     __device__ __forceinline__ uint32_t found(int piece) const { return bar(2 * shape::STAGES + piece); }
-    __device__ __forceinline__ uint32_t used(int piece) const { return bar(2 * shape::STAGES + PIECES + piece); }
+    __device__ __forceinline__ uint32_t used(int piece) const { return bar(2 * shape::STAGES + shape::PIECES + piece); }
+    __device__ __forceinline__ uint32_t held() const { return bar(2 * shape::STAGES + 2 * shape::PIECES); }
+    __device__ __forceinline__ uint32_t stage(int i) const { return base + shape::HELD + i * shape::STAGE; }
     __device__ __forceinline__ int32_t *near(int piece, int j, int row) const { /* of the j-th matrix of a piece */
         return reinterpret_cast<int32_t *>(room + shape::NEAR_AT + piece * shape::NEAR) + j * shape::NEAR_OF_ONE +
                row % 8 * shape::LIST + row / 8;
@@ -82,11 +95,8 @@ template <form F> struct tile_place {
     }
 };
 
-template <form F> constexpr int matrices_of() {
-    return F == TO_CHILDREN ? (int)UP_PARENTS : F == TO_PARENTS ? (int)UP_MATRICES : 27;
-}
 template <form F> __device__ __forceinline__ int slices_of(const wide_args &a) {
-    return F == CELLS_32 ? (27 + 1) / 2 : matrices_of<F>() * (a.Cin / DEEP);
+    return halves<F>() ? (27 + 1) / 2 : matrices_of<F>() * (a.Cin / DEEP);
 }
 
 /* Offset at which matrix m meets the rows of x (of their parents). */
@@ -103,7 +113,7 @@ __device__ __forceinline__ void find(const wide_args &a, const wide_block<OUT, R
     typedef wide_shape<OUT, ROWS, F> shape;
     constexpr int                    EACH = ROWS / shape::FINDERS; /* rows of a thread */
     constexpr int                    AT_ONCE = EACH <= 2 ? PIECE : PIECE / 2, N = AT_ONCE * EACH;
-    ring_place<PIECES>               piece;
+    ring_place<shape::PIECES>        piece;
     for (int t = blockIdx.x; t < a.tiles; t += gridDim.x) {
         tile_place<F> tile(a, t);
         int32_t       code[EACH];
@@ -141,22 +151,27 @@ __device__ __forceinline__ void find(const wide_args &a, const wide_block<OUT, R
 template <int OUT, int ROWS, form F>
 __device__ __forceinline__ void load(const wide_args &a, const wide_block<OUT, ROWS, F> &block, int tid) {
     typedef wide_shape<OUT, ROWS, F> shape;
-    constexpr int  STEP = F == CELLS_32 ? 2 : 1, EACH = ROWS * 8 / shape::LOADERS; /* rows of a thread, 8 apart */
+    constexpr int  STEP = halves<F>() ? 2 : 1, EACH = ROWS * 8 / shape::LOADERS; /* rows of a thread, 8 apart */
     const int      chunk = tid % 8, r0 = tid / 64 * (EACH * 8) + tid / 8 % 8;
-    const int      slices = F == CELLS_32 ? 1 : a.Cin / DEEP;
+    const int      slices = halves<F>() ? 1 : a.Cin / DEEP;
     const uint32_t row_bytes = a.Cin * 2, to_row = tile_chunk<DEEP>(r0, chunk);
-    const int      weight_bytes =
-        F == CELLS ? min(OUT, a.Cout) * ROW : shape::WEIGHTS; /* rows of no channel make sums that nobody reads */
-    ring_place<PIECES>        piece;
+    const int      weight_bytes = min(OUT, a.Cout) * ROW; /* rows of no channel make sums that nobody reads */
+    ring_place<shape::PIECES> piece;
     ring_place<shape::STAGES> stage;
+    if (shape::HELD && tid == 0) {
+        mbarrier_arrive_for(block.held(), shape::HELD);
+        for (int m = 0; m < held_slices<F>(); m++)
+            bulk_copy(block.base + m * shape::HELD_OF_ONE, (const char *)a.w + m * shape::WEIGHTS, shape::HELD_OF_ONE,
+                      block.held());
+    }
     for (int t = blockIdx.x; t < a.tiles; t += gridDim.x) {
         tile_place<F> tile(a, t);
         for (int m0 = 0; m0 < matrices_of<F>(); m0 += PIECE) {
             mbarrier_wait(block.found(piece.at), piece.turn);
             for (int j = 0; j < PIECE && m0 + j < matrices_of<F>(); j += STEP) {
-                const int32_t *near = block.near(piece.at, j + (F == CELLS_32 ? chunk / 4 : 0), r0);
+                const int32_t *near = block.near(piece.at, j + (halves<F>() ? chunk / 4 : 0), r0);
                 const int      matrix = F == TO_CHILDREN ? tile.child * UP_PARENTS + m0 + j : (m0 + j) / STEP;
-                const char    *x = (const char *)a.x + (F == CELLS_32 ? chunk % 4 : chunk) * 16;
+                const char    *x = (const char *)a.x + (halves<F>() ? chunk % 4 : chunk) * 16;
                 const char    *w =
                     (const char *)a.w + ((int64_t)matrix * slices * a.columns + tile.column) * shape::WEIGHTS;
                 int n[EACH]; /* at once: between copies each would wait for shared memory */
@@ -166,9 +181,9 @@ __device__ __forceinline__ void load(const wide_args &a, const wide_block<OUT, R
                     n[i] = four.x, n[i + 1] = four.y, n[i + 2] = four.z, n[i + 3] = four.w;
                 }
                 for (int s = 0; s < slices; s++, x += ROW, w += (int64_t)a.columns * shape::WEIGHTS) {
-                    const uint32_t to = block.base + stage.at * shape::STAGE;
+                    const uint32_t to = block.stage(stage.at);
                     mbarrier_wait(block.free(stage.at), stage.turn ^ 1);
-                    if (tid == 0) {
+                    if (!shape::HELD && tid == 0) {
                         mbarrier_arrive_for(block.full(stage.at), weight_bytes);
                         bulk_copy(to + ROWS * ROW, w, weight_bytes, block.full(stage.at));
                     }
@@ -231,9 +246,10 @@ __device__ __forceinline__ void multiply(const wide_args &a, const wide_block<OU
     typedef wide_shape<OUT, ROWS, F> shape;
     constexpr int                    N = shape::N;
     const int                        lane = tid % 32, slices = slices_of<F>(a);
-    const uint32_t                   rows = block.base + (OUT == 64 ? group * N * ROW : 0);
-    const uint32_t                   weights = block.base + ROWS * ROW + (OUT == 128 ? group * 64 * ROW : 0);
+    const uint32_t                   rows = block.stage(0) + (OUT == 64 ? group * N * ROW : 0);
+    const uint32_t                   weights = block.stage(0) + ROWS * ROW + (OUT == 128 ? group * 64 * ROW : 0);
     ring_reader<shape::STAGES>       ring;
+    if (shape::HELD) mbarrier_wait(block.held(), 0);
     for (int t = blockIdx.x; t < a.tiles; t += gridDim.x) {
         tile_place<F> tile(a, t);
         float         sum[N / 8][4];
@@ -242,10 +258,12 @@ __device__ __forceinline__ void multiply(const wide_args &a, const wide_block<OU
             ring.wait(block);
             shared_for_wgmma(); /* what cp.async wrote; the barrier shows its writes to this thread */
             wgmma_begin();
+            const uint32_t w =
+                shape::HELD ? block.base + s * shape::HELD_OF_ONE : weights + ring.stage.at * shape::STAGE;
 #pragma unroll
             for (int k = 0; k < DEEP / 16; k++)
-                wgmma_shared<false>(sum, shared_rows(weights + ring.stage.at * shape::STAGE, k),
-                                    shared_rows(rows + ring.stage.at * shape::STAGE, k), k > 0 || s > 0);
+                wgmma_shared<false>(sum, shared_rows(w, k), shared_rows(rows + ring.stage.at * shape::STAGE, k),
+                                    k > 0 || s > 0);
             ring.next(block);
         }
         wgmma_wait<0>();
@@ -266,10 +284,11 @@ __global__ void __launch_bounds__(wide_shape<OUT, ROWS, F>::THREADS, 1) wide_row
         const int                                       group = __shfl_sync(0xffffffffu, (int)threadIdx.x / GROUP, 0);
         if (threadIdx.x == 0) {
             for (int i = 0; i < shape::STAGES; i++) {
-                mbarrier_init(block.full(i), shape::LOADERS + 1); /* each loader's rows, and the weights */
+                mbarrier_init(block.full(i), shape::LOADERS + (shape::HELD ? 0 : 1)); /* rows, and weights */
                 mbarrier_init_warps(block.free(i), 2 * GROUP / 32);
             }
-            for (int i = 0; i < PIECES; i++) {
+            mbarrier_init(block.held(), 1);
+            for (int i = 0; i < shape::PIECES; i++) {
                 mbarrier_init_warps(block.found(i), shape::FINDERS / 32);
                 mbarrier_init_warps(block.used(i), shape::LOADERS / 32);
             }
@@ -278,23 +297,14 @@ __global__ void __launch_bounds__(wide_shape<OUT, ROWS, F>::THREADS, 1) wide_row
         step_table(a.g, step);
         __syncthreads();
         const int helper = (int)threadIdx.x - 2 * GROUP, finder = helper - shape::LOADERS;
-        if constexpr (F != CELLS) { /* as it ran; the others in this order have not */
-            if (group >= 2) {
-                if (shape::HALF) registers_fewer<88>(); /* 2 * 208 + 88: the 3 * 168 of the launch */
-                if ((int)threadIdx.x < 2 * GROUP + shape::LOADERS)
-                    load<OUT, ROWS, F>(a, block, threadIdx.x - 2 * GROUP);
-                else
-                    find<OUT, ROWS, F>(a, block, step, threadIdx.x - 2 * GROUP - shape::LOADERS);
-            } else {
-                if (shape::HALF) registers_more<208>();
-                multiply<OUT, ROWS, F>(a, block, group, threadIdx.x % GROUP);
-            }
-        } else if (group < 2)
+        if (group < 2) {
             multiply<OUT, ROWS, F>(a, block, group, threadIdx.x % GROUP);
-        else if (finder < 0)
-            load<OUT, ROWS, F>(a, block, helper);
-        else if (finder < shape::FINDERS)
-            find<OUT, ROWS, F>(a, block, step, finder);
+        } else {
+            if (finder < 0)
+                load<OUT, ROWS, F>(a, block, helper);
+            else if (finder < shape::FINDERS)
+                find<OUT, ROWS, F>(a, block, step, finder);
+        }
     } else
         __trap(); /* code for sm_90 on Hopper: rather no result than a wrong one */
 }
@@ -308,15 +318,15 @@ __global__ void __launch_bounds__(256) wide_weights_kernel(const conv_sum a, int
     constexpr bool UP = F == TO_CHILDREN || F == TO_PARENTS;
     constexpr int  PITCH = 66;                      /* values: whole words, and rows start in different banks */
     __shared__ __align__(16) bf16 tile[64 * PITCH]; /* [channel out][channel in] */
-    const int                     slices = F == CELLS_32 ? 1 : (int)(a.Cin / DEEP);
+    const int                     slices = halves<F>() ? 1 : (int)(a.Cin / DEEP);
     const int n0 = (int)(blockIdx.x % blocks_out) * 64, i0 = (int)(blockIdx.x / blocks_out % slices) * DEEP;
     const int m = (int)(blockIdx.x / blocks_out / slices);
     for (int at = threadIdx.x; at < 64 * 64; at += 256) {
         int   i = a.ci_step == 1 ? at % 64 : at / 64, n = a.ci_step == 1 ? at / 64 : at % 64;
-        int   k = F == CELLS_32 ? 2 * m + i / 32 : m;
+        int   k = halves<F>() ? 2 * m + i / 32 : m;
         float sum = 0.0f;
         if (n0 + n < a.Cout && (UP || k < 27)) {
-            const bf16 *w = (const bf16 *)a.w + (F == CELLS_32 ? i % 32 : i0 + i) * a.ci_step + (n0 + n) * a.co_step;
+            const bf16 *w = (const bf16 *)a.w + (halves<F>() ? i % 32 : i0 + i) * a.ci_step + (n0 + n) * a.co_step;
             if (!UP)
                 sum = to_float(w[k * a.k_step]);
             else
@@ -337,8 +347,9 @@ __global__ void __launch_bounds__(256) wide_weights_kernel(const conv_sum a, int
 
 template <int OUT, int ROWS, form F> void wide_rows_as(ctx *c, const conv_sum *a) {
     typedef wide_shape<OUT, ROWS, F> shape;
-    constexpr int                    MATRICES = F == CELLS_32 ? 14 : F == CELLS ? 27 : (int)UP_MATRICES;
-    const int     columns = (int)ceil_div(a->Cout, OUT), slices = F == CELLS_32 ? 1 : (int)(a->Cin / DEEP);
+    constexpr bool                   UP = F == TO_CHILDREN || F == TO_PARENTS;
+    constexpr int                    MATRICES = halves<F>() ? 14 : UP ? (int)UP_MATRICES : 27;
+    const int     columns = (int)ceil_div(a->Cout, OUT), slices = halves<F>() ? 1 : (int)(a->Cin / DEEP);
     const int64_t blocks = (int64_t)MATRICES * slices * columns * (OUT / 64);
     bf16         *w = (bf16 *)arena_alloc(&c->scratch, sizeof(bf16) * 64 * DEEP * (size_t)blocks);
     wide_weights_kernel<F><<<(unsigned)blocks, 256, 0, stream_of(c)>>>(*a, columns * (OUT / 64), w);
@@ -366,24 +377,22 @@ template <int OUT, int ROWS, form F> void wide_rows_as(ctx *c, const conv_sum *a
 
 /* What a launch with tiles of so many rows by 64 channels takes, in rows of a block: the last round of tiles may be
  * nearly empty. */
-static int64_t rows_of_a_block(const ctx *c, const conv_sum *a, int64_t rows) {
-    return ceil_div(ceil_div(a->g.n_rows, rows) * ceil_div(a->Cout, 64), c->cuda->multiprocessors) * rows;
+static int64_t rows_of_a_block(const ctx *c, const conv_sum *a, int64_t rows, int64_t children) {
+    int64_t tiles = ceil_div(a->g.n_rows, rows) * ceil_div(a->Cout, 64) * children;
+    return ceil_div(tiles, c->cuda->multiprocessors) * rows;
 }
 
 /* 192 rows and not 256 by 128 channels: one stage more, so that more bytes are on their way, and registers for 16 warps
- * (512 to 512 channels at 45,904 tiles: 1.13 ms against 1.26). 384 rows by 64 channels fetch a tenth less for
- * a product than 256 and are some 5 % faster, if the rounds of blocks allow it. */
+ * (512 to 512 channels at 45,904 tiles: 1.13 ms against 1.26). 384 rows by 64 channels fetch a tenth less for a product
+ * than 256 and are some 5 % faster, if the rounds of blocks allow it. */
 template <form F> bool wide_rows_of(ctx *c, const conv_sum *a) {
-    if (a->Cout % 128 == 0) {
+    const int64_t children = F == TO_CHILDREN ? (int64_t)UP_CHILDREN : 1;
+    if (a->Cout % 128 == 0)
         wide_rows_as<128, 192, F>(c, a);
-        return true;
-    }
-    if constexpr (F == CELLS)
-        if (20 * rows_of_a_block(c, a, 256) > 19 * rows_of_a_block(c, a, 384)) {
-            wide_rows_as<64, 384, F>(c, a);
-            return true;
-        }
-    wide_rows_as<64, 256, F>(c, a);
+    else if (20 * rows_of_a_block(c, a, 256, children) > 19 * rows_of_a_block(c, a, 384, children))
+        wide_rows_as<64, 384, F>(c, a);
+    else
+        wide_rows_as<64, 256, F>(c, a);
     return true;
 }
 
@@ -394,12 +403,18 @@ static bool serves(const ctx *c, const conv_sum *a) {
 } // namespace
 
 bool conv_wide_rows(ctx *c, const conv_sum *a) {
-    if (a->Cin == 32 && a->Cout % 64 == 0) {
-        conv_sum as_64 = *a;
-        as_64.Cin = DEEP;
-        return serves(c, &as_64) && wide_rows_of<CELLS_32>(c, a);
-    }
-    return serves(c, a) && wide_rows_of<CELLS>(c, a);
+    conv_sum deep = *a;
+    if (a->Cin == 32 && a->Cout % 64 == 0) deep.Cin = DEEP;
+    if (!serves(c, &deep)) return false;
+    if (a->Cin == 32 && a->Cout == 64)
+        wide_rows_as<64, 256, HELD_32_64>(c, a);
+    else if (a->Cin == 32)
+        wide_rows_of<CELLS_32>(c, a);
+    else if (a->Cin == 64 && a->Cout == 32)
+        wide_rows_as<64, 256, HELD_64_32>(c, a);
+    else
+        wide_rows_of<CELLS>(c, a);
+    return true;
 }
 bool conv_wide_children(ctx *c, const conv_sum *a) {
     return a->Cout % 64 == 0 && serves(c, a) && wide_rows_of<TO_CHILDREN>(c, a);
