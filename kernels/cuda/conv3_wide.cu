@@ -63,6 +63,8 @@ template <int OUT, int ROWS, form F> struct wide_shape {
     static constexpr int STAGES = (BLOCK_BYTES - REST - HELD) / STAGE, NEAR_AT = HELD + STAGES * STAGE;
     static constexpr int BARS_AT = NEAR_AT + PIECES * NEAR;
     static constexpr int SHARED = BARS_AT + (2 * STAGES + 2 * PIECES + 1) * MBARRIER_BYTES;
+    static_assert(N % 8 == 0 && N <= 256, "rows of one product");
+    static_assert(2 * GROUP + LOADERS + FINDERS <= THREADS, "beside two groups that multiply");
     static_assert(STAGE % 1024 == 0 && SHARED + STEP_BYTES <= BLOCK_BYTES, "tiles start at whole patterns");
 };
 

@@ -45,6 +45,8 @@ template <int OUT> struct wide_dw_shape {
     static constexpr int LISTS_AT = STAGES * STAGE, LAST_AT = LISTS_AT + LISTS * LIST_BYTES,
                          END_AT = LAST_AT + LISTS * 4;
     static constexpr int BARS_AT = END_AT + 32, SHARED = BARS_AT + (2 * STAGES + 2 * LISTS) * MBARRIER_BYTES;
+    static_assert(N % 8 == 0 && N <= 256, "lines of one product");
+    static_assert(2 * GROUP + LOADERS + FINDERS == THREADS, "beside two groups that multiply");
     static_assert(SHARED <= LISTS_AT + REST && SHARED + STEP_BYTES <= BLOCK_BYTES && BARS_AT % MBARRIER_BYTES == 0 &&
                       LISTS % WARPS == 0,
                   "a list's place belongs to one warp");
