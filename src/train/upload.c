@@ -45,8 +45,8 @@ static int place_of(const uploads *u, const micro_batch *b) {
 
 void upload_start(uploads *u, const task *t, micro_batch *b) {
     if (u->dev == DEV_CPU || place_of(u, b) < UPLOAD_PLACES) return;
-    int at = place_of(u, NULL);
-    CHECK(at < UPLOAD_PLACES, "%d batches are under way already", (int)UPLOAD_PLACES);
+    int at = u->turn;
+    CHECK(!u->in[at], "%d batches are under way already", (int)UPLOAD_PLACES);
     CHECK(b->host->used <= u->place[at].size, "a batch of %.1f MB, there is room for %.1f MB",
           (double)b->host->used / 1e6, (double)u->place[at].size / 1e6);
     device_event_wait(u->released[at], STREAM_COPY);
@@ -54,6 +54,7 @@ void upload_start(uploads *u, const task *t, micro_batch *b) {
     device_event_record(b->uploaded, STREAM_COPY);
     move_to(t, b, u->place[at].base, u->dev);
     u->in[at] = b;
+    u->turn = (at + 1) % UPLOAD_PLACES;
 }
 
 void upload_use(uploads *u, const task *t, micro_batch *b) {

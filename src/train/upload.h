@@ -13,6 +13,7 @@ typedef struct {
     arena              place[UPLOAD_PLACES];
     const micro_batch *in[UPLOAD_PLACES];       /* who is there, from start to done */
     device_event      *released[UPLOAD_PLACES]; /* compute has left it */
+    int                turn;                    /* whose turn it is: the one that was left first */
 } uploads;
 
 /* `bytes`: of the host memory of the largest batch; made again with more it grows. */

@@ -149,6 +149,37 @@ static uint64_t state_hash(const char *run) {
     return h;
 }
 
+static void no_tensors(const task *t, micro_batch *b, tensor_visit f, void *user) {
+    (void)t, (void)b, (void)f, (void)user;
+}
+
+/* A batch goes where nobody computes: not to the place that the one before has only been left by the host. */
+static void test_places(void **state) {
+    enum { BYTES = 4096, BATCHES = 5 };
+    task        t = {.tensors = no_tensors};
+    uploads     u = {0};
+    arena       host[BATCHES];
+    micro_batch b[BATCHES];
+    const char *before = NULL;
+    (void)state;
+    upload_room(&u, DEV_CUDA, BYTES);
+    for (int i = 0; i < BATCHES; i++) {
+        host[i] = arena_new_pinned("batch", BYTES);
+        arena_zeros(&host[i], BYTES / 2);
+        b[i] = micro_batch_in(&host[i], device_event_new());
+        upload_use(&u, &t, &b[i]);
+        assert_ptr_not_equal(b[i].base, before);
+        before = b[i].base;
+        upload_done(&u, &b[i]);
+    }
+    device_sync(STREAM_COMPUTE);
+    upload_free(&u);
+    for (int i = 0; i < BATCHES; i++) {
+        device_event_free(b[i].uploaded);
+        arena_free(&host[i]);
+    }
+}
+
 /* 10 steps, stop, 10 more are 20 steps in one go; and so they are when the second half is run by the CPU, but for
  * rounding. */
 static void test_resume(void **state) {
@@ -509,14 +540,19 @@ int main(void) {
     log_init(0, 1, LOG_WARN);
     snprintf(data, sizeof data, "%s", in_folder("data"));
     fixture_write(data, &spec);
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_losses),          cmocka_unit_test(test_counts),
-        cmocka_unit_test(test_resume),          cmocka_unit_test(test_saved_beside),
-        cmocka_unit_test(test_memory),          cmocka_unit_test(test_memory_of_parts),
-        cmocka_unit_test(test_bad_gradient),    cmocka_unit_test(test_chunks_and_heldout),
-        cmocka_unit_test(test_encode),          cmocka_unit_test(test_networks),
-        cmocka_unit_test(test_chunked_decoding)};
-    int failed = cmocka_run_group_tests_name("gpu step", tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_losses),
+                                       cmocka_unit_test(test_counts),
+                                       cmocka_unit_test(test_places),
+                                       cmocka_unit_test(test_resume),
+                                       cmocka_unit_test(test_saved_beside),
+                                       cmocka_unit_test(test_memory),
+                                       cmocka_unit_test(test_memory_of_parts),
+                                       cmocka_unit_test(test_bad_gradient),
+                                       cmocka_unit_test(test_chunks_and_heldout),
+                                       cmocka_unit_test(test_encode),
+                                       cmocka_unit_test(test_networks),
+                                       cmocka_unit_test(test_chunked_decoding)};
+    int                     failed = cmocka_run_group_tests_name("gpu step", tests, NULL, NULL);
     comm_finish(&one);
     return failed;
 }
