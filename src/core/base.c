@@ -174,7 +174,7 @@ void progress_step(progress *p, int64_t done, const char *note) {
 }
 
 void progress_end(progress *p, const char *note) {
-    if (log_state.rank != 0 || log_state.level < LOG_INFO) return;
+    if (log_state.rank != 0 || log_state.level < LOG_INFO || p->total == p->start) return;
     progress_print(p, p->total, note, true);
 }
 

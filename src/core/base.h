@@ -113,6 +113,7 @@ typedef struct {
 void progress_begin(progress *p, const char *what, int64_t start, int64_t total);
 /* `note` may be NULL; it follows the bar ("loss 0.123"). */
 void progress_step(progress *p, int64_t done, const char *note);
+/* Says nothing where there was nothing to do. */
 void progress_end(progress *p, const char *note);
 
 /* For qsort over doubles. */
