@@ -309,6 +309,7 @@ static bool roll_back(trainer *t, log_span *span, status *st) {
     int64_t  step = w->s.step, next_batch = step + w->s.shift, bad = w->s.bad_total, done = w->s.rollbacks;
     bool     found = false;
     loader_halt(w->l);
+    upload_forget(&w->up);
     if (w->save) saver_wait(w->save, NULL);
     if (!state_resume(t->folder.path, t->c, w->t, &w->x, &w->s, &found, st)) return false;
     if (!found) return give_up(t, span, st);

@@ -45,7 +45,8 @@ static int place_of(const uploads *u, const micro_batch *b) {
 
 void upload_start(uploads *u, const task *t, micro_batch *b) {
     if (u->dev == DEV_CPU || place_of(u, b) < UPLOAD_PLACES) return;
-    int at = u->turn;
+    int at = u->turn; /* or, if the next batch of training waits there, the other one */
+    for (int i = 1; i < UPLOAD_PLACES && u->in[at]; i++) at = (at + 1) % UPLOAD_PLACES;
     CHECK(!u->in[at], "%d batches are under way already", (int)UPLOAD_PLACES);
     CHECK(b->host->used <= u->place[at].size, "a batch of %.1f MB, there is room for %.1f MB",
           (double)b->host->used / 1e6, (double)u->place[at].size / 1e6);
@@ -69,6 +70,10 @@ void upload_done(uploads *u, const micro_batch *b) {
     CHECK(at < UPLOAD_PLACES, "a batch that was not started");
     device_event_record(u->released[at], STREAM_COMPUTE);
     u->in[at] = NULL;
+}
+
+void upload_forget(uploads *u) {
+    for (int i = 0; i < UPLOAD_PLACES; i++) u->in[i] = NULL; /* copies into a place follow each other in their stream */
 }
 
 void upload_wait(const micro_batch *b) {

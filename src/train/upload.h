@@ -13,7 +13,7 @@ typedef struct {
     arena              place[UPLOAD_PLACES];
     const micro_batch *in[UPLOAD_PLACES];       /* who is there, from start to done */
     device_event      *released[UPLOAD_PLACES]; /* compute has left it */
-    int                turn;                    /* whose turn it is: the one that was left first */
+    int                turn; /* where the next batch goes if nobody is there: the place that was left first */
 } uploads;
 
 /* `bytes`: of the host memory of the largest batch; made again with more it grows. */
@@ -26,6 +26,9 @@ void upload_start(uploads *u, const task *t, micro_batch *b);
 void upload_use(uploads *u, const task *t, micro_batch *b);
 /* Everything that reads the batch has been enqueued. Its host memory may be written to when b->uploaded is reached. */
 void upload_done(uploads *u, const micro_batch *b);
+
+/* Batches that were started and that nobody will use after all. */
+void upload_forget(uploads *u);
 
 /* For dry passes: the tensors say that they are on dev, at addresses that nobody may touch. */
 void upload_pretend(device_kind dev, const task *t, micro_batch *b);

@@ -50,9 +50,11 @@ static void on_step(void *user, int64_t done, const step_result *r) {
 }
 
 static void spoil(void *user, int64_t step, params *p) {
-    const watch *w = user;
-    float        bad = NAN;
-    if (step == w->spoil_at) slab_write(p->dev, p->g, p->total / 2, 1, &bad);
+    watch *w = user;
+    float  bad = NAN;
+    if (step != w->spoil_at) return;
+    slab_write(p->dev, p->g, p->total / 2, 1, &bad);
+    w->spoil_at = 0; /* once */
 }
 
 static status_code train(const options *o, watch *w, status *st) {
@@ -305,6 +307,22 @@ static void test_bad_gradient(void **state) {
     }
 }
 
+/* Back to a checkpoint, and on with other batches than those that were on their way to the GPU. */
+static void test_rolled_back(void **state) {
+    (void)state;
+    watch w[2] = {{.spoil_at = 5}, {.spoil_at = 5}};
+    for (int gpu = 0; gpu < 2; gpu++) {
+        options o = run_options(false, gpu, gpu ? "back-gpu" : "back-cpu");
+        o.train.checkpoint_every = 4;
+        o.train.max_bad_steps = 1;
+        o.train.rollback = 1;
+        train_ok(&o, &w[gpu]);
+        assert_int_equal(w[gpu].last, STEPS);
+        assert_false(w[gpu].skipped[6]);
+    }
+    compare_losses(&w[0], &w[1], F32_BOUND, F32_NORM_BOUND, "rolled back");
+}
+
 /* Parts of samples, held-out data, a dry run. */
 static void test_chunks_and_heldout(void **state) {
     (void)state;
@@ -540,19 +558,15 @@ int main(void) {
     log_init(0, 1, LOG_WARN);
     snprintf(data, sizeof data, "%s", in_folder("data"));
     fixture_write(data, &spec);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_losses),
-                                       cmocka_unit_test(test_counts),
-                                       cmocka_unit_test(test_places),
-                                       cmocka_unit_test(test_resume),
-                                       cmocka_unit_test(test_saved_beside),
-                                       cmocka_unit_test(test_memory),
-                                       cmocka_unit_test(test_memory_of_parts),
-                                       cmocka_unit_test(test_bad_gradient),
-                                       cmocka_unit_test(test_chunks_and_heldout),
-                                       cmocka_unit_test(test_encode),
-                                       cmocka_unit_test(test_networks),
-                                       cmocka_unit_test(test_chunked_decoding)};
-    int                     failed = cmocka_run_group_tests_name("gpu step", tests, NULL, NULL);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_losses),          cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_places),          cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_saved_beside),    cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_memory_of_parts), cmocka_unit_test(test_bad_gradient),
+        cmocka_unit_test(test_rolled_back),     cmocka_unit_test(test_chunks_and_heldout),
+        cmocka_unit_test(test_encode),          cmocka_unit_test(test_networks),
+        cmocka_unit_test(test_chunked_decoding)};
+    int failed = cmocka_run_group_tests_name("gpu step", tests, NULL, NULL);
     comm_finish(&one);
     return failed;
 }
