@@ -61,16 +61,13 @@ static void check_tokens(const char *what, const arena *a, const tensor *coord, 
     coords_check(what, I32(coord), coord->dim[0], I32(sample_first), sample_first->dim[0] - 1);
 }
 
-/* From so many rows on a loop has more than one thread. */
-enum { ALONE = 8192 };
-
 /* The cell of (coord + shift) div m that each row lies in, as a key that orders cells by x, y, z; the caller frees. */
 static uint64_t *cells_of(const tensor *coord, int m, int shift) {
     const int32_t *xyz = I32(coord);
     int64_t        n = coord->dim[0];
     uint64_t      *cell = malloc((size_t)(n ? n : 1) * sizeof *cell);
     CHECK(cell, "no memory for the cells of %lld rows", (long long)n);
-#pragma omp parallel for schedule(static) if (n > ALONE)
+#pragma omp parallel for schedule(static) if (n > SERIAL_ROWS)
     for (int64_t i = 0; i < n; i++) {
         const int32_t *p = xyz + 3 * i;
         cell[i] = coord_key((p[0] + shift) / m, (p[1] + shift) / m, (p[2] + shift) / m);
@@ -120,7 +117,7 @@ static void check_sorted(const tensor *coord, const tensor *sample_first, int m)
     const int32_t *xyz = I32(coord), *first = I32(sample_first);
     for (int64_t s = 0; s + 1 < sample_first->dim[0]; s++) {
         int64_t begin = first[s], end = first[s + 1], wrong = end;
-#pragma omp parallel for schedule(static) reduction(min : wrong) if (end - begin > ALONE)
+#pragma omp parallel for schedule(static) reduction(min : wrong) if (end - begin > SERIAL_ROWS)
         for (int64_t i = begin + 1; i < end; i++)
             if (block_key(xyz + 3 * (i - 1), m, n_blocks_axis(m)) >= block_key(xyz + 3 * i, m, n_blocks_axis(m)) &&
                 i < wrong)

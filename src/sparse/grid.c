@@ -22,8 +22,7 @@ static void check_tables(const char *what, const arena *a, const tensor *coord, 
     coords_check(what, I32(coord), coord->dim[0], I32(sample_first), sample_first->dim[0] - 1);
 }
 
-/* Rows that a thread takes at a time, and from how many on there is more than one. */
-enum { PIECE = 4096, ALONE = 2 * PIECE };
+enum { PIECE = 4096 }; /* rows that a thread takes at a time */
 
 static int64_t first_not_below(const key_row *sorted, int64_t n, uint64_t key) {
     int64_t lo = 0, hi = n;
@@ -40,7 +39,7 @@ static int64_t first_not_below(const key_row *sorted, int64_t n, uint64_t key) {
 /* Both directions of 13 of the 26 neighbours: keys ascend, so do the keys of all neighbours in one direction, and one
  * walk of two pointers finds the matches. */
 static void link_neighbors(const key_row *sorted, int64_t n, int32_t *nb) {
-#pragma omp parallel for schedule(static) if (n > ALONE)
+#pragma omp parallel for schedule(static) if (n > SERIAL_ROWS)
     for (int64_t begin = 0; begin < n; begin += PIECE)
         for (int k = 0; k < 13; k++) {
             int64_t dx = k % 3 - 1, dy = k / 3 % 3 - 1, dz = k / 9 - 1, end = begin + PIECE < n ? begin + PIECE : n;
@@ -63,7 +62,7 @@ tensor tiles_neighbors(arena *a, const tensor *coord, const tensor *sample_first
     const int32_t *xyz = I32(coord), *first = I32(sample_first);
     tensor         out = arena_tensor(a, DT_I32, DIMS(n, 27));
     int32_t       *nb = I32(&out);
-#pragma omp parallel for schedule(static) if (n > ALONE)
+#pragma omp parallel for schedule(static) if (n > SERIAL_ROWS)
     for (int64_t i = 0; i < n; i++)
         for (int k = 0; k < 27; k++) nb[27 * i + k] = k == 13 ? (int32_t)i : -1;
 
@@ -156,7 +155,7 @@ static tensor children_first(arena *a, const grid *level, const grid *above) {
     const int32_t  *rows = I32(&level->first), *parents = I32(&above->first);
     int32_t        *first = I32(&out);
     int             words = n_words(level->side);
-#pragma omp parallel for schedule(static) if (level->n_tiles > ALONE)
+#pragma omp parallel for schedule(static) if (level->n_tiles > SERIAL_ROWS)
     for (int64_t t = 0; t < level->n_tiles; t++) {
         int32_t row = rows[t], own[MOST_PARENTS + 1];
         int     p = 0;
@@ -197,7 +196,7 @@ void grid_pyramid(arena *a, const tensor *mask, const tensor *nb, const tensor *
         int             words = n_words(g->side), fine_words = l > 0 ? n_words(level[l - 1].side) : 0;
         int64_t         empty = n_tiles;
         first[0] = 0;
-#pragma omp parallel for schedule(static) reduction(min : empty) if (n_tiles > ALONE)
+#pragma omp parallel for schedule(static) reduction(min : empty) if (n_tiles > SERIAL_ROWS)
         for (int64_t t = 0; t < n_tiles; t++) {
             int n = 0;
             if (fine) own[t] = mask_above(fine + t * fine_words, fine_words);

@@ -5,6 +5,9 @@
 /* Coordinates are below this, so that three of them (and one step to either side) fit a 64-bit key. */
 #define COORD_LIMIT (1 << 20)
 
+/* Loops over more rows than this are shared out over threads. */
+enum { SERIAL_ROWS = 8192 };
+
 typedef struct {
     uint64_t key;
     int32_t  row;

@@ -11,6 +11,6 @@ typedef struct {
 } encode_report;
 
 /* Collective. Writes encode.output/<shard name> for every shard of encode.input; shards whose latents are complete and
- * of the same auto-encoder are skipped. Ranks share the shards by size. */
-/* With o->command.dry_run it only says what there is to do. */
+ * of the same auto-encoder are skipped. Ranks share the shards by size. With o->command.dry_run it only says what there
+ * is to do. */
 bool encode_run(const options *o, const comm *c, encode_report *r, status *st);
