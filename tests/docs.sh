@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the documentation names is there: options, verbs, links, files.
+# What the documentation names is there: options, verbs, links and their headings, files.
 set -eu
 cd "$(dirname "$0")/.."
 bad=0
@@ -12,7 +12,8 @@ named() { grep -nowE "$@" /dev/null | sort -u; }
 
 # section.key of the table's sections, or the beginning of some (train.cost_*). What ends like a file is one; points of
 # D3S2_FAULT look alike.
-pages="README.md docs/*.md docs/decisions/*.md quickstart slurm/* configs/*.yaml"
+texts="README.md docs/*.md docs/decisions/*.md docs/perf/*.md"
+pages="$texts quickstart slurm/* configs/*.yaml"
 sections=$(sed -nE 's/^OPTION_SECTION\((\w+),.*/\1/p' src/io/options.def | paste -sd '|')
 options=$(sed -nE 's/^OPTION_[A-Z]+\((\w+), (\w+),.*/ \1.\2 /p' src/io/options.def)
 points=$(grep -rhoE '"[a-z]+\.[a-z_]+"' src --include=*.c | tr '"' ' ' | sort -u)
@@ -31,9 +32,19 @@ for word in $(named 'd3s2 [a-z]+' README.md docs/data.md docs/formats.md docs/s*
     echo "$verbs" | grep -qx "${word##*:}" || missing "${word%:*}" "verb ${word##*:}"
 done
 
-for page in README.md docs/*.md docs/decisions/*.md; do
-    for link in $(grep -oE '\]\([^):]+\)' "$page" | sed -E 's/^\]\(([^)#]*).*/\1/'); do
-        [ -e "$(dirname "$page")/$link" ] || missing "$page" "$link"
+# anchors FILE: what links to its headings end with, by GitHub's rule.
+anchors() {
+    sed -nE '/^```/,/^```/d; s/\]\([^)]*\)//g; s/^#+ +//p' "$1" | tr 'A-Z ' 'a-z-' | sed 's/[^a-z0-9_-]//g' |
+        awk '{ print $0 (n[$0] ? "-" n[$0] : ""); n[$0]++ }'
+}
+
+for page in $texts; do
+    for link in $(grep -oE '\]\([^):]+\)' "$page" | sed -E 's/^\]\((.*)\)$/\1/' | sort -u); do
+        file=${link%%#*}
+        file=${file:+$(dirname "$page")/$file}
+        file=${file:-$page}
+        [ -e "$file" ] || missing "$page" "$link"
+        case $link in *#*) anchors "$file" | grep -qxF -- "${link#*#}" || missing "$page" "heading $link" ;; esac
     done
 done
 

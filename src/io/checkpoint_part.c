@@ -18,7 +18,7 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "floats go to the file as they are in memory");
 
-/* One hashes while another writes; four were not clearly faster (docs/perf.md). */
+/* One hashes while another writes; four were not clearly faster (docs/perf/running.md). */
 enum { WRITE_THREADS = 2 };
 
 bool ckpt_part_path(const char *folder, int part, char path[PATH_CAP], status *st) {

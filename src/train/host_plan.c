@@ -3,7 +3,7 @@
 #include "core/host_memory.h"
 
 /* Of the scratch arena's address space the CPU's kernels touch this much of vae_1024: 71 MB at 2,388 tiles, 35 at 520
- * (docs/perf.md). The reference kernels touch all. */
+ * (docs/perf/encoding-and-data.md). The reference kernels touch all. */
 static const size_t TOUCHED_BASE = (size_t)32 << 20, TOUCHED_PER_TILE = (size_t)24 << 10;
 static const size_t RESERVE = (size_t)256 << 20;
 

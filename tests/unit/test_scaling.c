@@ -300,7 +300,7 @@ static void test_fit(void **state) {
     s.n = 3; /* held out: 8 */
     got = scaling_fit(&s, &o);
     near(1e3 * scaling_at(&s, &got, &o, 8).step_s, at8, 1e-6);
-    /* The measured rows of docs/perf.md: 4 ranks predicted from 1 and 2. */
+    /* The measured rows of docs/perf/steps.md: 4 ranks predicted from 1 and 2. */
     s.n = 2;
     s.row[1].step_ms = 460.1;
     got = scaling_fit(&s, &o);
