@@ -1,7 +1,7 @@
 #include "data_prep/bvh.h"
+#include "data_prep/embree.h"
 #include "data_prep/sdf_kernel.h"
 
-#include <embree3/rtcore.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,18 +94,16 @@ double bvh_distance(const bvh *b, const double p[3], double limit) {
 }
 
 double bvh_ray(const bvh *b, const double from[3], const double dir[3], double limit, int64_t *face) {
-    struct RTCIntersectContext context;
-    struct RTCRayHit           r = {.ray = {.org_x = (float)from[0],
-                                            .org_y = (float)from[1],
-                                            .org_z = (float)from[2],
-                                            .dir_x = (float)dir[0],
-                                            .dir_y = (float)dir[1],
-                                            .dir_z = (float)dir[2],
-                                            .tfar = (float)limit,
-                                            .mask = ~0u}};
+    struct RTCRayHit r = {.ray = {.org_x = (float)from[0],
+                                  .org_y = (float)from[1],
+                                  .org_z = (float)from[2],
+                                  .dir_x = (float)dir[0],
+                                  .dir_y = (float)dir[1],
+                                  .dir_z = (float)dir[2],
+                                  .tfar = (float)limit,
+                                  .mask = ~0u}};
     r.hit.geomID = RTC_INVALID_GEOMETRY_ID;
-    rtcInitIntersectContext(&context);
-    rtcIntersect1(b->scene, &context, &r);
+    embree_intersect1(b->scene, &r);
     if (r.hit.geomID == RTC_INVALID_GEOMETRY_ID) return INFINITY;
     if (face) *face = r.hit.primID;
     return (double)r.ray.tfar;

@@ -1,6 +1,6 @@
 #include "data_prep/render.h"
+#include "data_prep/embree.h"
 
-#include <embree3/rtcore.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -185,10 +185,7 @@ static void shoot(const renderer *r, const view *v, const float (*d)[3], int n, 
         h->ray.mask[i] = ~0u, h->ray.id[i] = (unsigned)i, h->ray.flags[i] = 0;
         h->hit.geomID[i] = h->hit.primID[i] = h->hit.instID[0][i] = RTC_INVALID_GEOMETRY_ID;
     }
-    struct RTCIntersectContext context;
-    rtcInitIntersectContext(&context);
-    context.flags = RTC_INTERSECT_CONTEXT_FLAG_COHERENT;
-    rtcIntersect8(valid, r->scene, &context, h);
+    embree_intersect8(valid, r->scene, h);
 }
 
 /* ---- surface -------------------------------------------------------------------------------------------------- */
@@ -278,12 +275,7 @@ static void shade(const renderer *r, const view *v, const spot *s, const float (
         ray.dir_x[i] = key[i][0], ray.dir_y[i] = key[i][1], ray.dir_z[i] = key[i][2];
         ray.tfar[i] = INFINITY, ray.mask[i] = ~0u;
     }
-    if (r->o.shadows) {
-        struct RTCIntersectContext context;
-        rtcInitIntersectContext(&context);
-        context.flags = RTC_INTERSECT_CONTEXT_FLAG_COHERENT;
-        rtcOccluded8(valid, r->scene, &context, &ray);
-    }
+    if (r->o.shadows) embree_occluded8(valid, r->scene, &ray);
     for (int i = 0; i < n; i++) {
         float len = sqrtf(dot3(d[i], d[i])), facing = fmaxf(0, -dot3(s[i].n, d[i]) / len);
         float light = 0.30f + 0.14f * dot3(s[i].n, v->up) + 0.16f * facing;

@@ -2,7 +2,7 @@
 #include "app/machine.h"
 
 #include <assimp/version.h>
-#include <embree3/rtcore.h>
+#include <rtcore.h>
 #include <hdf5.h>
 #include <jansson.h>
 #include <mpi.h>

@@ -1,6 +1,6 @@
 #include "eval/nearest.h"
 
-#include <embree3/rtcore.h>
+#include <rtcore.h>
 #include <math.h>
 #include <string.h>
 

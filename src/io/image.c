@@ -131,8 +131,8 @@ bool image_decode(const uint8_t *bytes, int64_t n, const char *name, image *im, 
 }
 
 bool image_read(const char *path, image *im, status *st) {
-    uint8_t *bytes;
-    int64_t  n;
+    uint8_t *bytes = NULL;
+    int64_t  n = 0;
     *im = (image){0};
     if (!read_whole_file(path, MAX_FILE, &bytes, &n, st)) return false;
     bool ok = image_decode(bytes, n, path, im, st);
@@ -141,8 +141,8 @@ bool image_read(const char *path, image *im, status *st) {
 }
 
 bool image_write_png(const char *path, const image *im, status *st) {
-    uint8_t *bytes;
-    int64_t  n;
+    uint8_t *bytes = NULL;
+    int64_t  n = 0;
     if (!image_encode_png(im, &bytes, &n, st)) return false;
     bool ok = atomic_write(path, bytes, n, st);
     free(bytes);
