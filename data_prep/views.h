@@ -23,8 +23,8 @@ camera view_camera(const mesh *m, const view_options *o, uint64_t id, int view);
 bool views_render(const scene *s, const view_options *o, uint64_t id, sample *out, status *st);
 
 /* The 24 floats of src/data/shard.h. */
-void   camera_pack(const camera *c, float out[VIEW_CAMERA_FLOATS]);
-camera camera_unpack(const float in[VIEW_CAMERA_FLOATS]);
+void               camera_pack(const camera *c, float out[VIEW_CAMERA_FLOATS]);
+camera             camera_unpack(const float in[VIEW_CAMERA_FLOATS]);
 /* Whether there is a camera: of a user's picture there is none, all its numbers are 0. */
 static inline bool camera_known(const camera *c) {
     return c->width > 0 && c->height > 0 && c->fx > 0;
