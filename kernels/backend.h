@@ -69,7 +69,7 @@
     X(mse_rows_bwd, mse_rows_args)                                                                                     \
     X(flow_noise_fwd, flow_noise_args)                                                                                 \
     X(sum_squares_fwd, sum_squares_args)                                                                               \
-    X(adamw_fwd, adamw_args)                                                                                       \
+    X(adamw_fwd, adamw_args)                                                                                           \
     X(muon_fwd, muon_args)
 
 typedef struct backend {

@@ -1,6 +1,6 @@
 /* What goes between the ranks in a step, and what it takes by the alpha-beta model (dist/comm_model.h) with the links
- * and the algorithm of the options cluster.*: gradients bucket by bucket while backward runs or all at once behind it, then, with ZeRO-1, the
- * new weights. */
+ * and the algorithm of the options cluster.*: gradients bucket by bucket while backward runs or all at once behind it,
+ * then, with ZeRO-1, the new weights. */
 #pragma once
 #include "io/options.h"
 
