@@ -58,13 +58,10 @@ __device__ __forceinline__ void step_table(const conv_grid &g, uint16_t *step) {
     }
 }
 
-/* near[i] = row of the neighbour at offset[i] of the row with code[i], or -1, also where the code is -1 (conv_neighbor,
- * many at a time: each step of all of them waits for memory once). Masks of one word. */
+/* At offset[i] of the row with code[i]: the cell's tile, or -1, also where the code is -1, and its place in a tile. */
 template <int N>
-__device__ __forceinline__ void neighbors(const conv_grid &g, const uint16_t *step, const int32_t (&code)[N],
-                                          const int (&offset)[N], int32_t (&near)[N]) {
-    int32_t tile[N];
-    int     to[N];
+__device__ __forceinline__ void neighbor_cells(const conv_grid &g, const uint16_t *step, const int32_t (&code)[N],
+                                               const int (&offset)[N], int32_t (&tile)[N], int (&to)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) to[i] = step[offset[i] * STEP_CELLS + (code[i] & (STEP_CELLS - 1))];
 #pragma unroll
@@ -72,6 +69,16 @@ __device__ __forceinline__ void neighbors(const conv_grid &g, const uint16_t *st
         tile[i] = code[i] < 0 ? -1 : __ldg(g.nb + ((code[i] >> 9) * 27 + (to[i] >> STEP_BITS)));
         to[i] &= STEP_CELLS - 1;
     }
+}
+
+/* near[i] = row of the neighbour at offset[i] of the row with code[i], or -1, also where the code is -1 (conv_neighbor,
+ * many at a time: each step of all of them waits for memory once). Masks of one word. */
+template <int N>
+__device__ __forceinline__ void neighbors(const conv_grid &g, const uint16_t *step, const int32_t (&code)[N],
+                                          const int (&offset)[N], int32_t (&near)[N]) {
+    int32_t tile[N];
+    int     to[N];
+    neighbor_cells(g, step, code, offset, tile, to);
     if (!g.mask) {
 #pragma unroll
         for (int i = 0; i < N; i++) near[i] = tile[i] < 0 ? -1 : (tile[i] << g.shift) + to[i];
@@ -101,13 +108,7 @@ template <int N> struct neighbor_search {
     /* At offset[i] of the row with code[i], or of no row where it is -1. */
     __device__ __forceinline__ void tiles(const conv_grid &g, const uint16_t *step, const int32_t (&code)[N],
                                           const int (&offset)[N]) {
-#pragma unroll
-        for (int i = 0; i < N; i++) to[i] = step[offset[i] * STEP_CELLS + (code[i] & (STEP_CELLS - 1))];
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            tile[i] = code[i] < 0 ? -1 : __ldg(g.nb + ((code[i] >> 9) * 27 + (to[i] >> STEP_BITS)));
-            to[i] &= STEP_CELLS - 1;
-        }
+        neighbor_cells(g, step, code, offset, tile, to);
     }
     __device__ __forceinline__ void words(const conv_grid &g) {
 #pragma unroll
