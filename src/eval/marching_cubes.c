@@ -68,15 +68,8 @@ static void load_block(const mc_state *s, const mc_tile *t, bool with_ghosts, mc
 /* ---- tiles and ghosts ------------------------------------------------------------------------------------------ */
 
 static int64_t find_key(const key_row *keys, int64_t n, uint64_t key) {
-    int64_t lo = 0, hi = n;
-    while (lo < hi) {
-        int64_t mid = (lo + hi) / 2;
-        if (keys[mid].key < key)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo < n && keys[lo].key == key ? lo : -1;
+    int64_t at = keys_not_below(keys, n, key);
+    return at < n && keys[at].key == key ? at : -1;
 }
 
 static void set_neighbors(mc_state *s, const key_row *keys) {

@@ -24,18 +24,6 @@ static void check_tables(const char *what, const arena *a, const tensor *coord, 
 
 enum { PIECE = 4096 }; /* rows that a thread takes at a time */
 
-static int64_t first_not_below(const key_row *sorted, int64_t n, uint64_t key) {
-    int64_t lo = 0, hi = n;
-    while (lo < hi) {
-        int64_t mid = (lo + hi) / 2;
-        if (sorted[mid].key < key)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
 /* Both directions of 13 of the 26 neighbours: keys ascend, so do the keys of all neighbours in one direction, and one
  * walk of two pointers finds the matches. */
 static void link_neighbors(const key_row *sorted, int64_t n, int32_t *nb) {
@@ -44,7 +32,7 @@ static void link_neighbors(const key_row *sorted, int64_t n, int32_t *nb) {
         for (int k = 0; k < 13; k++) {
             int64_t dx = k % 3 - 1, dy = k / 3 % 3 - 1, dz = k / 9 - 1, end = begin + PIECE < n ? begin + PIECE : n;
             int64_t step = dx * (INT64_C(1) << 42) + dy * (INT64_C(1) << 21) + dz;
-            int64_t j = first_not_below(sorted, n, sorted[begin].key + (uint64_t)step);
+            int64_t j = keys_not_below(sorted, n, sorted[begin].key + (uint64_t)step);
             for (int64_t i = begin; i < end; i++) {
                 uint64_t target = sorted[i].key + (uint64_t)step;
                 while (j < n && sorted[j].key < target) j++;

@@ -23,6 +23,18 @@ void sort_keys(key_row *a, key_row *spare, int64_t n) {
     if (from != a) memcpy(a, from, (size_t)n * sizeof *a);
 }
 
+int64_t keys_not_below(const key_row *sorted, int64_t n, uint64_t key) {
+    int64_t lo = 0, hi = n;
+    while (lo < hi) {
+        int64_t mid = (lo + hi) / 2;
+        if (sorted[mid].key < key)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
 void coords_check(const char *what, const int32_t *coord, int64_t n, const int32_t *sample_first, int64_t n_samples) {
     CHECK(n_samples >= 0 && sample_first[0] == 0 && sample_first[n_samples] == n,
           "%s: samples cover rows %d..%d of %lld", what, sample_first[0], sample_first[n_samples], (long long)n);

@@ -17,6 +17,9 @@ typedef struct {
  * vary are skipped. Rows must come in ascending order. */
 void sort_keys(key_row *a, key_row *spare, int64_t n);
 
+/* Place of the first of n sorted pairs whose key is not below `key`; n: there is none. */
+int64_t keys_not_below(const key_row *sorted, int64_t n, uint64_t key);
+
 /* Three coordinates, each offset by one so that a step down does not borrow from the next field. */
 static inline uint64_t coord_key(int64_t x, int64_t y, int64_t z) {
     return (uint64_t)(x + 1) << 42 | (uint64_t)(y + 1) << 21 | (uint64_t)(z + 1);

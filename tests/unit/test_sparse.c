@@ -55,6 +55,11 @@ static void test_sort_keys(void **state) {
             sort_keys(a, spare, n);
             qsort(b, (size_t)n, sizeof *b, by_key);
             for (int64_t i = 0; i < n; i++) assert_true(a[i].key == b[i].key && a[i].row == b[i].row);
+            for (int64_t i = 0; i < n; i++) {
+                int64_t at = keys_not_below(a, n, a[i].key);
+                assert_true(at <= i && a[at].key == a[i].key && (at == 0 || a[at - 1].key < a[i].key));
+            }
+            assert_int_equal(keys_not_below(a, n, UINT64_MAX), n);
         }
 }
 
