@@ -75,7 +75,8 @@ var *ssvae_encode(tape *t, ssvae *m, const ssvae_batch *b);
 var *ssvae_decode(tape *t, ssvae *m, const ssvae_batch *b, var *z);
 
 /* Chunked decoding (R§3.8): the transformer on the whole sample, the up blocks on sub-cubes of `chunk_edge` tiles per
- * axis with `padding` tiles around (4 is exact), each voxel once. Forward only; out (512 T) f32 host memory. */
+ * axis with `padding` tiles around (4 is exact, but for the rounding of products by a BLAS or a GPU), each voxel once.
+ * Forward only; out (512 T) f32 host memory. */
 void ssvae_decode_chunked(tape *t, ssvae *m, const ssvae_batch *b, var *z, int chunk_edge, int padding, float *out);
 
 /* Training on a part: the transformer on everything, the up blocks on the tiles of one box per sample, lo <= tile coord

@@ -433,8 +433,11 @@ static void test_part(void **state) {
             poison(chunked, sizeof chunked);
             tape_begin(tp);
             ssvae_decode_chunked(tp, &t->m, &t->batch, tape_leaf(tp, zt, false), edge, 4, chunked);
-            /* But for the last bit of a row, which is the BLAS's affair. */
-            expect_le(max_abs(chunked, whole, 6 * 512), 1e-6, "decoded in chunks");
+            /* Exact; the last bit of a product's row may depend on its place with a BLAS. */
+            if (BACKENDS[k] == &backend_ref)
+                assert_memory_equal(chunked, whole, 6 * 512 * sizeof *whole);
+            else
+                expect_le(max_abs(chunked, whole, 6 * 512), 1e-6, "decoded in chunks");
         }
         params_free(p);
         arena_free(&t->b.weights);
