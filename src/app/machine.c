@@ -2,11 +2,11 @@
 #include "app/machine.h"
 
 #include <assimp/version.h>
-#include <rtcore.h>
 #include <hdf5.h>
 #include <jansson.h>
 #include <mpi.h>
 #include <omp.h>
+#include <rtcore.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>

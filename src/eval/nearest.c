@@ -1,7 +1,7 @@
 #include "eval/nearest.h"
 
-#include <rtcore.h>
 #include <math.h>
+#include <rtcore.h>
 #include <string.h>
 
 static double dot3(const double a[3], const double b[3]) {
